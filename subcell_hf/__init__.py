@@ -1,0 +1,42 @@
+"""SubCell vision transformers for fluorescence images of cells, as a Hugging Face Hub citizen."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "SubCellConfig": "subcell_hf.model.configuration_subcell",
+    "SubCellModel": "subcell_hf.model.modeling_subcell",
+    "SubCellForImageClassification": "subcell_hf.model.modeling_subcell",
+    "SubCellForPreTraining": "subcell_hf.model.modeling_subcell_pretraining",
+    "SubCellImageProcessor": "subcell_hf.model.image_processing_subcell",
+    "SubCellPipeline": "subcell_hf.model.pipeline_subcell",
+    "convert": "subcell_hf.hub.conversion",
+}
+
+if TYPE_CHECKING:
+    from subcell_hf.hub.conversion import convert
+    from subcell_hf.model.configuration_subcell import SubCellConfig
+    from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
+    from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
+    from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
+    from subcell_hf.model.pipeline_subcell import SubCellPipeline
+
+__all__ = [
+    "SubCellConfig",
+    "SubCellForImageClassification",
+    "SubCellForPreTraining",
+    "SubCellImageProcessor",
+    "SubCellModel",
+    "SubCellPipeline",
+    "__version__",
+    "convert",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that `import subcell_hf` and `subcell --help` stay fast."""
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'subcell_hf' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Random views of cells, drawn in batches on the device."""

@@ -1,0 +1,1 @@
+"""From microscope images to batches of single-cell crops."""

@@ -1,0 +1,1 @@
+"""The island: the files that travel to the Hub with the weights."""
