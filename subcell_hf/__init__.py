@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from subcell_hf.registration import register_when_needed
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
@@ -40,3 +42,6 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'subcell_hf' has no attribute {name!r}")
+
+
+register_when_needed()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from subcell_hf.errors import InputError
+
 PUBLISHED_PIXEL_SIZE_UM = 0.0800885
 """Pixel size of Human Protein Atlas images, in micrometres."""
 
@@ -121,14 +123,14 @@ def group_location(name: str, grouping: str) -> str | None:
         The group's name, or None where the grouping leaves the location out.
 
     Raises:
-        ValueError: If the location or the grouping is unknown.
+        InputError: If the location or the grouping is unknown.
     """
     if grouping not in GROUPINGS:
-        raise ValueError(f"Unknown grouping {grouping!r}: choose one of {', '.join(GROUPINGS)}.")
+        raise InputError(f"Unknown grouping {grouping!r}: choose one of {', '.join(GROUPINGS)}.")
     for location in load_locations():
         if location.name == name:
             return location.groups.get(grouping)
-    raise ValueError(f"Unknown location {name!r}: expected one of {', '.join(training_locations())}.")
+    raise InputError(f"Unknown location {name!r}: expected one of {', '.join(training_locations())}.")
 
 
 def channels_from_variant(variant: str) -> tuple[str, ...]:
@@ -138,7 +140,7 @@ def channels_from_variant(variant: str) -> tuple[str, ...]:
         variant: `"rybg"`, `"rbg"`, `"ybg"`, `"bg"`, or names such as `"er,dna,mito"`.
 
     Raises:
-        ValueError: If the text is neither.
+        InputError: If the text is neither.
     """
     if variant in CHANNEL_VARIANTS:
         return CHANNEL_VARIANTS[variant]
@@ -146,7 +148,7 @@ def channels_from_variant(variant: str) -> tuple[str, ...]:
     known = set(CHANNEL_STAINS)
     if all(names) and (len(names) > 1 or names[0] in known):
         return names
-    raise ValueError(
+    raise InputError(
         f"Unknown channels {variant!r}: expected one of {', '.join(CHANNEL_VARIANTS)}, "
         "or channel names separated by commas such as 'red,blue,green'."
     )

@@ -1,0 +1,508 @@
+"""SubCell's pretraining: patch masking, decoder, projection heads, online probe and EMA teacher."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_subcell import SubCellConfig
+from .modeling_subcell import (
+    SubCellLayer,
+    SubCellModel,
+    SubCellModelOutput,
+    SubCellPreTrainedModel,
+    gather_tokens,
+    interpolate_position_embeddings,
+    sincos_position_embeddings,
+)
+from .objectives_subcell import (
+    contrastive_loss,
+    gather_from_processes,
+    protein_centroid_loss,
+    reconstruction_loss,
+    sigmoid_focal_loss,
+    sum_over_processes,
+    world_size,
+)
+
+
+@dataclass
+class SubCellForPreTrainingOutput(ModelOutput):
+    """What `SubCellForPreTraining` returns.
+
+    Attributes:
+        loss: Scalar, the weighted sum of `losses`.
+        losses: Name → unweighted scalar: `reconstruction`, `cell_contrast`, `protein_contrast`, `protein_centroid`,
+            `probe`, as far as they are switched on and the batch has what they need.
+        reconstruction: `[cells, patches, patch_size² · channels]` of the first view, on the scale
+            of the target: normalised per patch if that is.
+        patch_mask: `[cells, views, patches]` float, 1 = hidden.
+        pooler_output: `[cells, views, embedding_size]`.
+        pooler_attentions: `[cells, views, pooling heads, rows, columns]`; None with CLS pooling.
+        probe_logits: `[cells, views, labels]`.
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    reconstruction: Tensor | None = None
+    patch_mask: Tensor | None = None
+    pooler_output: Tensor | None = None
+    pooler_attentions: Tensor | None = None
+    probe_logits: Tensor | None = None
+
+
+class PatchSelection(NamedTuple):
+    """Which patches the encoder sees.
+
+    Attributes:
+        kept: `[batch, kept]` int64, positions of the kept patches in the order in which the encoder sees them.
+        restore: `[batch, patches]` int64, rank of every patch in the shuffled order: kept ones first.
+        patch_mask: `[batch, patches]` float, 1 = hidden.
+    """
+
+    kept: Tensor
+    restore: Tensor
+    patch_mask: Tensor
+
+
+def select_patches(
+    noise: Tensor, mask_ratio: float, object_patches: Tensor | None = None, object_mask_ratio: float = 0.0
+) -> PatchSelection:
+    """Choose the patches to keep, at random or with the cell hidden first.
+
+    int(patches · (1 − mask_ratio)) patches are kept. Object-aware, of a crop's n object patches the
+    int(n · (1 − object_mask_ratio)) with the lowest noise come first, then the background, then the object's others.
+
+    Args:
+        noise: `[batch, patches]`, uniform random numbers in [0, 1); the lowest are kept.
+        mask_ratio: Fraction of patches to hide.
+        object_patches: `[batch, patches]` bool, True where the cell is; None for plain random masking.
+        object_mask_ratio: Fraction of the cell's patches to hide first.
+
+    Returns:
+        The selection; no loop over the batch and no copy to the host.
+    """
+    patches = noise.shape[1]
+    if object_patches is not None:
+        object_rank = noise.masked_fill(~object_patches, torch.inf).argsort(1).argsort(1)
+        # In float32, in which the published counts were rounded down.
+        quota = (object_patches.sum(1, keepdim=True).float() * (1 - object_mask_ratio)).long()
+        tier = torch.where(object_patches, torch.where(object_rank < quota, 0, 2), 1)
+        noise = noise + tier
+    order = noise.argsort(dim=1, stable=True)
+    restore = order.argsort(1)
+    kept = int(patches * (1 - mask_ratio))
+    return PatchSelection(order[:, :kept], restore, (restore >= kept).to(torch.float32))
+
+
+class GlobalBatchNorm1d(nn.BatchNorm1d):
+    """BatchNorm whose training statistics are those of the global batch, on any device.
+
+    torch's SyncBatchNorm refuses CPU tensors. In one process this is BatchNorm1d itself.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalise `[cells, width]` features."""
+        if not self.training or world_size() == 1:
+            return super().forward(features)
+        with torch.autocast(features.device.type, enabled=False):
+            values = features if features.dtype == torch.float64 else features.float()
+            count = sum_over_processes(values.new_tensor(float(len(values))))
+            mean = sum_over_processes(values.sum(0)) / count
+            centred = values - mean
+            variance = sum_over_processes(centred.square().sum(0)) / count
+            self._track(mean.detach(), variance.detach() * count / (count - 1))
+            normalised = centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+        return normalised.to(features.dtype)
+
+    def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean), momentum)
+        self.running_var.lerp_(unbiased_variance.to(self.running_var), momentum)
+
+
+class ResidualBlock(nn.Module):
+    """LayerNorm – Linear – GELU – Linear beside a shortcut."""
+
+    def __init__(self, width: int, hidden_size: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, hidden_size), nn.GELU(), nn.Linear(hidden_size, width)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[cells, width]` → `[cells, width]`."""
+        return features + self.layers(features)  # type: ignore[no-any-return]
+
+
+def projection_head(
+    config: SubCellConfig, in_features: int, hidden_sizes: list[int] | tuple[int, ...], bias: bool = False
+) -> nn.Sequential:
+    """Head between embedding and contrast, by the configuration's `projection_type`.
+
+    Args:
+        config: Names the type and the output width.
+        in_features: Width of the input.
+        hidden_sizes: Hidden widths (`"mlp"`), or inner widths of the blocks (`"residual"`).
+        bias: Whether the last layer of an `"mlp"` has a bias.
+    """
+    if config.projection_type == "none":
+        return nn.Sequential()
+    if config.projection_type == "linear":
+        return nn.Sequential(nn.Linear(in_features, config.projection_size))
+    if config.projection_type == "residual":
+        blocks = [ResidualBlock(config.projection_size, hidden) for hidden in hidden_sizes]
+        return nn.Sequential(nn.Linear(in_features, config.projection_size), *blocks)
+    layers: list[nn.Module] = []
+    for width, hidden in pairwise([in_features, *hidden_sizes]):
+        layers += [nn.Linear(width, hidden), GlobalBatchNorm1d(hidden), nn.ReLU()]
+    last_width = hidden_sizes[-1] if hidden_sizes else in_features
+    return nn.Sequential(*layers, nn.Linear(last_width, config.projection_size, bias=bias))
+
+
+def online_probe(config: SubCellConfig) -> nn.Sequential:
+    """MLP from the embedding to the labels, trained beside the model to show what the embedding knows."""
+    layers: list[nn.Module] = []
+    for width, hidden in pairwise([config.embedding_size, *(config.probe_hidden_sizes or [])]):
+        layers += [nn.Dropout(config.probe_dropout), nn.Linear(width, hidden), nn.ReLU()]
+    last_width = (config.probe_hidden_sizes or [config.embedding_size])[-1]
+    return nn.Sequential(*layers, nn.Dropout(config.probe_dropout), nn.Linear(last_width, config.num_labels))
+
+
+class SubCellDecoder(nn.Module):
+    """Kept tokens to the pixels of all patches.
+
+    Source: He et al., CVPR 2022.
+    """
+
+    def __init__(self, config: SubCellConfig):
+        super().__init__()
+        self.config = config
+        width = config.decoder_hidden_size
+        self.embed = nn.Linear(config.hidden_size, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.register_buffer("position_embeddings", sincos_position_embeddings(width, *config.patch_grid))
+        layer_widths = (width, config.decoder_num_attention_heads, config.decoder_intermediate_size)
+        self.layers = nn.ModuleList(
+            [SubCellLayer(config, *layer_widths) for _ in range(config.decoder_num_hidden_layers)]
+        )
+        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.prediction = nn.Linear(width, config.patch_size**2 * config.num_channels)
+
+    def forward(self, tokens: Tensor, restore: Tensor | None, grid: tuple[int, int]) -> Tensor:
+        """Kept tokens `[cells, 1 + kept, hidden_size]` → `[cells, patches, patch_size² · channels]`."""
+        hidden_states = self.embed(tokens)
+        cls_token, patches = hidden_states[:, :1], hidden_states[:, 1:]
+        if restore is not None:
+            hidden = self.mask_token.to(patches.dtype).expand(len(patches), restore.shape[1] - patches.shape[1], -1)
+            patches = gather_tokens(torch.cat([patches, hidden], dim=1), restore)
+        positions = interpolate_position_embeddings(self.position_embeddings, self.config.patch_grid, grid)
+        hidden_states = torch.cat([cls_token, patches], dim=1) + positions.to(patches.dtype)
+        for layer in self.layers:
+            hidden_states, _ = layer(hidden_states)
+        return self.prediction(self.layernorm(hidden_states))[:, 1:]  # type: ignore[no-any-return]
+
+
+class SubCellTeacher(nn.Module):
+    """Exponential moving average of encoder, pooler and centroid projection."""
+
+    def __init__(self, config: SubCellConfig):
+        super().__init__()
+        self.subcell = SubCellModel(config)
+        self.projection = projection_head(config, config.embedding_size, config.centroid_hidden_sizes, bias=True)
+
+
+class SubCellForPreTraining(SubCellPreTrainedModel):
+    """SubCell's encoder with everything that trains it: the loss is the model's.
+
+    The configuration's weights switch the objectives on and off; see `SubCellConfig`.
+    """
+
+    def __init__(self, config: SubCellConfig):
+        super().__init__(config)
+        self.subcell = SubCellModel(config)
+        width = config.embedding_size
+        if config.reconstruction_weight:
+            self.decoder = SubCellDecoder(config)
+        if config.cell_contrast_weight:
+            self.cell_projection = projection_head(config, width, config.projection_hidden_sizes)
+        if config.protein_contrast_weight:
+            self.protein_projection = projection_head(config, width, config.projection_hidden_sizes)
+        if config.protein_centroid_weight:
+            self.centroid_projection = projection_head(config, width, config.centroid_hidden_sizes, bias=True)
+            projected = width if config.projection_type == "none" else config.projection_size
+            self.predictor = projection_head(config, projected, config.centroid_hidden_sizes)
+            self.teacher = SubCellTeacher(config)
+        self.probe = online_probe(config)
+        self.post_init()
+        self.freeze_untrained()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, SubCellDecoder):
+            init.normal_(module.mask_token, std=self.config.initializer_range)
+            positions = sincos_position_embeddings(self.config.decoder_hidden_size, *self.config.patch_grid)
+            init.copy_(module.position_embeddings, positions)
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Initialise what no checkpoint gave; a new teacher starts as a copy of the student."""
+        super().initialize_weights()
+        if not self.config.protein_centroid_weight:
+            return
+        for teacher, student in self._teacher_student_pairs():
+            copies, originals = teacher.state_dict(keep_vars=True), student.state_dict(keep_vars=True)
+            for name, copied in copies.items():
+                init.copy_(copied, originals[name])
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; see `transformers.PreTrainedModel.from_pretrained`."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        # Loading makes every parameter trainable again.
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_untrained()
+        return loaded
+
+    def freeze_untrained(self) -> None:
+        """Take what no gradient may or does reach from the optimizer's hands."""
+        if self.config.protein_centroid_weight:
+            self.teacher.requires_grad_(False)
+        if not self._uses_two_views and self.config.probe_detached:
+            # Reconstruction alone sends no gradient through the pooler; data-parallel training must not wait for one.
+            self.subcell.pooler.requires_grad_(False)
+
+    def _teacher_student_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [(self.teacher.subcell, self.subcell), (self.teacher.projection, self.centroid_projection)]
+
+    @torch.no_grad()
+    def update_teacher(self) -> None:
+        """Move the teacher's parameters towards the student's; to be called after every optimizer step.
+
+        Only parameters move: the teacher's BatchNorm statistics follow its own forward passes.
+        """
+        if not self.config.protein_centroid_weight:
+            return
+        for teacher, student in self._teacher_student_pairs():
+            torch._foreach_lerp_(
+                list(teacher.parameters()), list(student.parameters()), 1 - self.config.teacher_momentum
+            )
+
+    @property
+    def _uses_two_views(self) -> bool:
+        config = self.config
+        return any((config.cell_contrast_weight, config.protein_contrast_weight, config.protein_centroid_weight))
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        cell_masks: Tensor | None = None,
+        antibodies: Tensor | None = None,
+        locations: Tensor | None = None,
+        noise: Tensor | None = None,
+        teacher_noise: Tensor | None = None,
+        centroid_noise: Tensor | None = None,
+    ) -> SubCellForPreTrainingOutput:
+        """Compute the losses of a batch of views.
+
+        Patches are hidden in training, and in evaluation only where `noise` is given.
+
+        Args:
+            pixel_values: `[cells, views, channels, height, width]`, one or two views of every cell. Reconstruction
+                takes the first; the other objectives need both.
+            cell_masks: `[cells, views, height, width]` bool or 0/1, the cell in each view; used if
+                `object_mask_ratio` > 0.
+            antibodies: `[cells]` int64, the antibody of every cell; needed by the protein-specific objectives.
+            locations: `[cells, labels]` multi-hot targets of the probe; without them there is no probe loss.
+            noise: `[cells, views, patches]` uniform random numbers that decide which patches are hidden; drawn from
+                torch's default generator if None and a ratio is above 0.
+            teacher_noise: Same, for the teacher, which hides patches of its own choice.
+            centroid_noise: `[antibodies, projection_size]` unit vectors, if `centroid_noise_weight` > 0; drawn if None.
+
+        Returns:
+            Loss, its named components and what pictures and metrics need; a tuple with `return_dict=False`.
+
+        Raises:
+            ValueError: If an objective that is switched on lacks what it needs.
+        """
+        views = self._check_views(pixel_values, antibodies)
+        selections = self._hide_patches(pixel_values, cell_masks, noise)
+        outputs = [
+            self.subcell(view, kept_patches=selection.kept if selection is not None else None)
+            for view, selection in zip(views, selections, strict=True)
+        ]
+        embeddings = torch.stack([output.pooler_output for output in outputs], dim=1)  # [cells, views, embedding_size]
+        losses: dict[str, Tensor] = {}
+        reconstruction = None
+        if self.config.reconstruction_weight:
+            reconstruction, losses["reconstruction"] = self._reconstruct(views[0], outputs[0], selections[0])
+        if len(views) == 2 and (self.training or antibodies is not None):
+            losses |= self._contrast(embeddings, antibodies)
+            if self.config.protein_centroid_weight and antibodies is not None:
+                targets = self._teach(pixel_values, teacher_noise)
+                losses["protein_centroid"] = self._centroid_loss(embeddings, targets, antibodies, centroid_noise)
+        probed = embeddings.detach() if self.config.probe_detached else embeddings
+        probe_logits = torch.stack([self.probe(view) for view in probed.unbind(1)], dim=1)
+        if locations is not None:
+            losses["probe"] = self._probe_loss(probe_logits, locations)
+        weighted = [getattr(self.config, f"{name}_weight") * value for name, value in losses.items()]
+        maps = [output.pooler_attentions for output in outputs]
+        return SubCellForPreTrainingOutput(
+            loss=torch.stack(weighted).sum() if weighted else None,
+            losses=losses,
+            reconstruction=reconstruction,
+            patch_mask=self._patch_masks(selections, views[0]),
+            pooler_output=embeddings,
+            pooler_attentions=torch.stack(maps, dim=1) if maps[0] is not None else None,
+            probe_logits=probe_logits,
+        )
+
+    def _check_views(self, pixel_values: Tensor, antibodies: Tensor | None) -> tuple[Tensor, ...]:
+        if pixel_values.ndim != 5 or pixel_values.shape[1] not in (1, 2):
+            raise ValueError(
+                f"pixel_values have shape {list(pixel_values.shape)}; expected [cells, views, channels, height, "
+                "width] with one or two views."
+            )
+        if self.training and self._uses_two_views:
+            if pixel_values.shape[1] == 1:
+                raise ValueError(
+                    "pixel_values hold one view of each cell, but contrast is switched on: give two views, or set "
+                    "cell_contrast_weight, protein_contrast_weight and protein_centroid_weight to 0."
+                )
+            if antibodies is None and (self.config.protein_contrast_weight or self.config.protein_centroid_weight):
+                raise ValueError(
+                    "antibodies are missing: give [cells] int64, or set protein_contrast_weight and "
+                    "protein_centroid_weight to 0."
+                )
+        return pixel_values.unbind(1)
+
+    def _draw_noise(self, pixel_values: Tensor, noise: Tensor | None) -> Tensor | None:
+        """Noise for every view, given or drawn; None where no patch is to be hidden."""
+        if noise is None and not self.training:
+            return None
+        if not (self.config.mask_ratio or self.config.context_mask_ratio):
+            return None
+        cells, views, _, height, width = pixel_values.shape
+        patches = (height // self.config.patch_size) * (width // self.config.patch_size)
+        if noise is None:
+            return torch.rand(cells, views, patches, device=pixel_values.device)
+        if list(noise.shape) != [cells, views, patches]:
+            raise ValueError(f"noise has shape {list(noise.shape)}; expected {[cells, views, patches]}.")
+        return noise
+
+    def _hide_patches(
+        self, pixel_values: Tensor, cell_masks: Tensor | None, noise: Tensor | None
+    ) -> list[PatchSelection | None]:
+        """One selection per view; None for a view of which every patch is seen."""
+        noise = self._draw_noise(pixel_values, noise)
+        ratios = (self.config.mask_ratio, self.config.context_mask_ratio)[: pixel_values.shape[1]]
+        if noise is None:
+            return [None] * len(ratios)
+        object_patches = None
+        if self.config.object_mask_ratio and cell_masks is not None:
+            size = self.config.patch_size
+            grid = (pixel_values.shape[-2] // size, pixel_values.shape[-1] // size)
+            # Nearest neighbour, as the published models were trained.
+            object_patches = F.interpolate(cell_masks.float(), size=grid, mode="nearest").flatten(2) > 0
+        return [
+            select_patches(
+                noise[:, view],
+                ratio,
+                # Only the view that is reconstructed is masked with an eye on the cell.
+                object_patches[:, view] if object_patches is not None and view == 0 else None,
+                self.config.object_mask_ratio,
+            )
+            if ratio
+            else None
+            for view, ratio in enumerate(ratios)
+        ]
+
+    def _reconstruct(
+        self, view: Tensor, output: SubCellModelOutput, selection: PatchSelection | None
+    ) -> tuple[Tensor, Tensor]:
+        size = self.config.patch_size
+        grid = (view.shape[-2] // size, view.shape[-1] // size)
+        reconstruction = self.decoder(output.last_hidden_state, selection.restore if selection else None, grid)
+        patch_mask = selection.patch_mask if selection else None
+        loss = reconstruction_loss(reconstruction, view, patch_mask, size, self.config.normalize_target)
+        return reconstruction, loss
+
+    def _contrast(self, embeddings: Tensor, antibodies: Tensor | None) -> dict[str, Tensor]:
+        losses = {}
+        if self.config.cell_contrast_weight:
+            features = _project(self.cell_projection, embeddings)
+            losses["cell_contrast"] = contrastive_loss(features, temperature=self.config.cell_contrast_temperature)
+        if self.config.protein_contrast_weight and antibodies is not None:
+            features = _project(self.protein_projection, embeddings)
+            losses["protein_contrast"] = contrastive_loss(
+                features, antibodies, self.config.protein_contrast_temperature
+            )
+        return losses
+
+    @torch.no_grad()
+    def _teach(self, pixel_values: Tensor, noise: Tensor | None) -> list[Tensor]:
+        """The teacher's output for each view, `[cells, projection_size]`, not normalised."""
+        # The teacher knows nothing of the cell mask, as in the published training.
+        selections = self._hide_patches(pixel_values, None, noise)
+        outputs = [
+            self.teacher.subcell(view, kept_patches=selection.kept if selection is not None else None)
+            for view, selection in zip(pixel_values.unbind(1), selections, strict=True)
+        ]
+        return [self.teacher.projection(output.pooler_output) for output in outputs]
+
+    def _centroid_loss(
+        self, embeddings: Tensor, targets: list[Tensor], antibodies: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        weight = self.config.centroid_noise_weight
+        if weight and noise is None:
+            noise = _draw_directions(antibodies, targets[0])
+        losses = []
+        for view, other in ((0, 1), (1, 0)):
+            predictions = F.normalize(self.predictor(self.centroid_projection(embeddings[:, view])).float(), dim=-1)
+            losses.append(protein_centroid_loss(predictions, targets[other], antibodies, noise, weight))
+        return torch.stack(losses).mean()
+
+    def _probe_loss(self, probe_logits: Tensor, locations: Tensor) -> Tensor:
+        cells, views, labels = probe_logits.shape
+        if list(locations.shape) != [cells, labels]:
+            raise ValueError(
+                f"locations have shape {list(locations.shape)}; expected {[cells, labels]}, one column per entry "
+                "of id2label."
+            )
+        targets = locations[:, None].expand(-1, views, -1)
+        return sigmoid_focal_loss(probe_logits, targets, self.config.focal_alpha, self.config.focal_gamma)
+
+    def _patch_masks(self, selections: list[PatchSelection | None], view: Tensor) -> Tensor | None:
+        if self.config.backbone_config is not None:
+            return None
+        patches = (view.shape[-2] // self.config.patch_size) * (view.shape[-1] // self.config.patch_size)
+        nothing = torch.zeros(len(view), patches, device=view.device)
+        return torch.stack([nothing if chosen is None else chosen.patch_mask for chosen in selections], dim=1)
+
+
+def _project(head: nn.Module, embeddings: Tensor) -> Tensor:
+    """Normalised features; every view goes through on its own, so that BatchNorm's statistics are the view's."""
+    features = torch.stack([head(view) for view in embeddings.unbind(1)], dim=1)
+    return F.normalize(features.float() if features.dtype != torch.float64 else features, dim=-1)
+
+
+def _draw_directions(antibodies: Tensor, like: Tensor) -> Tensor:
+    """One random unit vector per antibody of the global batch, the same on every process."""
+    count = len(torch.unique(gather_from_processes(antibodies)))
+    directions = torch.randn(count, like.shape[-1], device=like.device)
+    if world_size() > 1:
+        torch.distributed.broadcast(directions, src=0)
+    return F.normalize(directions, dim=-1)
+
+
+SubCellForPreTraining.register_for_auto_class("AutoModelForPreTraining")
