@@ -1,0 +1,168 @@
+"""Embedding and classifying cells: ours against a plain eager forward, and against what the machine's matmul allows.
+
+    python benchmarks/forward.py [--device cuda] [--size base] [--batch 8] [--image-size-px 448] [--compile]
+
+The reference is the published way of working: transformers' ViT in fp32, one cell at a time, attentions always
+computed, the gated pooling and two classifiers after it. Both sides have the same shapes. Peak is the best rate of a
+large square matmul in the same run; the share of it counts the multiplications of the forward, two operations each, and
+nothing else.
+Prints one JSON line; ratio is the best of our rates to the reference.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import ViTConfig, ViTModel
+
+from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
+from subcell_hf.model.modeling_subcell import SubCellForImageClassification
+
+
+def build_reference(config: SubCellConfig, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The published forward: eager attention with its probabilities, pooling, two classifiers one after the other."""
+    vit = ViTModel(
+        ViTConfig(
+            **SIZES[arguments.size],
+            image_size=config.image_size,
+            num_channels=config.num_channels,
+            layer_norm_eps=1e-12,
+        ),
+        add_pooling_layer=False,
+    )
+    vit.set_attn_implementation("eager")
+    vit = vit.to(device).eval()
+    width = config.hidden_size
+    value, gate, score = torch.nn.Linear(width, 512), torch.nn.Linear(width, 512), torch.nn.Linear(512, 2)
+    pool = torch.nn.ModuleList([value, gate, score]).to(device)
+    mlps = [
+        torch.nn.Sequential(
+            torch.nn.Linear(2 * width, 512), torch.nn.ReLU(), torch.nn.Linear(512, 256), torch.nn.ReLU(),
+            torch.nn.Linear(256, 31),
+        ).to(device)
+        for _ in range(2)
+    ]  # fmt: skip
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        probabilities = []
+        for image in images:
+            tokens = vit(image[None], output_attentions=True).last_hidden_state
+            weights = pool[2](torch.tanh(pool[0](tokens)) * F.gelu(pool[1](tokens))).softmax(1)
+            embedding = (weights.transpose(1, 2) @ tokens).flatten(1)
+            probabilities.append(torch.stack([mlp(embedding).sigmoid() for mlp in mlps]).mean(0))
+        return torch.cat(probabilities)
+
+    return forward
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one run."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
+    """Best rate of a square matmul in operations per second."""
+    edge = 8192 if device.type == "cuda" else 3072
+    left, right = (
+        torch.randn(edge, edge, device=device, dtype=dtype),
+        torch.randn(edge, edge, device=device, dtype=dtype),
+    )
+    return 2 * edge**3 / min(seconds(lambda: left @ right, device) for _ in range(8))
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure every way in turn, round by round, so that all meet the same machine."""
+    device = torch.device(arguments.device)
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    config = SubCellConfig.from_size(arguments.size, image_size=arguments.image_size_px, classifier_ensemble_size=2)
+    model = SubCellForImageClassification(config).eval().to(device)
+    half = SubCellForImageClassification(config).eval().to(device, torch.bfloat16)
+    images = torch.rand(arguments.batch, config.num_channels, *config.image_height_width, device=device)
+    with FlopCounterMode(display=False) as counter:
+        model(images[:1], output_attentions=True)
+    operations = counter.get_total_flops()
+    reference = build_reference(config, device)
+    few = images[: arguments.reference_cells]
+    ways: dict[str, tuple[Callable[[], object], int]] = {
+        "reference": (lambda: reference(few), len(few)),
+        "fp32": (lambda: model(images), len(images)),
+        "bf16": (lambda: half(images.bfloat16()), len(images)),
+    }
+    if arguments.compile:
+        compiled, compiled_half = torch.compile(model), torch.compile(half)
+        ways["fp32_compiled"] = (lambda: compiled(images), len(images))
+        ways["bf16_compiled"] = (lambda: compiled_half(images.bfloat16()), len(images))
+    for run, _ in ways.values():
+        run()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    peaks: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    for _ in range(arguments.rounds):
+        peaks["fp32"].append(matmul_peak(torch.float32, device))
+        peaks["bf16"].append(matmul_peak(torch.bfloat16, device))
+        for name, (run, _) in ways.items():
+            times[name].append(seconds(run, device))
+    rates = {name: cells / statistics.median(times[name]) for name, (_, cells) in ways.items()}
+    peak = {name: max(values) for name, values in peaks.items()}
+    memory = (
+        torch.cuda.max_memory_allocated()
+        if device.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    figures = {
+        "cells_per_s": {name: round(rate, 3) for name, rate in rates.items()},
+        "ratio_to_reference": {name: round(rate / rates["reference"], 2) for name, rate in rates.items()},
+        "matmul_peak_gflops": {name: round(value / 1e9, 1) for name, value in peak.items()},
+        "share_of_matmul_peak": {
+            name: round(rate * operations / peak["bf16" if "bf16" in name else "fp32"], 3)
+            for name, rate in rates.items()
+        },
+        "gflop_per_cell": round(operations / 1e9, 1),
+        "peak_memory_bytes": memory,
+        "batch": arguments.batch,
+        "image_size_px": arguments.image_size_px,
+        "rounds": arguments.rounds,
+    }
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    print(
+        json.dumps(
+            {
+                "name": "forward",
+                "ratio": max(figures["ratio_to_reference"].values()),
+                "reference": "transformers ViT, eager fp32, one cell at a time with attentions, pooling, 2 classifiers",
+                "figures": figures,
+                "machine": f"{machine}, {torch.get_num_threads()} threads",
+                "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="torch device: cpu or cuda")
+    parser.add_argument("--size", default="base", choices=sorted(SIZES), help="size of the model")
+    parser.add_argument("--batch", type=int, default=8, help="cells per forward of ours")
+    parser.add_argument("--image-size-px", type=int, default=448, help="edge of the images in pixels")
+    parser.add_argument("--reference-cells", type=int, default=4, help="cells that the reference embeds per round")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
+    arguments = parser.parse_args()
+    main()
