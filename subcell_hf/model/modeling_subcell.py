@@ -18,8 +18,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_subcell import AUTO_MAP, CUSTOM_PIPELINES, SubCellConfig
 from .objectives_subcell import sigmoid_focal_loss
@@ -131,7 +130,8 @@ class SubCellPatchEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`[batch, channels, height, width]` → `[batch, patches, hidden_size]`."""
-        return self.projection(pixel_values).flatten(2).transpose(1, 2)  # [batch, patches, hidden_size]
+        patches: Tensor = self.projection(pixel_values)  # [batch, hidden_size, rows, columns]
+        return patches.flatten(2).transpose(1, 2)
 
 
 class SubCellEmbeddings(nn.Module):
@@ -290,23 +290,25 @@ class SubCellPooler(nn.Module):
         return (self.projection(pooled) if self.projection is not None else pooled), weights
 
 
-class SubCellPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # typed as Any where its optional parts are missing
+class SubCellPreTrainedModel(PreTrainedModel):
     """Loading, saving and initialisation of every SubCell model."""
 
     config: SubCellConfig
     config_class = SubCellConfig
     base_model_prefix = "subcell"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("SubCellEmbeddings", "SubCellLayer")
+    _no_split_modules = ["SubCellEmbeddings", "SubCellLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
         """Save weights, configuration and the code that loads them; see `PreTrainedModel.save_pretrained`.
 
         Every Auto class finds its class in the folder, whichever class was saved.
@@ -316,8 +318,8 @@ class SubCellPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # typed as
         self.config.auto_map = present
         if "AutoImageProcessor" in present and isinstance(self, SubCellForImageClassification):
             self.config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
-        super().save_pretrained(save_directory, **kwargs)
-        if kwargs.get("is_main_process", True):
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
             for file in own_folder.glob("*_subcell*.py"):
                 shutil.copyfile(file, Path(save_directory) / file.name)
 
@@ -341,7 +343,7 @@ class SubCellModel(SubCellPreTrainedModel):
     """SubCell's encoder and pooling: images of single cells in, embeddings and attention maps out."""
 
     # A pretraining checkpoint and a classifier hold more than the encoder does.
-    _keys_to_ignore_on_load_unexpected = (rf"^(classifier|{PRETRAINING_PARTS})\.",)
+    _keys_to_ignore_on_load_unexpected = [rf"^(classifier|{PRETRAINING_PARTS})\."]
 
     def __init__(self, config: SubCellConfig):
         super().__init__(config)
@@ -481,7 +483,7 @@ def _attention_map(weights: Tensor | None, kept: Tensor | None, grid: tuple[int,
     if kept is not None:
         blank = weights.new_zeros(*weights.shape[:2], grid[0] * grid[1])
         weights = blank.scatter(2, kept[:, None].expand(-1, weights.shape[1], -1), weights)
-    return weights.unflatten(-1, grid)
+    return torch.unflatten(weights, -1, grid)
 
 
 class EnsembleLinear(nn.Module):
@@ -505,13 +507,13 @@ class SubCellClassifierEnsemble(nn.Module):
     def __init__(self, config: SubCellConfig):
         super().__init__()
         sizes = [config.embedding_size, *config.classifier_hidden_sizes, config.num_labels]
-        members = config.classifier_ensemble_size
-        self.layers = nn.ModuleList([EnsembleLinear(members, *pair) for pair in pairwise(sizes)])
+        self.members = config.classifier_ensemble_size
+        self.layers = nn.ModuleList([EnsembleLinear(self.members, *pair) for pair in pairwise(sizes)])
         self.dropout = nn.Dropout(config.classifier_dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """`[batch, embedding_size]` → `[batch, members, labels]`."""
-        features = embeddings.expand(len(self.layers[0].weight), -1, -1)
+        features = embeddings.expand(self.members, -1, -1)
         for layer in self.layers[:-1]:
             features = self.dropout(F.relu(layer(features)))
         return self.layers[-1](features).transpose(0, 1)  # type: ignore[no-any-return]  # [batch, members, labels]
@@ -520,7 +522,7 @@ class SubCellClassifierEnsemble(nn.Module):
 class SubCellForImageClassification(SubCellPreTrainedModel):
     """Protein locations (or any labels of one's own) from images of single cells."""
 
-    _keys_to_ignore_on_load_unexpected = (rf"^({PRETRAINING_PARTS})\.",)
+    _keys_to_ignore_on_load_unexpected = [rf"^({PRETRAINING_PARTS})\."]
 
     def __init__(self, config: SubCellConfig):
         super().__init__(config)

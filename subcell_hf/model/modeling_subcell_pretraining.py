@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_subcell import SubCellConfig
 from .modeling_subcell import (
@@ -175,7 +174,7 @@ def online_probe(config: SubCellConfig) -> nn.Sequential:
     for width, hidden in pairwise([config.embedding_size, *(config.probe_hidden_sizes or [])]):
         layers += [nn.Dropout(config.probe_dropout), nn.Linear(width, hidden), nn.ReLU()]
     last_width = (config.probe_hidden_sizes or [config.embedding_size])[-1]
-    return nn.Sequential(*layers, nn.Dropout(config.probe_dropout), nn.Linear(last_width, config.num_labels))
+    return nn.Sequential(*layers, nn.Dropout(config.probe_dropout), nn.Linear(last_width, config.num_labels or 0))
 
 
 class SubCellDecoder(nn.Module):
@@ -183,6 +182,8 @@ class SubCellDecoder(nn.Module):
 
     Source: He et al., CVPR 2022.
     """
+
+    position_embeddings: Tensor
 
     def __init__(self, config: SubCellConfig):
         super().__init__()

@@ -56,7 +56,7 @@ class _GatherFromProcesses(torch.autograd.Function):
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
     """Sum of a tensor over all processes, with gradient; the tensor itself where there is one process."""
-    return _SumOverProcesses.apply(tensor) if world_size() > 1 else tensor  # type: ignore[no-untyped-call, no-any-return]
+    return _SumOverProcesses.apply(tensor) if world_size() > 1 else tensor
 
 
 def gather_from_processes(tensor: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def gather_from_processes(tensor: Tensor) -> Tensor:
     Returns:
         `[world size · rows, ...]`.
     """
-    return _GatherFromProcesses.apply(tensor) if world_size() > 1 else tensor  # type: ignore[no-untyped-call, no-any-return]
+    return _GatherFromProcesses.apply(tensor) if world_size() > 1 else tensor
 
 
 def _full_precision(tensor: Tensor) -> Tensor:

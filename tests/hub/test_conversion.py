@@ -62,7 +62,12 @@ def test_golden_numbers_with_classifiers(rybg: Path, converted: Path, size: str)
 def test_golden_numbers_of_the_two_channel_model(shared: Path, tmp_path: Path) -> None:
     folder = shared / "fixtures" / "small_bg"
     convert(
-        folder / "encoder.pth", tmp_path / "bg", "bg", [folder / "classifier.pth"], folder / "model_config.yaml", crop_size_px=64
+        folder / "encoder.pth",
+        tmp_path / "bg",
+        "bg",
+        [folder / "classifier.pth"],
+        folder / "model_config.yaml",
+        crop_size_px=64,
     )
     golden = np.load(folder / "output.npz")
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "bg")
@@ -74,14 +79,52 @@ def test_golden_numbers_of_the_two_channel_model(shared: Path, tmp_path: Path) -
 
 
 GEOMETRIES = [
-    {"channels": 2, "width": 32, "layers": 1, "heads_of_pool": 1, "patch": 8, "grid": (4, 4), "heads": 4, "image": (32, 32)},
-    {"channels": 3, "width": 48, "layers": 3, "heads_of_pool": 3, "patch": 16, "grid": (3, 3), "heads": 3, "image": (32, 80)},
-    {"channels": 5, "width": 32, "layers": 2, "heads_of_pool": 2, "patch": 8, "grid": (2, 5), "heads": 2, "image": (24, 40)},
-    {"channels": 1, "width": 64, "layers": 2, "heads_of_pool": 2, "patch": 16, "grid": (2, 2), "heads": 1, "image": (32, 32)},
+    {
+        "channels": 2,
+        "width": 32,
+        "layers": 1,
+        "heads_of_pool": 1,
+        "patch": 8,
+        "grid": (4, 4),
+        "heads": 4,
+        "image": (32, 32),
+    },
+    {
+        "channels": 3,
+        "width": 48,
+        "layers": 3,
+        "heads_of_pool": 3,
+        "patch": 16,
+        "grid": (3, 3),
+        "heads": 3,
+        "image": (32, 80),
+    },
+    {
+        "channels": 5,
+        "width": 32,
+        "layers": 2,
+        "heads_of_pool": 2,
+        "patch": 8,
+        "grid": (2, 5),
+        "heads": 2,
+        "image": (24, 40),
+    },
+    {
+        "channels": 1,
+        "width": 64,
+        "layers": 2,
+        "heads_of_pool": 2,
+        "patch": 16,
+        "grid": (2, 2),
+        "heads": 1,
+        "image": (32, 32),
+    },
 ]
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda g: f"{g['channels']}ch-{g['heads_of_pool']}pool-p{g['patch']}")
+@pytest.mark.parametrize(
+    "geometry", GEOMETRIES, ids=lambda g: f"{g['channels']}ch-{g['heads_of_pool']}pool-p{g['patch']}"
+)
 def test_other_geometries(geometry: dict, tmp_path: Path) -> None:
     geometry = dict(geometry)
     heads, image, grid = geometry.pop("heads"), geometry.pop("image"), geometry["grid"]
@@ -92,7 +135,9 @@ def test_other_geometries(geometry: dict, tmp_path: Path) -> None:
     for path, weights in zip(paths, classifiers, strict=True):
         torch.save(weights, path)
     size = [edge * geometry["patch"] for edge in grid]
-    (tmp_path / "model.yaml").write_text(f"model_config: {{vit_model: {{image_size: {size}, num_attention_heads: {heads}}}}}")
+    (tmp_path / "model.yaml").write_text(
+        f"model_config: {{vit_model: {{image_size: {size}, num_attention_heads: {heads}}}}}"
+    )
     names = [f"stain{n}" for n in range(geometry["channels"])]
     convert(tmp_path / "encoder.pth", tmp_path / "out", names, paths, tmp_path / "model.yaml")
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
@@ -138,7 +183,14 @@ def test_lightning_checkpoint_with_and_without_its_pretraining_parts(shared: Pat
 
 def test_command_line(rybg: Path, tmp_path: Path) -> None:
     arguments = ["convert", "--encoder", str(rybg / "encoder.pth"), "--classifier", str(rybg / "classifier_s0.pth")]
-    arguments += ["--config", str(rybg / "model_config.yaml"), "--channels", "rybg", "--output", str(tmp_path / "model")]
+    arguments += [
+        "--config",
+        str(rybg / "model_config.yaml"),
+        "--channels",
+        "rybg",
+        "--output",
+        str(tmp_path / "model"),
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert str(tmp_path / "model") in result.output

@@ -79,7 +79,9 @@ def _embed_one(w: StateDict, image: Tensor, heads: int, grid: tuple[int, int]) -
     plane = positions[1:].T.reshape(1, width, *grid)
     if (rows, columns) != grid:
         plane = F.interpolate(plane, size=(rows, columns), mode="bicubic", align_corners=False)
-    tokens = torch.stack(patches) + w["encoder.embeddings.patch_embeddings.projection.bias"] + plane.reshape(width, -1).T
+    tokens = (
+        torch.stack(patches) + w["encoder.embeddings.patch_embeddings.projection.bias"] + plane.reshape(width, -1).T
+    )
     x = torch.cat([w["encoder.embeddings.cls_token"][0] + positions[:1], tokens])  # [tokens, width]
 
     def apply(name: str, values: Tensor) -> Tensor:

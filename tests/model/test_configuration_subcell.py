@@ -20,7 +20,9 @@ def test_the_island_and_the_ontology_name_the_same_locations() -> None:
     assert ontology.reported_locations() == REPORTED_LOCATIONS
 
 
-@pytest.mark.parametrize(("size", "width", "embedding"), [("tiny", 192, 384), ("small", 384, 768), ("large", 1024, 2048)])
+@pytest.mark.parametrize(
+    ("size", "width", "embedding"), [("tiny", 192, 384), ("small", 384, 768), ("large", 1024, 2048)]
+)
 def test_sizes(size: str, width: int, embedding: int) -> None:
     config = SubCellConfig.from_size(size)
     assert (config.hidden_size, config.embedding_size) == (width, embedding)
@@ -44,7 +46,9 @@ def test_labels_by_number() -> None:
 
 
 def test_a_backbone_gives_its_width_and_takes_the_channels() -> None:
-    config = SubCellConfig(channels=["blue", "green"], backbone_config={"model_type": "resnet", "hidden_sizes": [8, 16, 32, 64]})
+    config = SubCellConfig(
+        channels=["blue", "green"], backbone_config={"model_type": "resnet", "hidden_sizes": [8, 16, 32, 64]}
+    )
     assert config.backbone_config.num_channels == 2
     assert (config.hidden_size, config.embedding_size) == (64, 128)
     assert (config.reconstruction_weight, config.mask_ratio) == (0.0, 0.0)
@@ -76,7 +80,10 @@ def test_a_backbone_gives_its_width_and_takes_the_channels() -> None:
         ({"id2label": {}}, "id2label"),
         ({"backbone_config": {"hidden_sizes": [8]}}, "model_type"),
         ({"backbone_config": {"model_type": "resnet"}, "pooling_type": "cls"}, "no CLS token"),
-        ({"backbone_config": {"model_type": "resnet"}, "reconstruction_weight": 1.0}, "reconstruction_weight=1.0.*ViT only"),
+        (
+            {"backbone_config": {"model_type": "resnet"}, "reconstruction_weight": 1.0},
+            "reconstruction_weight=1.0.*ViT only",
+        ),
     ],
 )
 def test_impossible_values_are_refused_with_the_reason(changes: dict, message: str) -> None:

@@ -120,7 +120,12 @@ def test_sincos_positions_are_the_formula() -> None:
     row, column = 1, 2
     frequencies = torch.tensor([1.0, 0.01])
     expected = torch.cat(
-        [(column * frequencies).sin(), (column * frequencies).cos(), (row * frequencies).sin(), (row * frequencies).cos()]
+        [
+            (column * frequencies).sin(),
+            (column * frequencies).cos(),
+            (row * frequencies).sin(),
+            (row * frequencies).cos(),
+        ]
     )
     torch.testing.assert_close(positions[1 + row * 3 + column], expected)
 
@@ -147,7 +152,9 @@ def test_poolings(pooling: str) -> None:
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_backbones_with_the_same_classes_around_them(kind: str, tmp_path) -> None:
     built = model(
-        SubCellForImageClassification, channels=["blue", "green"], backbone_config={"model_type": kind, **BACKBONES[kind]}
+        SubCellForImageClassification,
+        channels=["blue", "green"],
+        backbone_config={"model_type": kind, **BACKBONES[kind]},
     )
     outputs = built(images(channels=2), labels=torch.zeros(2, 31))
     assert outputs.pooler_output.shape == (2, 2 * built.config.hidden_size)
@@ -198,13 +205,18 @@ def test_multi_label_loss_is_the_focal_loss_of_the_logits() -> None:
     p = torch.where(labels.bool(), outputs.logits.sigmoid(), 1 - outputs.logits.sigmoid())
     expected = (torch.where(labels.bool(), 0.25, 0.75) * (1 - p) ** 2 * -p.log()).mean()
     torch.testing.assert_close(outputs.loss, expected)
-    with pytest.raises(ValueError, match=r"labels have shape \[2\]; problem_type='multi_label_classification' expects \[2, 31\]"):
+    with pytest.raises(
+        ValueError, match=r"labels have shape \[2\]; problem_type='multi_label_classification' expects \[2, 31\]"
+    ):
         built(images(), labels=torch.zeros(2))
 
 
 def test_single_label_ensembles() -> None:
     built = model(
-        SubCellForImageClassification, classifier_ensemble_size=3, problem_type="single_label_classification", num_labels=4
+        SubCellForImageClassification,
+        classifier_ensemble_size=3,
+        problem_type="single_label_classification",
+        num_labels=4,
     )
     outputs = built(images(), labels=torch.tensor([1, 3]))
     torch.testing.assert_close(outputs.logits.softmax(-1), outputs.member_logits.softmax(-1).mean(1))
@@ -262,7 +274,9 @@ def test_device_map_and_dtype_on_load(tmp_path) -> None:
     loaded = AutoModel.from_pretrained(tmp_path, device_map="cpu", dtype=torch.bfloat16)
     assert loaded.device.type == "cpu"
     assert loaded.layernorm.weight.dtype == torch.bfloat16
-    torch.testing.assert_close(AutoModel.from_pretrained(tmp_path)(images()).pooler_output, model()(images()).pooler_output)
+    torch.testing.assert_close(
+        AutoModel.from_pretrained(tmp_path)(images()).pooler_output, model()(images()).pooler_output
+    )
 
 
 def test_an_encoder_becomes_a_classifier_and_back(tmp_path) -> None:

@@ -56,7 +56,9 @@ def golden_model(mae, tmp_path: Path) -> SubCellForPreTraining:
     torch.save({"state_dict": state}, tmp_path / "small.ckpt")
     folder = convert(tmp_path / "small.ckpt", tmp_path / "small", "rybg", num_attention_heads=4, keep_pretraining=True)
     # The golden decoder has 4 heads of 8, the published ones are 32 wide: weights do not tell.
-    return SubCellForPreTraining.from_pretrained(folder, decoder_num_attention_heads=4, pooling_dropout=0.0, probe_dropout=0.0)
+    return SubCellForPreTraining.from_pretrained(
+        folder, decoder_num_attention_heads=4, pooling_dropout=0.0, probe_dropout=0.0
+    )
 
 
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.0])
@@ -104,9 +106,14 @@ def test_whole_training_step_is_golden(golden_model: SubCellForPreTraining, mae,
     outputs = model(
         pixel_values, antibodies=torch.tensor(mae["in.labels"]), locations=torch.tensor(mae["in.targets"]), noise=noise
     )
-    for ours, theirs in (("cell_contrast", "ssl"), ("protein_contrast", "supcon"), ("reconstruction", "recon"), ("probe", "cls")):
+    for ours, theirs in (
+        ("cell_contrast", "ssl"),
+        ("protein_contrast", "supcon"),
+        ("reconstruction", "recon"),
+        ("probe", "cls"),
+    ):
         name = {"ssl": "sslconloss", "supcon": "supconloss", "recon": "reconloss", "cls": "clsloss"}[theirs]
-        torch.testing.assert_close(outputs.losses[ours], torch.tensor(step[f"out.{name}"]), atol=0, rtol=1e-5)
+        torch.testing.assert_close(outputs.losses[ours], torch.tensor(step[f"out.{name}loss"]), atol=0, rtol=1e-5)
     torch.testing.assert_close(outputs.loss, torch.tensor(step["out.loss"]), atol=0, rtol=1e-5)
     torch.testing.assert_close(outputs.pooler_output[:, 0], torch.tensor(step["out.pool_op1"]), atol=1e-5, rtol=0)
     torch.testing.assert_close(outputs.pooler_output[:, 1], torch.tensor(step["out.pool_op2"]), atol=1e-5, rtol=0)
@@ -114,7 +121,7 @@ def test_whole_training_step_is_golden(golden_model: SubCellForPreTraining, mae,
 
 
 def test_gradients_of_the_whole_training_step_are_golden(golden_model: SubCellForPreTraining, mae, step) -> None:
-    """In float64, so that what is compared is the golden file's rounding alone: 1.8e-5 of its length, for it is fp32."""
+    """In float64, so that what is compared is the golden file's rounding alone: 1.8e-5 of its length."""
     model = golden_model.double().train()
     pixel_values = torch.stack([torch.tensor(mae["in.x1"]), torch.tensor(mae["in.x2"])], dim=1).double()
     noise = torch.stack([torch.tensor(mae["in.noise1"]), torch.tensor(mae["in.noise2"])], dim=1)
@@ -159,8 +166,8 @@ def test_pixel_mask_becomes_the_golden_patch_mask(shared: Path) -> None:
     golden = np.load(shared / "fixtures" / "losses" / "object_aware.npz")
     masks = torch.tensor(golden["in.pixel_mask_u8"])  # [2, 1, 448, 448]
     expected = torch.tensor(golden["out.patch_mask"]) > 0
-    config = SubCellConfig.from_size("tiny", num_hidden_layers=1, decoder_num_hidden_layers=1, projection_hidden_sizes=[8],
-                                     object_mask_ratio=0.5, mask_ratio=0.5)  # fmt: skip
+    few = {"num_hidden_layers": 1, "decoder_num_hidden_layers": 1, "projection_hidden_sizes": [8]}
+    config = SubCellConfig.from_size("tiny", object_mask_ratio=0.5, mask_ratio=0.5, **few)
     model = SubCellForPreTraining(config)
     noise = torch.rand(2, 1, 784, generator=torch.Generator().manual_seed(0))
     selection = model._hide_patches(torch.zeros(2, 1, 4, 448, 448), masks, noise)[0]
@@ -229,8 +236,8 @@ def test_every_projection_trains(kind: str) -> None:
         ({"reconstruction_weight": 0.0, "protein_contrast_weight": 0.0, "mask_ratio": 0.0}, {"cell_contrast", "probe"}),
         ({"reconstruction_weight": 0.0, "cell_contrast_weight": 0.0, "mask_ratio": 0.0}, {"protein_contrast", "probe"}),
         (
-            {"reconstruction_weight": 0.0, "cell_contrast_weight": 0.0, "protein_contrast_weight": 0.0, "mask_ratio": 0.0,
-             "probe_detached": False},
+            {"reconstruction_weight": 0.0, "cell_contrast_weight": 0.0, "protein_contrast_weight": 0.0,
+             "mask_ratio": 0.0, "probe_detached": False},
             {"probe"},
         ),
     ],
@@ -306,8 +313,17 @@ def test_random_direction_term() -> None:
 
 
 def test_objectives_without_reconstruction_on_another_backbone() -> None:
-    backbone = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
-    small = {name: TINY[name] for name in ("projection_hidden_sizes", "projection_size", "centroid_hidden_sizes", "num_labels")}
+    backbone = {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16],
+        "depths": [1, 1],
+        "layer_type": "basic",
+    }
+    small = {
+        name: TINY[name]
+        for name in ("projection_hidden_sizes", "projection_size", "centroid_hidden_sizes", "num_labels")
+    }
     model = SubCellForPreTraining(SubCellConfig(backbone_config=backbone, protein_centroid_weight=1.0, **small)).train()
     outputs = model(**batch())
     outputs.loss.backward()

@@ -71,7 +71,9 @@ def _naive_contrast(features: Tensor, labels: Tensor, temperature: float) -> Ten
 
 
 def test_contrast_is_its_naive_loop() -> None:
-    features = F.normalize(torch.randn(7, 3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64), dim=-1)
+    features = F.normalize(
+        torch.randn(7, 3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64), dim=-1
+    )
     labels = torch.tensor([4, 1, 4, 9, 1, 4, 2])
     torch.testing.assert_close(contrastive_loss(features, labels, 0.2), _naive_contrast(features, labels, 0.2))
     torch.testing.assert_close(contrastive_loss(features, None, 0.2), _naive_contrast(features, torch.arange(7), 0.2))
@@ -208,7 +210,9 @@ def test_gradcheck_in_float64() -> None:
     mask = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0]])
     assert torch.autograd.gradcheck(lambda x: contrastive_loss(F.normalize(x, dim=-1)), draw(4, 2, 3))
     assert torch.autograd.gradcheck(lambda x: contrastive_loss(F.normalize(x, dim=-1), labels), draw(4, 2, 3))
-    assert torch.autograd.gradcheck(lambda x: protein_centroid_loss(F.normalize(x, dim=-1), teacher, labels), draw(4, 3))
+    assert torch.autograd.gradcheck(
+        lambda x: protein_centroid_loss(F.normalize(x, dim=-1), teacher, labels), draw(4, 3)
+    )
     assert torch.autograd.gradcheck(lambda x: sigmoid_focal_loss(x, targets), draw(4, 3))
     assert torch.autograd.gradcheck(lambda x: reconstruction_loss(x, images, mask, 2), draw(2, 4, 4))
 
@@ -218,13 +222,16 @@ def test_gradcheck_in_float64() -> None:
 def test_pooling_is_golden(golden: Golden, kind: str) -> None:
     config = SubCellConfig(
         hidden_size=64, num_attention_heads=4, pooling_hidden_size=32,
-        pooling_type="attention" if kind == "plain." else "gated", pooling_projection_size=24 if kind == "proj." else None,
+        pooling_type="attention" if kind == "plain." else "gated",
+        pooling_projection_size=24 if kind == "proj." else None,
     )  # fmt: skip
     pooler = SubCellPooler(config).eval()
     names = {"attention_v.1": "attention.value", "attention_u.1": "attention.gate", "attention": "attention.score",
              "attention.0": "attention.value", "attention.2": "attention.score", "out_proj": "projection"}  # fmt: skip
-    own = [key for key in golden.arrays if key.startswith(f"w.{kind}attention") or key.startswith(f"w.{kind}out_proj")]
-    renamed = {key: f"{names[key.removeprefix(f'w.{kind}').rpartition('.')[0]]}.{key.rpartition('.')[2]}" for key in own}
+    own = [key for key in golden.arrays if key.startswith((f"w.{kind}attention", f"w.{kind}out_proj"))]
+    renamed = {
+        key: f"{names[key.removeprefix(f'w.{kind}').rpartition('.')[0]]}.{key.rpartition('.')[2]}" for key in own
+    }
     pooler.load_state_dict({name: golden(key) for key, name in renamed.items()})
     tokens = golden("in.tokens").requires_grad_()
     pooled, weights = pooler(tokens)

@@ -1,0 +1,358 @@
+"""From crops as acquired to `pixel_values`: choose channels, mask, bring to size, scale."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor, get_size_dict
+from transformers.processing_utils import ImagesKwargs
+
+LARGEST_RESCALING = 16.0  # beyond it a unit is wrong (nanometres, metres), not the microscope another
+LARGEST_INTENSITY = 1e37  # differences of such numbers still fit into float32
+OVERRIDABLE = ("size", "do_resize", "do_center_crop", "do_pad", "do_normalize", "do_mask", "normalize")
+SERVICE_KEYS = {"image_processor_type", "processor_class", "feature_extractor_type", "auto_map"}  # transformers' own
+
+ChannelMapping = Mapping[str, str | Sequence[str]]
+Settings = dict[str, Any]
+
+
+class SubCellImageProcessorKwargs(ImagesKwargs, total=False):
+    """What `from_pretrained` may override, beside the switches that every image processor has."""
+
+    channels: Any
+    pixel_size_um: Any
+    normalize: str
+    do_mask: bool
+    channel_mapping: Any
+
+
+class SubCellImageProcessor(BaseImageProcessor):
+    """Turns single-cell crops into the `pixel_values` of a SubCell model.
+
+    The steps, all of them batched: choose the planes by name → multiply by the cell mask → rescale to the model's
+    pixel size → centre crop and zero padding to `size` (or `do_resize`) → min–max scaling. Scaling comes last, so the
+    zeros of mask and padding count in the minimum, as they did in training.
+
+    Example:
+        ```python
+        >>> processor = SubCellImageProcessor(channels=["blue", "green"])
+        >>> crop = {"blue": np.zeros((300, 500), np.uint16), "green": np.ones((300, 500), np.uint16)}
+        >>> processor(crop)["pixel_values"].shape
+        torch.Size([1, 2, 448, 448])
+        ```
+
+    Args:
+        channels: Name of every channel of the model, in order, the protein last.
+        size: `{"height": …, "width": …}` (or one edge) in pixels of what the model sees.
+        pixel_size_um: Edge of the model's pixel in micrometres; None if unknown, then pixel sizes play no part.
+        do_resize: Stretch every crop to `size`, whatever its pixel size, instead of rescaling, cropping and padding.
+        do_center_crop: Cut what is larger than `size` around the centre.
+        do_pad: Surround what is smaller than `size` with zeros.
+        do_normalize: Scale to 0…1, see `scale_min_max`.
+        do_mask: Multiply by the cell masks, where given.
+        normalize: Minimum and maximum over the `"image"` (as the published models were trained) or each `"channel"`.
+        channel_mapping: Our channel → its name in another assay, for example `{"green": "mito", "blue": "dna"}`. A
+            list of names for one channel, `{"green": ["mito", "agp"]}`, makes one pass per name.
+        **kwargs: Only what transformers itself stores; anything else is refused.
+
+    Raises:
+        ValueError: If a value is impossible; the message says which and what is expected.
+    """
+
+    _auto_class: str | None = "AutoImageProcessor"
+    valid_kwargs = SubCellImageProcessorKwargs
+    pixel_size_um: float | None = 0.160177  # not None, so that a None given is saved
+    normalize: Any  # a setting here, as in `do_normalize`; the parent's legacy method of this name is of no use
+
+    def __init__(
+        self,
+        channels: Sequence[str] = ("red", "yellow", "blue", "green"),
+        size: Any = 448,
+        pixel_size_um: float | None = 0.160177,
+        do_resize: bool = False,
+        do_center_crop: bool = True,
+        do_pad: bool = True,
+        do_normalize: bool = True,
+        do_mask: bool = True,
+        normalize: str = "image",
+        channel_mapping: ChannelMapping | None = None,
+        **kwargs: Any,
+    ) -> None:
+        foreign = sorted(name for name in kwargs if name not in SERVICE_KEYS and not name.startswith("_"))
+        _require(not foreign, f"SubCellImageProcessor has no settings {', '.join(foreign)}; see its documentation.")
+        super().__init__(**kwargs)
+        self.channels = _check_names(channels)
+        self.pixel_size_um = _check_pixel_size(pixel_size_um, "The processor's pixel_size_um")
+        self.do_resize, self.do_center_crop, self.do_pad = do_resize, do_center_crop, do_pad
+        self.do_normalize, self.do_mask = do_normalize, do_mask
+        self.size, self.normalize = size, normalize
+        self.size = self._join_settings({})["size"]
+        plan_passes(self.channels, channel_mapping)
+        self.channel_mapping = channel_mapping
+
+    def preprocess(
+        self,
+        images: Any,
+        cell_masks: Any = None,
+        channels: Sequence[str] | None = None,
+        pixel_size_um: Any = None,
+        channel_mapping: ChannelMapping | None = None,
+        return_tensors: str | None = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepare one crop or many.
+
+        Args:
+            images: A crop `[channels, height, width]` or `[height, width, channels]`, a stack of them, a dict of planes
+                `{"red": [height, width], …}`, or a list of crops or dicts; numpy or torch, integers or floats of any
+                depth, negative values too. Planes of a dict that the model does not use are ignored.
+            cell_masks: One mask `[height, width]` per crop, bool or 0/1, 1 inside the cell; not needed.
+            channels: Names of the planes of arrays in their order, the model's own order by default. Named planes that
+                the model does not use are ignored.
+            pixel_size_um: Edge of the crops' pixels in micrometres, a number or one per crop; None means the model's.
+            channel_mapping: Instead of the processor's own.
+            return_tensors: `"pt"` or `"np"`.
+            **kwargs: `input_data_format` (`"channels_first"` or `"channels_last"`, for shapes that fit both), `device`
+                to work on, `return_cell_masks=True` for the masks brought to the same geometry, and any of the
+                processor's `size`, `normalize` and `do_…` for this call.
+
+        Returns:
+            `pixel_values` float32 `[crops, channels, height, width]`, or `[crops, passes, channels, height, width]`
+            where the mapping lists several proteins; `cell_masks` bool `[crops, height, width]` on request.
+
+        Raises:
+            ValueError: If an image, mask or setting cannot work; the message names the image's place in the batch.
+        """
+        settings = self._join_settings(kwargs)
+        _require(return_tensors in (None, "pt", "np"), f"return_tensors={return_tensors!r}; expected 'pt' or 'np'.")
+        mapping = self.channel_mapping if channel_mapping is None else channel_mapping
+        passes, several = plan_passes(self.channels, mapping)
+        wanted = list(dict.fromkeys(name for names in passes for name in names))
+        # Planes without names stand in the model's order, unless several proteins would share a place there.
+        order = _check_names(channels) if channels is not None else [] if several else passes[0]
+        crops = _read_crops(images, wanted, order, settings)
+        masks = _read_masks(cell_masks, crops)
+        factors = self._read_factors(pixel_size_um, len(crops))
+        groups: dict[Any, list[int]] = {}  # crops of one kind are worked on together
+        for index, crop in enumerate(crops):
+            groups.setdefault((crop.shape, crop.dtype, crop.device, factors[index]), []).append(index)
+        outputs = [
+            _fit(*_stack(crops, masks, group, settings), factors[group[0]], settings) for group in groups.values()
+        ]
+        places = torch.tensor([index for group in groups.values() for index in group]).argsort()
+        pixels = _unite([pixels for pixels, _ in outputs], places)  # [crops, planes, height, width]
+        choice = [[wanted.index(name) for name in names] for names in passes]
+        pixels = pixels[:, None] if passes == [wanted] else pixels[:, choice]
+        if settings["do_normalize"]:
+            pixels = scale_min_max(pixels, settings["normalize"])
+        data = {"pixel_values": pixels if several else pixels[:, 0]}
+        if settings["return_cell_masks"] and masks is not None:
+            data["cell_masks"] = _unite([inside[:, 0] > 0 for _, inside in outputs if inside is not None], places)
+        return BatchFeature({name: data[name].cpu().numpy() for name in data} if return_tensors == "np" else data)
+
+    def _join_settings(self, overrides: Settings) -> Settings:
+        settings: Settings = {name: getattr(self, name) for name in OVERRIDABLE}
+        settings |= {"input_data_format": None, "device": None, "return_cell_masks": False}
+        foreign = sorted(set(overrides) - set(settings))
+        _require(not foreign, f"Unknown settings {', '.join(foreign)}; this processor knows {', '.join(settings)}.")
+        settings |= {name: value for name, value in overrides.items() if value is not None}
+        size, normalize = dict(get_size_dict(settings["size"])), settings["normalize"]
+        sound = set(size) == {"height", "width"} and all(isinstance(edge, int) and edge > 0 for edge in size.values())
+        _require(sound, f"size={size!r}; expected {{'height': …, 'width': …}} in whole pixels above 0.")
+        _require(normalize in ("image", "channel"), f"normalize={normalize!r}; expected 'image' or 'channel'.")
+        return settings | {"size": size}
+
+    def _read_factors(self, pixel_size_um: Any, count: int) -> list[float]:
+        """By how much every crop is enlarged to reach the model's pixel size."""
+        given = pixel_size_um.tolist() if hasattr(pixel_size_um, "tolist") else pixel_size_um
+        given = given if isinstance(given, list | tuple) else [given] * count
+        _require(len(given) == count, f"Got {len(given)} pixel sizes for {count} images; expected 1 or {count}.")
+        sizes = [_check_pixel_size(value, f"pixel_size_um of image {index}") for index, value in enumerate(given)]
+        own = self.pixel_size_um
+        factors = [size / own if size is not None and own is not None else 1.0 for size in sizes]
+        for index, factor in enumerate(factors):
+            change = f"Image {index} has pixels of {sizes[index]} µm, the model's have {own} µm"
+            sound = 1 / LARGEST_RESCALING <= factor <= LARGEST_RESCALING
+            _require(sound, f"{change}, more than {LARGEST_RESCALING:g}-fold. Is the size given in micrometres?")
+        return factors
+
+
+def scale_min_max(pixels: Tensor, normalize: str = "image") -> Tensor:
+    """`(x - min) / (max - min + 1e-6)` per crop or per channel; a constant image becomes zeros.
+
+    Args:
+        pixels: `[..., channels, height, width]` float.
+        normalize: `"image"`: minimum and maximum over channels, height and width; `"channel"`: per channel.
+
+    Returns:
+        Values from 0 to 1, of the shape and dtype of `pixels`.
+    """
+    axes = (-2, -1) if normalize == "channel" else (-3, -2, -1)
+    low = pixels.amin(dim=axes, keepdim=True)
+    high = pixels.amax(dim=axes, keepdim=True)
+    return (pixels - low).div_(high - low + 1e-6)
+
+
+def plan_passes(channels: Sequence[str], mapping: ChannelMapping | None) -> tuple[list[list[str]], bool]:
+    """Which planes of the data take the places of the model's channels.
+
+    Args:
+        channels: The model's channels, in order.
+        mapping: Channel → name of the plane in the data; for one channel it may be a list of names.
+
+    Returns:
+        One list of plane names per pass, and whether a list of names asked for several passes.
+
+    Raises:
+        ValueError: If the mapping names channels that the model lacks, or lists for more than one channel.
+    """
+    mapping = mapping or {}
+    sound = set(mapping) <= set(channels)
+    _require(sound, f"channel_mapping maps {', '.join(mapping)}; the model's channels are {', '.join(channels)}.")
+    listed = [channel for channel, names in mapping.items() if not isinstance(names, str)]
+    if not listed:
+        return [[str(mapping.get(channel, channel)) for channel in channels]], False
+    sound = len(listed) == 1 and len(mapping[listed[0]]) > 0
+    _require(sound, f"channel_mapping lists names for {', '.join(listed)}; expected a filled list for one at most.")
+    return [plan_passes(channels, {**mapping, listed[0]: name})[0][0] for name in mapping[listed[0]]], True
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _check_names(names: Sequence[str]) -> list[str]:
+    checked = [names] if isinstance(names, str) else list(names)
+    sound = all(isinstance(name, str) and name for name in checked) and len(set(checked)) == len(checked) > 0
+    _require(sound, f"channels={names!r}; expected names such as 'green', at least one, each only once.")
+    return checked
+
+
+def _check_pixel_size(value: Any, where: str) -> float | None:
+    sound = value is None or (isinstance(value, int | float) and value is not True and 0 < value < float("inf"))
+    _require(sound, f"{where} is {value!r}; expected micrometres above 0, or None if unknown.")
+    return None if value is None else float(value)
+
+
+def _as_tensor(array: Any, where: str) -> Tensor:
+    if isinstance(array, np.ndarray) and array.dtype.kind in "buif" and array.dtype.itemsize <= 8:
+        native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+        array = torch.from_numpy(native if native.flags.writeable else native.copy())
+    got = f"{type(array).__name__} of {getattr(array, 'dtype', 'no dtype')} {tuple(getattr(array, 'shape', ()))}"
+    if not isinstance(array, Tensor) or array.is_complex() or array.numel() == 0:
+        raise ValueError(f"{where} is {got}; expected a numpy array or torch tensor of real numbers, not empty.")
+    return array.detach()
+
+
+def _read_crops(images: Any, wanted: list[str], order: list[str], settings: Settings) -> list[Tensor]:
+    """Every crop as `[planes, height, width]` in its own dtype, the planes being `wanted`."""
+    if not isinstance(images, list | tuple) and getattr(images, "ndim", 0) != 4:
+        images = [images]
+    _require(len(images) > 0, "Got no image at all; expected at least one.")
+    crops = []
+    for index, image in enumerate(images):
+        where = f"Image {index}"
+        names = list(image) if isinstance(image, Mapping) else order
+        _require(len(names) > 0, f"{where}: several proteins are mapped; name the planes by channels=[…].")
+        if not isinstance(image, Mapping):
+            image = _as_channels_first(_as_tensor(image, where), names, where, settings["input_data_format"])
+        missing = not set(wanted) <= set(names)
+        _require(not missing, f"{where} has the channels {', '.join(names)}; expected {', '.join(wanted)}.")
+        if isinstance(image, Mapping):
+            image = _join_planes(
+                {name: _as_tensor(image[name], f"{where}, {name},") for name in wanted}, where, settings
+            )
+        elif names != wanted:
+            image = image[[names.index(name) for name in wanted]]
+        _require(image.dtype != torch.bool, f"{where} is bool; expected intensities (a mask belongs in cell_masks).")
+        crops.append(image)
+    return crops
+
+
+def _join_planes(planes: Mapping[str, Tensor], where: str, settings: Settings) -> Tensor:
+    shapes = {name: tuple(plane.shape) for name, plane in planes.items()}
+    sound = len(set(shapes.values())) == 1 and all(len(shape) == 2 for shape in shapes.values())
+    _require(sound, f"{where} has planes of shapes {shapes}; expected one [height, width] for all.")
+    dtypes = {name: plane.dtype for name, plane in planes.items()}
+    if len(set(dtypes.values())) == 1:
+        return torch.stack(list(planes.values()))
+    alone = settings["normalize"] == "channel" or not settings["do_normalize"]
+    # One minimum and maximum for 8 and 16 bits would blacken the former.
+    sound = alone or all(dtype.is_floating_point for dtype in dtypes.values())
+    _require(sound, f"{where} mixes {dtypes}; convert to one depth (8 to 16 bit: × 257) or use normalize='channel'.")
+    return torch.stack([plane.float() for plane in planes.values()])
+
+
+def _as_channels_first(image: Tensor, names: list[str], where: str, layout: str | None) -> Tensor:
+    shape, count = list(image.shape), len(names)
+    if image.ndim == 2 and count == 1:
+        return image[None]
+    first = image.ndim == 3 and shape[0] == count and layout in (None, "channels_first")
+    last = image.ndim == 3 and shape[2] == count and layout in (None, "channels_last")
+    expected = f"expected {count} planes ({', '.join(names)}) {layout or 'first or last'}"
+    _require(first or last, f"{where} has the shape {shape}; {expected}. Name other planes by channels=[…].")
+    _require(not (first and last), f"{where}: {shape} may have its channels first or last; say input_data_format.")
+    return image if first else image.movedim(2, 0)
+
+
+def _read_masks(cell_masks: Any, crops: list[Tensor]) -> list[Tensor] | None:
+    if cell_masks is None:
+        return None
+    given = [cell_masks] if getattr(cell_masks, "ndim", 3) == 2 else cell_masks
+    masks = [_as_tensor(mask, f"Cell mask {index}") for index, mask in enumerate(given)]
+    got, expected = [list(mask.shape) for mask in masks], [list(crop.shape[1:]) for crop in crops]
+    _require(got == expected, f"Cell masks have the shapes {got}; expected those of the images, {expected}.")
+    return masks
+
+
+def _stack(
+    crops: list[Tensor], masks: list[Tensor] | None, members: list[int], settings: Settings
+) -> tuple[Tensor, Tensor | None]:
+    """Crops of one kind, checked and masked, float32 `[crops, planes, height, width]` and their masks."""
+    stacked = torch.stack([crops[index] for index in members])
+    pixels = stacked.to(device=settings["device"]).float()
+    if stacked.is_floating_point():
+        finite = pixels.abs().amax(dim=(1, 2, 3)) <= LARGEST_INTENSITY  # NaN compares as False and is found too
+        _require_all(finite, members, "Image {} holds NaN, infinite or gigantic values; expected finite ones.")
+    if masks is None:
+        return pixels, None
+    inside = torch.stack([masks[index].float() for index in members])[:, None].to(pixels.device)
+    binary = ((inside == 0) | (inside == 1)).flatten(1).all(dim=1)
+    _require_all(binary, members, "Cell mask {} holds other values than 0 and 1; expected one cell's: labels == label.")
+    _require_all(inside.amax(dim=(1, 2, 3)) > 0, members, "Cell mask {} is 0 everywhere; expected 1 inside the cell.")
+    return pixels * inside if settings["do_mask"] else pixels, inside
+
+
+def _require_all(sound: Tensor, members: list[int], message: str) -> None:
+    if not bool(sound.all()):
+        raise ValueError(message.format(members[int(sound.int().argmin())]))
+
+
+def _fit(pixels: Tensor, inside: Tensor | None, factor: float, settings: Settings) -> tuple[Tensor, Tensor | None]:
+    """Bring crops and masks to the model's pixel size and `size`; the pixel at `edge // 2` stays in the centre."""
+    height, width = pixels.shape[-2:]
+    size = settings["size"]["height"], settings["size"]["width"]
+    target = size if settings["do_resize"] else (max(1, round(height * factor)), max(1, round(width * factor)))
+    if target != (height, width):
+        pixels = F.interpolate(pixels, target, mode="bilinear", align_corners=False, antialias=True)
+        inside = None if inside is None else F.interpolate(inside, target, mode="nearest-exact")
+    border: list[int] = []  # left, right, top, bottom; what is negative is cut
+    for got, wanted in ((target[1], size[1]), (target[0], size[0])):
+        changed = settings["do_center_crop"] if got > wanted else settings["do_pad"]
+        before = wanted // 2 - got // 2
+        border += [before, wanted - got - before] if changed else [0, 0]
+    if any(border):
+        pixels, inside = F.pad(pixels, border), None if inside is None else F.pad(inside, border)
+    return pixels, inside
+
+
+def _unite(groups: list[Tensor], places: Tensor) -> Tensor:
+    """Join the groups' results in the order of the batch."""
+    sizes = sorted({tuple(group.shape[-2:]) for group in groups})
+    _require(len(sizes) == 1, f"The images end up at sizes {sizes}; expected one: use do_center_crop and do_pad.")
+    return groups[0] if len(groups) == 1 else torch.cat([group.to(groups[0].device) for group in groups])[places]
