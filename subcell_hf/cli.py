@@ -1,17 +1,43 @@
 """The `subcell` command: one thin sub-command per job. Rooms are imported only when their command runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+from subcell_hf.errors import InputError
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; wrong input ends with its message and exit code 2 instead of a traceback."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            typer.secho(f"Error: {error}", fg="red", err=True)
+            raise typer.Exit(2) from error
+
 
 app = typer.Typer(
     name="subcell",
-    help="SubCell: embeddings and protein locations from fluorescence images of cells.",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """SubCell: embeddings and protein locations from fluorescence images of cells."""
+    if version:
+        from subcell_hf import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 @app.command()
@@ -23,25 +49,191 @@ def convert(
         list[Path] | None, typer.Option(help="Published classifier (.pth); repeat for every member of the ensemble.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="model_config.yaml that came with the encoder.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Text file with one class name per line; default: SubCell's locations.")
+    ] = None,
+    keep_pretraining: Annotated[
+        bool, typer.Option("--keep-pretraining", help="Keep decoder, heads and teacher of a training checkpoint.")
+    ] = False,
     attention_heads: Annotated[
         int | None, typer.Option(help="Attention heads of the encoder; default: from the yaml, else width / 64.")
     ] = None,
-    crop_size_px: Annotated[int, typer.Option(help="Edge in pixels of the crops that the image processor makes.")] = 640,
+    crop_size_px: Annotated[
+        int, typer.Option(help="Edge in pixels of the crops that the image processor makes.")
+    ] = 640,
     pixel_size_um: Annotated[float, typer.Option(help="Pixel size in micrometres of those crops.")] = 0.0800885,
 ) -> None:
     """Convert published weights to a folder that AutoModel.from_pretrained loads."""
     from subcell_hf.hub.conversion import convert
 
-    convert(
+    folder = convert(
         encoder=encoder,
         classifiers=classifier or (),
         config=config,
         channels=channels,
         output=output,
         num_attention_heads=attention_heads,
+        labels=labels.read_text(encoding="utf-8").splitlines() if labels else None,
+        keep_pretraining=keep_pretraining,
         crop_size_px=crop_size_px,
         pixel_size_um=pixel_size_um,
     )
+    typer.echo(f"Converted to {folder}. Load it with AutoModel.from_pretrained({str(folder)!r}).")
+
+
+@app.command()
+def simulate(
+    fields: Annotated[int, typer.Option(help="Fields of view to make, about ten cells each at the default size.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; new, empty, or of an earlier call, which is continued.")
+    ],
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    antibodies: Annotated[
+        int | None, typer.Option(help="Antibodies that take turns; default: one per three fields, four at a time.")
+    ] = None,
+    size_px: Annotated[int, typer.Option(help="Edge of the square fields in pixels.")] = 1024,
+    pixel_size_um: Annotated[float, typer.Option(help="Edge of a pixel in micrometres.")] = 0.0800885,
+    channels: Annotated[str, typer.Option(help="rybg, rbg, ybg, bg, or colours separated by commas.")] = "rybg",
+    bit_depth: Annotated[int, typer.Option(help="8 or 16 bits per pixel.")] = 8,
+    workers: Annotated[int, typer.Option(help="Processes that work side by side.")] = 1,
+) -> None:
+    """Simulate fields of view with known protein locations, masks and metadata."""
+    from subcell_hf.data.simulation import simulate_dataset
+    from subcell_hf.ontology import channels_from_variant
+
+    made = simulate_dataset(
+        fields,
+        seed,
+        output,
+        antibodies=antibodies,
+        size_px=size_px,
+        pixel_size_um=pixel_size_um,
+        channels=channels_from_variant(channels),
+        bit_depth=bit_depth,
+        workers=workers,
+    )
+    typer.echo(f"{output} holds {fields} simulated fields, {made} of them new; what they show stands in metadata.csv.")
+
+
+@app.command()
+def crops(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="Folder of <plate>_<well>_<sample>_<colour> images or of multi-channel images, one image, or a CSV.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; new, empty, or of an earlier call, which is continued.")
+    ],
+    channels: Annotated[
+        str | None, typer.Option(help="Channels that every field must have: rybg, rbg, …, or names with commas.")
+    ] = None,
+    channel_mapping: Annotated[
+        list[str] | None, typer.Option(help="NAME=COLOUR, such as DAPI=blue: your name of a channel; repeat for each.")
+    ] = None,
+    channel_names: Annotated[
+        str | None, typer.Option(help="Names, with commas, of the planes of multi-channel files that name none.")
+    ] = None,
+    pixel_size_um: Annotated[
+        float | None, typer.Option(help="Edge of an image's pixel in micrometres; wins over what files say.")
+    ] = None,
+    z_projection: Annotated[str | None, typer.Option(help="For Z-stacks: max, mean, or the index of a plane.")] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(help="CSV with a column field_of_view; default: metadata.csv in INPUT, if there.")
+    ] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="CSV of bounding boxes: field_of_view,cell_id,top,left,height,width in pixels.")
+    ] = None,
+    segmentation: Annotated[
+        str, typer.Option(help="How fields without masks are segmented: watershed or cellpose.")
+    ] = "watershed",
+    crop_size_px: Annotated[int, typer.Option(help="Edge of a crop, in pixels of 0.0800885 um.")] = 896,
+    output_size_px: Annotated[int, typer.Option(help="Edge of a crop as it is stored, in pixels.")] = 448,
+    min_area_um2: Annotated[float | None, typer.Option(help="Leave out cells smaller than this.")] = None,
+    max_area_um2: Annotated[float | None, typer.Option(help="Leave out cells larger than this.")] = None,
+    exclude_border: Annotated[
+        bool, typer.Option("--exclude-border", help="Leave out cells that touch the border of their field.")
+    ] = False,
+    max_saturation: Annotated[
+        float | None, typer.Option(help="Leave out cells with a larger share (0 to 1) of saturated pixels.")
+    ] = None,
+    max_decoded_gib: Annotated[float, typer.Option(help="Refuse images larger than this once decoded, in GiB.")] = 4.0,
+    workers: Annotated[int, typer.Option(help="Processes that work side by side.")] = 1,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be used.")] = False,
+) -> None:
+    """Cut single cells out of fields of view. Exit code 3: some fields were skipped, see skipped.csv."""
+    from subcell_hf.data.cropping import CropSettings, crop_fields
+    from subcell_hf.data.fields_of_view import ReadingOptions, parse_channel_mapping, parse_z_projection
+    from subcell_hf.ontology import channels_from_variant
+
+    report = crop_fields(
+        source,
+        output,
+        settings=CropSettings(
+            crop_px=crop_size_px,
+            output_px=output_size_px,
+            min_area_um2=min_area_um2,
+            max_area_um2=max_area_um2,
+            exclude_border=exclude_border,
+            max_saturation=max_saturation,
+        ),
+        reading=ReadingOptions(
+            channels=channels_from_variant(channels) if channels else None,
+            channel_mapping=parse_channel_mapping(channel_mapping or ()),
+            channel_names=tuple(name.strip() for name in channel_names.split(",")) if channel_names else (),
+            pixel_size_um=pixel_size_um,
+            z_projection=parse_z_projection(z_projection),
+            metadata=metadata,
+            max_decoded_bytes=int(max_decoded_gib * 2**30),
+        ),
+        segmentation=segmentation,
+        boxes=boxes,
+        workers=workers,
+        strict=strict,
+    )
+    typer.echo(
+        f"{output} holds {report.cells} crops of {report.fields} fields; {report.filtered_cells} cells were filtered "
+        f"out, {len(report.skipped)} fields skipped."
+    )
+    for reason in list(report.skipped.values())[:5]:
+        typer.echo(f"Skipped: {reason}", err=True)
+    if report.skipped:
+        raise typer.Exit(3)
+
+
+@app.command()
+def views(
+    shards: Annotated[str, typer.Argument(help="Folder or URL of shards.")],
+    output: Annotated[Path, typer.Option(help="Picture to write (.png).")],
+    pipeline: Annotated[
+        str, typer.Option(help="reconstruction, multi_task, contrastive, validation, or a YAML file of view settings.")
+    ] = "multi_task",
+    split: Annotated[str | None, typer.Option(help="Split to take cells from; default: all cells.")] = None,
+    antibodies: Annotated[int, typer.Option(min=1, help="Antibodies to show.")] = 2,
+    cells: Annotated[int, typer.Option(min=1, help="Cells of each antibody.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the cells and of their views.")] = 0,
+) -> None:
+    """Draw cells beside the random views that training would see."""
+    import torch
+    from PIL import Image
+
+    from subcell_hf.augmentation.pictures import picture_views
+    from subcell_hf.augmentation.presets import load_settings
+    from subcell_hf.data.atomic import write_atomically
+    from subcell_hf.data.batch_plan import BatchSettings
+    from subcell_hf.data.shard_reader import ShardReader
+    from subcell_hf.data.streaming import training_loader
+
+    settings, reader = load_settings(pipeline), ShardReader(shards)
+    plan = BatchSettings(antibodies_per_batch=antibodies, cells_per_antibody=cells, seed=seed)
+    batch = next(iter(training_loader(reader, plan, split=split)))
+    generator = torch.Generator().manual_seed(batch["view_seed"])
+    picture = picture_views(batch, reader.index.crop_format.channels, settings, generator)
+    with write_atomically(output) as file:
+        Image.fromarray(picture).save(file, format="PNG")
+    typer.echo(f"Drew {len(batch['pixels'])} cells to {output}.")
 
 
 if __name__ == "__main__":

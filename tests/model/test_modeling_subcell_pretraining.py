@@ -106,13 +106,8 @@ def test_whole_training_step_is_golden(golden_model: SubCellForPreTraining, mae,
     outputs = model(
         pixel_values, antibodies=torch.tensor(mae["in.labels"]), locations=torch.tensor(mae["in.targets"]), noise=noise
     )
-    for ours, theirs in (
-        ("cell_contrast", "ssl"),
-        ("protein_contrast", "supcon"),
-        ("reconstruction", "recon"),
-        ("probe", "cls"),
-    ):
-        name = {"ssl": "sslconloss", "supcon": "supconloss", "recon": "reconloss", "cls": "clsloss"}[theirs]
+    names = {"cell_contrast": "sslcon", "protein_contrast": "supcon", "reconstruction": "recon", "probe": "cls"}
+    for ours, name in names.items():
         torch.testing.assert_close(outputs.losses[ours], torch.tensor(step[f"out.{name}loss"]), atol=0, rtol=1e-5)
     torch.testing.assert_close(outputs.loss, torch.tensor(step["out.loss"]), atol=0, rtol=1e-5)
     torch.testing.assert_close(outputs.pooler_output[:, 0], torch.tensor(step["out.pool_op1"]), atol=1e-5, rtol=0)
