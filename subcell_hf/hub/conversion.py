@@ -37,6 +37,8 @@ from subcell_hf.model.modeling_subcell import (
 )
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 
+PUBLISHED_CROP_SIZE_PX = 640
+
 
 def convert(
     encoder: str | Path,
@@ -46,7 +48,7 @@ def convert(
     config: str | Path | None = None,
     num_attention_heads: int | None = None,
     labels: Sequence[str] | None = None,
-    crop_size_px: int = 640,
+    crop_size_px: int | None = None,
     pixel_size_um: float = ontology.PUBLISHED_PIXEL_SIZE_UM,
     keep_pretraining: bool = False,
 ) -> Path:
@@ -61,9 +63,9 @@ def convert(
             activation.
         num_attention_heads: Attention heads of the encoder; default: the yaml's, else width / 64.
         labels: Names of the classes; default: the 31 reported, 35 training or 19 challenge locations by their number.
-        crop_size_px: Edge in pixels of the crops that the image processor makes. Users of the published models are told
-            to give 640 px; position embeddings are interpolated.
-        pixel_size_um: Pixel size of those crops in micrometres.
+        crop_size_px: Edge in pixels to which the image processor crops and pads. By default images keep their size, as
+            with the published code, whose users are told to give 640 px; position embeddings are interpolated.
+        pixel_size_um: Pixel size of the model's input in micrometres.
         keep_pretraining: Keep decoder, heads and teacher of a training checkpoint (`SubCellForPreTraining`).
 
     Returns:
@@ -109,7 +111,10 @@ def convert(
         weights = {key.removeprefix("subcell."): value for key, value in weights.items()}
     model = model_class(SubCellConfig(**settings))
     _load_strictly(model, weights, Path(encoder))
-    processor = SubCellImageProcessor(channels=names, size=crop_size_px, pixel_size_um=pixel_size_um)
+    fits = crop_size_px is not None
+    processor = SubCellImageProcessor(
+        names, crop_size_px or PUBLISHED_CROP_SIZE_PX, pixel_size_um, do_center_crop=fits, do_pad=fits
+    )
     return _write_whole(model, processor, output)
 
 

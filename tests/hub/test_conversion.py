@@ -47,7 +47,7 @@ def _compare(outputs, golden, heads_last_layer: bool = True) -> None:
 def test_golden_numbers_with_classifiers(rybg: Path, converted: Path, size: str) -> None:
     golden = np.load(rybg / f"output{size}.npz")
     model = AutoModelForImageClassification.from_pretrained(converted)
-    processor = AutoImageProcessor.from_pretrained(converted, do_center_crop=False, do_pad=False)
+    processor = AutoImageProcessor.from_pretrained(converted)
     inputs = processor(np.load(rybg / f"input{size}.npy"))
     np.testing.assert_allclose(inputs["pixel_values"], golden["input_norm"], atol=1e-6)
     with torch.no_grad():
