@@ -59,9 +59,10 @@ def convert(
         int | None, typer.Option(help="Attention heads of the encoder; default: from the yaml, else width / 64.")
     ] = None,
     crop_size_px: Annotated[
-        int, typer.Option(help="Edge in pixels of the crops that the image processor makes.")
-    ] = 640,
-    pixel_size_um: Annotated[float, typer.Option(help="Pixel size in micrometres of those crops.")] = 0.0800885,
+        int | None,
+        typer.Option(help="Edge in pixels to which the image processor crops and pads; default: size is kept."),
+    ] = None,
+    pixel_size_um: Annotated[float, typer.Option(help="Pixel size in micrometres of the model's input.")] = 0.0800885,
 ) -> None:
     """Convert published weights to a folder that AutoModel.from_pretrained loads."""
     from subcell_hf.hub.conversion import convert
@@ -201,6 +202,138 @@ def crops(
         typer.echo(f"Skipped: {reason}", err=True)
     if report.skipped:
         raise typer.Exit(3)
+
+
+@app.command()
+def shards(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="Folder that `subcell crops` wrote, or images, cropped on the way."),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; new, empty, or of an earlier call, which is continued.")
+    ],
+    split_by: Annotated[
+        str, typer.Option(help="gene: antibodies of one gene stay together; antibody; or none for no splits.")
+    ] = "gene",
+    fractions: Annotated[
+        str, typer.Option(help="Share of the antibodies that each split gets.")
+    ] = "train=0.8,validation=0.1,test=0.1",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
+    classes: Annotated[
+        Path | None, typer.Option(help="Text file with one location per line; default: SubCell's 35 locations.")
+    ] = None,
+    fields_per_shard: Annotated[int, typer.Option(min=1, help="Fields of view in a shard, about.")] = 64,
+    description: Annotated[str, typer.Option(help="Where the images come from, in words, for the index.")] = "",
+    channels: Annotated[
+        str | None, typer.Option(help="For images: channels to take: rybg, rbg, …, or names with commas.")
+    ] = None,
+    pixel_size_um: Annotated[
+        float | None, typer.Option(help="For images: edge of a pixel in micrometres; wins over what files say.")
+    ] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(help="For images: CSV with columns field_of_view, antibody, gene, locations, ….")
+    ] = None,
+    segmentation: Annotated[
+        str, typer.Option(help="For images: how fields without masks are segmented, watershed or cellpose.")
+    ] = "watershed",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that work side by side.")] = 1,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be used.")] = False,
+) -> None:
+    """Write crops as tar shards for training. Exit code 3: some fields were skipped, see skipped.csv.
+
+    For more ways to crop, run `subcell crops` first and give its folder.
+    """
+    from subcell_hf.data.crop_sources import ImageFields, crop_source
+    from subcell_hf.data.fields_of_view import ReadingOptions
+    from subcell_hf.data.sharding import ShardSettings, write_shards
+    from subcell_hf.data.splits import parse_fractions
+    from subcell_hf.ontology import channels_from_variant, training_locations
+
+    reading = ReadingOptions(
+        channels=channels_from_variant(channels) if channels else None, pixel_size_um=pixel_size_um, metadata=metadata
+    )
+    settings = ShardSettings(
+        fields_per_shard=fields_per_shard,
+        classes=tuple(classes.read_text(encoding="utf-8").splitlines()) if classes else training_locations(),
+        source=description,
+        split_by=None if split_by == "none" else split_by,
+        split_fractions=parse_fractions(fractions),
+        seed=seed,
+    )
+    crops = crop_source(source, ImageFields(source, reading, segmentation=segmentation))
+    report = write_shards(crops, output, settings, workers=workers, strict=strict)
+    splits = ", ".join(f"{name} {len(names)}" for name, names in report.index.splits.items()) or "none"
+    typer.echo(
+        f"{output} holds {report.index.cells} cells of {len(report.index.antibodies)} antibodies in "
+        f"{len(report.index.shards)} shards; splits: {splits}; {len(report.skipped)} fields skipped."
+    )
+    for name, reason in report.skipped[:5]:
+        typer.echo(f"Skipped: {name}: {reason}", err=True)
+    if report.skipped:
+        raise typer.Exit(3)
+
+
+@app.command()
+def shards_inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `subcell shards` wrote.")],
+    contact_sheet: Annotated[
+        Path | None, typer.Option(help="Page (.html) or picture (.png) to draw; default: DIR/contact_sheet.html.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that work side by side.")] = 1,
+) -> None:
+    """Check every byte of a folder of shards and draw some of its cells. Exit code 1: something is wrong."""
+    from subcell_hf.data.contact_sheet import write_contact_sheet
+    from subcell_hf.data.shard_inspection import inspect_shards
+    from subcell_hf.data.shard_reader import ShardReader
+
+    report = inspect_shards(folder, workers=workers)
+    for problem in report.problems:
+        typer.echo(problem, err=True)
+    index = report.index
+    typer.echo(f"{index.cells} cells, {len(index.antibodies)} antibodies, {len(index.shards)} shards: ", nl=False)
+    if report.problems:
+        typer.echo(f"{len(report.problems)} problems. Copy the damaged files again or write the shards anew.")
+        raise typer.Exit(1)
+    path = contact_sheet or folder / "contact_sheet.html"
+    write_contact_sheet(ShardReader(folder), path)
+    typer.echo(f"all as the index says. Drew {path}.")
+
+
+@app.command()
+def splits(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `subcell shards` wrote.")],
+    by: Annotated[str, typer.Option(help="gene: antibodies of one gene stay together; or antibody.")] = "gene",
+    fractions: Annotated[
+        str, typer.Option(help="Share of the antibodies that each split gets.")
+    ] = "train=0.8,validation=0.1,test=0.1",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
+    antibody_list: Annotated[
+        list[str] | None,
+        typer.Option("--list", help="SPLIT=FILE, one antibody per line, instead of a random split; repeat for each."),
+    ] = None,
+    published: Annotated[
+        Path | None, typer.Option(help="Folder with the published antibody lists, which are verified and imported.")
+    ] = None,
+) -> None:
+    """Split the antibodies of a folder of shards anew, or import someone's lists."""
+    from subcell_hf.data.shard_splits import import_splits, split_shards
+    from subcell_hf.data.splits import parse_fractions, parse_named, read_antibody_lists, read_published_splits
+    from subcell_hf.errors import InputError
+
+    if antibody_list and published:
+        raise InputError("Give either --list or --published, not both.")
+    if published:
+        report = import_splits(folder, read_published_splits(published), method="published lists")
+    elif antibody_list:
+        files = {name: Path(path) for name, path in parse_named(antibody_list, "--list").items()}
+        report = import_splits(folder, read_antibody_lists(files), method="imported lists")
+    else:
+        report = split_shards(folder, by=by, fractions=parse_fractions(fractions), seed=seed)
+    sizes = ", ".join(f"{name} {len(names)}" for name, names in report.index.splits.items())
+    typer.echo(f"{folder} has the splits {sizes} antibodies; {report.unused} of its antibodies are in none.")
+    if report.unknown:
+        typer.echo(f"{report.unknown} antibodies of the lists are not in these shards.")
 
 
 @app.command()

@@ -146,9 +146,12 @@ def test_perspective_agrees_with_scikit_image() -> None:
 
 def test_behind_the_horizon_nothing_is_shown() -> None:
     matrix = torch.eye(3, dtype=torch.float64)[None].clone()
-    matrix[0, 2, 0] = -2.0  # depth 1 − 2x: the horizon stands at x = ½
-    moved, _ = sample(torch.ones(1, 1, SIZE, SIZE), torch.ones(1, SIZE, SIZE), matrix, SIZE)
-    assert moved[..., SIZE * 3 // 4 + 1 :].abs().sum() == 0
+    matrix[
+        0, 2, 0
+    ] = -3.0  # depth 1 − 3x: the horizon stands at x = ⅓, and points far behind it would fall into the image
+    moved, masks = sample(torch.ones(1, 1, SIZE, SIZE), torch.ones(1, SIZE, SIZE), matrix, SIZE)
+    assert moved[..., SIZE * 2 // 3 :].abs().sum() == 0
+    assert masks[..., SIZE * 2 // 3 :].sum() == 0
     assert moved[..., SIZE // 2, SIZE // 2] == 1
 
 

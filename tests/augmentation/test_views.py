@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor
+from typer.testing import CliRunner
 
 from subcell_hf.augmentation import views as views_module
 from subcell_hf.augmentation.intensity import BrightnessContrast
@@ -36,7 +38,9 @@ from subcell_hf.augmentation.registry import (
 )
 from subcell_hf.augmentation.views import ViewMaker, choose_masked
 from subcell_hf.batches import CropBatch, MultiViewBatch
+from subcell_hf.cli import app
 from subcell_hf.errors import InputError
+from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
 
 RYBG = ("red", "yellow", "blue", "green")
 SIZE = 64
@@ -219,11 +223,18 @@ def test_pixel_types_give_the_same_views() -> None:
 
 
 def test_autocast_changes_nothing() -> None:
-    expected = make_views("contrastive", make_crops())["pixel_values"]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        made = make_views("contrastive", make_crops())["pixel_values"]
-    assert made.dtype == torch.float32
-    assert torch.equal(made, expected)
+    @register_transform("mix_rows")
+    @dataclass(frozen=True, kw_only=True)
+    class MixRows(ChannelTransform):
+        def change(self, planes: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+            return planes @ planes / SIZE  # a product of matrices is what autocast would do in bfloat16
+
+    for settings in (load_preset("contrastive"), plain(transforms=[{"name": "mix_rows"}])):
+        expected = make_views(settings, make_crops())["pixel_values"]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            made = make_views(settings, make_crops())["pixel_values"]
+        assert made.dtype == torch.float32
+        assert torch.equal(made, expected)
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -464,3 +475,27 @@ def test_real_cells_make_a_picture(shared: Path) -> None:
     columns = np.array_split(picture[18:], 3, axis=1)  # crop, view 1, view 2
     assert all(column.max() == 255 and column.std() > 10 for column in columns)
     assert np.array_equal(picture, picture_views(crops, stored, load_preset("multi_task"), seeded()))
+
+
+def test_the_command_draws_cells_from_shards(tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "shards", SyntheticCrops(size_px=32))
+    (tmp_path / "small.yaml").write_text("size_px: 32\nviews:\n- transforms: [{name: affine}]\n")
+    pictures = []
+    for name in ("first.png", "second.png"):
+        arguments = ["views", str(tmp_path / "shards"), "--output", str(tmp_path / name), "--antibodies", "3"]
+        result = CliRunner().invoke(app, [*arguments, "--cells", "2", "--pipeline", str(tmp_path / "small.yaml")])
+        assert result.exit_code == 0, result.output
+        assert "Drew 6 cells" in result.output
+        pictures.append(np.asarray(Image.open(tmp_path / name)))
+    assert np.array_equal(*pictures)
+    assert pictures[0].std() > 10
+    assert pictures[0].shape == (18 + 6 * 228 - 4, 2 * 228 - 4, 3)
+
+
+def test_the_command_refuses_an_unknown_pipeline(tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "shards")
+    output = tmp_path / "views.png"
+    result = CliRunner().invoke(app, ["views", str(tmp_path / "shards"), "--output", str(output), "--pipeline", "x"])
+    assert result.exit_code == 2
+    assert "known are contrastive" in result.output
+    assert not output.exists()

@@ -85,7 +85,7 @@ def test_nuclear_proteins_lie_in_the_nucleus(
     [
         ("Cytosol", 0.85),
         ("Endoplasmic reticulum", 0.85),
-        ("Golgi apparatus", 0.95),
+        ("Golgi apparatus", 0.85),
         ("Intermediate filaments", 0.95),
         ("Lipid droplets", 0.95),
         ("Microtubules", 0.85),
