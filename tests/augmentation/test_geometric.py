@@ -155,6 +155,13 @@ def test_behind_the_horizon_nothing_is_shown() -> None:
     assert moved[..., SIZE // 2, SIZE // 2] == 1
 
 
+def test_homographies_need_no_scale() -> None:
+    pixels = smooth_crops(2)
+    matrices = Affine().matrices(Affine().draw(shape_of(2), seeded()), shape_of(2))
+    once, twice = (sample(pixels, masks_of(pixels), factor * matrices, SIZE)[0] for factor in (1.0, 2.0))
+    assert torch.allclose(once, twice)
+
+
 def test_resized_crop_draws_follow_the_specification() -> None:
     drawn = ResizedCrop().draw(shape_of(20_000, 64, 64), seeded())
     width, height = drawn["width"], drawn["height"]

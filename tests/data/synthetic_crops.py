@@ -48,26 +48,25 @@ class SyntheticCrops:
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def fields(self) -> list[ListedCrops]:
-        listed = []
-        for number in range(self.antibodies):
-            # Two antibodies for each gene.
-            known = {
-                "antibody": f"HPA{number:06d}",
-                "gene": f"GENE{number // 2}",
-                "locations": LOCATIONS[number % len(LOCATIONS)],
-            }
-            for position in range(self.fields_per_antibody):
-                name = f"{number}_A1_{position}"
-                line = self.cell_lines[position % len(self.cell_lines)]
-                listed.append(ListedCrops(name, {**known, "cell_line": line, **self.metadata.get(name, {})}))
-        return listed
+        names = [f"{n}_A1_{k}" for n in range(self.antibodies) for k in range(self.fields_per_antibody)]
+        return [ListedCrops(name, self._metadata(name)) for name in names]
+
+    def _metadata(self, name: str) -> dict[str, str]:
+        number, position = int(name.split("_")[0]), int(name.split("_")[-1])
+        return {
+            "antibody": f"HPA{number:06d}",
+            "gene": f"GENE{number // 2}",  # Two antibodies for each gene.
+            "locations": LOCATIONS[number % len(LOCATIONS)],
+            "cell_line": self.cell_lines[position % len(self.cell_lines)],
+            **self.metadata.get(name, {}),
+        }
 
     def read(self, name: str) -> FieldCrops:
         time.sleep(self.read_s)
         if name in self.broken:
             raise ValueError("the image is truncated")
-        metadata = next(item.metadata for item in self.fields() if item.name == name)
         ids = [f"{name}_{label}" for label in range(1, self.cells_per_field + 1)]
+        metadata = self._metadata(name)
         return FieldCrops(
             field_of_view=name,
             pixels=np.stack([expected_pixels(cell_id, self.size_px, self.dtype) for cell_id in ids]),

@@ -122,6 +122,17 @@ def test_other_settings_and_other_folders_are_refused(images: Path, tmp_path: Pa
         crop_fields(images, images, settings=SMALL, progress=False)
 
 
+def test_a_run_that_was_killed_at_its_very_beginning_is_taken_up(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / ".crops.json.0123abcd.part").write_text("{")
+    assert crop_fields(images, output, settings=SMALL, progress=False).cells == 6
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/.notes.part").write_text("mine")
+    with pytest.raises(ValueError, match="is no folder of crops"):
+        crop_fields(images, tmp_path / "foreign", settings=SMALL, progress=False)
+
+
 def test_a_repaired_field_joins_in(images: Path, tmp_path: Path) -> None:
     good = (images / "plate_A2_1_blue.png").read_bytes()
     (images / "plate_A2_1_blue.png").write_bytes(b"")

@@ -204,6 +204,15 @@ def test_multi_channel_files_without_names_or_size(tmp_path: Path) -> None:
     assert "'blue' more than once" in _problem(tmp_path / "stack.npy", repeated)
 
 
+def test_three_channels_that_were_stored_as_colours(tmp_path: Path) -> None:
+    pixels = np.stack([random_plane(seed) for seed in range(3)])
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", planarconfig="separate")
+    assert "colour composite" in _problem(tmp_path, ReadingOptions(pixel_size_um=0.1))
+    options = ReadingOptions(pixel_size_um=0.1, channel_names=("red", "blue", "green"))
+    (field,) = iterate_fields(tmp_path, options)
+    np.testing.assert_array_equal(field.pixels, pixels)
+
+
 def test_real_cell_painting_stack(shared: Path) -> None:
     names = ("brightfield", "er", "agp", "mito", "dna", "rna")
     options = ReadingOptions(

@@ -167,6 +167,30 @@ def test_a_file_larger_than_the_limit_is_not_even_opened(tmp_path: Path) -> None
         read_image(tmp_path / "x.png", max_decoded_bytes=1000)
 
 
+def test_one_file_of_a_set_is_refused(tmp_path: Path) -> None:
+    planes = "".join(
+        f'<TiffData FirstC="{channel}" IFD="0" PlaneCount="1">'
+        f'<UUID FileName="{name}.ome.tif">urn:uuid:{name}</UUID></TiffData>'
+        for channel, name in enumerate("ab")
+    )
+    xml = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:a">'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="72" SizeY="64" SizeC="2" '
+        f'SizeZ="1" SizeT="1">{planes}</Pixels></Image></OME>'
+    )
+    tifffile.imwrite(tmp_path / "a.ome.tif", random_plane(1), description=xml, metadata=None)
+    with pytest.raises(FieldError, match="one of several files"):
+        read_image(tmp_path / "a.ome.tif")
+
+
+def test_strips_that_were_never_written_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", random_plane(1), rowsperstrip=32)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as tiff:
+        tiff.pages[0].tags["StripByteCounts"].overwrite([64 * 72 // 2, 0])
+    with pytest.raises(FieldError, match="truncated TIFF: 0 bytes"):
+        read_image(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_ome_zarr(tmp_path: Path, zarr_format: int) -> None:
     pixels = np.stack([random_plane(seed, dtype="uint16") for seed in (1, 2)])

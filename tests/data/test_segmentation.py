@@ -86,6 +86,13 @@ def test_labels_run_in_reading_order_and_own_masks_are_not_looked_at() -> None:
     np.testing.assert_array_equal(labels, segment_cells(field))
 
 
+def test_a_segmenter_of_ones_own() -> None:
+    field, truth = disks(0.32)
+    np.testing.assert_array_equal(segment_cells(field, lambda given: truth * (given is field)), truth)
+    with pytest.raises(FieldError, match=r"shape \(2, 2\), expected \(250, 250\)"):
+        segment_cells(field, lambda _: np.ones((2, 2), np.int32))
+
+
 def test_a_cell_without_a_body_signal_keeps_its_nucleus() -> None:
     field, truth = disks(0.32, bodies=False)
     pixels = field.pixels.copy()

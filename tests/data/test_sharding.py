@@ -10,21 +10,25 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from subcell_hf.batches import FieldCrops
 from subcell_hf.cli import app
 from subcell_hf.data.batch_plan import InOrderPlan
 from subcell_hf.data.contact_sheet import write_contact_sheet
 from subcell_hf.data.crop_sources import CroppedFields, ImageFields
 from subcell_hf.data.cropping import crop_fields
-from subcell_hf.data.shard_archive import deal_parts
+from subcell_hf.data.shard_archive import deal_parts, encode_field
 from subcell_hf.data.shard_codec import MAX_CELL_BYTES, CropFormat, decode_sample, encode_mask, encode_pixels
 from subcell_hf.data.shard_inspection import inspect_shards
+from subcell_hf.data.shard_jobs import ListedCrops
 from subcell_hf.data.shard_reader import ShardReader
 from subcell_hf.data.sharding import ShardSettings, write_shards
 from subcell_hf.data.simulation import simulate_dataset
@@ -65,7 +69,8 @@ def test_index_says_what_the_shards_hold(tmp_path: Path) -> None:
     assert len(record["classes"]) == 35
     assert record["source"] == "made up"
     assert record["bytes"] == sum(path.stat().st_size for path in tmp_path.glob("*.tar"))
-    assert [shard["cells" if "cells" in shard else "samples"] for shard in record["shards"]] == [24, 24, 24]
+    assert [shard["samples"] for shard in record["shards"]] == [24, 24, 24]
+    assert [shard["parts"] for shard in record["shards"]] == [2, 2, 2]
     assert sorted(name for names in record["splits"].values() for name in names) == record["antibodies"]
     assert report.skipped == ()
     assert ShardReader(tmp_path).index == report.index
@@ -167,6 +172,66 @@ def test_metadata_that_cannot_be_used_is_refused(
         write_synthetic(tmp_path, SyntheticCrops(metadata=metadata))
 
 
+class RepeatedFields(SyntheticCrops):
+    """A source that lists a field twice."""
+
+    def fields(self) -> list[ListedCrops]:
+        return [*super().fields(), super().fields()[3]]
+
+
+class RepeatedCells(SyntheticCrops):
+    """A source in which two fields have cells of one name."""
+
+    def read(self, name: str) -> FieldCrops:
+        crops = super().read(name)
+        return replace(crops, cells=tuple({**cell, "cell_id": f"c{cell['label']}"} for cell in crops.cells))
+
+
+def test_names_must_be_unique(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Names of fields of view occur twice: 1_A1_0"):
+        write_synthetic(tmp_path / "a", RepeatedFields())
+    with pytest.raises(InputError, match="Cell ids occur twice: c1, c2, c3, c4"):
+        write_synthetic(tmp_path / "b", RepeatedCells())
+    assert not (tmp_path / "b" / "index.json").exists()
+
+
+FORMAT = CropFormat(CHANNELS, 8, "uint8", 0.160177)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"channels": ("red", "yellow", "blue", "mito")},
+            "channels are red, yellow, blue, mito, expected .* supply green",
+        ),
+        (
+            {"pixels": np.zeros((4, 4, 8, 8), np.uint16)},
+            "8 px of 0.160177 um, uint16, expected 8 px of 0.160177 um, uint8",
+        ),
+        ({"pixels": np.zeros((4, 4, 9, 9), np.uint8)}, "crops are 9 px"),
+        ({"pixels": np.zeros((4, 4, 9, 8), np.uint8)}, "9 by 8 px, expected squares"),
+        ({"pixels": np.zeros((4, 4, 8, 8), np.float64)}, "dtype float64 cannot be stored"),
+        ({"pixel_size_um": 0.2}, "8 px of 0.2 um"),
+        ({"cells": ({"cell_id": "x"},) * 4}, "cell ids occur twice: x"),
+    ],
+)
+def test_fields_that_differ_from_the_others_are_refused(changes: dict[str, Any], message: str) -> None:
+    crops = SyntheticCrops().read("0_A1_0")
+    assert len(encode_field(crops, "HPA000000", FORMAT, ("Nucleoplasm",))) == 4
+    with pytest.raises(InputError, match=message):
+        encode_field(replace(crops, **changes), "HPA000000", FORMAT, ("Nucleoplasm",))
+    with pytest.raises(InputError, match="cell 0_A1_0_1 has antibody HPA000000, expected the field's, OTHER"):
+        encode_field(crops, "OTHER", FORMAT, ("Nucleoplasm",))
+
+
+def test_channels_are_put_in_order_by_name(tmp_path: Path) -> None:
+    crops = SyntheticCrops().read("0_A1_0")
+    turned = replace(crops, channels=CHANNELS[::-1], pixels=crops.pixels[:, ::-1])
+    expected = encode_field(crops, "HPA000000", FORMAT, ("Nucleoplasm",))
+    assert encode_field(turned, "HPA000000", FORMAT, ("Nucleoplasm",)) == expected
+
+
 def test_unknown_location_is_explained(tmp_path: Path) -> None:
     report = write_synthetic(tmp_path, SyntheticCrops(metadata={"0_A1_0": {"locations": "Nucleus;Cytosol"}}))
     assert report.skipped[0][0] == "0_A1_0"
@@ -205,7 +270,6 @@ def test_kill_at_any_point_and_go_on_gives_the_same_bytes(tmp_path: Path, worker
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
         killed += child.wait() == -signal.SIGKILL
-        assert (folder / "index.json").exists() == (not (folder / ".progress" / "plan.json").exists())
         report = write_synthetic(folder)
         assert report.index.cells == 72
         assert contents(folder) == expected, f"after kill {attempt}"
@@ -343,12 +407,12 @@ def test_contact_sheet_shows_colours(tmp_path: Path) -> None:
     reader = ShardReader(tmp_path / "shards")
     write_contact_sheet(reader, tmp_path / "sheet.png", antibodies=3, cells_per_antibody=4)
     picture = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert picture.shape[0] == 3 * picture.shape[0] // 3
+    assert picture.shape[2] == 3
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
     write_contact_sheet(reader, tmp_path / "sheet.html")
     page = (tmp_path / "sheet.html").read_text()
     assert "data:image/png;base64," in page
-    assert "http" not in page
+    assert "://" not in page
     assert ">72<" in page
     with pytest.raises(InputError, match=r"\.png or \.html"):
         write_contact_sheet(reader, tmp_path / "sheet.pdf")

@@ -1,0 +1,299 @@
+"""Image files + masks + pixel size → `FieldOfView`."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from subcell_hf.batches import FieldOfView
+from subcell_hf.data.field_listing import ListedField, list_folder, list_table, refuse_duplicates
+from subcell_hf.data.image_files import IMAGE_SUFFIXES, MAX_DECODED_BYTES, FieldError, Image, image_suffix, read_image
+from subcell_hf.data.image_metadata import MAX_PIXEL_SIZE_UM, MIN_PIXEL_SIZE_UM, is_sane_pixel_size
+from subcell_hf.data.metadata import METADATA_FILE, join_metadata, read_field_metadata
+from subcell_hf.data.planes import (
+    ZProjection,
+    channel_stack,
+    check_intensities,
+    check_label_mask,
+    single_plane,
+    stack_planes,
+)
+from subcell_hf.errors import InputError
+from subcell_hf.ontology import CHANNEL_STAINS, PROTEIN_CHANNEL
+
+__all__ = [
+    "FieldError",
+    "FieldSource",
+    "ReadingOptions",
+    "find_fields",
+    "iterate_fields",
+    "parse_channel_mapping",
+    "parse_z_projection",
+]
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How image files are to be understood; the defaults are right for Human Protein Atlas files.
+
+    Attributes:
+        channels: Channels that every field must have, in the order wanted; others are left out. None: all that are
+        there.
+        channel_mapping: A file's name of a channel → our colour name, such as `{"DAPI": "blue"}`.
+        channel_names: Names of the planes of multi-channel files, where those do not name them themselves.
+        pixel_size_um: Edge of a pixel in micrometres; wins over what tables and files say.
+        z_projection: `"max"`, `"mean"` or the index of a plane: what to do with Z-stacks.
+        metadata: Table with a column `field_of_view`; None: `metadata.csv` in the folder of images, if there is one.
+        max_decoded_bytes: Limit of one decoded image.
+    """
+
+    channels: tuple[str, ...] | None = None
+    channel_mapping: Mapping[str, str] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
+    pixel_size_um: float | None = None
+    z_projection: ZProjection | None = None
+    metadata: Path | None = None
+    max_decoded_bytes: int = MAX_DECODED_BYTES
+
+
+@dataclass(frozen=True)
+class FieldSource:
+    """A field of view that has been found and not yet read.
+
+    Attributes:
+        listed: Name, files and metadata.
+        options: How to read them.
+    """
+
+    listed: ListedField
+    options: ReadingOptions
+
+    @property
+    def name(self) -> str:
+        """The field's unique id."""
+        return self.listed.name
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Everything known of the field without reading an image."""
+        return self.listed.metadata
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that `read` opens."""
+        listed = self.listed
+        optional = [path for path in (listed.stack_file, listed.mask_file) if path is not None]
+        return (*listed.channel_files.values(), *optional)
+
+    def read(self) -> FieldOfView:
+        """Read the field's images and mask.
+
+        Raises:
+            FieldError: If anything about them is wrong: see `image_files`, `planes` and the issue list in the message.
+        """
+        if self.listed.problem:
+            raise FieldError(self.listed.problem)
+        try:
+            pixels, channels, measured_um = self._read_channels()
+            mask = None
+            if self.listed.mask_file is not None:
+                image = read_image(self.listed.mask_file, self.options.max_decoded_bytes)
+                mask = check_label_mask(image, pixels.shape[1:])
+            size = self._pixel_size_um(measured_um)
+        except FieldError as error:
+            raise FieldError(f"Field {self.name!r}: {error}") from error
+        return FieldOfView(self.name, pixels, channels, size, mask, dict(self.metadata))
+
+    def _read_channels(self) -> tuple[npt.NDArray[Any], tuple[str, ...], float | None]:
+        """Pixels, their channels, and the pixel size that the files tell."""
+        limit, projection = self.options.max_decoded_bytes, self.options.z_projection
+        if self.listed.stack_file is not None:
+            image = read_image(self.listed.stack_file, limit)
+            stack = channel_stack(image, projection, len(self.options.channel_names))
+            planes = dict(zip(self._stack_channels(image, len(stack)), stack, strict=True))
+            sizes = [image.metadata.pixel_size_um]
+        else:
+            images = {name: read_image(path, limit) for name, path in self.listed.channel_files.items()}
+            planes = {name: single_plane(image, projection) for name, image in images.items()}
+            sizes = [image.metadata.pixel_size_um for image in images.values()]
+        wanted = self.options.channels or tuple(sorted(planes, key=_channel_order))
+        missing = [name for name in wanted if name not in planes]
+        if missing:
+            raise FieldError(
+                f"channel {missing[0]} is missing: found {', '.join(planes)}, expected {', '.join(wanted)}. Add its "
+                "file, map another name to it (--channel-mapping), or choose fewer channels (--channels)."
+            )
+        pixels = stack_planes({name: check_intensities(planes[name], f"channel {name}") for name in wanted})
+        if all(plane.min() == plane.max() for plane in pixels):
+            raise FieldError("every channel is constant, expected at least one with signal. Take the field again.")
+        return pixels, wanted, _one_pixel_size([size for size in sizes if size is not None])
+
+    def _stack_channels(self, image: Image, count: int) -> list[str]:
+        """Our names of the planes of a multi-channel file."""
+        names = self.options.channel_names or image.metadata.channel_names
+        if len(names) != count:
+            raise FieldError(
+                f"{image.path} has {count} channels (shape {image.pixels.shape}, axes {image.axes}) and "
+                f"{len(names) or 'no'} channel names ({', '.join(names)}). Give one name per channel "
+                f"(--channel-names), in the order of the file, such as {','.join(CHANNEL_STAINS)}."
+            )
+        mapped = [_mapped(name, self.options.channel_mapping) for name in names]
+        repeated = {name for name in mapped if mapped.count(name) > 1}
+        if repeated:
+            raise FieldError(
+                f"{image.path}: channels {', '.join(names)} include {sorted(repeated)[0]!r} more than once."
+            )
+        return mapped
+
+    def _pixel_size_um(self, measured_um: float | None) -> float:
+        said = self.metadata.get("pixel_size_um")
+        try:
+            stated = float(said) if said else None
+        except ValueError as error:
+            raise FieldError(f"pixel_size_um is {said!r} in the metadata, expected a number of micrometres.") from error
+        for size in (self.options.pixel_size_um, stated, measured_um, self.listed.default_pixel_size_um):
+            if size is None:
+                continue
+            if not is_sane_pixel_size(size):
+                raise FieldError(
+                    f"pixel size is {size} um, expected {MIN_PIXEL_SIZE_UM} to {MAX_PIXEL_SIZE_UM} um. Give the true "
+                    "size in micrometres (--pixel-size-um, or a metadata column pixel_size_um)."
+                )
+            return size
+        raise FieldError(
+            "pixel size is unknown: neither its files nor its metadata tell it. Give it in micrometres "
+            "(--pixel-size-um, or a metadata column pixel_size_um)."
+        )
+
+
+def _channel_order(name: str) -> int:
+    """Sort key: microtubules, ER, nucleus as SubCell stacks them, then others as they come, the protein last."""
+    known = list(CHANNEL_STAINS)
+    if name == PROTEIN_CHANNEL:
+        return len(known) + 1
+    return known.index(name) if name in known else len(known)
+
+
+def _mapped(name: str, channel_mapping: Mapping[str, str]) -> str:
+    """Our name of a channel: as mapped, else as it stands, colours in any case."""
+    if name in channel_mapping:
+        return channel_mapping[name]
+    return name.lower() if name.lower() in CHANNEL_STAINS else name
+
+
+def _one_pixel_size(sizes: list[float]) -> float | None:
+    if sizes and max(sizes) > 1.01 * min(sizes):
+        raise FieldError(
+            f"channels differ in pixel size: {sizes} um, expected one. Give the true size (--pixel-size-um)."
+        )
+    return sizes[0] if sizes else None
+
+
+def find_fields(source: Path, options: ReadingOptions | None = None) -> list[FieldSource]:
+    """List the fields of view of a folder, a table or a file, without reading pixels.
+
+    Args:
+        source: A folder of files named `<plate>_<well>_<sample>_<colour>.<png|jpg|tif|tif.gz>`; a folder of
+            multi-channel images; one multi-channel image (TIFF, OME-TIFF, OME-Zarr, .npy); or a CSV with one row per
+            field, as in SubCellPortable. Folders are searched to any depth.
+        options: How to read what is found.
+
+    Returns:
+        Fields sorted by name. A field that is found to be wrong is in the list too, and its `read` raises.
+
+    Raises:
+        FieldError: If the source does not exist, holds no image, or a table is wrong.
+    """
+    options = options or ReadingOptions()
+    if not source.exists():
+        raise FieldError(f"{source} does not exist, expected a folder of images, an image or a CSV table.")
+    table = options.metadata
+    if source.is_dir() and image_suffix(source) is None:
+        listed = list_folder(source, options.channel_mapping, options.channels)
+        if table is None and (source / METADATA_FILE).is_file():
+            table = source / METADATA_FILE
+    elif source.suffix.lower() == ".csv":
+        listed = list_table(source, options.channel_mapping)
+    elif image_suffix(source) is not None:
+        listed = [ListedField(name=source.name.removesuffix(image_suffix(source) or ""), stack_file=source)]
+    else:
+        raise FieldError(
+            f"{source} is neither a folder nor a .csv table nor an image ({', '.join(IMAGE_SUFFIXES)}, .zarr)."
+        )
+    if not listed:
+        raise FieldError(
+            f"{source} holds no image, expected files such as plate_A1_1_green.png ({', '.join(IMAGE_SUFFIXES)})."
+        )
+    checked = _demand_channels(refuse_duplicates(listed), options)
+    if table is not None:
+        rows = read_field_metadata(table)
+        checked = [_with_metadata(item, rows, table) for item in checked]
+    return [FieldSource(item, options) for item in sorted(checked, key=lambda item: item.name)]
+
+
+def iterate_fields(source: Path, options: ReadingOptions | None = None) -> Iterator[FieldOfView]:
+    """Read the fields of view of a source one after the other; see `find_fields`.
+
+    Raises:
+        FieldError: At the first field that cannot be used.
+    """
+    for found in find_fields(source, options):
+        yield found.read()
+
+
+def parse_channel_mapping(pairs: Iterable[str]) -> dict[str, str]:
+    """`["DAPI=blue", …]` → `{"DAPI": "blue", …}`.
+
+    Raises:
+        InputError: If a pair is not of that form.
+    """
+    mapping = {}
+    for pair in pairs:
+        name, equals, colour = (part.strip() for part in pair.partition("="))
+        if not (name and equals and colour):
+            raise InputError(f"Channel mapping {pair!r} is not NAME=COLOUR, such as DAPI=blue.")
+        mapping[name] = colour
+    return mapping
+
+
+def parse_z_projection(text: str | None) -> ZProjection | None:
+    """`"max"`, `"mean"` or the index of a plane.
+
+    Raises:
+        InputError: If it is none of them.
+    """
+    named: dict[str | None, ZProjection | None] = {None: None, "max": "max", "mean": "mean"}
+    if text is None or text in named:
+        return named[text]
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise InputError(f"z_projection is {text!r}, expected max, mean, or the index of a plane from 0.")
+
+
+def _demand_channels(listed: list[ListedField], options: ReadingOptions) -> list[ListedField]:
+    """Mark fields that lack a channel file that the others have, or that was asked for."""
+    present = {name for item in listed for name in item.channel_files}
+    wanted = options.channels or tuple(sorted(sorted(present), key=_channel_order))
+    checked = []
+    for item in listed:
+        missing = [name for name in wanted if name not in item.channel_files]
+        if item.problem or item.stack_file is not None or not missing:
+            checked.append(item)
+            continue
+        problem = (
+            f"Field {item.name!r}: channel {missing[0]} is missing: found {', '.join(item.channel_files) or 'none'}, "
+            f"expected {', '.join(wanted)}. Add its file, or choose fewer channels (--channels)."
+        )
+        checked.append(replace(item, problem=problem))
+    return checked
+
+
+def _with_metadata(item: ListedField, rows: dict[str, list[dict[str, str]]], table: Path) -> ListedField:
+    if item.problem:
+        return item
+    try:
+        return replace(item, metadata=join_metadata(item.name, item.metadata, rows, table))
+    except FieldError as error:
+        return replace(item, problem=str(error))

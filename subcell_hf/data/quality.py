@@ -1,0 +1,89 @@
+"""Quality columns of a cell: what may make its crop useless, for the user to filter on."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_CAMERA_MAXIMA = (4095, 16_383, 65_535)  # 12, 14 and 16 bit, all stored in 16
+
+
+def saturation_level(pixels: npt.NDArray[Any]) -> int | None:
+    """The value at which a pixel of a field is saturated.
+
+    Args:
+        pixels: All channels of a field.
+
+    Returns:
+        255 for 8-bit images; for 16-bit images the smallest maximum of a 12-, 14- or 16-bit camera that no pixel
+        exceeds; None for float images, whose scale nobody knows.
+    """
+    if pixels.dtype == np.uint8:
+        return 255
+    if pixels.dtype == np.uint16:
+        brightest = int(pixels.max(initial=0))
+        return next(maximum for maximum in _CAMERA_MAXIMA if brightest <= maximum)
+    return None
+
+
+def saturated_fraction(pixels: npt.NDArray[Any], inside: npt.NDArray[np.bool_], level: int | None) -> float | None:
+    """Share of a cell's pixels that are saturated, in the channel where it is largest.
+
+    Args:
+        pixels: `[channels, height, width]`, as acquired.
+        inside: `[height, width]`, True in the cell.
+        level: See `saturation_level`; None gives None.
+    """
+    count = int(np.count_nonzero(inside))
+    if level is None or count == 0:
+        return None
+    saturated = np.count_nonzero((pixels >= level) & inside, axis=(1, 2))
+    return float(saturated.max() / count)
+
+
+def focus(pixels: npt.NDArray[Any], inside: npt.NDArray[np.bool_]) -> float | None:
+    """Sharpness of a cell: energy of the Laplacian over variance of the intensities, the median channel.
+
+    The ratio does not depend on gain or offset. It falls with blur; it rises with noise, so compare only fields that
+    were taken alike.
+
+    Args:
+        pixels: `[channels, height, width]` of a crop.
+        inside: `[height, width]`, True in the cell.
+
+    Returns:
+        A number ≥ 0, or None where the cell is too small or no channel varies.
+    """
+    inner = inside[1:-1, 1:-1]
+    count = int(np.count_nonzero(inner))
+    if count == 0:
+        return None
+    # Relative to one pixel of the cell, which leaves both terms as they are and a constant channel at exactly 0.
+    values = pixels.astype(np.float32)
+    values -= values[:, 1:-1, 1:-1].reshape(len(values), -1)[:, [int(inner.argmax())]][:, :, None]
+    centre = values[:, 1:-1, 1:-1]
+    laplacian = values[:, :-2, 1:-1] + values[:, 2:, 1:-1] + values[:, 1:-1, :-2] + values[:, 1:-1, 2:] - 4 * centre
+    weights = inner.ravel().astype(np.float32) / count
+    energy, square, mean = (
+        plane.reshape(len(values), -1) @ weights for plane in (np.square(laplacian), np.square(centre), centre)
+    )
+    variance = square - np.square(mean)
+    varying = variance > 0
+    return float(np.median(energy[varying] / variance[varying])) if varying.any() else None
+
+
+def empty_channels(pixels: npt.NDArray[Any], inside: npt.NDArray[np.bool_], channels: tuple[str, ...]) -> str:
+    """Names of the channels that have one value all over a cell, joined by `;`.
+
+    Such a cell is kept: the protein channel of a negative control may well be empty.
+
+    Args:
+        pixels: `[channels, height, width]`.
+        inside: `[height, width]`, True in the cell.
+        channels: Name of every channel.
+    """
+    if not inside.any():
+        return ""
+    any_value = pixels.reshape(len(pixels), -1)[:, [int(inside.argmax())]][:, :, None]
+    varies = ((pixels != any_value) & inside).any(axis=(1, 2))
+    return ";".join(name for name, varying in zip(channels, varies, strict=True) if not varying)
