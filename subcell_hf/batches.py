@@ -43,8 +43,8 @@ class FieldCrops:
         cell_masks: `[cells, height, width]` bool, True inside the (dilated) cell.
         channels: Colour name of each plane.
         pixel_size_um: Edge of a crop's pixel in micrometres.
-        cells: One record per cell: `cell_id` (`"<field>_<label>"`, unique), `field_of_view`, `label`, the field's metadata
-            and the quality columns, which begin with `qc_`.
+        cells: One record per cell: `cell_id` (`"<field>_<label>"`, unique), `field_of_view`, `label`, the field's
+            metadata and the quality columns, which begin with `qc_`.
     """
 
     field_of_view: str

@@ -73,7 +73,7 @@ def convert(
 
     Raises:
         ConversionError: If a file is missing, no such checkpoint, would run code, or holds missing, unexpected or
-            mis-shaped keys; or if the output folder is in use.
+            wrongly shaped keys; or if the output folder is in use.
     """
     output, members = Path(output), [Path(path) for path in classifiers]
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
