@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from subcell_hf.data.batch_plan import BatchSettings
 from subcell_hf.data.shard_reader import ShardReader
@@ -132,3 +133,28 @@ def test_memory_does_not_grow_with_what_is_read(tmp_path: Path) -> None:
     pixels_kib = 10_000 * 5 * 64 * 64 / 1024
     assert peaks[100] < 2 * peaks[5]
     assert peaks[100] - peaks[5] < pixels_kib / 5, "the cells were kept"
+
+
+def _read_as_one_of_two(rank: int, folder: str, rendezvous: str, results: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    loader = training_loader(ShardReader(folder), BatchSettings(4, 6, seed=7), split=None, workers=1)
+    names = [batch["cell_ids"] for batch in loader]
+    gathered: list[list[list[str]]] = [[], []]
+    torch.distributed.all_gather_object(gathered, names)
+    if rank == 0:
+        Path(results).write_text(json.dumps(gathered), encoding="utf-8")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_process_group_shares_each_batch_without_being_told(tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    write_synthetic(folder, SyntheticCrops(antibodies=10, cells_per_field=5))
+    arguments = (str(folder), str(tmp_path / "rendezvous"), str(tmp_path / "names.json"))
+    torch.multiprocessing.spawn(_read_as_one_of_two, args=arguments, nprocs=2)
+    first, second = json.loads((tmp_path / "names.json").read_text(encoding="utf-8"))
+    alone = [
+        batch["cell_ids"] for batch in training_loader(ShardReader(folder), BatchSettings(4, 6, seed=7), split=None)
+    ]
+    assert [a + b for a, b in zip(first, second, strict=True)] == alone
+    assert len(alone) == 3
