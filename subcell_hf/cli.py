@@ -11,10 +11,10 @@ from subcell_hf.errors import InputError
 
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; wrong input ends with its message and exit code 2 instead of a traceback."""
+        """Run a command; wrong input, or a disk that fails, ends with its message and exit code 2."""
         try:
             return super().invoke(ctx)
-        except InputError as error:
+        except (InputError, OSError) as error:
             typer.secho(f"Error: {error}", fg="red", err=True)
             raise typer.Exit(2) from error
 

@@ -20,6 +20,7 @@ from subcell_hf.data.fields_of_view import FieldSource, ReadingOptions, find_fie
 from subcell_hf.data.segmentation import segment_cells
 from subcell_hf.data.shard_jobs import CropSource, ListedCrops
 from subcell_hf.data.single_cells import CropSettings, crop_field
+from subcell_hf.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,15 @@ def crop_source(path: Path, images: ImageFields | None = None) -> CropSource:
     Args:
         path: Folder of crops, or whatever `find_fields` takes.
         images: How to read and crop images; its `source` is replaced.
+
+    Raises:
+        InputError: If the path holds crops and something is said about images.
     """
-    if (path / CROPS_FILE).is_file():
-        return CroppedFields(path)
-    return replace(images or ImageFields(path), source=path)
+    if not (path / CROPS_FILE).is_file():
+        return replace(images or ImageFields(path), source=path)
+    if images is not None and replace(images, source=path) != ImageFields(path):
+        raise InputError(
+            f"{path} holds crops, which are made already: channels, pixel size, metadata and segmentation can only be "
+            "chosen where images are given. Leave them out, or run `subcell crops` again with them."
+        )
+    return CroppedFields(path)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
-from subcell_hf.data.crop_sources import CroppedFields, ImageFields
+from subcell_hf.data.crop_sources import CroppedFields, ImageFields, crop_source
 from subcell_hf.data.cropping import crop_fields
 from subcell_hf.data.sharding import write_shards
 from subcell_hf.data.simulation import simulate_dataset
@@ -75,3 +75,21 @@ def test_unfinished_folder_of_crops_is_refused(tmp_path: Path) -> None:
     (tmp_path / "crops.json").write_text('{"finished": false}')
     with pytest.raises(InputError, match="is not finished"):
         write_shards(CroppedFields(tmp_path), tmp_path / "shards", progress=False)
+
+
+def test_what_is_said_of_images_is_refused_where_crops_are_given(tmp_path: Path) -> None:
+    simulate_dataset(1, 0, tmp_path / "images", antibodies=1, size_px=256, progress=False)
+    crop_fields(tmp_path / "images", tmp_path / "crops", progress=False)
+    assert isinstance(crop_source(tmp_path / "crops", ImageFields(tmp_path)), CroppedFields)
+    command = ["shards", str(tmp_path / "crops"), "--output", str(tmp_path / "shards")]
+    done = CliRunner().invoke(app, [*command, "--channels", "bg"])
+    assert done.exit_code == 2
+    assert "holds crops, which are made already" in done.output
+    assert not (tmp_path / "shards").exists()
+
+
+def test_a_folder_that_is_not_there_is_a_message_and_not_a_traceback(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["shards-inspect", str(tmp_path / "nowhere")])
+    assert done.exit_code == 2
+    assert "nowhere" in done.output
+    assert "Traceback" not in done.output
