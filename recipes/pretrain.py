@@ -1,0 +1,45 @@
+"""Pretrain SubCell from shards.
+
+accelerate launch recipes/pretrain.py recipes/configs/mae_cell_protein_contrast.yaml --shards FOLDER [--name value …]
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from subcell_hf.errors import InputError
+from subcell_hf.training.arguments import parse_arguments
+from subcell_hf.training.report import describe_run
+from subcell_hf.training.resolution import resolve
+from subcell_hf.training.trainer import PreTrainer
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, build, run."""
+    torch.set_float32_matmul_precision("high")  # TF32 where the device has it, as in the published training
+    run = resolve(parse_arguments(arguments))
+    if run.training.process_index == 0:
+        print(json.dumps(describe_run(run), indent=1, ensure_ascii=False))
+    if run.training.dry_run:
+        return
+    trainer = PreTrainer(run.build_model(), run.training, run.data)
+    resume = run.training.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=True if resume in ("true", "True") else resume)
+    if trainer.interrupted:
+        if trainer.is_world_process_zero():
+            print(
+                f"Stopped on request after step {trainer.state.global_step} and saved. Go on with "
+                "--resume_from_checkpoint true."
+            )
+        return
+    trainer.save_final_model()
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)

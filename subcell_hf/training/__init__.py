@@ -1,0 +1,1 @@
+"""Training: recipes to arguments, the trainer, its checkpoints and what they cost."""

@@ -1,0 +1,232 @@
+"""What a pretraining run is asked to do: dataclasses filled from a YAML file and the command line.
+
+```python
+parsed = parse_arguments(["recipes/configs/cell.yaml", "--shards", "shards", "--num_train_epochs", "100"])
+run = resolve(parsed)  # subcell_hf.training.resolution: every number known, contradictions refused
+```
+
+The command line wins over the file. Besides the fields of the dataclasses here (and of Trainer's `TrainingArguments`)
+every field of `SubCellConfig` is an argument of the same name.
+"""
+
+import difflib
+import json
+import types
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn, get_args, get_origin
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from subcell_hf.errors import InputError
+from subcell_hf.model.configuration_subcell import SubCellConfig
+from subcell_hf.ontology import CHANNEL_VARIANTS
+
+METRICS = ("loss", "macro_auprc", "label_ranking_average_precision", "top5")
+"""What validation measures, as `eval_<name>`; one of them chooses the best checkpoint."""
+
+
+@dataclass
+class ModelArguments:
+    """Where the model comes from; each field of `SubCellConfig` is an argument too."""
+
+    size: str | None = field(default=None, metadata={"help": "Standard size: tiny, small, base or large."})
+    init_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub name of weights to begin from; its configuration is taken over as well."},
+    )
+
+
+@dataclass
+class DataArguments:
+    """What is read and which views are made of it."""
+
+    shards: str | None = field(default=None, metadata={"help": "Folder or URL that `subcell shards` wrote."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    validation_split: str | None = field(
+        default="validation", metadata={"help": "Split to measure the probe on; 'none' for no validation."}
+    )
+    antibodies_per_batch: int = field(
+        default=112, metadata={"help": "Different antibodies in a batch of all processes together."}
+    )
+    cells_per_antibody: int = field(default=8, metadata={"help": "Cells of each antibody in a batch."})
+    last_batch: str = field(default="repeat", metadata={"help": "repeat or drop antibodies of the last, short batch."})
+    short_antibodies: str = field(default="repeat", metadata={"help": "repeat cells of antibodies with few, or drop."})
+    views: str = field(
+        default="multi_task",
+        metadata={"help": "reconstruction, multi_task, contrastive, or a YAML file of view settings."},
+    )
+
+
+@dataclass
+class PreTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with SubCell's defaults and what only SubCell has."""
+
+    learning_rate: float | None = field(  # type: ignore[assignment]  # None until the size of the batch is known
+        default=None, metadata={"help": "Peak learning rate; default: base_learning_rate × cells per step / 256."}
+    )
+    base_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate for 256 cells per step."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of the AdamW optimizer."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices of encoder and decoder."})
+    head_weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of matrices of all other parts."})
+    num_train_epochs: float = field(default=300.0, metadata={"help": "Epochs; in one, every antibody stands once."})
+    lr_scheduler_type: str = field(
+        default="polynomial",
+        metadata={"help": "Schedule after the warm-up, any of Trainer's; polynomial is SubCell's straight line."},
+    )
+    warmup_epochs: float = field(default=5.0, metadata={"help": "Epochs in which the rate rises from 0."})
+    final_learning_rate_ratio: float = field(
+        default=1e-3, metadata={"help": "Where the straight line ends, as a share of the peak."}
+    )
+    eval_epochs: float = field(default=10.0, metadata={"help": "Epochs between validations, if eval_steps is not set."})
+    save_epochs: float = field(default=1.0, metadata={"help": "Epochs between checkpoints, if save_steps is not set."})
+    save_total_limit: int | None = field(default=3, metadata={"help": "Complete checkpoints to keep."})
+    metric_for_best_model: str | None = field(
+        default="macro_auprc", metadata={"help": f"Metric of the best checkpoint: {', '.join(METRICS)}."}
+    )
+    logging_steps: float = field(default=50, metadata={"help": "Steps between lines of the log."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be false: training stops instead."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: batches are made whole."})
+    ignore_data_skip: bool = field(default=True, metadata={"help": "Must be true: the loader goes on by itself."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Not needed: what gets no gradient is frozen."}
+    )
+    dataloader_num_workers: int = field(default=4, metadata={"help": "Processes that read ahead; 0 for none."})
+    dry_run: bool = field(default=False, metadata={"help": "Print what would be done and what it costs, then stop."})
+
+
+ROOMS: tuple[Any, ...] = (ModelArguments, DataArguments, PreTrainingArguments)
+
+
+@dataclass(frozen=True)
+class ParsedArguments:
+    """What file and command line said, not yet checked against each other or the data.
+
+    Attributes:
+        model: Size or weights to begin from.
+        config: The fields of `SubCellConfig` that were given.
+        data: What is read.
+        training: Values for `PreTrainingArguments`, which are built when the sizes are known.
+        given: Names that the user set, in the file or on the command line.
+    """
+
+    model: ModelArguments
+    config: Mapping[str, Any]
+    data: DataArguments
+    training: Mapping[str, Any]
+    given: frozenset[str]
+
+
+class _Parser(HfArgumentParser):
+    """Raises where argparse would print pages of usage and leave."""
+
+    _argument_group_name: ClassVar[str] = ""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}. All arguments are listed by --help.")
+
+
+def parse_arguments(arguments: Sequence[str]) -> ParsedArguments:
+    """Read a recipe and the command line that changes it.
+
+    Args:
+        arguments: As in `sys.argv[1:]`: the YAML file first, if there is one, then `--name value` pairs.
+
+    Raises:
+        InputError: If the file cannot be read, or a key or value is unknown; the message names it.
+    """
+    words = list(arguments)
+    from_file: list[str] = []
+    if words and not words[0].startswith("-"):
+        from_file = _read_recipe(Path(words.pop(0)))
+    parser = _build_parser()
+    found, rest = parser.parse_known_args(from_file + words)
+    if rest:
+        raise InputError(_explain_unknown(rest[0]))
+    given = frozenset(
+        word[2:].partition("=")[0].replace("-", "_") for word in from_file + words if word.startswith("--")
+    )
+    return _distribute(found, given)
+
+
+def _distribute(found: Namespace, given: frozenset[str]) -> ParsedArguments:
+    values = dict(vars(found))
+    model, data, training = (
+        {item.name: values.pop(item.name) for item in fields(room) if item.init} for room in ROOMS
+    )  # fmt: skip
+    if data["validation_split"] in ("none", ""):
+        data["validation_split"] = None
+    config = {name: values[name] for name in values if name in given}
+    channels = config.get("channels")
+    if channels and len(channels) == 1 and channels[0] in CHANNEL_VARIANTS:
+        config["channels"] = list(CHANNEL_VARIANTS[channels[0]])
+    image_size = config.get("image_size")
+    if image_size and len(image_size) == 1:
+        config["image_size"] = image_size[0]
+    if isinstance(config.get("backbone_config"), str):
+        config["backbone_config"] = json.loads(config["backbone_config"])
+    return ParsedArguments(ModelArguments(**model), config, DataArguments(**data), training, given)
+
+
+def _read_recipe(path: Path) -> list[str]:
+    """The file's keys as words of a command line, so that both are checked alike."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"There is no recipe {path}: check the path; recipes/configs holds those of SubCell."
+        ) from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise InputError(f"{path} must hold `name: value` lines, one argument each.")
+    words: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        elif isinstance(value, dict):
+            words.append(f"--{name}={json.dumps(value)}")
+        elif value is not None:
+            words.append(f"--{name}={value}")
+    return words
+
+
+def _build_parser() -> _Parser:
+    parser = _Parser(ROOMS, allow_abbrev=False, prog="pretrain.py", usage="pretrain.py [recipe.yaml] [--name value …]")
+    group = parser.add_argument_group("SubCellConfig", "Any field of the model's configuration")
+    for name, annotation in SubCellConfig.__annotations__.items():
+        if name in ("model_type", "sub_configs"):
+            continue
+        group.add_argument(f"--{name}", help="see SubCellConfig", **_argument_kind(annotation))
+    return parser
+
+
+def _argument_kind(annotation: Any) -> dict[str, Any]:
+    """How argparse reads a field: the simplest of the types that it may have."""
+    union = get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    for choice in union:
+        if get_origin(choice) is list:
+            return {"type": get_args(choice)[0], "nargs": "+"}
+    kind = next(choice for choice in union if choice is not type(None))
+    if kind is bool:
+        return {"type": _read_bool}
+    return {"type": kind if kind in (int, float) else str}
+
+
+def _read_bool(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise InputError(f"{text!r} is neither true nor false.")
+    return text.lower() == "true"
+
+
+def _explain_unknown(word: str) -> str:
+    if not word.startswith("-"):
+        return f"{word!r} stands where no value is expected: the recipe comes first, then --name value pairs."
+    name = word.lstrip("-").partition("=")[0]
+    known = [item.name for room in ROOMS for item in fields(room)] + list(SubCellConfig.__annotations__)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else "see --help for all of them."
+    return f"There is no argument {name!r}: {hint}"
