@@ -54,9 +54,14 @@ def describe_run(run: PreTrainingRun) -> dict[str, Any]:
         "cost": {
             "parameters": cost.parameters,
             "trainable_parameters": cost.trainable_parameters,
-            "memory_gib_per_process": round(cost.memory_bytes(training.per_device_train_batch_size) / 2**30, 2),
-            "training_gflop_per_cell": round(cost.training_flops_per_cell / 1e9, 1),
-            "petaflop_per_epoch": round(cost.training_flops_per_cell * cells_per_epoch / 1e15, 4),
-            "hours_per_epoch_at_100_tflops": round(cost.training_flops_per_cell * cells_per_epoch / 1e14 / 3600, 4),
+            "memory_gib_per_process": _short(cost.memory_bytes(training.per_device_train_batch_size) / 2**30),
+            "training_gflop_per_cell": _short(cost.training_flops_per_cell / 1e9),
+            "petaflop_per_epoch": _short(cost.training_flops_per_cell * cells_per_epoch / 1e15),
+            "hours_per_epoch_at_100_tflops": _short(cost.training_flops_per_cell * cells_per_epoch / 1e14 / 3600),
         },
     }
+
+
+def _short(value: float) -> float:
+    """Rounded to three digits, which is more than an estimate knows."""
+    return float(f"{value:.3g}")

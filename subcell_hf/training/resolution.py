@@ -147,6 +147,11 @@ def build_config(parsed: ParsedArguments, index: ShardIndex | None = None) -> Su
             "reconstruction_weight, cell_contrast_weight, protein_contrast_weight, protein_centroid_weight, or "
             "probe_detached to false."
         )
+    if config.reconstruction_weight and not config.mask_ratio:
+        raise InputError(
+            f"reconstruction_weight is {config.reconstruction_weight}, but mask_ratio=0 hides nothing that could be "
+            "reconstructed: set mask_ratio above 0, or reconstruction_weight to 0."
+        )
     return config
 
 
@@ -241,9 +246,10 @@ def _fill_in(
     if values["lr_scheduler_type"] == "polynomial" and values["lr_scheduler_kwargs"] is None:
         values["lr_scheduler_kwargs"] = straight_line(values["learning_rate"], values["final_learning_rate_ratio"])
     for what in ("eval", "save"):
-        if not given & {f"{what}_steps", f"{what}_strategy"}:
+        if f"{what}_strategy" not in given:
             values[f"{what}_strategy"] = "steps"
-            values[f"{what}_steps"] = max(1, round(values[f"{what}_epochs"] * per_epoch))
+            if f"{what}_steps" not in given:
+                values[f"{what}_steps"] = max(1, round(values[f"{what}_epochs"] * per_epoch))
     if parsed.data.validation_split is None:
         if values["load_best_model_at_end"]:
             raise InputError("load_best_model_at_end needs a validation_split to tell which is best.")

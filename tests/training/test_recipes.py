@@ -114,6 +114,9 @@ def test_a_run_is_known_in_every_number_before_it_starts(shards: Path, tmp_path:
     assert run.training.learning_rate == pytest.approx(2e-3 * 16 / 256)
     assert run.training.per_device_train_batch_size == 8
     assert run.training.warmup_steps == 10
+    assert (run.training.eval_strategy, run.training.eval_steps, run.training.save_steps) == ("steps", 40, 40)
+    run = resolve(parse_arguments([*words, "--eval_steps", "3", "--save_strategy", "no"]), world_size=2)
+    assert (run.training.eval_strategy, run.training.eval_steps, run.training.save_strategy) == ("steps", 3, "no")
     assert len(run.config.id2label) == 35
 
 
@@ -133,6 +136,7 @@ def test_a_run_is_known_in_every_number_before_it_starts(shards: Path, tmp_path:
         (["--resume_from_checkpoint", "/nowhere"], "there is no such folder"),
         (["--cell_contrast_weight", "0", "--protein_contrast_weight", "0", "--reconstruction_weight", "0"],
          "Nothing trains the encoder"),
+        (["--mask_ratio", "0"], "mask_ratio=0 hides nothing that could be reconstructed"),
         (["--gradient_accumulation_steps", "99"], "no step would ever be taken"),
         (["--num_train_epochs", "many"], "invalid float value: 'many'"),
     ],

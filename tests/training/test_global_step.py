@@ -1,0 +1,69 @@
+"""The trainer's steps on two processes are those of one process on the same global batch."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from subcell_hf.data.sharding import ShardSettings
+from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+
+ROOT = Path(__file__).parents[2]
+# Nothing random: every process draws views and hidden patches of its own, which are not what is compared here.
+VIEWS = """
+views:
+  - {mask_probability: 1.0, transforms: []}
+  - {mask_probability: 1.0, transforms: [{name: horizontal_flip, probability: 1.0}]}
+"""
+ARGUMENTS = shlex.split(
+    "--image_size 32 --hidden_size 32 --num_hidden_layers 1 --num_attention_heads 2 --intermediate_size 48 "
+    "--pooling_hidden_size 16 --pooling_dropout 0 --probe_dropout 0 --reconstruction_weight 0 --mask_ratio 0 "
+    "--projection_hidden_sizes 24 24 --projection_size 8 --centroid_hidden_sizes 24 "
+    "--protein_centroid_weight 1 --antibodies_per_batch 4 --cells_per_antibody 2 --gradient_accumulation_steps 2 "
+    "--dataloader_num_workers 0 --per_device_eval_batch_size 4 --use_cpu true --warmup_epochs 1 --num_train_epochs 3 "
+    "--eval_epochs 3 --save_epochs 3 --logging_steps 1 --disable_tqdm true"
+)
+
+
+def _run(folder: Path, shards: Path, views: Path, processes: int) -> dict[str, Any]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *launcher, str(ROOT / "recipes" / "pretrain.py"), *ARGUMENTS]
+    command += ["--shards", str(shards), "--views", str(views), "--output_dir", str(folder)]
+    # Files, not pipes: a worker that outlives its launcher would hold on to a pipe.
+    with (folder.parent / f"{folder.name}.log").open("w+") as log:
+        done = subprocess.run(
+            command, stdout=log, stderr=log, timeout=240, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        log.seek(0)
+        assert done.returncode == 0, log.read()[-3000:]
+    state: dict[str, Any] = json.loads((folder / "checkpoint-3" / "trainer_state.json").read_text())
+    return state
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    shards, views = tmp_path / "shards", tmp_path / "views.yaml"
+    source = SyntheticCrops(antibodies=12, fields_per_antibody=2, cells_per_field=3, size_px=32)
+    write_synthetic(shards, source, ShardSettings(split_fractions={"train": 0.7, "validation": 0.3}))
+    views.write_text(VIEWS)
+    one, two = (_run(tmp_path / f"on_{count}", shards, views, count) for count in (1, 2))
+
+    compared = 0
+    assert len(one["log_history"]) == len(two["log_history"]) == 4  # three steps and a validation
+    for expected, found in zip(one["log_history"], two["log_history"], strict=True):
+        for name in expected:
+            if "loss" in name or name == "grad_norm" or (name.startswith("eval_") and name != "eval_runtime"):
+                assert found[name] == pytest.approx(expected[name], rel=2e-5), name
+                compared += 1
+    assert compared == 3 * 6 + 6
+
+    expected, found = (load_file(tmp_path / f"on_{n}" / "checkpoint-3" / "model.safetensors") for n in (1, 2))
+    for name, weights in expected.items():
+        torch.testing.assert_close(found[name], weights, atol=2e-5, rtol=2e-4, msg=name)
