@@ -24,12 +24,12 @@ import numpy as np
 import torch
 
 from subcell_hf.batches import FieldCrops
-from subcell_hf.data.batch_plan import BatchSettings
-from subcell_hf.data.crop_sources import ImageFields, crop_source
-from subcell_hf.data.shard_codec import decode_sample
-from subcell_hf.data.shard_jobs import CropSource, ListedCrops
-from subcell_hf.data.shard_reader import ShardReader
+from subcell_hf.data.crops.sources import ImageFields, crop_source
 from subcell_hf.data.sharding import ShardSettings, write_shards
+from subcell_hf.data.shards.batch_plan import BatchSettings
+from subcell_hf.data.shards.codec import decode_sample
+from subcell_hf.data.shards.jobs import CropSource, ListedCrops
+from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.data.simulation import simulate_dataset
 from subcell_hf.data.streaming import ShardLoader, training_loader
 

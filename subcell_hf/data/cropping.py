@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from subcell_hf import __version__
 from subcell_hf.batches import FieldOfView
-from subcell_hf.data.crops_folder import (
+from subcell_hf.data.crops.folder import (
     FIELDS_FOLDER,
     FILTERED_FILE,
     SKIPPED_FILE,
@@ -29,11 +29,11 @@ from subcell_hf.data.crops_folder import (
     write_csv,
     write_json,
 )
-from subcell_hf.data.field_listing import CROPS_FILE
+from subcell_hf.data.crops.single_cells import CropSettings, crop_field, cut_cells, select_cells
 from subcell_hf.data.fields_of_view import FieldError, FieldSource, ReadingOptions, find_fields
-from subcell_hf.data.metadata import CellBox, read_boxes
+from subcell_hf.data.images.listing import CROPS_FILE
+from subcell_hf.data.images.tables import CellBox, read_boxes
 from subcell_hf.data.segmentation import SEGMENTERS, segment_cells
-from subcell_hf.data.single_cells import CropSettings, crop_field, cut_cells, select_cells
 from subcell_hf.errors import InputError
 
 __all__ = [

@@ -8,11 +8,10 @@ from typing import Any
 import numpy.typing as npt
 
 from subcell_hf.batches import FieldOfView
-from subcell_hf.data.field_listing import ListedField, list_folder, list_table, refuse_duplicates
-from subcell_hf.data.image_files import IMAGE_SUFFIXES, MAX_DECODED_BYTES, FieldError, Image, image_suffix, read_image
-from subcell_hf.data.image_metadata import MAX_PIXEL_SIZE_UM, MIN_PIXEL_SIZE_UM, is_sane_pixel_size
-from subcell_hf.data.metadata import METADATA_FILE, join_metadata, read_field_metadata
-from subcell_hf.data.planes import (
+from subcell_hf.data.images.file_metadata import MAX_PIXEL_SIZE_UM, MIN_PIXEL_SIZE_UM, is_sane_pixel_size
+from subcell_hf.data.images.files import IMAGE_SUFFIXES, MAX_DECODED_BYTES, FieldError, Image, image_suffix, read_image
+from subcell_hf.data.images.listing import ListedField, list_folder, list_table, refuse_duplicates
+from subcell_hf.data.images.planes import (
     ZProjection,
     channel_stack,
     check_intensities,
@@ -20,6 +19,7 @@ from subcell_hf.data.planes import (
     single_plane,
     stack_planes,
 )
+from subcell_hf.data.images.tables import METADATA_FILE, join_metadata, read_field_metadata
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import CHANNEL_STAINS, PROTEIN_CHANNEL
 
@@ -91,7 +91,7 @@ class FieldSource:
         """Read the field's images and mask.
 
         Raises:
-            FieldError: If anything about them is wrong: see `image_files`, `planes` and the issue list in the message.
+            FieldError: If anything about them is wrong: see `images.files` and `images.planes`.
         """
         if self.listed.problem:
             raise FieldError(self.listed.problem)

@@ -11,7 +11,7 @@ from skimage.morphology import disk, h_maxima
 from skimage.segmentation import expand_labels, watershed
 
 from subcell_hf.batches import FieldOfView
-from subcell_hf.data.image_files import FieldError
+from subcell_hf.data.images.files import FieldError
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import PROTEIN_CHANNEL
 

@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from subcell_hf import ontology
 from subcell_hf.data.atomic import write_atomically
-from subcell_hf.data.cell_table import cells_parquet
-from subcell_hf.data.crops_folder import SKIPPED_FILE, write_csv
-from subcell_hf.data.shard_archive import format_of
-from subcell_hf.data.shard_codec import CropFormat
-from subcell_hf.data.shard_index import CELLS_FILE, FORMAT_VERSION, INDEX_FILE, ShardIndex
-from subcell_hf.data.shard_jobs import (
+from subcell_hf.data.crops.folder import SKIPPED_FILE, write_csv
+from subcell_hf.data.shards.archive import format_of
+from subcell_hf.data.shards.cell_table import cells_parquet
+from subcell_hf.data.shards.codec import CropFormat
+from subcell_hf.data.shards.index import CELLS_FILE, FORMAT_VERSION, INDEX_FILE, ShardIndex
+from subcell_hf.data.shards.jobs import (
     CropSource,
     JoinedNotes,
     ListedCrops,

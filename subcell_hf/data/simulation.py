@@ -1,8 +1,8 @@
 """Simulated fields of view with known localization: the data set that needs no download.
 
-A field is made in four steps, each with random numbers of its own: shapes of cells (`simulated_outlines`,
-`simulated_shapes`), densities of the landmarks (`simulated_landmarks`) and of the protein (`simulated_proteins`), and
-the microscope (`simulated_optics`). What a field shows follows from its number alone (`simulated_fields`), so that a
+A field is made in four steps, each with random numbers of its own: shapes of cells (`simulated.outlines`,
+`simulated.shapes`), densities of the landmarks (`simulated.landmarks`) and of the protein (`simulated.proteins`), and
+the microscope (`simulated.optics`). What a field shows follows from its number alone (`simulated.fields`), so that a
 longer data set begins with the shorter one.
 """
 
@@ -21,16 +21,16 @@ import numpy as np
 from tqdm import tqdm
 
 from subcell_hf.data.atomic import TEMPORARY_SUFFIX, remove_leftovers, write_atomically
-from subcell_hf.data.simulated_antibodies import ProteinStyle, SimulatedAntibody, simulate_antibodies
-from subcell_hf.data.simulated_fields import (
+from subcell_hf.data.simulated.antibodies import ProteinStyle, SimulatedAntibody, simulate_antibodies
+from subcell_hf.data.simulated.fields import (
     PlannedField,
     SimulationSettings,
     plan_fields,
     simulate_field,
     simulate_planned_field,
 )
-from subcell_hf.data.simulated_outlines import CELL_LINES
-from subcell_hf.data.simulated_proteins import PATTERNS
+from subcell_hf.data.simulated.outlines import CELL_LINES
+from subcell_hf.data.simulated.proteins import PATTERNS
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
 

@@ -27,7 +27,7 @@ Why nothing else was built upon: with the same decoders on the same shards of 44
 | datasets, streaming, samples in the order of the tar | 0.5 to 0.8 | exact but for its shuffle buffer |
 
 The sequential readers move every byte to use a third of them, which a disk cache hides and a network does not. Shards
-stay plain WebDataset files that both can read, through `shard_codec.decode_sample`.
+stay plain WebDataset files that both can read, through `shards.codec.decode_sample`.
 """
 
 import os
@@ -40,8 +40,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from subcell_hf.batches import CropBatch
-from subcell_hf.data.batch_plan import BatchPlan, BatchSettings, InOrderPlan, Plan, explain_difference
-from subcell_hf.data.shard_reader import ShardReader
+from subcell_hf.data.shards.batch_plan import BatchPlan, BatchSettings, InOrderPlan, Plan, explain_difference
+from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.errors import InputError
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from subcell_hf.augmentation.presets import AugmentationSettings, load_settings
-from subcell_hf.data.batch_plan import BatchPlan, BatchSettings
-from subcell_hf.data.shard_index import ShardIndex
-from subcell_hf.data.shard_reader import ShardReader
+from subcell_hf.data.shards.batch_plan import BatchPlan, BatchSettings
+from subcell_hf.data.shards.index import ShardIndex
+from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from subcell_hf.batches import FieldCrops
-from subcell_hf.data.shard_jobs import ListedCrops
 from subcell_hf.data.sharding import ShardReport, ShardSettings, write_shards
+from subcell_hf.data.shards.jobs import ListedCrops
 
 CHANNELS = ("red", "yellow", "blue", "green")
 LOCATIONS = ("Nucleoplasm", "Cytosol", "Nucleoplasm;Cytosol", "")

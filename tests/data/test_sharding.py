@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from subcell_hf.batches import FieldCrops
-from subcell_hf.data.batch_plan import InOrderPlan
-from subcell_hf.data.shard_inspection import inspect_shards
-from subcell_hf.data.shard_jobs import ListedCrops
-from subcell_hf.data.shard_reader import ShardReader
 from subcell_hf.data.sharding import ShardSettings, write_shards
+from subcell_hf.data.shards.batch_plan import InOrderPlan
+from subcell_hf.data.shards.inspection import inspect_shards
+from subcell_hf.data.shards.jobs import ListedCrops
+from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.errors import InputError
 from tests.data.synthetic_crops import CHANNELS, SyntheticCrops, expected_mask, expected_pixels, write_synthetic
 

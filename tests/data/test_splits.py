@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from subcell_hf.data.shard_reader import ShardReader
-from subcell_hf.data.shard_splits import import_splits, split_shards
+from subcell_hf.data.shards.index_splits import import_splits, split_shards
+from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.data.splits import (
     check_leakage,
     parse_fractions,

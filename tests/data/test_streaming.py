@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from subcell_hf.data.batch_plan import BatchSettings
-from subcell_hf.data.shard_reader import ShardReader
 from subcell_hf.data.sharding import ShardSettings
+from subcell_hf.data.shards.batch_plan import BatchSettings
+from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.data.streaming import ShardBatch, ShardLoader, in_order_loader, training_loader
 from subcell_hf.errors import InputError
 from tests.data.synthetic_crops import SyntheticCrops, expected_mask, expected_pixels, write_synthetic

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from subcell_hf.data.batch_plan import BatchSettings
-from subcell_hf.data.shard_reader import ShardReader
 from subcell_hf.data.sharding import ShardSettings
+from subcell_hf.data.shards.batch_plan import BatchSettings
+from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.data.streaming import training_loader
 from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
 
@@ -43,8 +43,8 @@ GO_ON = """
 import json, os, sys
 from pathlib import Path
 import torch
-from subcell_hf.data.batch_plan import BatchSettings
-from subcell_hf.data.shard_reader import ShardReader
+from subcell_hf.data.shards.batch_plan import BatchSettings
+from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.data.streaming import training_loader
 
 folder, state_file, workers, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
@@ -87,8 +87,8 @@ from huggingface_hub import HfApi
 api = HfApi()
 api.create_repo("subcell/cells", repo_type="dataset")
 api.upload_folder(folder_path=sys.argv[1], repo_id="subcell/cells", repo_type="dataset", path_in_repo="data")
-from subcell_hf.data.batch_plan import BatchSettings
-from subcell_hf.data.shard_reader import ShardReader
+from subcell_hf.data.shards.batch_plan import BatchSettings
+from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.data.streaming import training_loader
 hub.log.clear()
 reader = ShardReader("hf://datasets/subcell/cells/data")
@@ -112,8 +112,8 @@ def test_hub_datasets(tmp_path: Path, shared: Path) -> None:
 
 PEAK = """
 import json, resource, sys
-from subcell_hf.data.batch_plan import BatchSettings
-from subcell_hf.data.shard_reader import ShardReader
+from subcell_hf.data.shards.batch_plan import BatchSettings
+from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.data.streaming import in_order_loader, training_loader
 reader = ShardReader(sys.argv[1])
 cells = sum(len(batch["cell_ids"]) for batch in in_order_loader(reader, 20))

@@ -1,0 +1,58 @@
+"""The `subcell` command: one thin sub-command per job, sorted by room.
+
+Rooms are imported only when their command runs, so that help is quick.
+"""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from subcell_hf.cli import data, hub
+from subcell_hf.errors import InputError
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; wrong input, or a disk that fails, ends with its message and exit code 2."""
+        try:
+            return super().invoke(ctx)
+        except (InputError, OSError) as error:
+            typer.secho(f"Error: {error}", fg="red", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    name="subcell",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """SubCell: embeddings and protein locations from fluorescence images of cells."""
+    if version:
+        from subcell_hf import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+COMMANDS = (
+    data.simulate,
+    data.crops,
+    data.shards,
+    data.shards_inspect,
+    data.splits,
+    data.views,
+    hub.convert,
+)
+"""In the order in which `subcell --help` lists them."""
+
+for command in COMMANDS:
+    app.command()(command)

@@ -1,0 +1,287 @@
+"""Commands of the rooms data and augmentation: from images to training batches."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def simulate(
+    fields: Annotated[int, typer.Option(help="Fields of view to make, about ten cells each at the default size.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; new, empty, or of an earlier call, which is continued.")
+    ],
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    antibodies: Annotated[
+        int | None, typer.Option(help="Antibodies that take turns; default: one per three fields, four at a time.")
+    ] = None,
+    size_px: Annotated[int, typer.Option(help="Edge of the square fields in pixels.")] = 1024,
+    pixel_size_um: Annotated[float, typer.Option(help="Edge of a pixel in micrometres.")] = 0.0800885,
+    channels: Annotated[str, typer.Option(help="rybg, rbg, ybg, bg, or colours separated by commas.")] = "rybg",
+    bit_depth: Annotated[int, typer.Option(help="8 or 16 bits per pixel.")] = 8,
+    workers: Annotated[int, typer.Option(help="Processes that work side by side.")] = 1,
+) -> None:
+    """Simulate fields of view with known protein locations, masks and metadata."""
+    from subcell_hf.data.simulation import simulate_dataset
+    from subcell_hf.ontology import channels_from_variant
+
+    made = simulate_dataset(
+        fields,
+        seed,
+        output,
+        antibodies=antibodies,
+        size_px=size_px,
+        pixel_size_um=pixel_size_um,
+        channels=channels_from_variant(channels),
+        bit_depth=bit_depth,
+        workers=workers,
+    )
+    typer.echo(f"{output} holds {fields} simulated fields, {made} of them new; what they show stands in metadata.csv.")
+
+
+def crops(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="Folder of <plate>_<well>_<sample>_<colour> images or of multi-channel images, one image, or a CSV.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; new, empty, or of an earlier call, which is continued.")
+    ],
+    channels: Annotated[
+        str | None, typer.Option(help="Channels that every field must have: rybg, rbg, …, or names with commas.")
+    ] = None,
+    channel_mapping: Annotated[
+        list[str] | None, typer.Option(help="NAME=COLOUR, such as DAPI=blue: your name of a channel; repeat for each.")
+    ] = None,
+    channel_names: Annotated[
+        str | None, typer.Option(help="Names, with commas, of the planes of multi-channel files that name none.")
+    ] = None,
+    pixel_size_um: Annotated[
+        float | None, typer.Option(help="Edge of an image's pixel in micrometres; wins over what files say.")
+    ] = None,
+    z_projection: Annotated[str | None, typer.Option(help="For Z-stacks: max, mean, or the index of a plane.")] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(help="CSV with a column field_of_view; default: metadata.csv in INPUT, if there.")
+    ] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="CSV of bounding boxes: field_of_view,cell_id,top,left,height,width in pixels.")
+    ] = None,
+    segmentation: Annotated[
+        str, typer.Option(help="How fields without masks are segmented: watershed or cellpose.")
+    ] = "watershed",
+    crop_size_px: Annotated[int, typer.Option(help="Edge of a crop, in pixels of 0.0800885 um.")] = 896,
+    output_size_px: Annotated[int, typer.Option(help="Edge of a crop as it is stored, in pixels.")] = 448,
+    min_area_um2: Annotated[float | None, typer.Option(help="Leave out cells smaller than this.")] = None,
+    max_area_um2: Annotated[float | None, typer.Option(help="Leave out cells larger than this.")] = None,
+    exclude_border: Annotated[
+        bool, typer.Option("--exclude-border", help="Leave out cells that touch the border of their field.")
+    ] = False,
+    max_saturation: Annotated[
+        float | None, typer.Option(help="Leave out cells with a larger share (0 to 1) of saturated pixels.")
+    ] = None,
+    max_decoded_gib: Annotated[float, typer.Option(help="Refuse images larger than this once decoded, in GiB.")] = 4.0,
+    workers: Annotated[int, typer.Option(help="Processes that work side by side.")] = 1,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be used.")] = False,
+) -> None:
+    """Cut single cells out of fields of view. Exit code 3: some fields were skipped, see skipped.csv."""
+    from subcell_hf.data.cropping import CropSettings, crop_fields
+    from subcell_hf.data.fields_of_view import ReadingOptions, parse_channel_mapping, parse_z_projection
+    from subcell_hf.ontology import channels_from_variant
+
+    report = crop_fields(
+        source,
+        output,
+        settings=CropSettings(
+            crop_px=crop_size_px,
+            output_px=output_size_px,
+            min_area_um2=min_area_um2,
+            max_area_um2=max_area_um2,
+            exclude_border=exclude_border,
+            max_saturation=max_saturation,
+        ),
+        reading=ReadingOptions(
+            channels=channels_from_variant(channels) if channels else None,
+            channel_mapping=parse_channel_mapping(channel_mapping or ()),
+            channel_names=tuple(name.strip() for name in channel_names.split(",")) if channel_names else (),
+            pixel_size_um=pixel_size_um,
+            z_projection=parse_z_projection(z_projection),
+            metadata=metadata,
+            max_decoded_bytes=int(max_decoded_gib * 2**30),
+        ),
+        segmentation=segmentation,
+        boxes=boxes,
+        workers=workers,
+        strict=strict,
+    )
+    typer.echo(
+        f"{output} holds {report.cells} crops of {report.fields} fields; {report.filtered_cells} cells were filtered "
+        f"out, {len(report.skipped)} fields skipped."
+    )
+    for reason in list(report.skipped.values())[:5]:
+        typer.echo(f"Skipped: {reason}", err=True)
+    if report.skipped:
+        raise typer.Exit(3)
+
+
+def shards(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="Folder that `subcell crops` wrote, or images, cropped on the way."),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; new, empty, or of an earlier call, which is continued.")
+    ],
+    split_by: Annotated[
+        str, typer.Option(help="gene: antibodies of one gene stay together; antibody; or none for no splits.")
+    ] = "gene",
+    fractions: Annotated[
+        str, typer.Option(help="Share of the antibodies that each split gets.")
+    ] = "train=0.8,validation=0.1,test=0.1",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
+    classes: Annotated[
+        Path | None, typer.Option(help="Text file with one location per line; default: SubCell's 35 locations.")
+    ] = None,
+    fields_per_shard: Annotated[int, typer.Option(min=1, help="Fields of view in a shard, about.")] = 64,
+    description: Annotated[str, typer.Option(help="Where the images come from, in words, for the index.")] = "",
+    channels: Annotated[
+        str | None, typer.Option(help="For images: channels to take: rybg, rbg, …, or names with commas.")
+    ] = None,
+    pixel_size_um: Annotated[
+        float | None, typer.Option(help="For images: edge of a pixel in micrometres; wins over what files say.")
+    ] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(help="For images: CSV with columns field_of_view, antibody, gene, locations, ….")
+    ] = None,
+    segmentation: Annotated[
+        str, typer.Option(help="For images: how fields without masks are segmented, watershed or cellpose.")
+    ] = "watershed",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that work side by side.")] = 1,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be used.")] = False,
+) -> None:
+    """Write crops as tar shards for training. Exit code 3: some fields were skipped, see skipped.csv.
+
+    For more ways to crop, run `subcell crops` first and give its folder.
+    """
+    from subcell_hf.data.crops.sources import ImageFields, crop_source
+    from subcell_hf.data.fields_of_view import ReadingOptions
+    from subcell_hf.data.sharding import ShardSettings, write_shards
+    from subcell_hf.data.splits import parse_fractions
+    from subcell_hf.ontology import channels_from_variant, training_locations
+
+    reading = ReadingOptions(
+        channels=channels_from_variant(channels) if channels else None, pixel_size_um=pixel_size_um, metadata=metadata
+    )
+    settings = ShardSettings(
+        fields_per_shard=fields_per_shard,
+        classes=tuple(classes.read_text(encoding="utf-8").splitlines()) if classes else training_locations(),
+        source=description,
+        split_by=None if split_by == "none" else split_by,
+        split_fractions=parse_fractions(fractions),
+        seed=seed,
+    )
+    crops = crop_source(source, ImageFields(source, reading, segmentation=segmentation))
+    report = write_shards(crops, output, settings, workers=workers, strict=strict)
+    splits = ", ".join(f"{name} {len(names)}" for name, names in report.index.splits.items()) or "none"
+    typer.echo(
+        f"{output} holds {report.index.cells} cells of {len(report.index.antibodies)} antibodies in "
+        f"{len(report.index.shards)} shards; splits: {splits}; {len(report.skipped)} fields skipped."
+    )
+    for name, reason in report.skipped[:5]:
+        typer.echo(f"Skipped: {name}: {reason}", err=True)
+    if report.skipped:
+        raise typer.Exit(3)
+
+
+def shards_inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `subcell shards` wrote.")],
+    contact_sheet: Annotated[
+        Path | None, typer.Option(help="Page (.html) or picture (.png) to draw; default: DIR/contact_sheet.html.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that work side by side.")] = 1,
+) -> None:
+    """Check every byte of a folder of shards and draw some of its cells. Exit code 1: something is wrong."""
+    from subcell_hf.data.shards.contact_sheet import write_contact_sheet
+    from subcell_hf.data.shards.inspection import inspect_shards
+    from subcell_hf.data.shards.reader import ShardReader
+
+    report = inspect_shards(folder, workers=workers)
+    for problem in report.problems:
+        typer.echo(problem, err=True)
+    index = report.index
+    typer.echo(f"{index.cells} cells, {len(index.antibodies)} antibodies, {len(index.shards)} shards: ", nl=False)
+    if report.problems:
+        typer.echo(f"{len(report.problems)} problems. Copy the damaged files again or write the shards anew.")
+        raise typer.Exit(1)
+    path = contact_sheet or folder / "contact_sheet.html"
+    write_contact_sheet(ShardReader(folder), path)
+    typer.echo(f"all as the index says. Drew {path}.")
+
+
+def splits(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `subcell shards` wrote.")],
+    by: Annotated[str, typer.Option(help="gene: antibodies of one gene stay together; or antibody.")] = "gene",
+    fractions: Annotated[
+        str, typer.Option(help="Share of the antibodies that each split gets.")
+    ] = "train=0.8,validation=0.1,test=0.1",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
+    antibody_list: Annotated[
+        list[str] | None,
+        typer.Option("--list", help="SPLIT=FILE, one antibody per line, instead of a random split; repeat for each."),
+    ] = None,
+    published: Annotated[
+        Path | None, typer.Option(help="Folder with the published antibody lists, which are verified and imported.")
+    ] = None,
+) -> None:
+    """Split the antibodies of a folder of shards anew, or import someone's lists."""
+    from subcell_hf.data.shards.index_splits import import_splits, split_shards
+    from subcell_hf.data.splits import parse_fractions, parse_named, read_antibody_lists, read_published_splits
+    from subcell_hf.errors import InputError
+
+    if antibody_list and published:
+        raise InputError("Give either --list or --published, not both.")
+    if published:
+        report = import_splits(folder, read_published_splits(published), method="published lists")
+    elif antibody_list:
+        files = {name: Path(path) for name, path in parse_named(antibody_list, "--list").items()}
+        report = import_splits(folder, read_antibody_lists(files), method="imported lists")
+    else:
+        report = split_shards(folder, by=by, fractions=parse_fractions(fractions), seed=seed)
+    sizes = ", ".join(f"{name} {len(names)}" for name, names in report.index.splits.items())
+    typer.echo(f"{folder} has the splits {sizes} antibodies; {report.unused} of its antibodies are in none.")
+    if report.unknown:
+        typer.echo(f"{report.unknown} antibodies of the lists are not in these shards.")
+
+
+def views(
+    shards: Annotated[str, typer.Argument(help="Folder or URL of shards.")],
+    output: Annotated[Path, typer.Option(help="Picture to write (.png).")],
+    pipeline: Annotated[
+        str, typer.Option(help="reconstruction, multi_task, contrastive, validation, or a YAML file of view settings.")
+    ] = "multi_task",
+    split: Annotated[str | None, typer.Option(help="Split to take cells from; default: all cells.")] = None,
+    antibodies: Annotated[int, typer.Option(min=1, help="Antibodies to show.")] = 2,
+    cells: Annotated[int, typer.Option(min=1, help="Cells of each antibody.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the cells and of their views.")] = 0,
+) -> None:
+    """Draw cells beside the random views that training would see."""
+    import torch
+    from PIL import Image
+
+    from subcell_hf.augmentation.pictures import picture_views
+    from subcell_hf.augmentation.presets import load_settings
+    from subcell_hf.data.atomic import write_atomically
+    from subcell_hf.data.shards.batch_plan import BatchSettings
+    from subcell_hf.data.shards.reader import ShardReader
+    from subcell_hf.data.streaming import training_loader
+
+    settings, reader = load_settings(pipeline), ShardReader(shards)
+    plan = BatchSettings(antibodies_per_batch=antibodies, cells_per_antibody=cells, seed=seed)
+    batch = next(iter(training_loader(reader, plan, split=split)))
+    generator = torch.Generator().manual_seed(batch["view_seed"])
+    picture = picture_views(batch, reader.index.crop_format.channels, settings, generator)
+    with write_atomically(output) as file:
+        Image.fromarray(picture).save(file, format="PNG")
+    typer.echo(f"Drew {len(batch['pixels'])} cells to {output}.")

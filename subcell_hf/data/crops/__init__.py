@@ -1,0 +1,1 @@
+"""Cutting single cells out of fields of view, and the folder that keeps them."""

@@ -1,0 +1,1 @@
+"""Image files and the tables that travel with them → checked channel planes."""

@@ -1,0 +1,241 @@
+"""From what an image file holds to checked channel planes and label masks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from subcell_hf.data.images.files import FieldError, Image
+
+ZProjection = Literal["max", "mean"] | int
+"""How a Z-stack becomes one plane: brightest or mean value of all planes, or the index of one of them."""
+
+MAX_LABELS = 65_535
+"""Most cells that one label mask may hold; a mask with more is noise or not a label mask."""
+
+# Measured on the eight HPA JPEGs of two fields: after chroma subsampling, at most 8e-5 of the pixels have a sample that
+# exceeds half of the signal by more than 16 of 255. In a composite of nuclei and protein it is some percent, because
+# the nuclei alone cover that. The limit stands in between.
+_LEAK_FRACTION_OF_SIGNAL = 0.5
+_LEAK_OFFSET = 16 / 255
+_MAX_LEAKING_PIXELS = 1e-3
+
+
+def single_plane(image: Image, z_projection: ZProjection | None = None) -> npt.NDArray[Any]:
+    """The one plane of a single-channel image.
+
+    Args:
+        image: An image of one channel, or red-green-blue where one colour carries the signal.
+        z_projection: Needed where the image has several Z-planes.
+
+    Returns:
+        `[height, width]` of the file's dtype.
+
+    Raises:
+        FieldError: If the image has several channels, time points or Z-planes without a choice, or is a composite.
+    """
+    stack = channel_stack(image, z_projection)
+    if len(stack) != 1:
+        raise FieldError(
+            f"{image.path} has {len(stack)} channels (shape {image.pixels.shape}, axes {image.axes}), expected one. "
+            "Give it as a multi-channel image of its own, or split it into one file per channel."
+        )
+    plane: npt.NDArray[Any] = stack[0]
+    return plane
+
+
+def channel_stack(image: Image, z_projection: ZProjection | None = None, named_channels: int = 0) -> npt.NDArray[Any]:
+    """All channels of an image.
+
+    Args:
+        image: Any image; the samples of a red-green-blue image count as one channel.
+        z_projection: Needed where the image has several Z-planes.
+        named_channels: How many channels the user has named. Some writers store three channels as red, green and blue:
+            where the names are as many as the samples, each sample is a channel.
+
+    Returns:
+        `[channels, height, width]` of the file's dtype.
+
+    Raises:
+        FieldError: If the image has time points, or Z-planes without a choice, or axes that nobody can tell apart.
+    """
+    pixels, axes = image.pixels, image.axes
+    if "Y" not in axes or "X" not in axes:
+        raise FieldError(
+            f"{image.path} has axes {axes!r} and shape {pixels.shape}, expected an image with rows and columns."
+        )
+    if "S" in axes and "C" not in axes and pixels.shape[axes.index("S")] == named_channels:
+        axes = axes.replace("S", "C")
+    if "S" in axes:
+        pixels = _signal_of_colour_image(np.moveaxis(pixels, axes.index("S"), -1), image.path)
+        axes = axes.replace("S", "")
+    for axis in sorted(set(axes) - set("YXC"), key=axes.index):
+        position = axes.index(axis)
+        if pixels.shape[position] == 1:
+            pixels = np.take(pixels, 0, axis=position)
+        elif axis == "Z":
+            pixels = _project(pixels, position, z_projection, image)
+        elif axis == "Q" and "C" not in axes:
+            axes = axes.replace("Q", "C", 1)
+            continue
+        else:
+            raise FieldError(
+                f"{image.path} has {pixels.shape[position]} entries along axis {axis} (shape {image.pixels.shape}, "
+                f"axes {image.axes}), expected one. Save every time point or position as a file of its own."
+            )
+        axes = axes[:position] + axes[position + 1 :]
+    if "C" not in axes:
+        pixels, axes = pixels[None], "C" + axes
+    return np.ascontiguousarray(np.transpose(pixels, [axes.index(axis) for axis in "CYX"]))
+
+
+def _project(
+    pixels: npt.NDArray[Any], position: int, z_projection: ZProjection | None, image: Image
+) -> npt.NDArray[Any]:
+    planes = pixels.shape[position]
+    if z_projection is None:
+        raise FieldError(
+            f"{image.path} is a Z-stack of {planes} planes (shape {image.pixels.shape}, axes {image.axes}), expected "
+            "one plane. Choose z_projection (--z-projection): max, mean, or the index of a plane."
+        )
+    if z_projection == "max":
+        return np.asarray(pixels.max(axis=position))
+    if z_projection == "mean":
+        mean = pixels.mean(axis=position, dtype=np.float64)
+        return np.asarray(np.rint(mean) if pixels.dtype.kind in "ui" else mean, pixels.dtype)
+    if not 0 <= z_projection < planes:
+        raise FieldError(f"{image.path} has Z-planes 0 to {planes - 1}, asked for z_projection={z_projection}.")
+    return np.asarray(np.take(pixels, z_projection, axis=position))
+
+
+def _signal_of_colour_image(samples: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
+    """The one channel that a colour image shows: red, green, blue, yellow (red + green) or any other mixture, or grey.
+
+    Args:
+        samples: `[..., samples]`: grey + alpha, red-green-blue, or red-green-blue + alpha.
+        path: For the message.
+    """
+    if samples.shape[-1] in (2, 4):
+        alpha = samples[..., -1]
+        if alpha.min() != alpha.max():
+            raise FieldError(
+                f"{path} has a transparency that varies, expected plain intensities. Save it without alpha."
+            )
+        samples = samples[..., :-1]
+    means = samples.reshape(-1, samples.shape[-1]).mean(axis=0)
+    lit = means >= _LEAK_FRACTION_OF_SIGNAL * means.max()
+    signal = samples[..., lit].mean(axis=-1, dtype=np.float32)
+    full_scale = float(np.iinfo(samples.dtype).max) if samples.dtype.kind in "ui" else float(samples.max())
+    leaking = np.zeros(signal.shape, bool)
+    for sample, is_lit in zip(np.moveaxis(samples, -1, 0), lit, strict=True):
+        leak = np.abs(sample - signal) if is_lit else sample
+        leaking |= leak > _LEAK_FRACTION_OF_SIGNAL * signal + _LEAK_OFFSET * full_scale
+    if leaking.mean() > _MAX_LEAKING_PIXELS:
+        raise FieldError(
+            f"{path} is a colour composite: mean red, green, blue = {', '.join(f'{mean:.1f}' for mean in means)}, and "
+            f"in {leaking.mean():.1%} of the pixels the colours disagree; expected one channel shown in one colour. "
+            "Export every channel as a file of its own."
+        )
+    return np.asarray(np.rint(signal) if samples.dtype.kind in "ui" else signal, samples.dtype)
+
+
+def check_intensities(pixels: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
+    """Bring intensities to uint8, uint16 or float32 without changing a value, or refuse them.
+
+    Args:
+        pixels: Any shape.
+        where: Names the field and channel in messages.
+
+    Raises:
+        FieldError: If values are not finite, negative, above 65,535 in an integer image, or not numbers.
+    """
+    if pixels.dtype.kind not in "uif" or pixels.dtype.itemsize > 8:
+        raise FieldError(f"{where} has dtype {pixels.dtype}, expected intensities: uint8, uint16 or float32.")
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise FieldError(
+            f"{where} has {int(np.count_nonzero(~np.isfinite(pixels))):,} values that are NaN or infinite, expected "
+            "finite intensities. Export the image again, or replace them before."
+        )
+    if pixels.dtype.kind != "u" and pixels.size and pixels.min() < 0:
+        raise FieldError(
+            f"{where} has negative values (smallest {pixels.min()}), expected intensities >= 0. Undo the background "
+            "subtraction, or clip or shift the values yourself."
+        )
+    if pixels.dtype.kind == "f":
+        return pixels.astype(np.float32, copy=False)
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype.itemsize > 2 and pixels.size and pixels.max() > np.iinfo(np.uint16).max:
+        raise FieldError(
+            f"{where} has values up to {pixels.max()}, expected at most {np.iinfo(np.uint16).max} in an integer image. "
+            "Scale it to 16 bits or save it as float32."
+        )
+    return pixels.astype(np.uint16, copy=False)  # also turns big-endian files into native order
+
+
+def stack_planes(planes: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Stack planes, in their order.
+
+    Args:
+        planes: Channel name → `[height, width]`.
+
+    Returns:
+        `[channels, height, width]`.
+
+    Raises:
+        FieldError: If they differ in size or bit depth.
+    """
+    if len({plane.shape for plane in planes.values()}) > 1:
+        sizes = ", ".join(f"{name} {plane.shape[0]}x{plane.shape[1]}" for name, plane in planes.items())
+        raise FieldError(f"channels differ in size: {sizes} px, expected one size. Export them all at full resolution.")
+    if len({plane.dtype for plane in planes.values()}) > 1:
+        depths = ", ".join(f"{name} {plane.dtype}" for name, plane in planes.items())
+        raise FieldError(
+            f"channels differ in bit depth: {depths}, expected one. Their scales cannot be compared; export them alike."
+        )
+    return np.stack(list(planes.values()))
+
+
+def check_label_mask(image: Image, shape: tuple[int, int]) -> npt.NDArray[np.int32]:
+    """Check an instance mask.
+
+    Args:
+        image: The mask's file.
+        shape: Height and width of the field that it belongs to.
+
+    Returns:
+        `[height, width]` int32 labels, 0 is background.
+
+    Raises:
+        FieldError: If it is empty, not integer, of another size than the field, binary, or has too many labels.
+    """
+    pixels = np.squeeze(image.pixels)
+    where = f"label mask {image.path}"
+    if pixels.dtype.kind not in "ui":
+        raise FieldError(f"{where} has dtype {pixels.dtype}, expected integer labels. Save it as uint16 or uint32.")
+    if pixels.shape != shape:
+        raise FieldError(
+            f"{where} has shape {pixels.shape}, expected {shape} like its field. Give the mask at the full resolution "
+            "of the image, one plane of labels."
+        )
+    # uint64 labels may exceed int64, so the check runs on the file's own dtype.
+    if int(pixels.min()) < 0 or int(pixels.max()) > np.iinfo(np.int32).max:
+        raise FieldError(
+            f"{where} has labels {pixels.min()} to {pixels.max()}, expected 0 to {np.iinfo(np.int32).max}."
+        )
+    labels = np.unique(pixels)
+    labels = labels[labels > 0]
+    if not len(labels):
+        raise FieldError(f"{where} is empty, expected at least one cell. Remove the file to have the field segmented.")
+    if len(labels) > MAX_LABELS:
+        raise FieldError(
+            f"{where} has {len(labels):,} labels, expected at most {MAX_LABELS:,}. Is it an intensity image?"
+        )
+    if len(labels) == 1 and int(labels[0]) in (255, 65_535):
+        raise FieldError(
+            f"{where} has the single label {labels[0]}: a binary mask, expected one label per cell. Label the cells, "
+            "for example with skimage.measure.label."
+        )
+    return pixels.astype(np.int32)

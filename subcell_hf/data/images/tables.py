@@ -1,0 +1,137 @@
+"""Tables that travel with images: metadata per field of view, bounding boxes per cell."""
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from subcell_hf.data.images.files import FieldError
+
+METADATA_FILE = "metadata.csv"
+"""Read where it lies in the folder of images and nothing else is given."""
+
+FIELD_COLUMN = "field_of_view"
+BOX_COLUMNS = ("cell_id", "top", "left", "height", "width")
+
+
+@dataclass(frozen=True)
+class CellBox:
+    """Where one cell lies in its field.
+
+    Attributes:
+        label: The cell's number in the field, its value in the label mask.
+        top: First row, in pixels.
+        left: First column.
+        height: Extent along rows.
+        width: Extent along columns.
+    """
+
+    label: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file as texts; rows that begin with `#` are left out, and so is a `#` before the header.
+
+    Raises:
+        FieldError: If the file cannot be read, is not UTF-8, has no header, or a row has more cells than the header.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise FieldError(f"Cannot read the table {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise FieldError(f"The table {path} is not UTF-8 ({error}). Save it as CSV UTF-8.") from error
+    rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+    if not rows:
+        raise FieldError(f"The table {path} is empty, expected a header and one row per field of view.")
+    header = [name.strip().lstrip("#").strip() for name in rows[0]]
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise FieldError(f"The table {path} has the column {repeated[0]!r} more than once, expected every name once.")
+    table = []
+    for row in rows[1:]:
+        if row[0].lstrip().startswith("#"):
+            continue
+        if len(row) > len(header):
+            raise FieldError(
+                f"The table {path} has a row of {len(row)} cells under {len(header)} columns: {','.join(row)!r}. Quote "
+                "cells that contain commas."
+            )
+        cells = [cell.strip() for cell in row] + [""] * (len(header) - len(row))
+        table.append(dict(zip(header, cells, strict=True)))
+    return table
+
+
+def read_field_metadata(path: Path) -> dict[str, list[dict[str, str]]]:
+    """Rows of a metadata table by field of view; more than one row for a field is for the caller to refuse.
+
+    Raises:
+        FieldError: If the column `field_of_view` is missing, or the file is not a readable table.
+    """
+    rows: dict[str, list[dict[str, str]]] = {}
+    for row in read_table(path):
+        if FIELD_COLUMN not in row:
+            raise FieldError(f"The table {path} has columns {', '.join(row)}, expected one called {FIELD_COLUMN}.")
+        rows.setdefault(row[FIELD_COLUMN], []).append({k: v for k, v in row.items() if k != FIELD_COLUMN})
+    return rows
+
+
+def read_boxes(path: Path) -> dict[str, list[CellBox]]:
+    """Bounding boxes by field of view, from a table with `field_of_view,cell_id,top,left,height,width` in pixels.
+
+    Raises:
+        FieldError: If a column is missing, a number is none, or a cell id occurs twice in a field.
+    """
+    boxes: dict[str, list[CellBox]] = {}
+    for row in read_table(path):
+        missing = [column for column in (FIELD_COLUMN, *BOX_COLUMNS) if column not in row]
+        if missing:
+            raise FieldError(f"The table of boxes {path} has no column {missing[0]}; it has {', '.join(row)}.")
+        try:
+            box = CellBox(*(int(row[column]) for column in BOX_COLUMNS))
+        except ValueError as error:
+            raise FieldError(
+                f"The table of boxes {path} has a row that is not whole numbers: {row} ({error})."
+            ) from error
+        boxes.setdefault(row[FIELD_COLUMN], []).append(box)
+    for name, field_boxes in boxes.items():
+        check_boxes(field_boxes, name)
+    return boxes
+
+
+def check_boxes(boxes: Sequence[CellBox], field_name: str) -> None:
+    """Refuse boxes that share an id or have no extent.
+
+    Raises:
+        FieldError: Naming the first such box.
+    """
+    for label, count in Counter(box.label for box in boxes).items():
+        if count > 1:
+            raise FieldError(f"Field {field_name!r} has {count} boxes with cell_id {label}, expected every id once.")
+    for box in boxes:
+        if box.height <= 0 or box.width <= 0:
+            raise FieldError(
+                f"Field {field_name!r}: box {box} has no extent, expected height and width of at least 1 px."
+            )
+
+
+def join_metadata(
+    name: str, metadata: Mapping[str, str], table: Mapping[str, list[dict[str, str]]], path: Path
+) -> dict[str, str]:
+    """Add a field's row of the metadata table to what is known of it; the table wins.
+
+    Raises:
+        FieldError: If the table has no row for the field, or more than one.
+    """
+    rows = table.get(name, [])
+    if len(rows) != 1:
+        raise FieldError(
+            f"Field {name!r} has {len(rows) or 'no'} row{'s' * (len(rows) != 1)} in {path}, expected exactly one with "
+            f"{FIELD_COLUMN} = {name}. Correct the table, or move it away to go without metadata."
+        )
+    return {**metadata, **{column: value for column, value in rows[0].items() if value}}

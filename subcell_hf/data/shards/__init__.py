@@ -1,0 +1,1 @@
+"""WebDataset shards of cells: how one is written, indexed, checked, read and dealt into batches."""

@@ -1,0 +1,211 @@
+"""Which fields go into which shard, and the work of writing one shard."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from subcell_hf.batches import FieldCrops
+from subcell_hf.data.atomic import remove_leftovers, write_atomically
+from subcell_hf.data.shards.archive import EncodedCell, ShardWriter, cell_key, deal_parts, encode_field
+from subcell_hf.data.shards.cell_table import CELL_COLUMNS
+from subcell_hf.data.shards.codec import CropFormat
+from subcell_hf.data.shards.index import ShardEntry
+from subcell_hf.errors import InputError
+
+PROGRESS_FOLDER = ".progress"
+"""Notes of a run that is not finished: one per complete shard, and the plan."""
+
+_PLAN_FILE = "plan.json"
+
+
+class ListedCrops(NamedTuple):
+    """A field of view whose crops can be had.
+
+    Attributes:
+        name: The field's unique id.
+        metadata: What is known of it without reading pixels; `antibody` and `gene` matter here.
+    """
+
+    name: str
+    metadata: Mapping[str, str]
+
+
+class CropSource(Protocol):
+    """Where crops come from. It is sent to other processes, so it must pickle."""
+
+    def fields(self) -> Sequence[ListedCrops]:
+        """Every field of view, without reading pixels."""
+
+    def read(self, name: str) -> FieldCrops:
+        """The crops of one field; raises InputError or OSError where the field is bad."""
+
+    def fingerprint(self) -> str:
+        """A text that changes when the inputs change, or the way they are cropped."""
+
+
+class ShardGroup(NamedTuple):
+    """Fields of one antibody whose cells are dealt into parts together."""
+
+    antibody: str
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """All that a process needs to know of one shard, beside the source."""
+
+    output: Path
+    number: int
+    groups: tuple[ShardGroup, ...]
+    crop_format: CropFormat
+    classes: tuple[str, ...]
+    strict: bool
+
+    @property
+    def shard(self) -> Path:
+        """The tar file."""
+        return self.output / f"shard-{self.number:06d}.tar"
+
+    @property
+    def note(self) -> Path:
+        """What is known of the shard, written once it is complete."""
+        return self.output / PROGRESS_FOLDER / f"{self.shard.stem}.json"
+
+    def is_done(self) -> bool:
+        """Whether an earlier run completed this shard; its note is written after it."""
+        if not self.note.is_file() or not self.shard.is_file():
+            return False
+        return bool(json.loads(self.note.read_bytes())["shard"]["bytes"] == self.shard.stat().st_size)
+
+
+def plan_shards(
+    fields: Sequence[ListedCrops], fields_per_shard: int, fields_per_group: int
+) -> list[tuple[ShardGroup, ...]]:
+    """Decide which fields go into which shard.
+
+    Args:
+        fields: Fields that have an antibody, sorted by name.
+        fields_per_shard: Fields in a shard, about.
+        fields_per_group: Fields whose cells are dealt into parts together, at most.
+
+    Returns:
+        For each shard its groups: an antibody and some or all of its fields, sorted by antibody.
+    """
+    by_antibody: dict[str, list[str]] = {}
+    for item in fields:
+        by_antibody.setdefault(item.metadata["antibody"], []).append(item.name)
+    shards: list[list[ShardGroup]] = []
+    size = fields_per_shard
+    for antibody, names in sorted(by_antibody.items()):
+        count = -(-len(names) // fields_per_group)
+        # Dealt in turn, so that no group is left with a few fields only.
+        for group in (ShardGroup(antibody, tuple(names[start::count])) for start in range(count)):
+            if not shards or size + len(group.fields) > fields_per_shard:
+                shards.append([])
+                size = 0
+            shards[-1].append(group)
+            size += len(group.fields)
+    return [tuple(groups) for groups in shards]
+
+
+def write_shard(source: CropSource, job: ShardJob) -> None:
+    """Write one shard and, after it, the note that says that it is complete."""
+    skipped: list[tuple[str, str]] = []
+    rows: list[dict[str, Any]] = []
+    part = 0
+    with write_atomically(job.shard) as file:
+        writer = ShardWriter(file, job.crop_format)
+        for group in job.groups:
+            for cells in deal_parts(_encode_group(source, job, group, skipped)):
+                for position, cell in enumerate(cells):
+                    place = writer.add(cell_key(job.number, part, position), cell)
+                    rows.append({**cell.record, **place, "part": part})
+                part += 1
+        size_bytes, sha256 = writer.finish()
+    antibodies = len({row["antibody"] for row in rows})
+    entry = ShardEntry(job.shard.name, len(rows), part, antibodies, size_bytes, sha256)
+    with write_atomically(job.note) as file:
+        file.write(json.dumps({"shard": asdict(entry), "skipped": skipped, "rows": rows}).encode())
+
+
+def _encode_group(
+    source: CropSource, job: ShardJob, group: ShardGroup, skipped: list[tuple[str, str]]
+) -> list[EncodedCell]:
+    """The compressed cells of a group, sorted by field; bad fields are added to `skipped`."""
+    cells: list[EncodedCell] = []
+    for name in group.fields:
+        try:
+            crops = source.read(name)
+            if len(crops.cells):
+                cells += encode_field(crops, group.antibody, job.crop_format, job.classes)
+        except (ValueError, OSError) as error:
+            if job.strict:
+                raise InputError(f"Field of view {name}: {error}") from error
+            skipped.append((name, str(error)))
+    return cells
+
+
+class JoinedNotes(NamedTuple):
+    """What all shards hold together.
+
+    Attributes:
+        shards: The shards that have cells.
+        columns: Column → one value per cell, in the order of the shards.
+        skipped: Field of view and reason.
+    """
+
+    shards: list[ShardEntry]
+    columns: dict[str, list[Any]]
+    skipped: list[tuple[str, str]]
+
+
+def join_notes(jobs: Sequence[ShardJob]) -> JoinedNotes:
+    """Join the notes of all shards; a shard without cells is removed."""
+    shards: list[ShardEntry] = []
+    skipped: list[tuple[str, str]] = []
+    columns: dict[str, list[Any]] = {name: [] for name in CELL_COLUMNS}
+    for job in jobs:
+        note = json.loads(job.note.read_bytes())
+        skipped += [(name, reason) for name, reason in note["skipped"]]
+        if not note["rows"]:
+            job.shard.unlink()
+            continue
+        for row in note["rows"]:
+            # Columns that no cell had so far are filled up to here.
+            columns |= {name: [None] * len(columns["shard"]) for name in row.keys() - columns.keys()}
+            for name, values in columns.items():
+                values.append(len(shards) if name == "shard" else row.get(name))
+        shards.append(ShardEntry.from_record(note["shard"]))
+    others = sorted(columns.keys() - set(CELL_COLUMNS))
+    return JoinedNotes(shards, {name: columns[name] for name in (*CELL_COLUMNS, *others)}, skipped)
+
+
+def open_progress(output: Path, fingerprint: str) -> None:
+    """Begin, or go on with, a run in this folder."""
+    plan = output / PROGRESS_FOLDER / _PLAN_FILE
+    if plan.is_file():
+        if json.loads(plan.read_bytes())["fingerprint"] != fingerprint:
+            raise InputError(
+                f"{output} holds the beginning of a run with other inputs or settings. Give the same ones to go on, "
+                "choose another folder, or delete this one."
+            )
+        remove_leftovers(output)
+        remove_leftovers(plan.parent)
+        return
+    strangers = sorted(path.name for path in output.glob("*.tar"))
+    if strangers:
+        raise InputError(f"{output} holds {', '.join(strangers[:3])} without an index. Choose an empty folder.")
+    with write_atomically(plan) as file:
+        file.write(json.dumps({"fingerprint": fingerprint}).encode())
+
+
+def remove_progress(output: Path) -> None:
+    """Remove the notes, the plan last: while it stands, a killed run is recognised as ours."""
+    folder = output / PROGRESS_FOLDER
+    if folder.is_dir():
+        remove_leftovers(output)
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == _PLAN_FILE):
+            path.unlink(missing_ok=True)
+        folder.rmdir()

@@ -1,0 +1,1 @@
+"""What simulated cells are made of: shapes, landmarks, proteins, optics."""

@@ -1,0 +1,48 @@
+"""Files of a folder are gathered into fields by their names alone."""
+
+from pathlib import Path
+
+from subcell_hf.data.images.listing import list_folder
+from tests.data.written_fields import random_plane, write_hpa_field, write_png
+
+
+def test_folders_are_searched_to_any_depth_but_not_into_crops(tmp_path: Path) -> None:
+    write_hpa_field(tmp_path / "plate 1", "p1_A1_1")
+    write_hpa_field(tmp_path / "plate 2/deep", "p2_A1_1")
+    write_hpa_field(tmp_path / "crops/fields", "p3_A1_1")
+    write_hpa_field(tmp_path / ".trash", "p4_A1_1")
+    (tmp_path / "crops/crops.json").write_text("{}")
+    assert [field.name for field in list_folder(tmp_path, {})] == ["p1_A1_1", "p2_A1_1"]
+
+
+def test_names_in_any_case_and_with_any_suffix(tmp_path: Path) -> None:
+    for file in ("p_A1_1_Red.PNG", "p_A1_1_green.tif.gz", "p_A1_1_MASK.tiff"):
+        write_png(tmp_path / file, random_plane(1))
+    (field,) = list_folder(tmp_path, {})
+    assert {name: path.name for name, path in field.channel_files.items()} == {
+        "red": "p_A1_1_Red.PNG",
+        "green": "p_A1_1_green.tif.gz",
+    }
+    assert field.mask_file == tmp_path / "p_A1_1_MASK.tiff"
+
+
+def test_a_folder_without_channel_names_is_one_of_stacks(tmp_path: Path) -> None:
+    for file in ("a.ome.tif", "b.tif", "b_mask.png", "c_mask.png"):
+        write_png(tmp_path / file, random_plane(1))
+    (tmp_path / "d.zarr/0").mkdir(parents=True)
+    write_png(tmp_path / "d.zarr/0/not_a_field.png", random_plane(1))
+    fields = {field.name: field for field in list_folder(tmp_path, {})}
+    assert sorted(fields) == ["a", "b", "c_mask.png", "d"]
+    assert fields["a"].mask_file is None
+    assert fields["b"].mask_file == tmp_path / "b_mask.png"
+    assert fields["d"].stack_file == tmp_path / "d.zarr"
+    assert "mask without its image" in (fields["c_mask.png"].problem or "")
+
+
+def test_names_with_too_few_parts_are_strays(tmp_path: Path) -> None:
+    for file in ("p_A1_1_red.png", "A1_red.png", "p_A1_1_blue_red_green.jpg", "p_A1_1_composite.jpg"):
+        write_png(tmp_path / file, random_plane(1))
+    fields = list_folder(tmp_path, {})
+    assert {field.name for field in fields if field.problem} == {"A1_red.png", "p_A1_1_composite.jpg"}
+    # The website's composites end in a channel; as a field of their own they lack the other channels.
+    assert {field.name for field in fields if not field.problem} == {"p_A1_1", "p_A1_1_blue_red"}
