@@ -13,12 +13,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 ISLAND = sorted((PACKAGE / "model").glob("*_subcell*.py"))
 
-# A room imports itself and rooms of a lower tier. Registration stands beside the package's own __init__.
+# A room imports itself and rooms of a lower tier. Evaluation reads the tables of inference, hub publishes what the
+# others made; registration stands beside the package's own __init__.
 TIERS = {
     "errors": -1, "batches": 0, "ontology": 0,
     "model": 1, "data": 1, "augmentation": 1,
-    "registration": 2, "training": 2, "inference": 2, "evaluation": 2, "hub": 2,
-    "__init__": 3, "cli": 4,
+    "registration": 2, "training": 2, "inference": 2,
+    "evaluation": 3, "hub": 4,
+    "__init__": 5, "cli": 6,
 }  # fmt: skip
 
 
@@ -57,6 +59,13 @@ def test_rooms_import_only_what_lies_below(path: Path) -> None:
         assert name.split(".")[0] != "recipes", f"{path.name} imports {name}: nothing imports recipes"
         target = name.split(".")[1] if "." in name else "__init__"
         assert target == room or TIERS[target] < TIERS[room], f"{room} must not import {target} ({path.name}: {name})"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room_of(p) == "evaluation"], ids=lambda path: path.name)
+def test_evaluation_takes_tables_and_never_a_model(path: Path) -> None:
+    for _, name in imports_of(path):
+        assert name.split(".")[0] not in {"torch", "transformers"}, f"{path.name} imports {name}"
+        assert not name.startswith("subcell_hf.inference") or name == "subcell_hf.inference.tables"
 
 
 def test_every_room_has_a_tier() -> None:

@@ -1,0 +1,1 @@
+"""Evaluation: embedding tables to benchmarks, perturbation profiles and proteome maps."""

@@ -1,0 +1,1 @@
+"""Inference: images and crops to embedding tables, locations and a report."""
