@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from subcell_hf.cli import data, hub
+from subcell_hf.cli import data, evaluation, hub
 from subcell_hf.errors import InputError
 
 
@@ -56,3 +56,4 @@ COMMANDS = (
 
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(evaluation.evaluate)

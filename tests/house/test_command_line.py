@@ -11,15 +11,20 @@ from subcell_hf import __version__
 from subcell_hf.cli import app
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+SUB_COMMANDS = {
+    f"{group} {name}": command
+    for group, commands in COMMANDS.items()
+    for name, command in getattr(commands, "commands", {}).items()
+}
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize("name", sorted({**COMMANDS, **SUB_COMMANDS}))
 def test_every_option_is_explained(name: str) -> None:
-    command = COMMANDS[name]
+    command = {**COMMANDS, **SUB_COMMANDS}[name]
     assert command.help
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"subcell {name}: {parameter.name} has no help text"
-    result = CliRunner().invoke(app, [name, "--help"])
+    result = CliRunner().invoke(app, [*name.split(), "--help"])
     assert result.exit_code == 0
     options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
     for option in options:
