@@ -1,0 +1,189 @@
+"""Embedding tables as AnnData files: `X`, `obs`, `obsm["probabilities"]`, `uns["subcell_hf"]`."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import anndata
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from subcell_hf.data.atomic import write_atomically
+from subcell_hf.errors import InputError
+from subcell_hf.inference.embedding_table import (
+    CELL_ID,
+    FIELD_OF_VIEW,
+    METADATA_KEY,
+    EmbeddingTable,
+    check_table,
+    facts_from_json,
+    facts_to_json,
+    table_facts,
+)
+from subcell_hf.inference.table_parquet import CELLS_PER_GROUP, EMBEDDING, PASS_PREFIX, PROBABILITIES, parquet_facts
+from subcell_hf.ontology import reported_locations
+
+Block = Mapping[str, npt.NDArray[np.float32]]
+
+
+def write_h5ad(table: EmbeddingTable, path: Path | str) -> None:
+    """Write a table that scanpy opens, whole or not at all.
+
+    Raises:
+        InputError: If the table's parts do not fit together.
+    """
+    check_table(table, f"The table for {path}")
+    arrays = {EMBEDDING: table.embeddings}
+    if table.probabilities is not None:
+        arrays[PROBABILITIES] = table.probabilities
+    arrays |= {PASS_PREFIX + name: values for name, values in table.pass_probabilities.items()}
+    columns = ((str(name), table.cells[name]) for name in table.cells.columns)
+    widths = {name: values.shape[1] for name, values in arrays.items()}
+    _write(path, len(table), columns, widths, [arrays], table_facts(table))
+
+
+def h5ad_from_parquet(parquet: Path, path: Path | str) -> None:
+    """Write the AnnData file of a Parquet table, holding one column or one row group at a time.
+
+    Raises:
+        InputError: If the Parquet file is not an embedding table.
+    """
+    facts = parquet_facts(parquet)
+    if facts is None:
+        raise InputError(
+            f"{parquet} is not an embedding table of subcell_hf. Read it with read_table and write it anew."
+        )
+    with pq.ParquetFile(parquet) as file:
+        widths = {i.name: i.type.list_size for i in file.schema_arrow if pa.types.is_fixed_size_list(i.type)}
+        scalars = [name for name in file.schema_arrow.names if name not in widths]
+        columns = ((name, file.read(columns=[name]).column(0).to_pandas()) for name in scalars)
+        blocks = (
+            {n: batch.column(n).flatten().to_numpy().reshape(len(batch), width) for n, width in widths.items()}
+            for batch in file.iter_batches(CELLS_PER_GROUP, columns=list(widths))
+        )
+        _write(path, file.metadata.num_rows, columns, widths, blocks, facts)
+
+
+def _write(
+    path: Path | str,
+    rows: int,
+    columns: Iterable[tuple[str, pd.Series]],
+    widths: Mapping[str, int],
+    blocks: Iterable[Block],
+    facts: Mapping[str, Any],
+) -> None:
+    # HDF5 reads back what it has written, so it opens the temporary file by its name.
+    with write_atomically(path) as file, h5py.File(file.name, "w") as h5:
+        h5.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        _write_obs(h5.create_group("obs"), columns)
+        variables = pd.DataFrame(index=pd.Index([f"embedding_{n}" for n in range(widths[EMBEDDING])], dtype=object))
+        anndata.io.write_elem(h5, "var", variables)
+        anndata.io.write_elem(h5, "obsm", {})
+        anndata.io.write_elem(
+            h5, "uns", {METADATA_KEY: facts_to_json(facts), "classes": np.array(facts["classes"], "U")}
+        )
+        places = {name: "X" if name == EMBEDDING else f"obsm/{name}" for name in widths}
+        arrays = {name: _new_array(h5, places[name], rows, width) for name, width in widths.items()}
+        start = 0
+        for block in blocks:
+            stop = start + len(block[EMBEDDING])
+            for name, values in block.items():
+                arrays[name][start:stop] = values
+            start = stop
+
+
+def _new_array(h5: Any, place: str, rows: int, width: int) -> Any:
+    array = h5.create_dataset(place, (rows, width), np.float32, track_times=False)
+    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    return array
+
+
+def _write_obs(group: Any, columns: Iterable[tuple[str, pd.Series]]) -> None:
+    """The columns one after the other, in AnnData's documented format of a data frame."""
+    names = []
+    for name, column in columns:
+        if name == CELL_ID:
+            anndata.io.write_elem(group, "_index", column.to_numpy(dtype=object))
+            continue
+        numeric = isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf"
+        anndata.io.write_elem(group, name, column.to_numpy() if numeric else _categories(column))
+        names.append(name)
+    group.attrs.update({"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": "_index"})
+    group.attrs["column-order"] = np.array(names, dtype=h5py.string_dtype())
+
+
+def _categories(column: pd.Series) -> pd.Categorical:
+    """A column of texts; of Python's, since AnnData does not write those of Arrow."""
+    codes, names = pd.factorize(column.astype(object).fillna("").astype(str).to_numpy(object), sort=True)
+    return pd.Categorical.from_codes(codes, pd.Index(names, dtype=object))
+
+
+def read_h5ad(path: Path) -> EmbeddingTable:
+    """Read an AnnData file: ours, SubCellPortable's, or any with a dense or sparse `X`.
+
+    Raises:
+        InputError: If it cannot be read or its parts do not fit together.
+    """
+    try:
+        with h5py.File(path, "r") as h5:
+            if h5.attrs.get("created_by") == "SubCellPortable":
+                return check_table(_portable(h5), str(path))
+        data = anndata.read_h5ad(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as AnnData: {error}. Write it again.") from error
+    embeddings = data.X.toarray() if hasattr(data.X, "toarray") else data.X
+    cells = _cells_of_obs(data.obs)
+    facts: dict[str, Any] = {"classes": list(data.uns.get("classes", ())), "passes": [], "provenance": {}}
+    if METADATA_KEY in data.uns:
+        facts = facts_from_json(str(data.uns[METADATA_KEY]), str(path))
+    probabilities = data.obsm.get(PROBABILITIES)
+    if probabilities is not None and not facts["classes"]:
+        facts["classes"] = [f"class_{number}" for number in range(probabilities.shape[1])]
+    missing = [name for name in facts["passes"] if PASS_PREFIX + name not in data.obsm]
+    if missing:
+        raise InputError(f"{path} lacks obsm[{PASS_PREFIX + missing[0]!r}], which its uns names. Write it again.")
+    return check_table(
+        EmbeddingTable(
+            cells,
+            np.ascontiguousarray(embeddings, np.float32),
+            None if probabilities is None else np.asarray(probabilities, np.float32),
+            tuple(facts["classes"]) if probabilities is not None else (),
+            {name: np.asarray(data.obsm[PASS_PREFIX + name], np.float32) for name in facts["passes"]},
+            facts["provenance"],
+        ),
+        str(path),
+    )
+
+
+def _cells_of_obs(obs: pd.DataFrame) -> pd.DataFrame:
+    columns = dict(_plain_columns(obs))
+    columns[CELL_ID] = obs.index.astype(str).to_numpy(dtype=object)
+    columns.setdefault(FIELD_OF_VIEW, np.full(len(obs), "", dtype=object))
+    firsts = (CELL_ID, FIELD_OF_VIEW)
+    return pd.DataFrame({name: columns[name] for name in (*firsts, *(n for n in columns if n not in firsts))})
+
+
+def _plain_columns(obs: pd.DataFrame) -> Iterator[tuple[str, Any]]:
+    for name in obs.columns:
+        column = obs[name]
+        numeric = column.dtype.kind in "biuf" if hasattr(column.dtype, "kind") else False
+        yield str(name), column.to_numpy() if numeric else column.astype(object).fillna("").astype(str).to_numpy(object)
+
+
+def _portable(h5: Any) -> EmbeddingTable:
+    """SubCellPortable's own layout, which AnnData does not open."""
+    names = np.array([name.decode() for name in h5["obs/index"][:]], dtype=object)
+    cells = pd.DataFrame({CELL_ID: names, FIELD_OF_VIEW: np.full(len(names), "", dtype=object)})
+    probabilities = h5["obsm/probabilities"][:].astype(np.float32) if "obsm/probabilities" in h5 else None
+    count = 0 if probabilities is None else probabilities.shape[1]
+    return EmbeddingTable(cells, h5["X"][:].astype(np.float32), probabilities, portable_classes(count))
+
+
+def portable_classes(count: int) -> tuple[str, ...]:
+    """Names of SubCellPortable's classes: the 31 reported locations, or numbers where there are not 31."""
+    names = reported_locations()
+    return names if count == len(names) else tuple(f"class_{number}" for number in range(count))
