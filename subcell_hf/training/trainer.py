@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
-from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
 from transformers.training_args import OptimizerNames
 
 from subcell_hf.augmentation.presets import AugmentationSettings, load_preset
@@ -28,10 +34,12 @@ from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.model.objectives_subcell import sigmoid_focal_loss
 from subcell_hf.training.arguments import PreTrainingArguments
 from subcell_hf.training.cost import estimate_step_cost
+from subcell_hf.training.metered_trainer import MeteredTrainer
 from subcell_hf.training.optimization import parameter_groups
 from subcell_hf.training.probe_metrics import score_locations, summarize, write_table
+from subcell_hf.training.progress import progress_callback
 from subcell_hf.training.resolution import PreTrainingData
-from subcell_hf.training.resumable_trainer import ResumableTrainer
+from subcell_hf.training.throughput import ThroughputMeter
 
 _MODEL_STREAM = 0x5DEECE66D
 """Keeps the model's own draws (dropout, hidden patches) apart from those of the views, which have the same seed."""
@@ -59,7 +67,7 @@ class WholeSteps:
         self.loader.set_epoch(epoch)
 
 
-class PreTrainer(ResumableTrainer):
+class PreTrainer(MeteredTrainer):
     """Trains a `SubCellForPreTraining` from shards.
 
     Args:
@@ -87,6 +95,9 @@ class PreTrainer(ResumableTrainer):
         self._stop_agreed = False
         cost = estimate_step_cost(model.config, model, len(data.views.views))
         self._flops_per_cell = cost.training_flops_per_cell
+        self.meter = ThroughputMeter(args.device, args.mixed_precision, self._flops_per_cell)
+        self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
+        self.add_callback(progress_callback(bar=not args.disable_tqdm))
         self.add_callback(_StepGuard(self))
         for callback in callbacks or []:
             self.add_callback(callback)
@@ -145,9 +156,11 @@ class PreTrainer(ResumableTrainer):
     ) -> Any:
         """Views, forward pass, and a note of every component of the loss; arguments as Trainer's."""
         views = self.make_views(inputs, self.view_maker)
+        self.meter.clock.end("views")
         # What the model draws depends on the batch alone, so that going on is exact and processes differ.
         torch.manual_seed(inputs["view_seed"] ^ _MODEL_STREAM)
         outputs = model(**views)
+        self.meter.clock.end("forward")
         losses = {name: value.detach() for name, value in outputs.losses.items()}
         for name, value in losses.items():
             self._losses[name] = self._losses.get(name, torch.zeros_like(value)) + value
@@ -291,6 +304,7 @@ class _StepGuard(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
+        self.trainer.meter.finish_step()
         batches = self.trainer._batches
         if batches is not None:
             # After going on within an epoch Trainer counts from its start.

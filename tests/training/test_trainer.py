@@ -205,7 +205,7 @@ def test_sigterm_saves_and_ends_cleanly(shards: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     for line in run.stdout:
         lines.append(line)
-        if "'loss'" in line:
+        if "· loss" in line:
             break
     time.sleep(0.5)
     run.send_signal(signal.SIGTERM)
