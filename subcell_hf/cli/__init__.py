@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from subcell_hf.cli import data, evaluation, hub
+from subcell_hf.cli import data, evaluation, hub, tables
 from subcell_hf.errors import InputError
 
 
@@ -50,6 +50,8 @@ COMMANDS = (
     data.shards_inspect,
     data.splits,
     data.views,
+    tables.aggregate,
+    tables.portable,
     hub.convert,
 )
 """In the order in which `subcell --help` lists them."""

@@ -1,0 +1,67 @@
+"""Commands on embedding tables: aggregate them, write them for other tools, show them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def aggregate(
+    table: Annotated[
+        Path, typer.Argument(help="Embedding table, or folder that `subcell embed` wrote.", metavar="TABLE")
+    ],
+    by: Annotated[str, typer.Option(help="What a row stands for: field, well, antibody or gene.")],
+    output: Annotated[Path, typer.Option(help="File to write: .parquet, or .h5ad for scanpy.")],
+    probabilities: Annotated[
+        str, typer.Option(help="mean, or max: the most that any cell of a group shows, which keeps rare locations.")
+    ] = "mean",
+) -> None:
+    """Average the embeddings of cells. Exit code 3: cells without a group were left out, see OUTPUT.skipped.csv."""
+    from subcell_hf.data.crops.folder import write_csv
+    from subcell_hf.errors import InputError
+    from subcell_hf.inference.aggregation import aggregate as aggregate_table
+    from subcell_hf.inference.tables import read_table, write_h5ad, write_parquet
+
+    writers = {".parquet": write_parquet, ".h5ad": write_h5ad}
+    if output.suffix not in writers:
+        raise InputError(f"Cannot write {output}: expected a file ending in {' or '.join(writers)}.")
+    cells = read_table(table)
+    result = aggregate_table(cells, by, probabilities=probabilities)
+    writers[output.suffix](result.table, output)
+    for note in result.notes:
+        typer.echo(f"Note: {note}", err=True)
+    typer.echo(f"{output} holds {len(result.table)} rows, one per {by}, of {len(cells) - len(result.skipped)} cells.")
+    if result.dropped_columns:
+        typer.echo(f"Left out, since they differ within a {by}: {', '.join(result.dropped_columns)}.")
+    skipped_file = output.with_name(output.name + ".skipped.csv")
+    skipped_file.unlink(missing_ok=True)
+    if result.skipped:
+        rows = [{"cell_id": cell, "reason": reason} for cell, reason in result.skipped.items()]
+        write_csv(skipped_file, ["cell_id", "reason"], rows)
+        typer.echo(f"Skipped: {len(rows)} cells that name no {by}, listed in {skipped_file}.", err=True)
+        raise typer.Exit(3)
+
+
+def portable(
+    table: Annotated[
+        Path, typer.Argument(help="Embedding table, or folder that `subcell embed` wrote.", metavar="TABLE")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder to write; files of the same names are replaced.")],
+    form: Annotated[
+        str, typer.Option(help="2025, or 2024: top_3_classes from third to first, attention dark on white.")
+    ] = "2025",
+    csv_only: Annotated[bool, typer.Option("--csv-only", help="Write result.csv and no file per cell.")] = False,
+) -> None:
+    """Write a table as SubCellPortable does: result.csv, arrays of every cell, attention maps where they were kept."""
+    from subcell_hf.inference.pictures import PICTURES_FILE, iterate_pictures
+    from subcell_hf.inference.portable_files import write_portable_files
+    from subcell_hf.inference.tables import read_table
+
+    cells = read_table(table)
+    pictures = table / PICTURES_FILE if table.is_dir() else table.with_name(PICTURES_FILE)
+    attention = {}
+    if pictures.is_file() and not csv_only:
+        attention = {p.cell_id: p.attention for p in iterate_pictures(pictures) if p.attention is not None}
+    report = write_portable_files(cells, output, form=form, single_files=not csv_only, attention=attention)
+    files = "result.csv" if csv_only else "result.csv and the arrays of every cell"
+    typer.echo(f"{output} holds {files}: {report.cells} cells, {report.attention_maps} attention maps.")
