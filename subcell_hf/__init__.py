@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from subcell_hf.extras import explain_missing
 from subcell_hf.registration import register_when_needed
 
 __version__ = "0.1.0"
@@ -40,7 +41,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that `import subcell_hf` and `subcell --help` stay fast."""
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        try:
+            return getattr(import_module(_PUBLIC[name]), name)
+        except ModuleNotFoundError as error:
+            message = explain_missing(error.name)
+            raise error if message is None else ImportError(f"subcell_hf.{name}: {message}") from error
     raise AttributeError(f"module 'subcell_hf' has no attribute {name!r}")
 
 

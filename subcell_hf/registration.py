@@ -19,6 +19,7 @@ def register() -> None:
         AutoModelForPreTraining,
     )
     from transformers.pipelines import PIPELINE_REGISTRY
+    from transformers.utils import is_vision_available
 
     from subcell_hf.model.configuration_subcell import SubCellConfig
     from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
@@ -30,7 +31,8 @@ def register() -> None:
     AutoModel.register(SubCellConfig, SubCellModel, exist_ok=True)
     AutoModelForImageClassification.register(SubCellConfig, SubCellForImageClassification, exist_ok=True)
     AutoModelForPreTraining.register(SubCellConfig, SubCellForPreTraining, exist_ok=True)
-    AutoImageProcessor.register(SubCellConfig, slow_image_processor_class=SubCellImageProcessor, exist_ok=True)
+    if is_vision_available():  # Without Pillow transformers' AutoImageProcessor refuses even to be registered with.
+        AutoImageProcessor.register(SubCellConfig, slow_image_processor_class=SubCellImageProcessor, exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(
             TASK, pipeline_class=SubCellPipeline, pt_model=AutoModelForImageClassification, type="image"

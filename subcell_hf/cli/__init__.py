@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from subcell_hf.cli import data, evaluation, hub, tables
+from subcell_hf.cli import data, evaluation, hub, profiles, tables
 from subcell_hf.errors import InputError
+from subcell_hf.extras import explain_missing
 
 
 class _Commands(TyperGroup):
@@ -17,6 +18,11 @@ class _Commands(TyperGroup):
         """Run a command; wrong input, or a disk that fails, ends with its message and exit code 2."""
         try:
             return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if (message := explain_missing(error.name)) is None:
+                raise
+            typer.secho(f"Error: {message}", fg="red", err=True)
+            raise typer.Exit(2) from error
         except (InputError, OSError) as error:
             typer.secho(f"Error: {error}", fg="red", err=True)
             raise typer.Exit(2) from error
@@ -52,10 +58,12 @@ COMMANDS = (
     data.views,
     tables.aggregate,
     tables.portable,
+    evaluation.baselines,
     hub.convert,
 )
 """In the order in which `subcell --help` lists them."""
 
 for command in COMMANDS:
     app.command()(command)
+evaluation.evaluate.command()(profiles.perturbation)
 app.add_typer(evaluation.evaluate)

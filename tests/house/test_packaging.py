@@ -1,0 +1,92 @@
+"""The wheel is complete, light, and says what is missing."""
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from subcell_hf.extras import EXTRAS, explain_missing
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_every_library_of_an_extra_is_known_by_the_name_that_it_is_imported_by() -> None:
+    distributions = packages_distributions()
+    for extra, modules in EXTRAS.items():
+        wanted = {Requirement(text).name.lower() for text in PROJECT["optional-dependencies"][extra]}
+        for module in modules:
+            if module in distributions:  # cellpose is not installed for the tests
+                assert wanted & {name.lower() for name in distributions[module]}, f"{module} is not of [{extra}]"
+
+
+def test_a_missing_library_is_explained() -> None:
+    assert explain_missing("skimage.measure") == (
+        "This needs skimage, which is not installed. Install it with: pip install 'subcell-hf[data]'"
+    )
+    assert explain_missing("subcell_hf.nothing") is None
+    assert explain_missing(None) is None
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_what_the_package_reads(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    source = ROOT / "subcell_hf"
+    files = {path.relative_to(ROOT).as_posix() for path in source.rglob("*") if path.suffix not in (".pyc", "")}
+    files = {name for name in files if "/__pycache__/" not in name}
+    assert files <= names, files - names
+    assert "subcell_hf/annotations/locations.tsv" in names
+    assert "subcell_hf/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "recipes/"))]
+
+
+@pytest.mark.slow
+def test_the_core_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+    """Nothing but the wheel and what it requires: help, a model, and an error that names the extra."""
+    python = tmp_path / "venv" / "bin" / "python"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    command = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--constraint",
+        str(ROOT / "constraints.txt"),
+        str(wheel),
+    ]
+    subprocess.run(command, check=True, env=environment)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+
+    subcell = str(python.parent / "subcell")
+    assert "shards" in run(subcell, "--help").stdout
+    code = (
+        "import torch, subcell_hf\n"
+        "from transformers import AutoModel\n"
+        "config = subcell_hf.SubCellConfig.from_size('tiny', image_size=32, num_hidden_layers=1)\n"
+        "model = AutoModel.from_config(config)\n"
+        "print(tuple(model(torch.rand(2, 4, 32, 32)).pooler_output.shape))"
+    )
+    found = run(str(python), "-c", code)
+    assert found.stdout.strip() == "(2, 384)", found.stderr
+    found = run(subcell, "simulate", "--fields", "1", "--output", "fields")
+    assert found.returncode == 2
+    assert "pip install 'subcell-hf[data]'" in found.stderr
