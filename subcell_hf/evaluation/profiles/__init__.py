@@ -1,0 +1,1 @@
+"""Morphological profiles of wells: reading, aggregating, normalising, retrieving."""
