@@ -58,14 +58,28 @@ def picture_views(
     return _lay_out(tiles, captions)
 
 
+def compose_colours(pixels: Tensor, channels: Sequence[str], gamma: float = 0.7) -> Tensor:
+    """Add up channels in their display colours.
+
+    Args:
+        pixels: [channels, height, width] floating point, intensities from 0 to 1; what lies outside is cut off.
+        channels: Colour name of each channel.
+        gamma: Exponent of the displayed intensities; below 1 shows faint structures.
+
+    Returns:
+        [height, width, (red, green, blue)] float32 from 0 to 1.
+    """
+    others = iter(_OTHER_RGB * len(channels))
+    colours = torch.tensor([CHANNEL_DISPLAY_RGB.get(name) or next(others) for name in channels])
+    return torch.einsum("chw,ck->hwk", pixels.float().clamp(0, 1) ** gamma, colours).clamp(0, 1)
+
+
 def _tile(pixels: Tensor, cell_mask: Tensor, channels: Sequence[str], gamma: float) -> npt.NDArray[Any]:
     """One view in colour: [tile, tile, 3] uint8."""
     size = (_TILE_PX, _TILE_PX)
     pixels = F.interpolate(pixels[None].clamp(0, 1), size=size, mode="bilinear", antialias=True)[0]
     mask = F.interpolate(cell_mask[None, None].float(), size=size, mode="nearest-exact")[0]
-    others = iter(_OTHER_RGB * len(channels))
-    colours = torch.tensor([CHANNEL_DISPLAY_RGB.get(name) or next(others) for name in channels])
-    composite = torch.einsum("chw,ck->hwk", pixels**gamma, colours).clamp(0, 1)
+    composite = compose_colours(pixels, channels, gamma)
     outline = F.max_pool2d(mask, 3, stride=1, padding=1)[0] != mask[0]
     composite[outline] = 1.0
     return (composite * 255).round().to(torch.uint8).numpy()
