@@ -1,0 +1,242 @@
+"""Baselines that any model must beat: classical features of the crops, and principal components of their pixels.
+
+Both come as embedding tables over the cells of shards or crops, so that they go through every benchmark as a model
+does. Recent work found large microscopy models no better than such baselines (arXiv 2603.13377).
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.decomposition import PCA
+from tqdm import tqdm
+
+from subcell_hf.data.crops.folder import TABLE_FILE, read_crop_table, read_crops_json, read_field_crops
+from subcell_hf.data.images.listing import CROPS_FILE
+from subcell_hf.data.shards.cell_table import CELL_COLUMNS
+from subcell_hf.data.shards.index import CELLS_FILE
+from subcell_hf.data.shards.reader import ShardReader
+from subcell_hf.errors import InputError
+from subcell_hf.evaluation.cell_features import check_crops, measure_cells
+from subcell_hf.inference.tables import EmbeddingTable
+
+FEATURES, PIXELS = "features", "pixels"
+"""Names of the two baselines."""
+
+_CELLS_PER_TASK = 32
+_PLACE_COLUMNS = {"file", "index", *CELL_COLUMNS} - {
+    "cell_id", "antibody", "gene", "field_of_view", "cell_line", "locations",
+}  # fmt: skip
+"""Where a cell's bytes lie: nothing that a table of embeddings says."""
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """How the baselines are made.
+
+    Attributes:
+        pixel_edge: Edge in pixels to which each channel is shrunk before the principal components.
+        components: Principal components, at most.
+        fitting_cells: Training cells that the components are fitted on, at most; more are chosen from at random.
+        seed: Of that choice and of the randomized solver.
+    """
+
+    pixel_edge: int = 32
+    components: int = 128
+    fitting_cells: int = 20_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("pixel_edge", "components", "fitting_cells"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1.")
+
+
+class _Crops(Protocol):
+    """Crops on a disk or elsewhere, in pieces that processes read on their own."""
+
+    cells: pd.DataFrame
+    channels: tuple[str, ...]
+    pieces: list[npt.NDArray[np.int64]]
+
+    def read(self, piece: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]: ...
+
+
+class _ShardCrops:
+    def __init__(self, url: str) -> None:
+        self._reader = ShardReader(url)
+        index = self._reader.index
+        self.channels = index.crop_format.channels
+        self.cells = _metadata(pd.read_parquet(f"{self._reader.url}/{CELLS_FILE}"))
+        splits = {antibody: split for split, antibodies in index.splits.items() for antibody in antibodies}
+        if splits:
+            self.cells["split"] = [splits.get(antibody, "") for antibody in self.cells["antibody"]]
+        rows = np.arange(len(self.cells))
+        self.pieces = [rows[start : start + _CELLS_PER_TASK] for start in range(0, len(rows), _CELLS_PER_TASK)]
+
+    def read(self, piece: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        return self._reader.read(piece)
+
+
+class _FolderCrops:
+    def __init__(self, url: str) -> None:
+        self._folder = Path(url)
+        self._facts = read_crops_json(self._folder)
+        self._table = read_crop_table(self._folder)
+        self.channels = tuple(self._facts["channels"])
+        self.cells = _metadata(self._table)
+        self.pieces = [rows for _, rows in sorted(self._table.groupby("file", sort=True).indices.items())]
+
+    def read(self, piece: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        crops = read_field_crops(self._folder, self._table.iloc[piece].to_dict("records"), self._facts)
+        return crops.pixels, crops.cell_masks
+
+
+def make_baselines(
+    source: str | Path, settings: BaselineSettings | None = None, *, workers: int = 1, progress: bool = True
+) -> dict[str, EmbeddingTable]:
+    """Measure every cell of shards or crops.
+
+    Args:
+        source: Folder or URL of shards, or folder of crops.
+        settings: Sizes and seed; None for the defaults.
+        workers: Processes; 1 works in this one. The tables do not depend on it.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        `features` and `pixels`: tables over the same cells in the same order, with the metadata of the source and, from
+        shards, a column `split`. The principal components are fitted on the cells of the split `train`, or on all
+        where there is no such split; `provenance` says which.
+
+    Raises:
+        InputError: If the source is no folder of shards or crops, or a cell cannot be read or measured.
+        OSError: If the source cannot be read.
+    """
+    settings = settings or BaselineSettings()
+    crops = _open_crops(str(source))
+    tasks = [(piece, settings.pixel_edge) for piece in crops.pieces]
+    measured = _measure_all(str(source), crops, tasks, workers)
+    width = len(crops.channels) * settings.pixel_edge**2
+    features: npt.NDArray[np.float32] | None = None
+    names: tuple[str, ...] = ()
+    # Shrunken pixels of a million cells are gigabytes: they wait on the disk until the components are fitted.
+    with tempfile.TemporaryDirectory() as folder:
+        shrunken = np.memmap(Path(folder) / "pixels", np.float16, "w+", shape=(len(crops.cells), width))
+        for piece, values, names, pixels in tqdm(measured, total=len(tasks), unit="piece", disable=not progress):
+            if features is None:
+                features = np.empty((len(crops.cells), len(names)), np.float32)
+            features[piece], shrunken[piece] = values, pixels
+        if features is None:
+            raise InputError(f"{source} holds no cells: nothing to measure.")
+        fitted_on, components = _principal_components(shrunken, crops.cells, settings)
+        del shrunken
+    made = {
+        FEATURES: (features, {"features": list(names)}),
+        PIXELS: (components, {"pixel_edge": settings.pixel_edge, "fitted_on": fitted_on, "seed": settings.seed}),
+    }
+    return {
+        name: EmbeddingTable(
+            crops.cells, values, provenance={"baseline": name, "channels": list(crops.channels), **facts}
+        )
+        for name, (values, facts) in made.items()
+    }
+
+
+def _open_crops(url: str) -> _Crops:
+    if (Path(url) / CROPS_FILE).is_file() or (Path(url) / TABLE_FILE).is_file():
+        return _FolderCrops(url)
+    return _ShardCrops(url)
+
+
+def _metadata(table: pd.DataFrame) -> pd.DataFrame:
+    """What is known of the cells, without where their bytes lie; missing texts are empty."""
+    kept = table.drop(columns=[name for name in table.columns if name in _PLACE_COLUMNS]).reset_index(drop=True)
+    texts = [name for name in kept.columns if not pd.api.types.is_numeric_dtype(kept[name])]
+    return kept.assign(**{name: kept[name].fillna("").astype(str) for name in texts})
+
+
+Task = tuple[npt.NDArray[np.int64], int]
+Measured = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], tuple[str, ...], npt.NDArray[np.float16]]
+
+_opened: dict[str, _Crops] = {}
+"""Crops that this worker process has opened, by URL."""
+
+
+def _measure_all(url: str, crops: _Crops, tasks: Sequence[Task], workers: int) -> Iterator[Measured]:
+    """Measure all pieces, in order."""
+    if workers == 1:
+        yield from (_measure_piece(crops, task) for task in tasks)
+        return
+    # Spawned processes inherit no locks or threads from whatever the caller has loaded.
+    with ProcessPoolExecutor(workers, get_context("spawn"), _open_in_worker, (url,)) as pool:
+        yield from pool.map(_measure_in_worker, [url] * len(tasks), tasks)
+
+
+def _open_in_worker(url: str) -> None:
+    _opened[url] = _open_crops(url)
+
+
+def _measure_in_worker(url: str, task: Task) -> Measured:
+    return _measure_piece(_opened[url], task)
+
+
+def _measure_piece(crops: _Crops, task: Task) -> Measured:
+    piece, edge = task
+    pixels, cell_masks = crops.read(piece)
+    values, names = measure_cells(pixels, cell_masks, crops.channels)
+    return piece, values, names, shrink_pixels(pixels, cell_masks, edge)
+
+
+def shrink_pixels(
+    pixels: npt.NDArray[np.generic], cell_masks: npt.NDArray[np.bool_], edge: int
+) -> npt.NDArray[np.float16]:
+    """Mask, scale and shrink crops, as a model sees them.
+
+    Args:
+        pixels: `[cells, channels, height, width]`.
+        cell_masks: `[cells, height, width]` bool, True inside; all else becomes 0.
+        edge: Edge of the result in pixels.
+
+    Returns:
+        `[cells, channels · edge · edge]` float16 in [0, 1]: one minimum and maximum for all channels of a cell, then
+        the mean over blocks; where the crop's edge is no multiple, blocks differ by a pixel in size.
+
+    Raises:
+        InputError: If shapes do not fit, or the crops are smaller than `edge`.
+    """
+    check_crops(pixels, cell_masks, [str(number) for number in range(pixels.shape[1])])
+    height, width = pixels.shape[2:]
+    if min(height, width) < edge:
+        raise InputError(f"Crops of {height} x {width} px cannot be shrunk to {edge} px. Choose a smaller pixel_edge.")
+    masked = pixels.astype(np.float32) * cell_masks[:, None]
+    low, high = (bound(masked, axis=(1, 2, 3), keepdims=True) for bound in (np.min, np.max))
+    scaled = (masked - low) / (high - low + 1e-6)
+    rows, columns = ((np.arange(edge) * size) // edge for size in (height, width))
+    summed = np.add.reduceat(np.add.reduceat(scaled, rows, axis=2), columns, axis=3)
+    areas = np.outer(np.diff(rows, append=height), np.diff(columns, append=width))
+    return (summed / areas).reshape(len(pixels), -1).astype(np.float16)
+
+
+def _principal_components(
+    shrunken: npt.NDArray[np.float16], cells: pd.DataFrame, settings: BaselineSettings
+) -> tuple[str, npt.NDArray[np.float32]]:
+    """Fit on training cells and transform all. Returns what it was fitted on, in words, and `[cells, components]`."""
+    training = np.flatnonzero(cells["split"] == "train") if "split" in cells else np.empty(0, np.int64)
+    what = "split train" if len(training) else "all cells"
+    rows = training if len(training) else np.arange(len(cells))
+    if len(rows) > settings.fitting_cells:
+        rows = np.sort(np.random.default_rng(settings.seed).choice(rows, settings.fitting_cells, replace=False))
+    count = min(settings.components, len(rows), shrunken.shape[1])
+    solver = PCA(count, svd_solver="randomized", random_state=settings.seed)
+    solver.fit(shrunken[rows].astype(np.float32))
+    blocks = [
+        solver.transform(shrunken[start : start + 4096].astype(np.float32)) for start in range(0, len(shrunken), 4096)
+    ]
+    return f"{len(rows)} cells of {what}", np.concatenate(blocks).astype(np.float32)
