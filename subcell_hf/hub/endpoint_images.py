@@ -1,0 +1,242 @@
+"""Images out of requests: base64 text or allowed URLs → arrays, with limits that hold before anything is decoded.
+
+Lies beside `handler.py` on the Hub and stands alone like it. Headers are read first: what is too large, holds objects,
+or is none of `.npy`, TIFF and PNG is refused before memory is taken for it.
+"""
+
+import base64
+import binascii
+import io
+import math
+import os
+import struct
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[Any]
+
+PNG_SIGNATURE, NPY_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_COMPRESSIONS = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "ZSTD"}
+MAX_PLANES = 16
+FETCH_TIMEOUT_S = 10.0
+YELLOW = "yellow"  # red and green alike
+
+
+class RequestError(ValueError):
+    """What was asked cannot be answered; `status` is HTTP's word for it, the message says why."""
+
+    def __init__(self, message: str, status: int = 400):
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may cost; `handler.py` tells the variables that set it."""
+
+    max_request_bytes: int = 64_000_000
+    max_decoded_bytes: int = 256_000_000
+    max_edge_px: int = 2048
+    max_cells: int = 16
+    max_batch: int = 16
+    max_waiting: int = 512
+    url_hosts: frozenset[str] = frozenset()
+
+    @classmethod
+    def from_environment(cls) -> "Limits":
+        """The defaults, or what the operator says."""
+
+        def number(name: str, default: int) -> int:
+            text = os.environ.get(f"SUBCELL_ENDPOINT_{name}", str(default))
+            if not text.isdecimal() or int(text) < 1:
+                raise ValueError(f"SUBCELL_ENDPOINT_{name} is {text!r}; expected a whole number above 0.")
+            return int(text)
+
+        hosts = os.environ.get("SUBCELL_ENDPOINT_URL_HOSTS", "").lower().split(",")
+        return cls(
+            max_request_bytes=number("MAX_REQUEST_MB", 64) * 1_000_000,
+            max_decoded_bytes=number("MAX_DECODED_MB", 256) * 1_000_000,
+            max_edge_px=number("MAX_EDGE_PX", cls.max_edge_px),
+            max_cells=number("MAX_CELLS", cls.max_cells),
+            max_batch=number("MAX_BATCH", cls.max_batch),
+            max_waiting=number("MAX_WAITING", cls.max_waiting),
+            url_hosts=frozenset(host.strip() for host in hosts if host.strip()),
+        )
+
+
+class Budget:
+    """Bytes that a request may still bring."""
+
+    def __init__(self, limits: Limits):
+        self.total = self.left = limits.max_request_bytes
+        self.decoded_total = self.decoded_left = limits.max_decoded_bytes
+
+    def take(self, count: int, where: str) -> None:
+        """Count bytes.
+
+        Raises:
+            RequestError: With status 413, if they are too many.
+        """
+        self.left -= count
+        if self.left < 0:
+            raise RequestError(f"The request is larger than {self.total:,} bytes, at {where}; send fewer cells.", 413)
+
+    def take_decoded(self, count: int, where: str) -> None:
+        """Count the bytes that an image takes once it is decoded; errors as in `take`."""
+        self.decoded_left -= count
+        if self.decoded_left < 0:
+            raise RequestError(f"At {where} the images exceed {self.decoded_total:,} bytes once decoded.", 413)
+
+
+def read_file(value: Any, where: str, limits: Limits, budget: Budget) -> Pixels:
+    """A file of a request → its pixels.
+
+    Args:
+        value: Base64 text of an `.npy`, TIFF or PNG file, a `data:` URL, or a URL whose host the operator allows.
+        where: What to call it in messages.
+        limits: What it may cost.
+        budget: What is left for this request.
+
+    Returns:
+        `[height, width]` or `[planes, height, width]`, in the file's own dtype.
+
+    Raises:
+        RequestError: If it is none of these, or larger than allowed.
+    """
+    if not isinstance(value, str):
+        raise RequestError(f"{where} is a {type(value).__name__}; expected a file's bytes as base64 text.")
+    if "://" in value[:16]:
+        content = _fetch(value, where, limits.url_hosts, budget)
+    else:
+        budget.take(len(value), where)
+        text = value.partition(",")[2] if value.startswith("data:") else value
+        try:
+            content = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise RequestError(f"{where} is no base64 text ({error}); paths are not read.") from error
+    return decode_image(content, where, limits, budget)
+
+
+def decode_image(content: bytes, where: str, limits: Limits, budget: Budget) -> Pixels:
+    """Decode an `.npy`, TIFF or PNG file; arguments, result and errors as in `read_file`."""
+    if content.startswith(NPY_SIGNATURE):
+        reader = _read_npy
+    elif content.startswith(PNG_SIGNATURE):
+        reader = _read_png
+    elif content.startswith(TIFF_SIGNATURES):
+        reader = _read_tiff
+    else:
+        raise RequestError(f"{where} is no .npy, TIFF or PNG file; it begins with {content[:8]!r}.", 415)
+    try:
+        return reader(content, where, _Gate(where, limits.max_edge_px, budget))
+    except RequestError:
+        raise
+    except Exception as error:  # decoders raise whatever they please, and none of it may end the endpoint
+        raise RequestError(f"{where} cannot be decoded ({type(error).__name__}: {error}).", 422) from error
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """Refuses an image by what its header announces."""
+
+    where: str
+    max_edge_px: int
+    budget: Budget
+
+    def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        if dtype.kind not in "uifb" or dtype.itemsize > 8:  # objects would be pickles
+            raise RequestError(f"{self.where} holds {dtype}; expected whole or floating-point numbers.", 422)
+        if len(shape) not in (2, 3) or min(shape) < 1:
+            raise RequestError(f"{self.where} has the shape {list(shape)}; expected [height, width] or planes.", 422)
+        edges, planes = sorted(shape)[-2:], math.prod(sorted(shape)[:-2])
+        if edges[-1] > self.max_edge_px or planes > MAX_PLANES:
+            expected = f"edges up to {self.max_edge_px} px and {MAX_PLANES} planes"
+            raise RequestError(f"{self.where} has the shape {list(shape)}; expected {expected}.", 413)
+        self.budget.take_decoded(math.prod(shape) * dtype.itemsize, self.where)
+
+
+def _read_npy(content: bytes, where: str, gate: _Gate) -> Pixels:
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    read_header: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    gate.check(shape, dtype)
+    file.seek(0)
+    pixels: Pixels = np.load(file, allow_pickle=False)
+    return pixels
+
+
+def _read_png(content: bytes, where: str, gate: _Gate) -> Pixels:
+    width, height, depth, colours = struct.unpack(">IIBB", content[16:26])
+    gate.check(
+        (height, width, 3) if colours == 2 else (height, width), np.dtype(np.uint16 if depth == 16 else np.uint8)
+    )
+    # Pillow would cut 16-bit colours to 8 bits without a word.
+    if colours not in (0, 2) or (depth == 16 and colours == 2):
+        raise RequestError(f"{where} has {depth}-bit colours; expected a grey PNG, or RGB of 8 bits.", 422)
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+        pixels = np.asarray(picture)
+    if colours == 0:
+        return pixels.astype(np.uint16) if depth == 16 else pixels
+    return _only_colour(pixels, where)
+
+
+def _only_colour(pixels: Pixels, where: str) -> Pixels:
+    """The one plane of an RGB picture that carries signal; yellow is red and green alike."""
+    different = [plane for plane in np.moveaxis(pixels, 2, 0) if plane.any()]
+    if any((plane != different[0]).any() for plane in different[1:]):
+        raise RequestError(f"{where} is a composite of several colours; send each channel's own grey picture.", 422)
+    return different[0] if different else pixels[..., 0]
+
+
+def _read_tiff(content: bytes, where: str, gate: _Gate) -> Pixels:
+    # No OME: its XML may name other files. Pages are counted as they are read, for a small file can list millions.
+    with tifffile.TiffFile(io.BytesIO(content), is_ome=False) as file:
+        planes: list[Pixels] = []
+        for number in range(MAX_PLANES + 1):
+            try:
+                page = file.pages[number]
+            except IndexError:
+                break
+            if number == MAX_PLANES:
+                raise RequestError(f"{where} has more than {MAX_PLANES} pages.", 413)
+            if not isinstance(page, tifffile.TiffPage):
+                page = page.aspage()
+            compression = tifffile.COMPRESSION(page.compression).name
+            if page.dtype is None or compression not in TIFF_COMPRESSIONS:
+                raise RequestError(f"{where} is compressed as {compression}; save it without.", 422)
+            gate.check(page.shape, page.dtype)
+            planes.append(page.asarray())
+    if len({(plane.shape, plane.dtype) for plane in planes}) != 1:
+        raise RequestError(f"{where} has pages of several sizes; expected one for all.", 422)
+    return planes[0] if len(planes) == 1 else np.stack(planes)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """An allowed host must not send us to another."""
+
+
+def _fetch(url: str, where: str, hosts: frozenset[str], budget: Budget) -> bytes:
+    parts = urllib.parse.urlsplit(url)
+    if not hosts:
+        raise RequestError(f"{where} is a URL, which this endpoint does not open; send the file as base64 text.", 403)
+    if parts.scheme != "https" or (parts.hostname or "").lower() not in hosts or parts.port not in (None, 443):
+        raise RequestError(f"{where} is a URL that this endpoint may not open; it may ask {', '.join(hosts)}.", 403)
+    opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler())
+    try:
+        with opener.open(url, timeout=FETCH_TIMEOUT_S) as answer:
+            content: bytes = answer.read(budget.left + 1)
+    except (urllib.error.URLError, OSError) as error:
+        raise RequestError(f"{where} could not be fetched ({error}).", 424) from error
+    budget.take(len(content), where)
+    return content
