@@ -98,7 +98,8 @@ def evaluate_perturbation(profiles: ProfileTable, settings: PerturbationSettings
     groups = wells.column(settings.group_column)
     steps, grid, reported = settings.steps, None, np.ones(len(wells), dtype=bool)
     if settings.search_share is not None:
-        treated = np.where(control, None, groups)
+        treated = groups.copy()
+        treated[control] = None
         choosing, reporting = split_groups(treated, settings.search_share, settings.seed)
         seen = np.array([control[row] or groups[row] in choosing for row in range(len(wells))])
         grid, steps = search_steps(wells.select(seen), settings)

@@ -1,6 +1,7 @@
 """Figures of the perturbation benchmark."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,7 +14,7 @@ from subcell_hf.evaluation.profiles.significance import SIGNIFICANCE_LEVEL
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#7F7F7F"
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 8,
     "font.family": "DejaVu Sans",
     "axes.spines.top": False,
@@ -73,7 +74,7 @@ def draw_groups(groups: pd.DataFrame, title: str) -> Figure:
             zorder=3,
         )
         mean = float(scores.mean())
-        line = {"color": GREY, "linewidth": 1, "linestyle": "--", "label": f"mean {mean:.3f}", "zorder": 1}
+        line: Any = {"color": GREY, "linewidth": 1, "linestyle": "--", "label": f"mean {mean:.3f}", "zorder": 1}
         if labelled:
             axes.axvline(mean, **line)
             axes.set_yticks(places, [_short(str(value)) for value in ranked[name]])

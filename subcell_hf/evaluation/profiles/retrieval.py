@@ -57,7 +57,8 @@ def unit_vectors(features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
             f"{len(zeros)} profiles are all zeros (the first is row {zeros[0] + 1}) and have no cosine similarity. "
             "Remove them, or use another normalisation."
         )
-    return features / lengths[:, None]
+    scaled: npt.NDArray[np.float64] = features / lengths[:, None]
+    return scaled
 
 
 def average_precisions(similarity: Scores, positives: Mask, negatives: Mask) -> Precisions:

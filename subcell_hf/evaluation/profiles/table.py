@@ -51,7 +51,10 @@ class ProfileTable:
             raise InputError(
                 f"The profiles have no column {name!r}; their metadata columns are {', '.join(self.metadata.columns)}."
             )
-        return self.metadata[name].to_numpy(dtype=object)
+        values = self.metadata[name].astype(object)
+        # pandas makes NaN of None wherever it takes a column for text.
+        column: npt.NDArray[np.object_] = values.where(values.notna(), None).to_numpy(dtype=object)
+        return column
 
 
 def read_profiles(paths: Sequence[Path]) -> ProfileTable:
@@ -120,7 +123,7 @@ def _read_cytomining_frame(path: Path) -> pd.DataFrame | None:
         if not any(str(column).startswith(METADATA_PREFIX) for column in header):
             return None
         text = {column: str for column in header if str(column).startswith(METADATA_PREFIX)}
-        return pd.read_csv(path, sep=separator, dtype=text, float_precision="round_trip")
+        return pd.read_csv(path, sep=separator, dtype=text)
     if name.endswith(".parquet"):
         import pyarrow.parquet as pq
 
@@ -147,7 +150,7 @@ def _finite(features: npt.NDArray[np.float64], names: Sequence[str], path: Path)
         raise InputError(f"{path} has no rows.")
     bad = ~np.isfinite(features)
     if bad.any():
-        columns = [names[index] for index in np.flatnonzero(bad.any(axis=0))]
+        columns = [names[int(index)] for index in np.flatnonzero(bad.any(axis=0))]
         raise InputError(
             f"{path} has {int(bad.sum())} missing or infinite values in {len(columns)} features: {_some(columns)}. "
             "Remove these features, or the profiles that lack them."
