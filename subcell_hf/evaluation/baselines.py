@@ -137,7 +137,7 @@ def make_baselines(
             raise InputError(f"{source} holds no cells: nothing to measure.")
         fitted_on, components = _principal_components(shrunken, crops.cells, settings)
         del shrunken
-    made = {
+    made: dict[str, tuple[npt.NDArray[np.float32], dict[str, Any]]] = {
         FEATURES: (features, {"features": list(names)}),
         PIXELS: (components, {"pixel_edge": settings.pixel_edge, "fitted_on": fitted_on, "seed": settings.seed}),
     }

@@ -92,7 +92,7 @@ def measure_cell(crop: npt.NDArray[np.generic], inside: Mask, channels: Sequence
     """
     rows, columns = ndimage.find_objects(inside.astype(np.int8))[0]
     inside = inside[rows, columns]
-    top = float(np.iinfo(crop.dtype).max) if np.issubdtype(crop.dtype, np.integer) else 1.0
+    top = float(np.iinfo(crop.dtype.name).max) if np.issubdtype(crop.dtype, np.integer) else 1.0
     planes = {name: np.asarray(crop[i, rows, columns], np.float32) / np.float32(top) for i, name in enumerate(channels)}
     ring = _rings(inside)
     bright = {name: inside & (plane > _otsu(plane[inside])) for name, plane in planes.items()}

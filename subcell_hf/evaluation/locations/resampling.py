@@ -1,0 +1,274 @@
+"""Intervals and paired tests that resample antibodies, not cells: cells of one antibody are no independent evidence.
+
+Recomputing a ranking metric on a thousand resamples of a million cells by sorting would take hours. Instead each class
+is sorted once, cells are counted by antibody and rank, and a resample is one matrix product of those counts. The first
+512 ranks are counted one by one, later ones in bins that grow with the rank (a relative error of 1/512 of the rank);
+intervals are centred on the exact value.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from subcell_hf.errors import InputError
+from subcell_hf.evaluation.locations.ranking import METRICS, Scores, Targets, rank_cells
+
+EXACT_RANKS = 512
+_RESAMPLES_AT_ONCE = 256
+
+Weights = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RankCounts:
+    """Cells of one class by cluster and rank, best rank first.
+
+    Attributes:
+        positive: `[clusters, bins]` float32, cells that have the class.
+        total: `[clusters, bins]` float32, all cells.
+    """
+
+    positive: Weights
+    total: Weights
+
+
+@dataclass(frozen=True)
+class ClusteredScores:
+    """All that is needed to recompute `METRICS` on a resample of the clusters.
+
+    Attributes:
+        classes: Rank counts of every class.
+        pooled: Rank counts of all classes together.
+        cells: `[clusters]`, how many cells.
+        ranking: `[clusters]`, sum of the cells' label-ranking average precision.
+        coverage: `[clusters]`, sum of the cells' coverage.
+    """
+
+    classes: tuple[RankCounts, ...]
+    pooled: RankCounts
+    cells: Values
+    ranking: Values
+    coverage: Values
+
+
+def count_ranks(targets: Targets, scores: Scores, clusters: npt.NDArray[np.integer]) -> ClusteredScores:
+    """Sort once what is resampled many times.
+
+    Args:
+        targets: `[cells, classes]`, 0 or 1.
+        scores: `[cells, classes]`.
+        clusters: `[cells]`, number of the antibody (or other unit) from 0.
+
+    Raises:
+        InputError: If lengths differ.
+    """
+    if len(clusters) != len(targets):
+        raise InputError(f"{len(clusters)} clusters for {len(targets)} cells: expected one for each.")
+    count = int(clusters.max()) + 1
+    classes = tuple(_count(targets[:, i], scores[:, i], clusters, count) for i in range(targets.shape[1]))
+    pooled = _count(targets.ravel(), scores.ravel(), np.repeat(clusters, targets.shape[1]), count)
+    ranking, coverage = rank_cells(targets, scores)
+    sums = (np.bincount(clusters, values, minlength=count) for values in (np.ones(len(targets)), ranking, coverage))
+    return ClusteredScores(classes, pooled, *sums)
+
+
+def rank_bins(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """Bin of each score, 0 the highest; equal scores share a bin.
+
+    Args:
+        scores: `[cells]`.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    begins = np.empty(len(scores), np.bool_)
+    begins[:1] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
+    # The rank of a run of equal scores is that of its first.
+    rank = np.maximum.accumulate(np.where(begins, np.arange(len(scores)), 0))
+    bins = np.empty(len(scores), np.int64)
+    bins[order] = _bin_of_rank(rank)
+    return bins
+
+
+def _bin_of_rank(rank: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    grown = EXACT_RANKS * (1 + np.log(np.maximum(rank, EXACT_RANKS) / EXACT_RANKS))
+    return np.where(rank < EXACT_RANKS, rank, grown.astype(np.int64))
+
+
+def _count(
+    target: npt.NDArray[np.uint8], scores: npt.NDArray[np.floating], clusters: npt.NDArray[np.integer], count: int
+) -> RankCounts:
+    width = int(_bin_of_rank(np.array([len(scores)]))[0]) + 1
+    place = clusters.astype(np.int64) * width + rank_bins(scores)
+    total = np.bincount(place, minlength=count * width).astype(np.float32)
+    positive = np.bincount(place, target, minlength=count * width).astype(np.float32)
+    return RankCounts(positive.reshape(count, width), total.reshape(count, width))
+
+
+def average_precision(positive: Values, total: Values) -> Values:
+    """Average precision of counts by rank.
+
+    Args:
+        positive: `[resamples, bins]`, cells that have the class, best rank first.
+        total: `[resamples, bins]`, all cells.
+
+    Returns:
+        `[resamples]`; NaN where all cells or none have the class.
+    """
+    found, seen = positive.cumsum(axis=1), total.cumsum(axis=1)
+    precision = found / np.maximum(seen, 1)
+    return _where_both((positive * precision).sum(axis=1), found[:, -1], seen[:, -1], found[:, -1])
+
+
+def roc_auc(positive: Values, total: Values) -> Values:
+    """Area under the ROC curve of counts by rank; see `average_precision`."""
+    negative = total - positive
+    found = positive.cumsum(axis=1)
+    won = (negative * (found - positive / 2)).sum(axis=1)
+    return _where_both(won, found[:, -1], total.sum(axis=1), found[:, -1] * negative.sum(axis=1))
+
+
+def _where_both(values: Values, positives: Values, cells: Values, divisor: Values) -> Values:
+    known = (positives > 0) & (positives < cells)
+    return np.where(known, values / np.where(known, divisor, 1), np.nan)
+
+
+def resample_metrics(counted: ClusteredScores, weights: Weights) -> dict[str, Values]:
+    """All of `METRICS` where every cluster counts as often as its weight says.
+
+    Args:
+        counted: From `count_ranks`.
+        weights: `[resamples, clusters]`.
+
+    Returns:
+        Metric → `[resamples]`.
+    """
+    pieces = [
+        _metrics(counted, weights[start : start + _RESAMPLES_AT_ONCE])
+        for start in range(0, len(weights), _RESAMPLES_AT_ONCE)
+    ]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in METRICS}
+
+
+def _metrics(counted: ClusteredScores, weights: Weights) -> dict[str, Values]:
+    def by_class(measure: Callable[[Values, Values], Values], counts: RankCounts) -> Values:
+        positive, total = (weights @ part for part in (counts.positive, counts.total))
+        return measure(positive.astype(np.float64), total.astype(np.float64))
+
+    cells = weights @ counted.cells
+    return {
+        "macro_map": _mean_of_known(np.stack([by_class(average_precision, counts) for counts in counted.classes])),
+        "macro_auc": _mean_of_known(np.stack([by_class(roc_auc, counts) for counts in counted.classes])),
+        "micro_map": by_class(average_precision, counted.pooled),
+        "lrap": weights @ counted.ranking / cells,
+        "coverage_error": weights @ counted.coverage / cells,
+    }
+
+
+def _mean_of_known(values: Values) -> Values:
+    known = np.isfinite(values)
+    total = np.where(known, values, 0).sum(axis=0)
+    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
+
+
+def bootstrap_weights(clusters: int, resamples: int, rng: np.random.Generator) -> Weights:
+    """How often each cluster is drawn, `[resamples, clusters]`."""
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), resamples).astype(np.float32)
+
+
+def interval(exact: float, counted: float, resampled: Values, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval, moved by the small error of counting in bins.
+
+    Args:
+        exact: The metric itself.
+        counted: The metric of the counts.
+        resampled: `[resamples]`; NaN are left out.
+        level: Share of the resamples inside.
+
+    Returns:
+        Lower and upper end; NaN where no resample has a value.
+    """
+    known = resampled[np.isfinite(resampled)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, ((1 - level) / 2, (1 + level) / 2)) + (exact - counted)
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """One model against another on the same cells.
+
+    Attributes:
+        difference: First minus second.
+        low: Lower end of the 95 % paired bootstrap interval.
+        high: Upper end.
+        p_value: Two-sided, of a permutation test that swaps the models by antibody.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def paired_tests(
+    exact: tuple[Mapping[str, float], Mapping[str, float]],
+    counted: tuple[ClusteredScores, ClusteredScores],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, PairedTest]:
+    """Compare two models on the same cells by all of `METRICS`.
+
+    The interval resamples antibodies, the same ones for both models. The permutation test swaps, for a random half of
+    the antibodies, the ranks that the two models give: if models were no different, nothing would change.
+
+    Args:
+        exact: Metrics of both models.
+        counted: Of both, from `count_ranks` over the same clusters.
+        resamples: Bootstrap samples and permutations, each.
+        seed: Of both.
+
+    Source:
+        Efron, Tibshirani 1993 (cluster bootstrap); Smucker, Allan, Carterette 2007 (randomization of ranked lists).
+    """
+    clusters = len(counted[0].cells)
+    rng = np.random.default_rng(seed)
+    weights = bootstrap_weights(clusters, resamples, rng)
+    swapped = rng.integers(0, 2, (resamples, clusters)).astype(np.float32)
+    every = np.ones((1, clusters), np.float32)
+    resampled = [resample_metrics(part, weights) for part in counted]
+    point = [resample_metrics(part, every) for part in counted]
+    joined = _join(*counted)
+    first = resample_metrics(joined, np.concatenate([1 - swapped, swapped], axis=1))
+    second = resample_metrics(joined, np.concatenate([swapped, 1 - swapped], axis=1))
+    results = {}
+    for name in METRICS:
+        difference = float(exact[0][name] - exact[1][name])
+        observed = float(point[0][name][0] - point[1][name][0])
+        low, high = interval(difference, observed, resampled[0][name] - resampled[1][name])
+        moved = np.abs(first[name] - second[name])
+        # Differences smaller than rounding are no differences.
+        as_large = (moved[np.isfinite(moved)] >= abs(observed) - 1e-9).sum()
+        p_value = (1 + as_large) / (1 + np.isfinite(moved).sum())
+        results[name] = PairedTest(difference, low, high, float(p_value) if np.isfinite(observed) else float("nan"))
+    return results
+
+
+def _join(first: ClusteredScores, second: ClusteredScores) -> ClusteredScores:
+    """Clusters of both models one after the other, so that weights choose whose ranks count."""
+
+    def stack(one: RankCounts, other: RankCounts) -> RankCounts:
+        return RankCounts(np.concatenate([one.positive, other.positive]), np.concatenate([one.total, other.total]))
+
+    return ClusteredScores(
+        tuple(stack(one, other) for one, other in zip(first.classes, second.classes, strict=True)),
+        stack(first.pooled, second.pooled),
+        np.concatenate([first.cells, second.cells]),
+        np.concatenate([first.ranking, second.ranking]),
+        np.concatenate([first.coverage, second.coverage]),
+    )
