@@ -60,6 +60,10 @@ COMMANDS = (
     tables.portable,
     evaluation.baselines,
     hub.convert,
+    hub.export,
+    hub.push,
+    hub.push_shards,
+    hub.serve,
 )
 """In the order in which `subcell --help` lists them."""
 

@@ -45,3 +45,118 @@ def convert(
         pixel_size_um=pixel_size_um,
     )
     typer.echo(f"Converted to {folder}. Load it with AutoModel.from_pretrained({str(folder)!r}).")
+
+
+def export(
+    model: Annotated[
+        Path, typer.Argument(help="Folder of a trained run or its model, of `subcell convert`, or of a classifier.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder to write; new, empty, or an earlier export, which is replaced.")],
+    repository: Annotated[
+        str | None, typer.Option(help="OWNER/NAME that it will have on the Hub; default: subcell/ and OUTPUT's name.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of the training run; default: what lies beside the model.")
+    ] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="Folder that `subcell evaluate` wrote; its numbers enter the card.")
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="For converted weights: the published model they are, such as mae-rybg.")
+    ] = None,
+    facts: Annotated[
+        Path | None, typer.Option(help="YAML file with fields of the card: training_data, recipe, license, ….")
+    ] = None,
+    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Leave out heads and decoder.")] = False,
+) -> None:
+    """Stage a complete repository for the Hub: weights, code, card, notebook, example, endpoint handler."""
+    from subcell_hf.hub.export import ExportSources, export_model
+
+    sources = ExportSources(run=run, evaluation=evaluation, variant=variant, facts=facts)
+    folder = export_model(model, output, repository=repository, sources=sources, encoder_only=encoder_only)
+    typer.echo(f"{folder} is ready. Look at its README.md, then: subcell push {folder} OWNER/NAME")
+
+
+_Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub.")]
+_Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
+_Revision = Annotated[str, typer.Option(help="Branch to push to.")]
+_CreateRevision = Annotated[bool, typer.Option("--create-revision", help="Make the branch, if it is not there.")]
+_DryRun = Annotated[
+    bool, typer.Option("--dry-run", "--dry_run", help="Only list what would go, with sizes; nothing is changed.")
+]
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `subcell export` wrote.")],
+    repository: _Repository,
+    private: _Private = False,
+    revision: _Revision = "main",
+    create_revision: _CreateRevision = False,
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Publish with subcell_hf",
+    dry_run: _DryRun = False,
+) -> None:
+    """Upload a staged model in one commit; what the Hub has already does not travel again."""
+    from subcell_hf.hub.export import check_export
+    from subcell_hf.hub.push import plan_push, push_files
+
+    files = check_export(folder)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    if f'"{repository}"' not in card:
+        typer.echo(
+            f"The card's examples load another name than {repository}; `subcell export --repository {repository}` "
+            "mends that.",
+            err=True,
+        )
+    if dry_run:
+        typer.echo(plan_push(files, repository, revision=revision).describe())
+        return
+    plan = push_files(
+        files, repository, revision=revision, create_revision=create_revision, private=private, message=message
+    )
+    typer.echo(plan.describe())
+
+
+def push_shards(
+    folder: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder that `subcell shards` wrote.")],
+    repository: _Repository,
+    license_id: Annotated[
+        str, typer.Option("--license", help="Licence of the images, the Hub's identifier, such as cc-by-sa-4.0.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the data set in words; default: the repository's.")] = None,
+    private: _Private = False,
+    revision: _Revision = "main",
+    create_revision: _CreateRevision = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that check the shards.")] = 1,
+    dry_run: _DryRun = False,
+) -> None:
+    """Check a folder of shards byte by byte and upload it as a data set; run again, a broken upload goes on."""
+    from subcell_hf.hub.dataset_card import stage_shards
+    from subcell_hf.hub.push import plan_push, push_files
+
+    files = stage_shards(folder, repository, license_id=license_id, name=name, workers=workers)
+    if dry_run:
+        typer.echo(plan_push(files, repository, "dataset", revision).describe())
+        return
+    plan = push_files(files, repository, "dataset", revision=revision, create_revision=create_revision, private=private)
+    typer.echo(plan.describe())
+
+
+def serve(
+    model: Annotated[Path, typer.Argument(help="Exported, trained or converted model's folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 8000,
+) -> None:
+    """Answer requests over HTTP as an inference endpoint does, to try a model locally. Stop with Ctrl-C."""
+    from subcell_hf.hub.endpoint_handler import EndpointHandler
+    from subcell_hf.hub.endpoint_server import EndpointServer
+    from subcell_hf.hub.weights_check import check_weights
+
+    check_weights(model)
+    with EndpointServer(EndpointHandler(str(model), trust_remote_code=False), host, port) as server:
+        typer.echo(
+            f"POST JSON to http://{host}:{server.server_port}/ ; what it takes stands in {model / 'handler.py'}."
+        )
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            typer.echo("Stopped.")

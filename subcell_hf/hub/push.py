@@ -82,10 +82,10 @@ class PushPlan:
         new = ", a new repository" if self.parent_commit is None else ""
         lines = [f"{self.kind} {self.repository}, revision {self.revision}{new}"]
         width = max((len(file.path) for file in self.files), default=0)
-        lines += [f"  {file.path:<{width}}  {_size(file.size_bytes):>9}  {file.change}" for file in self.files]
+        lines += [f"  {file.path:<{width}}  {readable_size(file.size_bytes):>9}  {file.change}" for file in self.files]
         lines += [f"  {path:<{width}}  {'':>9}  only on the Hub, kept" for path in self.kept]
         total = sum(file.size_bytes for file in self.travelling)
-        return "\n".join([*lines, f"{len(self.travelling)} of {len(self.files)} files travel, {_size(total)}"])
+        return "\n".join([*lines, f"{len(self.travelling)} of {len(self.files)} files travel, {readable_size(total)}"])
 
 
 def collect_files(folder: Path) -> dict[str, Content]:
@@ -279,7 +279,8 @@ def _digest(content: Content, checksum: "hashlib._Hash") -> str:
         return hashlib.file_digest(file, lambda: checksum).hexdigest()
 
 
-def _size(count: int) -> str:
+def readable_size(count: int) -> str:
+    """Bytes as text, such as `"2.1 kB"`."""
     value = float(count)
     for unit in ("B", "kB", "MB"):
         if value < 1000:
