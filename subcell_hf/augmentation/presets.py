@@ -139,6 +139,11 @@ def load_settings(name: str) -> AugmentationSettings:
     return settings_from_yaml(name) if Path(name).suffix in (".yaml", ".yml") else load_preset(name)
 
 
+def validation_views(training_views: AugmentationSettings) -> AugmentationSettings:
+    """One view of every cell without its surroundings and without augmentation, sized and scaled as in training."""
+    return replace(training_views, views=load_preset("validation").views)
+
+
 def _read_view(view: object, where: str) -> ViewSettings:
     if not isinstance(view, Mapping):
         raise InputError(f"{where} is {view!r}: expected a mapping with `mask_probability` and `transforms`.")

@@ -91,10 +91,23 @@ class PreTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be false: training stops instead."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: batches are made whole."})
     ignore_data_skip: bool = field(default=True, metadata={"help": "Must be true: the loader goes on by itself."})
+    cached_gradient_chunks: int = field(
+        default=1,
+        metadata={
+            "help": "Parts in which a process's batch goes through the encoder; the gradient stays that of the "
+            "whole batch. More parts need less memory and one more forward pass; 1 for none."
+        },
+    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Not needed: what gets no gradient is frozen."}
     )
     dataloader_num_workers: int = field(default=4, metadata={"help": "Processes that read ahead; 0 for none."})
+    picture_epochs: float | None = field(
+        default=None,
+        metadata={"help": "Epochs between pictures of what the model sees; default: with validation; 0: none."},
+    )
+    picture_cells: int = field(default=4, metadata={"help": "Cells in each of these pictures."})
+    run_page: bool = field(default=True, metadata={"help": "Write monitoring/index.html in the run's folder."})
     dry_run: bool = field(default=False, metadata={"help": "Print what would be done and what it costs, then stop."})
 
 

@@ -110,6 +110,7 @@ def resolve(parsed: ParsedArguments, world_size: int | None = None) -> PreTraini
     training, steps_per_epoch, total_steps = _fill_in(parsed, plan.steps_per_epoch, cells, world_size)
     cells_per_step = cells * training.gradient_accumulation_steps
     _check_machine(training)
+    _check_chunks(training, config)
     return PreTrainingRun(
         config, parsed.model.init_checkpoint, data, training, steps_per_epoch, total_steps, cells_per_step
     )
@@ -259,6 +260,29 @@ def _fill_in(
         return PreTrainingArguments(**values), per_epoch, total
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def _check_chunks(training: PreTrainingArguments, config: SubCellConfig) -> None:
+    """Refuse what the parts of a batch cannot do."""
+    chunks, cells = training.cached_gradient_chunks, training.per_device_train_batch_size
+    if not 1 <= chunks <= cells:
+        raise InputError(
+            f"cached_gradient_chunks is {chunks}: expected 1 (off) to {cells}, the cells of a process and batch."
+        )
+    if chunks == 1:
+        return
+    refused = {
+        "deepspeed": (training.deepspeed, "DeepSpeed reduces gradients within each backward pass; use DDP"),
+        "torch_compile": (training.torch_compile, "a part of the model runs outside its forward"),
+        "backbone_config": (
+            config.backbone_config, "a backbone's BatchNorm would see one part at a time instead of the batch"
+        ),
+    }  # fmt: skip
+    for name, (value, reason) in refused.items():
+        if value:
+            raise InputError(
+                f"cached_gradient_chunks={chunks} does not go with {name}: {reason}. Leave one of them out."
+            )
 
 
 def _check_machine(training: PreTrainingArguments) -> None:

@@ -3,7 +3,8 @@
 The loss is the model's; this makes views on the device, names what went into the loss, moves the teacher, measures the
 probe and keeps checkpoints that can be trusted. With gradient accumulation every micro-batch is a contrastive batch of
 its own, over all processes, and their losses are averaged: more accumulation means steadier gradients, not more
-negatives. For more negatives choose more antibodies per batch.
+negatives. For more negatives choose more antibodies per batch, and where these do not fit into memory
+`cached_gradient_chunks` (see `cached_gradients`), which gives the gradient of the undivided batch.
 """
 
 import time
@@ -25,7 +26,7 @@ from transformers.trainer_callback import (
 )
 from transformers.training_args import OptimizerNames
 
-from subcell_hf.augmentation.presets import AugmentationSettings, load_preset
+from subcell_hf.augmentation.presets import validation_views
 from subcell_hf.augmentation.views import ViewMaker
 from subcell_hf.batches import CropBatch, MultiViewBatch
 from subcell_hf.data.streaming import ShardBatch, ShardLoader, in_order_loader, training_loader
@@ -33,8 +34,10 @@ from subcell_hf.errors import InputError
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.model.objectives_subcell import sigmoid_focal_loss
 from subcell_hf.training.arguments import PreTrainingArguments
+from subcell_hf.training.cached_gradients import CachedGradientStep, average_gradients
 from subcell_hf.training.cost import estimate_step_cost
 from subcell_hf.training.metered_trainer import MeteredTrainer
+from subcell_hf.training.monitoring import Monitoring
 from subcell_hf.training.optimization import parameter_groups
 from subcell_hf.training.probe_metrics import score_locations, summarize, write_table
 from subcell_hf.training.progress import progress_callback
@@ -99,6 +102,7 @@ class PreTrainer(MeteredTrainer):
         self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
         self.add_callback(progress_callback(bar=not args.disable_tqdm))
         self.add_callback(_StepGuard(self))
+        self.add_callback(Monitoring(self))
         for callback in callbacks or []:
             self.add_callback(callback)
 
@@ -161,16 +165,45 @@ class PreTrainer(MeteredTrainer):
         torch.manual_seed(inputs["view_seed"] ^ _MODEL_STREAM)
         outputs = model(**views)
         self.meter.clock.end("forward")
-        losses = {name: value.detach() for name, value in outputs.losses.items()}
+        self._note_losses({name: value.detach() for name, value in outputs.losses.items()})
+        if self.is_deepspeed_enabled:
+            # DeepSpeed updates within the backward pass, before any callback is asked.
+            self.check_step()
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward pass of a batch, in parts where `cached_gradient_chunks` says so; as Trainer's."""
+        if self.args.cached_gradient_chunks == 1:
+            return super().training_step(model, inputs, num_items_in_batch)
+        self.model.train()
+        inputs = self._prepare_inputs(inputs)
+        views = self.make_views(inputs, self.view_maker)
+        self.meter.clock.end("views")
+        torch.manual_seed(inputs["view_seed"] ^ _MODEL_STREAM)
+        share = 1 / self.current_gradient_accumulation_steps
+        scaler = getattr(self.accelerator, "scaler", None)
+        step = CachedGradientStep(
+            self.model,
+            self.args.cached_gradient_chunks,
+            self.accelerator.autocast,
+            lambda loss: share * (loss if scaler is None else scaler.scale(loss)),
+        )
+        losses = step(views)
+        self._note_losses(losses)
+        if self.accelerator.sync_gradients:
+            average_gradients(self.model.parameters())
+        self.meter.clock.end("backward")
+        return self.model.weigh(losses) * share
+
+    def _note_losses(self, losses: Mapping[str, Tensor]) -> None:
+        """Keep the components of a batch's loss for the log, and whether all of them are finite."""
         for name, value in losses.items():
             self._losses[name] = self._losses.get(name, torch.zeros_like(value)) + value
         self._losses_counted += 1
         broken = ~torch.stack(list(losses.values())).isfinite()
         self._not_finite = broken if self._not_finite is None else self._not_finite | broken
-        if self.is_deepspeed_enabled:
-            # DeepSpeed updates within the backward pass, before any callback is asked.
-            self.check_step()
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def check_step(self) -> None:
         """Let all processes agree, before an update, that losses and gradients are finite, and whether to stop.
@@ -313,14 +346,3 @@ class _StepGuard(TrainerCallback):
             self.trainer.stop_asked = True
             control.should_save = control.should_training_stop = True
         return control
-
-
-def validation_views(training_views: AugmentationSettings) -> AugmentationSettings:
-    """One view of every cell without its surroundings and without augmentation, sized and scaled as in training."""
-    preset = load_preset("validation")
-    return AugmentationSettings(
-        views=preset.views,
-        size_px=training_views.size_px,
-        scaling=training_views.scaling,
-        protein_channel=training_views.protein_channel,
-    )
