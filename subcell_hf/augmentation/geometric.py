@@ -201,18 +201,17 @@ def sample(pixels: Tensor, cell_masks: Tensor, matrices: Tensor, size_px: int) -
     """
     unchanged_size = pixels.shape[-2:] == (size_px, size_px)
     mirrored = (matrices.abs() == torch.eye(3, dtype=torch.float64)).all(dim=(1, 2)) & unchanged_size
-    if not mirrored.any():
-        return _interpolate(pixels, cell_masks, matrices, size_px)
     # Exact and much cheaper: a quarter of the crops of the published pipelines are mirrored and no more.
     still, moving = (which.nonzero().squeeze(1) for which in (mirrored, ~mirrored))
-    made, made_masks = torch.empty_like(pixels), torch.empty_like(cell_masks)
-    parts = [(still, _mirror), (moving, _interpolate)] if len(moving) else [(still, _mirror)]
-    for rows, move in parts:
-        there = rows.to(pixels.device)
-        moved = move(pixels.index_select(0, there), cell_masks.index_select(0, there), matrices[rows], size_px)
-        made.index_copy_(0, there, moved[0])
-        made_masks.index_copy_(0, there, moved[1])
-    return made, made_masks
+    if len(still) == 0:
+        return _interpolate(pixels, cell_masks, matrices, size_px)
+    if len(moving) == 0:
+        return _mirror(pixels, matrices), _mirror(cell_masks, matrices)
+    here = moving.to(pixels.device)
+    moved, moved_masks = _interpolate(pixels[here], cell_masks[here], matrices[moving], size_px)
+    mirrors = torch.where(mirrored[:, None, None], matrices, torch.eye(3, dtype=torch.float64))
+    made, made_masks = _mirror(pixels, mirrors), _mirror(cell_masks, mirrors)
+    return made.index_copy(0, here, moved), made_masks.index_copy(0, here, moved_masks)
 
 
 def resize(pixels: Tensor, cell_masks: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
@@ -224,13 +223,16 @@ def resize(pixels: Tensor, cell_masks: Tensor, size_px: int) -> tuple[Tensor, Te
     return F.interpolate(pixels, size=size, mode="bilinear", antialias=True), masks[:, 0]
 
 
-def _mirror(pixels: Tensor, cell_masks: Tensor, matrices: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
-    """`sample` for matrices that only flip axes; works in place."""
+def _mirror(images: Tensor, matrices: Tensor) -> Tensor:
+    """`sample` of images [cells, …, height, width] for matrices that flip axes or do nothing."""
     for axis in range(2):
-        rows = (matrices[:, axis, axis] < 0).nonzero().squeeze(1).to(pixels.device)
-        for image in (pixels, cell_masks):
-            image.index_copy_(0, rows, image.index_select(0, rows).flip(-1 - axis))
-    return pixels, cell_masks
+        flipped = matrices[:, axis, axis] < 0
+        if flipped.all():
+            images = images.flip(-1 - axis)
+        elif flipped.any():
+            rows = flipped.nonzero().squeeze(1).to(images.device)
+            images = images.index_copy(0, rows, images[rows].flip(-1 - axis))
+    return images
 
 
 def _interpolate(pixels: Tensor, cell_masks: Tensor, matrices: Tensor, size_px: int) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from subcell_hf.augmentation.noise import normal_planes
 from subcell_hf.augmentation.registry import (
     BatchShape,
     ChannelTransform,
@@ -18,6 +19,7 @@ from subcell_hf.augmentation.registry import (
     Parameters,
     Range,
     draw_log_uniform,
+    draw_seeds,
     draw_true,
     draw_uniform,
     register_transform,
@@ -34,7 +36,7 @@ def _channels_of(shape: BatchShape) -> tuple[int, int]:
 
 @register_transform("drop_channel")
 @dataclass(frozen=True, kw_only=True)
-class DropChannel(ChannelTransform):
+class DropChannel(IntensityTransform):
     """Blacken one channel other than the protein's, each as likely as the others; of two channels none is dropped.
 
     `probability` is that of a crop losing a channel.
@@ -52,9 +54,11 @@ class DropChannel(ChannelTransform):
         applied = draw_true([cells], self.probability, generator)
         return {"active": applied[:, None] & (dropped[:, None] == torch.arange(channels))}
 
-    def change(self, planes: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
-        """See `ChannelTransform.change`."""
-        return planes.zero_()
+    def apply(self, pixels: Tensor, parameters: Parameters) -> Tensor:
+        """See `IntensityTransform.apply`."""
+        dropped = parameters["active"].flatten().nonzero().squeeze(1)
+        pixels.flatten(0, 1).index_fill_(0, dropped.to(pixels.device), 0.0)
+        return pixels
 
 
 @register_transform("rescale_protein")
@@ -80,7 +84,7 @@ class RescaleProtein(IntensityTransform):
         factor = draw_uniform([shape.cells], self.factor, generator)
         return {"active": applied[:, None] & is_protein, "factor": factor}
 
-    def apply(self, pixels: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+    def apply(self, pixels: Tensor, parameters: Parameters) -> Tensor:
         """See `IntensityTransform.apply`."""
         cells, channels = parameters["active"].nonzero(as_tuple=True)
         if len(cells) == 0:
@@ -119,7 +123,7 @@ class BrightnessContrast(ChannelTransform):
             "brightness_first": draw_true(size, 0.5, generator),
         }
 
-    def change(self, planes: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+    def change(self, planes: Tensor, parameters: Parameters) -> Tensor:
         """See `ChannelTransform.change`."""
         brightness, contrast = parameters["brightness"], parameters["contrast"]
         brightness_now = parameters["brightness_first"]
@@ -156,7 +160,7 @@ class GaussianBlur(ChannelTransform):
         sigma = draw_uniform(_channels_of(shape), self.sigma_px, generator)
         return super().draw(shape, generator) | {"sigma_px": sigma}
 
-    def change(self, planes: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+    def change(self, planes: Tensor, parameters: Parameters) -> Tensor:
         """See `ChannelTransform.change`.
 
         Raises:
@@ -172,15 +176,19 @@ class GaussianBlur(ChannelTransform):
         kernels = (-0.5 * (offsets / parameters["sigma_px"][:, None]) ** 2).softmax(dim=1)  # exp, then normalised
         padded = F.pad(planes[None], (half, half, half, half), mode="reflect")[0]
         # Separable, and as sums of shifted planes: faster on the CPU than a convolution with one kernel per plane.
-        rows = _weighted_shifts(padded, kernels, height, dim=1)
-        return _weighted_shifts(rows, kernels, width, dim=2)
+        rows = _correlate(padded, kernels[:, half:], height, dim=1)
+        return _correlate(rows, kernels[:, half:], width, dim=2)
 
 
-def _weighted_shifts(planes: Tensor, weights: Tensor, length: int, dim: int) -> Tensor:
-    """Correlate along one axis: sum over shifts s of `weights[:, s] · planes[s : s + length]`."""
-    result = planes.narrow(dim, 0, length) * weights[:, 0, None, None]
-    for shift in range(1, weights.shape[1]):
-        result.addcmul_(planes.narrow(dim, shift, length), weights[:, shift, None, None])
+def _correlate(planes: Tensor, weights: Tensor, length: int, dim: int) -> Tensor:
+    """Correlate along one axis with a symmetric kernel, given from its centre on."""
+    half = weights.shape[1] - 1
+    weights = weights[:, :, None, None]  # [planes, taps, 1, 1]
+    result = planes.narrow(dim, half, length) * weights[:, 0]
+    pair = torch.empty_like(result)
+    for shift in range(1, half + 1):
+        ends = planes.narrow(dim, half - shift, length), planes.narrow(dim, half + shift, length)
+        result.add_(torch.add(*ends, out=pair).mul_(weights[:, shift]))
     return result
 
 
@@ -202,7 +210,7 @@ class Sharpness(ChannelTransform):
         super().__post_init__()
         self.check_number("factor", 0.0)
 
-    def change(self, planes: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+    def change(self, planes: Tensor, parameters: Parameters) -> Tensor:
         """See `ChannelTransform.change`."""
         if min(planes.shape[-2:]) < 3:
             return planes
@@ -232,15 +240,15 @@ class GaussianNoise(ChannelTransform):
         self.check_range("sigma", low=0.0)
 
     def draw(self, shape: BatchShape, generator: torch.Generator) -> Parameters:
-        """Draw `active`, equal for all channels of a crop, and `sigma`, both [cells, channels]."""
+        """Draw `active`, equal for all channels of a crop, `sigma` and `seed`, each [cells, channels]."""
         size = _channels_of(shape)
         applied = draw_true([shape.cells, 1], self.probability, generator).expand(size)
-        return {"active": applied, "sigma": draw_uniform(size, self.sigma, generator)}
+        sigma = draw_uniform(size, self.sigma, generator)
+        return {"active": applied, "sigma": sigma, "seed": draw_seeds(size, generator)}
 
-    def change(self, planes: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+    def change(self, planes: Tensor, parameters: Parameters) -> Tensor:
         """See `ChannelTransform.change`."""
-        noise = torch.empty_like(planes).normal_(generator=generator)
-        return planes.addcmul_(noise, parameters["sigma"][:, None, None])
+        return planes.add_(normal_planes(parameters["seed"], parameters["sigma"], *planes.shape[-2:]))
 
 
 @register_transform("erase_rectangle")
@@ -272,7 +280,7 @@ class EraseRectangle(ChannelTransform):
             "left": draw_uniform(size, (0.0, 1.0), generator),
         }
 
-    def change(self, planes: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+    def change(self, planes: Tensor, parameters: Parameters) -> Tensor:
         """See `ChannelTransform.change`."""
         height, width = planes.shape[-2:]
         edge = parameters["area"].sqrt() * math.sqrt(height * width)

@@ -70,6 +70,11 @@ def draw_log_uniform(size: Sequence[int], bounds: Range, generator: torch.Genera
     return draw_uniform(size, (math.log(bounds[0]), math.log(bounds[1])), generator).exp()
 
 
+def draw_seeds(size: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Whole numbers from 0 below 2**63 - 1 that other draws can start from, int64 on the CPU."""
+    return torch.randint(2**63 - 1, tuple(size), generator=generator)
+
+
 def draw_true(size: Sequence[int], probability: float, generator: torch.Generator) -> Tensor:
     """Booleans that are True with the given probability, on the CPU."""
     return torch.rand(tuple(size), generator=generator, dtype=torch.float64) < probability
@@ -139,13 +144,13 @@ class IntensityTransform(Transform):
     """Changes pixel values and leaves the cell mask alone."""
 
     @abstractmethod
-    def apply(self, pixels: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+    def apply(self, pixels: Tensor, parameters: Parameters) -> Tensor:
         """Apply drawn parameters.
 
         Args:
             pixels: [cells, channels, height, width] float32, the pipeline's own copy: may be changed in place.
-            parameters: What `draw` returned, for these cells, `active` perhaps narrowed down by `one_of`.
-            generator: On the device of `pixels`, for draws as large as the pixels.
+            parameters: What `draw` returned, for these cells, `active` perhaps narrowed down by `one_of`. What is
+                random about every pixel is drawn as a seed, see `noise.normal_planes`.
 
         Returns:
             The result, of the shape of `pixels`.
@@ -167,7 +172,7 @@ class ChannelTransform(IntensityTransform):
                 gamma = draw_uniform([shape.cells, len(shape.channels)], self.gamma, generator)
                 return super().draw(shape, generator) | {"gamma": gamma}
 
-            def change(self, planes, parameters, generator):
+            def change(self, planes, parameters):
                 return planes.clamp_min(0.0) ** parameters["gamma"][:, None, None]
     """
 
@@ -176,19 +181,18 @@ class ChannelTransform(IntensityTransform):
         return {"active": draw_true([shape.cells, len(shape.channels)], self.probability, generator)}
 
     @abstractmethod
-    def change(self, planes: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+    def change(self, planes: Tensor, parameters: Parameters) -> Tensor:
         """Change channels, each a plane of its own.
 
         Args:
             planes: [planes, height, width] float32, may be changed in place.
             parameters: Each [planes], on the planes' device, floats as float32.
-            generator: On the planes' device.
 
         Returns:
             The result, of the shape of `planes`.
         """
 
-    def apply(self, pixels: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+    def apply(self, pixels: Tensor, parameters: Parameters) -> Tensor:
         """Collect the active channels, change them, put them back."""
         rows = parameters["active"].flatten().nonzero().squeeze(1)
         if len(rows) == 0:
@@ -196,9 +200,9 @@ class ChannelTransform(IntensityTransform):
         selected = {name: to_pixels(value.flatten(0, 1)[rows], pixels) for name, value in parameters.items()}
         planes = pixels.flatten(0, 1)
         if len(rows) == len(planes):
-            return self.change(planes, selected, generator).view_as(pixels)
+            return self.change(planes, selected).view_as(pixels)
         rows = rows.to(pixels.device)
-        planes.index_copy_(0, rows, self.change(planes.index_select(0, rows), selected, generator))
+        planes.index_copy_(0, rows, self.change(planes.index_select(0, rows), selected))
         return pixels
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from subcell_hf.augmentation.blocks import run_blocks
 from subcell_hf.augmentation.geometric import resize, sample
 from subcell_hf.augmentation.presets import (
     AugmentationSettings,
@@ -28,9 +29,9 @@ from subcell_hf.errors import InputError
 
 _EPSILON = 1e-6
 _PIXEL_DTYPES = (torch.uint8, torch.uint16, torch.float32)
-_CPU_BLOCK_BYTES = 8 * 2**20
-"""On the CPU a batch goes through the pipeline in blocks of about this size, which stay in its cache and reuse memory:
-about twice as fast as one pass per transform over the whole batch. Parameters are drawn before, for all of it."""
+_CPU_BLOCK_BYTES = 4 * 2**20
+"""On the CPU a batch goes through the pipeline in blocks of about this size, which stay in its cache and reuse memory,
+several at a time, see `run_blocks`. Parameters are drawn before, for all of it, so that blocks do not show."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,10 @@ class DrawnView:
 
     Attributes:
         order: [cells] random order in which the cells of an antibody are asked to keep their surroundings.
-        noise_seed: Seed of the draws that are as large as the pixels and therefore made on their device.
         steps: The transforms with their parameters, in order; geometric ones carry their `matrix` [cells, 3, 3].
     """
 
     order: Tensor
-    noise_seed: int
     steps: tuple[tuple[Transform, Parameters], ...]
 
     def part(self, start: int, stop: int) -> tuple[tuple[Transform, Parameters], ...]:
@@ -83,7 +82,7 @@ class ViewMaker:
             crops: Cells, on any device, of any size; those that are not square are stretched to a square.
             channels: Colour name of each channel, in any order.
             generator: The only source of randomness, on any device. From equal states the views are equal. A CPU
-                generator gives equal views on every device, but for the noise, and never makes the host wait.
+                generator gives equal views on every device, up to rounding, and never makes the host wait.
 
         Returns:
             float32 views on the cells' device, computed in float32 also under autocast; no gradient is recorded.
@@ -92,8 +91,7 @@ class ViewMaker:
             InputError: If shapes, dtypes or channel names do not agree.
         """
         drawn_views = self.draw(self._check(crops, channels), generator)
-        with torch.no_grad(), torch.autocast(crops["pixels"].device.type, enabled=False):
-            made, made_masks = self._make(crops, drawn_views)
+        made, made_masks = self._make(crops, drawn_views)
         return MultiViewBatch(
             pixel_values=made.transpose(0, 1),
             cell_masks=made_masks.transpose(0, 1),
@@ -119,14 +117,18 @@ class ViewMaker:
             choose_masked(crops["antibodies"], view.mask_probability, drawn.order)
             for view, drawn in zip(self.settings.views, drawn_views, strict=True)
         ]
-        noise = [torch.Generator(device).manual_seed(drawn.noise_seed) for drawn in drawn_views]
-        for start, stop in _blocks(pixels):
+
+        @torch.no_grad()
+        @torch.autocast(device.type, enabled=False)
+        def make(start: int, stop: int) -> None:
             # Masks are numbers until the end: on the CPU arithmetic is several times faster than logic.
             block, block_masks = pixels[start:stop].to(torch.float32), cell_masks[start:stop].to(torch.float32)
             for index, drawn in enumerate(drawn_views):
                 scaled = self._scale(block, block_masks, masked[index][start:stop])
-                view, mask = self._run(scaled, block_masks, drawn.part(start, stop), noise[index])
+                view, mask = self._run(scaled, block_masks, drawn.part(start, stop))
                 made[index, start:stop], made_masks[index, start:stop] = view, mask
+
+        run_blocks(make, _blocks(pixels))
         return made, made_masks
 
     def _scale(self, pixels: Tensor, cell_masks: Tensor, masked: Tensor) -> Tensor:
@@ -142,7 +144,6 @@ class ViewMaker:
         pixels: Tensor,
         cell_masks: Tensor,
         steps: Sequence[tuple[Transform, Parameters]],
-        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         """Apply steps; geometry is held back and composed until pixels in their new place are needed."""
         size = self.settings.size_px
@@ -152,7 +153,7 @@ class ViewMaker:
                 if matrices is not None:
                     pixels, cell_masks = sample(pixels, cell_masks, matrices, size)
                     matrices = None
-                pixels = transform.apply(pixels, parameters, generator)
+                pixels = transform.apply(pixels, parameters)
             else:
                 matrix = parameters["matrix"]
                 matrices = matrix if matrices is None else matrices @ matrix
@@ -214,16 +215,12 @@ def on_cpu(generator: torch.Generator) -> torch.Generator:
     """The generator itself where it is on the CPU, else a new one seeded from it."""
     if generator.device.type == "cpu":
         return generator
-    return torch.Generator().manual_seed(_draw_seed(generator))
-
-
-def _draw_seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device).item())
+    seed = torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device)
+    return torch.Generator().manual_seed(int(seed))
 
 
 def _draw_view(view: ViewSettings, shape: BatchShape, generator: torch.Generator) -> DrawnView:
     order = torch.randperm(shape.cells, generator=generator)
-    noise_seed = _draw_seed(generator)
     steps: list[tuple[Transform, Parameters]] = []
     for item in view.transforms:
         choices = item.choices if isinstance(item, OneOf) else (item,)
@@ -239,7 +236,7 @@ def _draw_view(view: ViewSettings, shape: BatchShape, generator: torch.Generator
                 parameters["matrix"] = torch.where(active[:, None, None], moved, identity)
                 shape = transform.shape_after(shape)
             steps.append((transform, parameters))
-    return DrawnView(order, noise_seed, tuple(steps))
+    return DrawnView(order, tuple(steps))
 
 
 def _blocks(pixels: Tensor) -> list[tuple[int, int]]:

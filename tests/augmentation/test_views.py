@@ -226,7 +226,7 @@ def test_autocast_changes_nothing() -> None:
     @register_transform("mix_rows")
     @dataclass(frozen=True, kw_only=True)
     class MixRows(ChannelTransform):
-        def change(self, planes: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+        def change(self, planes: Tensor, parameters: Parameters) -> Tensor:
             return planes @ planes / SIZE  # a product of matrices is what autocast would do in bfloat16
 
     for settings in (load_preset("contrastive"), plain(transforms=[{"name": "mix_rows"}])):
@@ -273,6 +273,18 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
         made = make_views("contrastive", make_crops())
         assert torch.allclose(made["pixel_values"], expected["pixel_values"], atol=1e-5)
         assert torch.equal(made["cell_masks"], expected["cell_masks"])
+
+
+def test_threads_do_not_show() -> None:
+    before = torch.get_num_threads()
+    made = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        made.append(make_views("contrastive", make_crops()))
+    torch.set_num_threads(before)
+    for other in made[1:]:
+        assert torch.allclose(other["pixel_values"], made[0]["pixel_values"], atol=1e-5)
+        assert torch.equal(other["cell_masks"], made[0]["cell_masks"])
 
 
 def test_one_of_chooses_for_each_crop_and_evenly() -> None:
@@ -360,7 +372,7 @@ def test_a_transform_of_ones_own_joins_by_name() -> None:
             gamma = draw_uniform([shape.cells, len(shape.channels)], self.gamma, generator)
             return super().draw(shape, generator) | {"gamma": gamma}
 
-        def change(self, planes: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+        def change(self, planes: Tensor, parameters: Parameters) -> Tensor:
             return planes ** parameters["gamma"][:, None, None]
 
     @register_transform("quarter_turn")

@@ -1,0 +1,49 @@
+"""Parts of a batch side by side on the cores of a CPU."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+
+_LARGEST_KEPT_BYTES = 31 * 2**20
+
+Block = tuple[int, int]
+"""First cell of a block and the one behind its last."""
+
+
+def run_blocks(work: Callable[[int, int], None], blocks: Sequence[Block]) -> None:
+    """Do some work on every block; on several at a time where torch may use several threads.
+
+    torch divides each operation among its threads and waits for the slowest at the end of each. A few hundred short
+    operations on a block that fits a core's cache are quicker when every thread does all of them on a block of its own;
+    what torch never divides, such as copying rows, is then shared too.
+
+    Args:
+        work: Called with the bounds of each block, in any order and from several threads.
+        blocks: Bounds of the blocks.
+    """
+    _keep_freed_memory()
+    threads = torch.get_num_threads()
+    workers = min(threads, len(blocks))
+    if workers == 1:
+        for start, stop in blocks:
+            work(start, stop)
+        return
+    # The number of threads is one per thread that asks, and that of new threads; the latter is set back.
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+        done = pool.map(lambda block: work(*block), blocks)
+        try:
+            list(done)
+        finally:
+            torch.set_num_threads(threads)
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Have the C library keep what a block frees for the next one; fresh memory costs more than the arithmetic in it.
+
+    glibc hands large pieces back to the system when they are freed, until it has seen one of at most 32 MiB freed; from
+    then on it keeps pieces up to that size. Other allocators are left as they are.
+    """
+    torch.empty(_LARGEST_KEPT_BYTES, dtype=torch.uint8)
