@@ -1,0 +1,200 @@
+"""Over-representation of known gene sets in clusters: hypergeometric tests, Benjamini–Hochberg, explicit background."""
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import pandas as pd
+
+from subcell_hf.errors import InputError
+
+COLUMNS = (
+    "cluster", "collection", "term", "overlap", "cluster_size", "term_size", "background_size", "fold", "p_value",
+    "q_value", "genes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GeneSets:
+    """A collection of named gene sets.
+
+    Attributes:
+        name: Of the collection, such as `"HPA locations"`.
+        sets: Term → its genes.
+    """
+
+    name: str
+    sets: Mapping[str, frozenset[str]]
+
+
+def read_gmt(path: Path) -> GeneSets:
+    """Read a GMT file (also `.gz`): per line a term, a description and its genes, separated by tabs.
+
+    Raises:
+        InputError: If a line has no genes or a term occurs twice.
+    """
+    sets: dict[str, frozenset[str]] = {}
+    with _open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            parts = line.rstrip("\r\n").split("\t")
+            if not line.strip():
+                continue
+            genes = frozenset(gene.strip() for gene in parts[2:] if gene.strip())
+            if not genes:
+                raise InputError(f"{path}, line {number}: expected a term, a description and genes, with tabs between.")
+            if parts[0] in sets:
+                raise InputError(f"{path}, line {number}: the term {parts[0]!r} stands there twice.")
+            sets[parts[0]] = genes
+    return GeneSets(path.name.removesuffix(".gz").removesuffix(".gmt"), sets)
+
+
+def read_hpa_locations(path: Path, genes: Sequence[str]) -> GeneSets:
+    """Read the Human Protein Atlas' table of subcellular locations (`subcellular_location.tsv`, also `.gz`).
+
+    Main and additional locations make one set per location. Genes go by the column, `Gene name` or `Gene` (Ensembl),
+    that knows more of the given genes.
+
+    Args:
+        path: The table.
+        genes: Genes of the map.
+
+    Raises:
+        InputError: If a column is missing or no gene is known.
+    """
+    with _open_text(path) as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    _require_columns(rows, ("Gene", "Gene name", "Main location", "Additional location"), path)
+    known = frozenset(genes)
+    column = max(("Gene name", "Gene"), key=lambda name: len(known & {row[name] for row in rows}))
+    sets: dict[str, set[str]] = {}
+    for row in rows:
+        for location in ";".join((row["Main location"], row["Additional location"])).split(";"):
+            if location.strip():
+                sets.setdefault(location.strip(), set()).add(row[column])
+    return _known_sets("HPA locations", sets, known, path)
+
+
+def read_corum(path: Path, genes: Sequence[str]) -> GeneSets:
+    """Read protein complexes: a CSV with the columns `complex` and `gene_names`, one row per member (also `.gz`).
+
+    Raises:
+        InputError: If a column is missing or no gene is known.
+    """
+    with _open_text(path) as file:
+        rows = list(csv.DictReader(file))
+    _require_columns(rows, ("complex", "gene_names"), path)
+    sets: dict[str, set[str]] = {}
+    for row in rows:
+        sets.setdefault(f"complex {row['complex']}", set()).add(row["gene_names"])
+    return _known_sets("CORUM complexes", sets, frozenset(genes), path)
+
+
+def locations_of_table(locations: Mapping[str, Sequence[str]]) -> GeneSets:
+    """Gene sets from the locations that the table itself gives its genes."""
+    sets: dict[str, set[str]] = {}
+    for gene, names in locations.items():
+        for name in names:
+            sets.setdefault(name, set()).add(gene)
+    return GeneSets("table's locations", {name: frozenset(genes) for name, genes in sets.items()})
+
+
+def over_representation(
+    clusters: Mapping[str, Sequence[str]],
+    collections: Sequence[GeneSets],
+    background: frozenset[str],
+    *,
+    min_overlap: int = 2,
+) -> pd.DataFrame:
+    """Test every cluster against every gene set.
+
+    Genes outside of the background count nowhere. With N genes in the background, K of them in the set and n in the
+    cluster, p is the probability of the observed overlap or more when n genes are drawn without replacement. q-values
+    are those of Benjamini and Hochberg over all tests of a collection, the tests with a small overlap among them.
+
+    Args:
+        clusters: Name → genes.
+        collections: Gene sets to test.
+        background: Every gene that could have been in a cluster.
+        min_overlap: Rows with fewer genes in common are not listed.
+
+    Returns:
+        The columns of `COLUMNS`, by cluster, then q, p and term; `genes` are those in common.
+
+    Raises:
+        InputError: If the background shares no gene with the clusters.
+    """
+    from scipy.stats import false_discovery_control, hypergeom
+
+    members = {name: frozenset(genes) & background for name, genes in clusters.items()}
+    if not any(members.values()):
+        raise InputError("No gene of the map is in the background; do both name genes in the same way?")
+    rows: list[tuple[object, ...]] = []
+    place = {name: number for number, name in enumerate(clusters)}
+    for collection in collections:
+        sets = {term: genes & background for term, genes in sorted(collection.sets.items())}
+        sets = {term: genes for term, genes in sets.items() if genes}
+        pairs = [(name, term) for name in members if members[name] for term in sets]
+        if not pairs:
+            continue
+        common = [members[name] & sets[term] for name, term in pairs]
+        overlap = np.array([len(genes) for genes in common])
+        drawn = np.array([len(members[name]) for name, _ in pairs])
+        marked = np.array([len(sets[term]) for _, term in pairs])
+        p_values = np.minimum(hypergeom.sf(overlap - 1, len(background), marked, drawn), 1.0)
+        q_values = false_discovery_control(p_values)
+        fold = overlap * len(background) / (drawn * marked)
+        rows += [
+            (
+                name, collection.name, term, int(overlap[i]), int(drawn[i]), int(marked[i]), len(background),
+                float(fold[i]), float(p_values[i]), float(q_values[i]), " ".join(sorted(common[i])),
+            )
+            for i, (name, term) in enumerate(pairs)
+            if overlap[i] >= min_overlap
+        ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table["place"] = table["cluster"].map(place)
+    order = ["place", "q_value", "p_value", "collection", "term"]
+    return table.sort_values(order, ignore_index=True).drop(columns="place")
+
+
+def read_background(path: Path) -> frozenset[str]:
+    """One gene per line.
+
+    Raises:
+        InputError: If the file names none.
+    """
+    with _open_text(path) as file:
+        genes = frozenset(line.strip() for line in file if line.strip())
+    if not genes:
+        raise InputError(f"{path} names no genes; expected one per line.")
+    return genes
+
+
+def _known_sets(name: str, sets: Mapping[str, set[str]], known: frozenset[str], path: Path) -> GeneSets:
+    """The sets, if they know any of the genes."""
+    if not any(known & genes for genes in sets.values()):
+        raise InputError(f"{path} knows none of the map's genes, such as {', '.join(sorted(known)[:3])}.")
+    return GeneSets(name, {term: frozenset(genes) for term, genes in sets.items()})
+
+
+def _require_columns(rows: Sequence[Mapping[str, str]], columns: Sequence[str], path: Path) -> None:
+    """Refuse a table that lacks a column."""
+    for column in columns:
+        if not rows or column not in rows[0]:
+            found = ", ".join(rows[0]) if rows else "no rows"
+            raise InputError(f"{path} has no column {column!r}; found {found}.")
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    """A text file, unpacked if its name ends in .gz."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist.")
+    with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
+        yield io.TextIOWrapper(file, encoding="utf-8", newline="")

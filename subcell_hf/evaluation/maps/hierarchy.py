@@ -1,0 +1,164 @@
+"""Clusters within clusters of genes: Leiden (Traag et al. 2019) at rising resolutions, or HiDeF's consensus."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array, triu
+
+from subcell_hf.errors import InputError
+
+DEFAULT_RESOLUTIONS = (0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+ROOT = "all"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A set of genes in a hierarchy.
+
+    Attributes:
+        name: `"all"` for the root; below it places by size, such as `"2.1"`: the largest part of the second largest.
+        parents: Names of the clusters directly around it; none for the root, several only in HiDeF's hierarchies.
+        members: Rows of its genes, ascending.
+        resolution: At which it first appears; 0 for the root.
+        persistence: At how many resolutions it was seen.
+    """
+
+    name: str
+    parents: tuple[str, ...]
+    members: npt.NDArray[np.intp]
+    resolution: float
+    persistence: int = 1
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """Clusters, parents before children.
+
+    Attributes:
+        clusters: The first is the root.
+        levels: Resolution → cluster number of every gene at it, int64 [levels, genes]; none for HiDeF.
+        resolutions: Of the levels.
+    """
+
+    clusters: tuple[Cluster, ...]
+    levels: npt.NDArray[np.int64]
+    resolutions: tuple[float, ...]
+
+    def is_tree(self) -> bool:
+        """Whether no cluster has two parents."""
+        return all(len(cluster.parents) <= 1 for cluster in self.clusters)
+
+    def depth(self, name: str) -> int:
+        """Steps from the root, along the longest way."""
+        by_name = {cluster.name: cluster for cluster in self.clusters}
+        parents = by_name[name].parents
+        return 1 + max(self.depth(parent) for parent in parents) if parents else 0
+
+
+def nested_leiden(
+    connectivities: Any, resolutions: Sequence[float] = DEFAULT_RESOLUTIONS, *, min_size: int = 4, seed: int = 0
+) -> Hierarchy:
+    """Cluster a graph again and again, each time within the clusters of the resolution before.
+
+    At each resolution γ the partition maximises modularity, Σ over pairs of a cluster (A_ij − γ k_i k_j / 2m), with
+    the degrees of the whole graph but without the edges that earlier cuts removed, so that a cluster falls apart only
+    where Leiden on the whole graph would part it, and clusters are nested by construction.
+
+    Args:
+        connectivities: Symmetric non-negative weights [genes, genes], scipy sparse.
+        resolutions: Rising.
+        min_size: Smaller parts are no clusters of their own: their genes stay with the parent.
+        seed: Same graph, same seed, same clusters.
+
+    Raises:
+        InputError: If resolutions do not rise or the graph has no edges.
+    """
+    rising = list(resolutions)
+    if not rising or rising != sorted(set(rising)) or rising[0] <= 0:
+        raise InputError(f"Resolutions must be positive and rise, got {', '.join(map(str, rising)) or 'none'}.")
+    degrees = np.asarray(connectivities.sum(axis=1), dtype=np.float64).ravel()
+    edges = triu(connectivities, k=1).tocoo()
+    if not edges.nnz:
+        raise InputError("The graph of genes has no edges.")
+    levels = []
+    membership = np.zeros(len(degrees), dtype=np.int64)
+    for resolution in rising:
+        membership = _partition(edges, degrees, membership, resolution, seed)
+        levels.append(membership)
+    stacked = np.stack(levels)
+    return Hierarchy(_nested_clusters(stacked, rising, min_size), stacked, tuple(rising))
+
+
+def leiden_partition(connectivities: Any, resolution: float, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Clusters at a single resolution, numbered by size, int64 [genes]; as scanpy's Leiden."""
+    degrees = np.asarray(connectivities.sum(axis=1), dtype=np.float64).ravel()
+    edges = triu(connectivities, k=1).tocoo()
+    return _partition(edges, degrees, np.zeros(len(degrees), dtype=np.int64), resolution, seed)
+
+
+def _partition(
+    edges: coo_array,
+    degrees: npt.NDArray[np.float64],
+    parts: npt.NDArray[np.int64],
+    resolution: float,
+    seed: int,
+) -> npt.NDArray[np.int64]:
+    """Leiden within given parts; numbered by size, of equals the one with the first gene first."""
+    import igraph
+    import leidenalg
+
+    inside = parts[edges.row] == parts[edges.col]
+    pairs = np.column_stack([edges.row[inside], edges.col[inside]])
+    graph = igraph.Graph(n=len(degrees), edges=pairs.tolist(), directed=False)
+    # The constant Potts model with degrees as sizes of nodes is modularity; its sizes may be those of the whole graph.
+    found = leidenalg.find_partition(
+        graph,
+        leidenalg.CPMVertexPartition,
+        weights=edges.data[inside].astype(np.float64).tolist(),
+        node_sizes=degrees.tolist(),
+        resolution_parameter=resolution / degrees.sum(),
+        n_iterations=-1,
+        seed=seed,
+    )
+    membership = np.asarray(found.membership, dtype=np.int64)
+    _, firsts, inverse, counts = np.unique(membership, return_index=True, return_inverse=True, return_counts=True)
+    rank = np.empty(len(counts), dtype=np.int64)
+    rank[np.lexsort((firsts, -counts))] = np.arange(len(counts))
+    return rank[inverse]
+
+
+def _nested_clusters(levels: npt.NDArray[np.int64], resolutions: Sequence[float], min_size: int) -> tuple[Cluster, ...]:
+    """Distinct clusters of all levels; one that stays whole over several levels is one cluster."""
+    clusters = [Cluster(ROOT, (), np.arange(levels.shape[1]), 0.0)]
+    persistence = {ROOT: 1}
+    current = {ROOT: clusters[0]}
+    for level, resolution in zip(levels, resolutions, strict=True):
+        following = {}
+        for name, parent in current.items():
+            numbers, counts = np.unique(level[parent.members], return_counts=True)
+            large = numbers[counts >= min_size]
+            if len(large) < 2:
+                # It stays whole but for stragglers, which remain its members and go no further down.
+                persistence[name] += 1
+                rest = parent.members[level[parent.members] == large[0]] if len(large) else parent.members[:0]
+                following[name] = replace(parent, members=rest)
+                continue
+            for place, number in enumerate(large, start=1):
+                child_name = str(place) if name == ROOT else f"{name}.{place}"
+                members = parent.members[level[parent.members] == number]
+                child = Cluster(child_name, (name,), members, resolution)
+                clusters.append(child)
+                persistence[child_name] = 1
+                following[child_name] = child
+        current = following
+    return tuple(
+        replace(c, persistence=persistence[c.name]) for c in sorted(clusters, key=lambda cluster: _order(cluster.name))
+    )
+
+
+def _order(name: str) -> tuple[int, ...]:
+    """Depth first."""
+    return () if name == ROOT else tuple(int(part) for part in name.split("."))
