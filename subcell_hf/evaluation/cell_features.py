@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from skimage.feature import graycomatrix, local_binary_pattern
+from skimage.feature import graycomatrix
 from skimage.filters import threshold_otsu
 from skimage.measure import regionprops
 
@@ -28,7 +28,18 @@ _RINGS = 4
 _GREY_LEVELS = 16
 _GREY_DISTANCES_PX = (1, 4)
 _GREY_ANGLES = (0, np.pi / 4, np.pi / 2, 3 * np.pi / 4)
-_PATTERN_POINTS = 8
+_NEIGHBOURS = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
+"""Around a pixel at (1, 1), one after the other."""
+
+
+def _pattern_of_code() -> npt.NDArray[np.int64]:
+    """Number of brighter neighbours where they lie together, else one number for all other codes."""
+    bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
+    changes = (bits != np.roll(bits, 1, axis=1)).sum(axis=1)
+    return np.where(changes <= 2, bits.sum(axis=1), len(_NEIGHBOURS) + 1)
+
+
+_PATTERN_OF_CODE = _pattern_of_code()
 _GRANULE_EDGES_PX = (3, 5, 9, 17)
 _TINY = 1e-6
 
@@ -235,11 +246,16 @@ def _co_occurrence(plane: Plane, inside: Mask) -> Features:
 
 
 def _binary_patterns(plane: Plane, inside: Mask) -> Features:
-    """Histogram of rotation-invariant local binary patterns."""
-    low, high = float(plane[inside].min()), float(plane[inside].max())
-    levels = (np.clip((plane - low) / max(high - low, _TINY), 0, 1) * 65535).round().astype(np.uint16)
-    patterns = local_binary_pattern(levels, _PATTERN_POINTS, 1, method="uniform")
-    counts = np.bincount(patterns[inside].astype(np.int64), minlength=_PATTERN_POINTS + 2)
+    """Histogram of uniform, rotation-invariant binary patterns of the eight pixels around each.
+
+    On the pixel grid, which takes a tenth of the time of interpolating a circle.
+    """
+    padded = np.pad(plane, 1, mode="edge")
+    height, width = plane.shape
+    code = np.zeros(plane.shape, np.uint8)
+    for bit, (row, column) in enumerate(_NEIGHBOURS):
+        code |= (padded[row : row + height, column : column + width] >= plane).astype(np.uint8) << np.uint8(bit)
+    counts = np.bincount(_PATTERN_OF_CODE[code[inside]], minlength=len(_NEIGHBOURS) + 2)
     return {f"pattern_{number}": float(share) for number, share in enumerate(counts / inside.sum())}
 
 

@@ -68,6 +68,22 @@ def test_co_occurrence_equals_scikit_image_where_the_cell_fills_the_crop() -> No
     np.testing.assert_allclose(found["green_correlation_1px"], graycoprops(pairs, "correlation")[0].mean(), rtol=1e-6)
 
 
+def test_binary_patterns_by_hand() -> None:
+    inside = np.zeros((6, 6), np.bool_)
+    inside[2:4, 2:4] = True
+    plane = np.zeros((1, 6, 6), np.uint8)
+    flat = measure_cell(plane, inside, ("green",))
+    assert flat["green_pattern_8"] == 1
+    plane[0] = np.arange(6)[:, None] * 10  # brighter downwards: five of eight neighbours are at least as bright
+    assert measure_cell(plane, np.pad(np.ones((4, 4), np.bool_), 1), ("green",))["green_pattern_5"] == pytest.approx(
+        0.75
+    )
+    plane[0] = np.indices((6, 6)).sum(axis=0) % 2 * 10  # a chessboard: the corners are as bright, the sides differ
+    board = measure_cell(plane, np.pad(np.ones((4, 4), np.bool_), 1), ("green",))
+    assert board["green_pattern_9"] > 0
+    assert sum(board[f"green_pattern_{number}"] for number in range(10)) == pytest.approx(1)
+
+
 def test_surroundings_do_not_count(crop: npt.NDArray[np.uint8]) -> None:
     """Intensities and overlaps; only filters with an extent may see a border of black or of neighbours."""
     inside = disc(64, 25)

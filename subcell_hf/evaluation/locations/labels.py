@@ -107,6 +107,7 @@ class LabelledCells:
         cells: One row per cell, with `cell_id`, `antibody`, `split` and whatever else is known.
         scheme: The classes.
         targets: `[cells, classes]` uint8.
+        positions: `[cells]` int64, where they stood in the table that was given.
         without_class: How many cells were left out since no class of the scheme is annotated.
         shared_genes: Genes that several splits have, where that was allowed.
     """
@@ -114,6 +115,7 @@ class LabelledCells:
     cells: pd.DataFrame
     scheme: ClassScheme
     targets: npt.NDArray[np.uint8]
+    positions: npt.NDArray[np.int64]
     without_class: int
     shared_genes: tuple[str, ...] = ()
 
@@ -156,7 +158,8 @@ def label_cells(cells: pd.DataFrame, scheme: ClassScheme, *, allow_shared_genes:
                 "Expected train, validation and test; make them with `subcell splits`."
             )
     shared = _check_splits(kept, allow_shared_genes)
-    return LabelledCells(kept, scheme, targets[used & classed], int((used & ~classed).sum()), shared)
+    positions = np.flatnonzero(used & classed)
+    return LabelledCells(kept, scheme, targets[positions], positions, int((used & ~classed).sum()), shared)
 
 
 def _check_splits(cells: pd.DataFrame, allow_shared_genes: bool) -> tuple[str, ...]:
