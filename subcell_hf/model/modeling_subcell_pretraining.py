@@ -337,29 +337,21 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             ValueError: If an objective that is switched on lacks what it needs.
         """
         views = self._check_views(pixel_values, antibodies)
-        selections = self._hide_patches(pixel_values, cell_masks, noise)
-        outputs = [
-            self.subcell(view, kept_patches=selection.kept if selection is not None else None)
-            for view, selection in zip(views, selections, strict=True)
-        ]
+        selections = self.hide_patches(pixel_values, cell_masks, noise)
+        outputs = self.encode(pixel_values, selections)
         embeddings = torch.stack([output.pooler_output for output in outputs], dim=1)  # [cells, views, embedding_size]
         losses: dict[str, Tensor] = {}
         reconstruction = None
         if self.config.reconstruction_weight:
-            reconstruction, losses["reconstruction"] = self._reconstruct(views[0], outputs[0], selections[0])
-        if len(views) == 2 and (self.training or antibodies is not None):
-            losses |= self._contrast(embeddings, antibodies)
-            if self.config.protein_centroid_weight and antibodies is not None:
-                targets = self._teach(pixel_values, teacher_noise)
-                losses["protein_centroid"] = self._centroid_loss(embeddings, targets, antibodies, centroid_noise)
-        probed = embeddings.detach() if self.config.probe_detached else embeddings
-        probe_logits = torch.stack([self.probe(view) for view in probed.unbind(1)], dim=1)
-        if locations is not None:
-            losses["probe"] = self._probe_loss(probe_logits, locations)
-        weighted = [getattr(self.config, f"{name}_weight") * value for name, value in losses.items()]
+            reconstruction, losses["reconstruction"] = self.reconstruct(views[0], outputs[0], selections[0])
+        taught = None
+        if self.config.protein_centroid_weight and len(views) == 2 and antibodies is not None:
+            taught = self.teach(pixel_values, self.hide_from_teacher(pixel_values, teacher_noise))
+        scored, probe_logits = self.score_embeddings(embeddings, taught, antibodies, locations, centroid_noise)
+        losses |= scored
         maps = [output.pooler_attentions for output in outputs]
         return SubCellForPreTrainingOutput(
-            loss=torch.stack(weighted).sum() if weighted else None,
+            loss=self.weigh(losses) if losses else None,
             losses=losses,
             reconstruction=reconstruction,
             patch_mask=self._patch_masks(selections, views[0]),
@@ -367,6 +359,51 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             pooler_attentions=torch.stack(maps, dim=1) if maps[0] is not None else None,
             probe_logits=probe_logits,
         )
+
+    def encode(self, pixel_values: Tensor, selections: list[PatchSelection | None]) -> list[SubCellModelOutput]:
+        """Run the encoder over every view of `[cells, views, channels, height, width]`."""
+        return [
+            self.subcell(view, kept_patches=selection.kept if selection is not None else None)
+            for view, selection in zip(pixel_values.unbind(1), selections, strict=True)
+        ]
+
+    def score_embeddings(
+        self,
+        embeddings: Tensor,
+        taught: Tensor | None = None,
+        antibodies: Tensor | None = None,
+        locations: Tensor | None = None,
+        centroid_noise: Tensor | None = None,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Every loss that needs nothing but embeddings, which must be those of a whole batch.
+
+        Args:
+            embeddings: `[cells, views, embedding_size]`.
+            taught: The same from the teacher; without them there is no centroid loss.
+            antibodies: As for `forward`.
+            locations: As for `forward`.
+            centroid_noise: As for `forward`.
+
+        Returns:
+            Name → unweighted scalar, and the probe's logits `[cells, views, labels]`.
+        """
+        losses: dict[str, Tensor] = {}
+        if embeddings.shape[1] == 2 and (self.training or antibodies is not None):
+            losses |= self._contrast(embeddings, antibodies)
+            if taught is not None and antibodies is not None:
+                with torch.no_grad():
+                    targets = [self.teacher.projection(view) for view in taught.unbind(1)]
+                losses["protein_centroid"] = self._centroid_loss(embeddings, targets, antibodies, centroid_noise)
+        probed = embeddings.detach() if self.config.probe_detached else embeddings
+        probe_logits = torch.stack([self.probe(view) for view in probed.unbind(1)], dim=1)
+        if locations is not None:
+            losses["probe"] = self._probe_loss(probe_logits, locations)
+        return losses, probe_logits
+
+    def weigh(self, losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of named losses."""
+        weighted: list[Tensor] = [getattr(self.config, f"{name}_weight") * value for name, value in losses.items()]
+        return torch.stack(weighted).sum()
 
     def _check_views(self, pixel_values: Tensor, antibodies: Tensor | None) -> tuple[Tensor, ...]:
         if pixel_values.ndim != 5 or pixel_values.shape[1] not in (1, 2):
@@ -401,10 +438,10 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             raise ValueError(f"noise has shape {list(noise.shape)}; expected {[cells, views, patches]}.")
         return noise
 
-    def _hide_patches(
+    def hide_patches(
         self, pixel_values: Tensor, cell_masks: Tensor | None, noise: Tensor | None
     ) -> list[PatchSelection | None]:
-        """One selection per view; None for a view of which every patch is seen."""
+        """One selection per view; None for a view of which every patch is seen. Arguments as for `forward`."""
         noise = self._draw_noise(pixel_values, noise)
         ratios = (self.config.mask_ratio, self.config.context_mask_ratio)[: pixel_values.shape[1]]
         if noise is None:
@@ -428,9 +465,10 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             for view, ratio in enumerate(ratios)
         ]
 
-    def _reconstruct(
+    def reconstruct(
         self, view: Tensor, output: SubCellModelOutput, selection: PatchSelection | None
     ) -> tuple[Tensor, Tensor]:
+        """Predicted patches and the reconstruction loss of the view that `output` comes from."""
         size = self.config.patch_size
         grid = (view.shape[-2] // size, view.shape[-1] // size)
         reconstruction = self.decoder(output.last_hidden_state, selection.restore if selection else None, grid)
@@ -450,16 +488,18 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             )
         return losses
 
+    def hide_from_teacher(self, pixel_values: Tensor, noise: Tensor | None) -> list[PatchSelection | None]:
+        """The teacher's own choice of patches; it knows nothing of the cell mask, as in the published training."""
+        return self.hide_patches(pixel_values, None, noise)
+
     @torch.no_grad()
-    def _teach(self, pixel_values: Tensor, noise: Tensor | None) -> list[Tensor]:
-        """The teacher's output for each view, `[cells, projection_size]`, not normalised."""
-        # The teacher knows nothing of the cell mask, as in the published training.
-        selections = self._hide_patches(pixel_values, None, noise)
+    def teach(self, pixel_values: Tensor, selections: list[PatchSelection | None]) -> Tensor:
+        """The teacher's embeddings, `[cells, views, embedding_size]`."""
         outputs = [
             self.teacher.subcell(view, kept_patches=selection.kept if selection is not None else None)
             for view, selection in zip(pixel_values.unbind(1), selections, strict=True)
         ]
-        return [self.teacher.projection(output.pooler_output) for output in outputs]
+        return torch.stack([output.pooler_output for output in outputs], dim=1)
 
     def _centroid_loss(
         self, embeddings: Tensor, targets: list[Tensor], antibodies: Tensor, noise: Tensor | None

@@ -14,6 +14,7 @@ Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory L
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.distributed
@@ -93,19 +94,19 @@ class CachedGradientStep:
         if gradients is None and not weight:
             return None
         for part, state in zip(parts, states, strict=True):
+            roots: list[Tensor] = []
             with state.replay(), self.autocast():
                 outputs = self.model.encode(pixels[part], _select(selections, part))
-                carried = outputs[0].pooler_output.new_zeros(())
                 if weight:
                     _, loss = self.model.reconstruct(pixels[part, 0], outputs[0], _select(selections, part)[0])
                     loss = loss * (len(pixels[part]) / len(pixels))
                     total = loss.detach() if total is None else total + loss.detach()
-                    carried = self.scale(weight * loss)
+                    roots.append(self.scale(weight * loss))
+            given: list[Tensor | None] = [None] * len(roots)
             if gradients is not None:
-                embeddings = torch.stack([output.pooler_output for output in outputs], dim=1)
-                # The gradients are scaled already.
-                carried = carried + (embeddings.float() * gradients[part].float()).sum()
-            carried.backward()
+                roots.append(torch.stack([output.pooler_output for output in outputs], dim=1))
+                given.append(gradients[part])  # scaled already
+            torch.autograd.backward(roots, given)
         return total
 
 
@@ -147,7 +148,7 @@ class _RandomState:
 def _bounds(cells: int, chunks: int) -> list[slice]:
     """Parts of nearly equal size; none is empty."""
     edges = [round(cells * number / chunks) for number in range(chunks + 1)]
-    return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if stop > start]
+    return [slice(start, stop) for start, stop in pairwise(edges) if stop > start]
 
 
 def _select(selections: Selections, part: slice) -> Selections:

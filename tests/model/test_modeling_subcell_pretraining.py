@@ -69,7 +69,7 @@ def test_masked_encoder_and_decoder_are_golden(golden_model: SubCellForPreTraini
     golden_model.eval()
     with torch.no_grad():
         outputs = golden_model(views, noise=noise)
-        selection = golden_model._hide_patches(views, None, noise)[0]
+        selection = golden_model.hide_patches(views, None, noise)[0]
         tokens = golden_model.subcell(views[:, 0], kept_patches=selection.kept if selection else None).last_hidden_state
     expected = torch.tensor(mae[f"{run}.last_hidden_state"])
     if ratio == 0:
@@ -165,7 +165,7 @@ def test_pixel_mask_becomes_the_golden_patch_mask(shared: Path) -> None:
     config = SubCellConfig.from_size("tiny", object_mask_ratio=0.5, mask_ratio=0.5, **few)
     model = SubCellForPreTraining(config)
     noise = torch.rand(2, 1, 784, generator=torch.Generator().manual_seed(0))
-    selection = model._hide_patches(torch.zeros(2, 1, 4, 448, 448), masks, noise)[0]
+    selection = model.hide_patches(torch.zeros(2, 1, 4, 448, 448), masks, noise)[0]
     assert torch.equal(selection.kept, select_patches(noise[:, 0], 0.5, expected, 0.5).kept)
 
 
@@ -206,7 +206,7 @@ def test_hidden_patches_have_no_attention_and_leave_no_trace() -> None:
 def test_context_is_not_masked_by_the_cell() -> None:
     model = tiny(mask_ratio=0.5, context_mask_ratio=0.5, object_mask_ratio=0.5)
     inputs, noise = batch(), torch.rand(6, 2, 16)
-    with_mask = model._hide_patches(inputs["pixel_values"], inputs["cell_masks"], noise)
+    with_mask = model.hide_patches(inputs["pixel_values"], inputs["cell_masks"], noise)
     assert torch.equal(with_mask[1].kept, select_patches(noise[:, 1], 0.5).kept)
     assert not torch.equal(with_mask[0].kept, select_patches(noise[:, 0], 0.5).kept)
 
