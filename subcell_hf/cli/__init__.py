@@ -58,6 +58,7 @@ COMMANDS = (
     data.views,
     tables.aggregate,
     tables.portable,
+    tables.report,
     evaluation.baselines,
     hub.convert,
     hub.export,

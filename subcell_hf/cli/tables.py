@@ -65,3 +65,16 @@ def portable(
     report = write_portable_files(cells, output, form=form, single_files=not csv_only, attention=attention)
     files = "result.csv" if csv_only else "result.csv and the arrays of every cell"
     typer.echo(f"{output} holds {files}: {report.cells} cells, {report.attention_maps} attention maps.")
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `subcell embed` wrote.")],
+    title: Annotated[str | None, typer.Option(help="Headline of the page; default: the folder's name.")] = None,
+    max_cells: Annotated[int, typer.Option(min=1, help="Cells on the map and in the table, at most.")] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the map and of which cells are shown.")] = 0,
+) -> None:
+    """Draw report.html: cells, locations, a map, quality and skipped inputs on one page that needs no network."""
+    from subcell_hf.inference.report import write_report
+
+    path = write_report(folder, title=title, max_cells=max_cells, seed=seed)
+    typer.echo(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB). Open it in a browser.")

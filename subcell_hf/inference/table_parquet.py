@@ -181,7 +181,7 @@ def table_schema(table: EmbeddingTable) -> pa.Schema:
     head = arrow_table(table.select(slice(0, 0))).schema
     scalars = pa.Table.from_pandas(_plain(table.cells), preserve_index=False).schema if len(table) else head
     fields = [
-        pa.field(i.name, _column_type(scalars.field(i.name).type)) if i.name in scalars.names else i for i in head
+        pa.field(i.name, _column_type(scalars.field(i.name).type)) if i.name in table.cells.columns else i for i in head
     ]
     return pa.schema(fields, {METADATA_KEY: facts_to_json(table_facts(table))})
 

@@ -1,0 +1,79 @@
+"""Embeddings of cells → a map in two dimensions."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FEWEST_FOR_UMAP = 15
+_COMPONENTS = 50
+
+
+@dataclass(frozen=True)
+class CellMap:
+    """Where each cell lies on the map.
+
+    Attributes:
+        positions: `[cells, 2]` float32 in [0, 1], y upwards, one scale for both.
+        method: In words, for the caption.
+    """
+
+    positions: npt.NDArray[np.float32]
+    method: str
+
+
+def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
+    """Lay cells out by UMAP (McInnes et al. 2018, doi 10.21105/joss.00861) on the cosine of their embeddings.
+
+    Embeddings are brought to length 1, reduced to 50 principal components, and laid out with 15 neighbours, or fewer
+    where there are few cells. Below 15 cells, neighbours mean little: the first two principal components are shown.
+
+    Args:
+        embeddings: `[cells, width]`, at least one cell.
+        seed: Same seed and library versions, same map.
+    """
+    cells = len(embeddings)
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    directions = (embeddings / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
+    components = _principal_components(directions, seed)
+    if cells < FEWEST_FOR_UMAP:
+        method = f"PCA, since {cells} cells are too few for UMAP ({FEWEST_FOR_UMAP} are needed)"
+        return CellMap(_fit_square(components[:, :2]), method)
+    if not np.ptp(directions, axis=0).any():
+        return CellMap(_fit_square(components[:, :2]), "all embeddings are the same, so there is nothing to lay out")
+    from umap import UMAP
+
+    neighbours = min(15, cells - 1)
+    layout = UMAP(
+        n_neighbors=neighbours,
+        min_dist=0.15,
+        metric="euclidean",  # of unit vectors, which orders cells as the cosine does
+        init=components[:, :2] / max(float(np.abs(components[:, :2]).max()), 1e-9) * 10,
+        random_state=seed,
+        n_jobs=1,
+    )
+    positions: Any = layout.fit_transform(components)
+    return CellMap(
+        _fit_square(positions), f"UMAP of the cosine between embeddings, {neighbours} neighbours, seed {seed}"
+    )
+
+
+def _principal_components(values: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
+    """Up to 50 principal components, at least two columns."""
+    from sklearn.decomposition import PCA
+
+    if len(values) < 2:
+        return np.zeros((len(values), 2), np.float32)
+    count = min(_COMPONENTS, *values.shape)
+    components = PCA(count, svd_solver="randomized", random_state=seed).fit_transform(values)
+    if count < 2:
+        components = np.hstack([components, np.zeros((len(values), 2 - count))])
+    return np.asarray(components, dtype=np.float32)
+
+
+def _fit_square(positions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Shift and scale into the unit square, the same scale along both axes."""
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    extent = max(float((high - low).max()), 1e-9)
+    return np.asarray((positions - (low + high) / 2) / extent + 0.5, dtype=np.float32)

@@ -1,0 +1,179 @@
+"""The page of a run: what it says, that it holds itself, and that no name of a cell is markup."""
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from subcell_hf.cli import app
+from subcell_hf.errors import InputError
+from subcell_hf.inference import report
+from subcell_hf.inference.report import write_report
+from subcell_hf.inference.reports import summaries
+from subcell_hf.inference.reports.columns import page_columns
+from subcell_hf.inference.tables import EmbeddingTable, write_parquet
+from tests.inference.example_output import HOSTILE, example_cells, write_example_output
+
+
+def data_of(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found
+    content: dict[str, Any] = json.loads(found[1])
+    return content
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = write_report(write_example_output(tmp_path_factory.mktemp("report") / "out <i>put</i>"))
+    return path.read_text(encoding="utf-8")
+
+
+def test_every_cell_is_there_with_its_picture_and_place(page: str) -> None:
+    data = data_of(page)
+    assert data["ids"] == list(example_cells(60).cells["cell_id"])
+    assert sorted(data["tiles"]) == list(range(60))
+    assert len(data["x"]) == len(data["y"]) == 60
+    assert min(data["x"] + data["y"]) >= 0
+    assert max(data["x"] + data["y"]) <= 10_000
+    assert "UMAP of the cosine between embeddings, 15 neighbours, seed 0" in page
+    assert data["pictures"]["heads"] == 2
+    located = next(column for column in data["columns"] if column["name"] == "top_location_1")
+    assert set(located["levels"]) == {"Nucleoplasm", "Actin filaments", "Mitochondria", "Nucleoli"}
+    assert located["colours"][located["levels"].index("Nucleoli")] == "#9c27b0"
+    focus = next(column for column in data["columns"] if column["name"] == "qc_focus")
+    assert focus["values"][3] is None
+
+
+def test_counts_locations_skipped_and_run(page: str) -> None:
+    text = html.unescape(re.sub(r"<[^>]*>", " ", page.split('<script type="application/json"')[0]))
+    text = re.sub(r"\s+", " ", text)
+    for words in (
+        "60 cells 6 fields of view 2 plates 4 antibodies 3 genes 4 predicted locations 1 skipped",
+        "Of 30 cells whose location was given, 30 (100 %) were predicted there.",
+        "60 of 60 cells have a picture",
+        "Nucleoli 15 25 %",
+        "is truncated",
+        "subcell embed images --model 'a <b>model</b>'",
+        "revision abc",
+        "unknown for 1 cells",
+        "0 in every cell",
+    ):
+        assert words in text, words
+
+
+def test_nothing_that_a_user_named_is_markup(page: str) -> None:
+    assert HOSTILE not in page
+    assert "<i>put</i>" not in page
+    assert "<b>model</b>" not in page
+    assert page.count("<script") == 2
+    genes = next(column for column in data_of(page)["columns"] if column["name"] == "gene")
+    assert HOSTILE in genes["levels"]
+
+
+def test_the_page_holds_itself(page: str) -> None:
+    outside = page.replace("http-equiv", "")
+    assert not re.findall(r"(?:https?:|//[a-z]|url\(|@import|src=|href=\"(?!#|data:))", outside.split("<style>")[0])
+    assert "default-src 'none'" in page
+    assert not re.search(r"fetch\(|XMLHttpRequest|import\(|https?://", page)
+
+
+def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
+    folder = write_example_output(tmp_path / "out", 20)
+    first = write_report(folder).read_bytes()
+    assert write_report(folder).read_bytes() == first
+    assert write_report(folder, seed=1).read_bytes() != first
+
+
+def test_few_cells_are_laid_out_by_principal_components(tmp_path: Path) -> None:
+    for cells in (1, 2, 14):
+        page = write_report(write_example_output(tmp_path / str(cells), cells)).read_text(encoding="utf-8")
+        assert f"PCA, since {cells} cells are too few for UMAP" in page
+        assert len(data_of(page)["x"]) == cells
+
+
+def test_without_classifier_and_pictures(tmp_path: Path) -> None:
+    folder = write_example_output(tmp_path / "out", 16, classified=False, pictures=False)
+    page = write_report(folder, title="Tuesday's plate").read_text(encoding="utf-8")
+    assert "<h1>Tuesday&#39;s plate</h1>" in page
+    assert 'id="locations"' not in page
+    assert 'id="montage"' not in page
+    assert "no classifier" in page
+    assert set(data_of(page)["tiles"]) == {-1}
+
+
+def test_a_bare_table_is_enough(tmp_path: Path) -> None:
+    cells = pd.DataFrame({"cell_id": [f"c{i}" for i in range(20)], "field_of_view": ""})
+    write_parquet(EmbeddingTable(cells, np.ones((20, 3), np.float32)), tmp_path / "embeddings.parquet")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "all embeddings are the same" in page.lower()
+    assert data_of(page)["columns"] == []
+
+
+def test_large_tables_are_shown_in_part_and_say_so(tmp_path: Path) -> None:
+    folder = write_example_output(tmp_path / "out", 60, pictures=False)
+    page = write_report(folder, max_cells=20).read_text(encoding="utf-8")
+    assert "20 of 60 cells are shown" in page
+    assert "<b>60</b> cells" in page
+    shown = data_of(page)["ids"]
+    assert len(shown) == 20
+    assert shown == [cell_id for cell_id in example_cells(60).cells["cell_id"] if cell_id in set(shown)]
+
+
+def test_long_names_and_many_pictures_do_not_swell_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_example_output(tmp_path / "out", 60)
+    monkeypatch.setattr(report, "_MAX_DATA_BYTES", 5000)
+    monkeypatch.setattr(report, "_MAX_PICTURE_BYTES", 1000)
+    monkeypatch.setattr(report, "_FEWEST_CELLS", 10)
+    page = write_report(folder).read_text(encoding="utf-8")
+    data = data_of(page)
+    assert f"{len(data['ids'])} of 60 cells are shown" in page
+    assert len(data["ids"]) in (15, 30)
+    assert data["pictures"]["left_out"] == 60
+    assert "0 of 60 cells have a picture" not in page  # an empty montage is left out
+
+
+def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"embeddings\.parquet"):
+        write_report(tmp_path)
+    write_parquet(example_cells(4).select(slice(0, 0)), tmp_path / "embeddings.parquet")
+    with pytest.raises(InputError, match="without cells"):
+        write_report(tmp_path)
+    folder = write_example_output(tmp_path / "out", 4)
+    (folder / "run.json").write_text("{")
+    with pytest.raises(InputError, match=r"run\.json is damaged"):
+        write_report(folder)
+
+
+def test_the_montage_spreads_over_fields_and_prefers_certain_cells() -> None:
+    cells = example_cells(60).cells
+    rows = summaries.choose_montage(cells, set(cells["cell_id"]))
+    assert [row["cells"] for row in rows] == [15] * 4
+    chosen = cells.set_index("cell_id").loc[rows[0]["cell_ids"]]
+    assert set(chosen["top_location_1"]) == {rows[0]["name"]}
+    # 15 cells of at most 3 fields: the first of each turn are the most certain of their field.
+    first = chosen.iloc[:3]
+    assert first["top_probability_1"].min() >= chosen["top_probability_1"].median()
+    assert chosen["field_of_view"].value_counts().max() <= 6
+
+
+def test_columns_that_say_nothing_are_left_out() -> None:
+    cells = example_cells(8).cells
+    cells["note"] = ""
+    names = [column["name"] for column in page_columns(cells)]
+    assert "note" not in names
+    assert "qc_empty_channels" not in names
+    assert names.index("top_location_1") < names.index("gene") < names.index("qc_area_um2")
+
+
+def test_the_command(tmp_path: Path) -> None:
+    folder = write_example_output(tmp_path / "out", 5)
+    run = CliRunner().invoke(app, ["report", str(folder)])
+    assert run.exit_code == 0, run.output
+    assert "report.html" in run.output
+    assert (folder / "report.html").is_file()
