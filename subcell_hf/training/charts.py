@@ -69,6 +69,8 @@ def draw_lines(
         figure, axes = _empty_chart()
         for colour, line in zip(COLOURS, series, strict=False):
             _draw_line(axes, line, colour, smooth)
+        if low is not None and high is None:
+            high = max(max(line.values) for line in series) * 1.08 or None
         axes.set_ylim(low, high)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))

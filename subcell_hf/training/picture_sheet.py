@@ -9,8 +9,8 @@ from torch import Tensor
 
 TILE_PX = 224
 _GAP_PX = 6
-_LINE_PX = 24
-_FONT_PX = 15
+_LINE_PX = 34
+_FONT_PX = 22
 _INK = "#1f2937"
 
 

@@ -21,6 +21,9 @@ from subcell_hf.training.picture_sheet import TILE_PX, draw_sheet
 
 Picture = npt.NDArray[np.uint8]
 
+BRIGHTEST = 4
+"""Weight in the pooling, in multiples of the mean patch's, that is drawn brightest."""
+
 _SEED = 20241206
 _HIDDEN_GREY = 0.45
 _OUTSIDE_GREY = 0.12
@@ -132,19 +135,19 @@ def _draw_reconstruction(model: SubCellForPreTraining, cells: PictureCells) -> P
 
 
 def _draw_attention(weights: Tensor, originals: Sequence[Tensor], cells: PictureCells) -> Picture:
-    """Weights [cells, heads, rows, columns] as heat over a grey picture; each map is scaled to its own maximum."""
+    """Weights [cells, heads, rows, columns] as heat over a grey picture, on one scale for all cells and all times."""
     from matplotlib import colormaps
 
     heat_of, size = colormaps["inferno"], originals[0].shape[:2]
-    large = F.interpolate(weights.float().cpu(), size=size, mode="bilinear", align_corners=False)
+    relative = weights.float().cpu() / weights.float().cpu().mean((2, 3), keepdim=True).clamp_min(1e-12)
+    large = F.interpolate(relative / BRIGHTEST, size=size, mode="bilinear", align_corners=False).clamp(0, 1)
     rows = []
     for original, maps in zip(originals, large, strict=True):
         grey = original.mean(-1, keepdim=True).expand(-1, -1, 3)
         row = [original]
         for head in maps:
-            strength = (head / head.max().clamp_min(1e-12)).sqrt()
-            heat = torch.from_numpy(heat_of(strength.numpy())[..., :3]).float()
-            row.append(0.4 * grey + 0.6 * heat)
+            heat = torch.from_numpy(heat_of(head.numpy())[..., :3]).float()
+            row.append(0.35 * grey + 0.65 * heat)
         rows.append(row)
     titles = ["input", *(f"pooling head {number + 1}" for number in range(weights.shape[1]))]
     return draw_sheet(rows, titles, cells.captions)
@@ -159,8 +162,11 @@ def _draw_features(patches: Tensor, originals: Sequence[Tensor], cells: PictureC
     colours[~inside] = _OUTSIDE_GREY
     maps = colours.unflatten(1, (edge, edge)).permute(0, 3, 1, 2)
     large = F.interpolate(maps, size=originals[0].shape[:2], mode="nearest").permute(0, 2, 3, 1)
-    rows = [[original, picture] for original, picture in zip(originals, large, strict=True)]
-    return draw_sheet(rows, ["input", "patch features (PCA)"], cells.captions)
+    rows = []
+    for original, picture in zip(originals, large, strict=True):
+        brightness = original.amax(-1, keepdim=True).sqrt()
+        rows.append([original, picture, picture * brightness])
+    return draw_sheet(rows, ["input", "features (PCA)", "on the input"], cells.captions)
 
 
 def _principal_colours(patches: Tensor, inside: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from subcell_hf.data.atomic import write_atomically
 from subcell_hf.training.charts import Series, draw_lines, draw_stack, to_png, to_svg
+from subcell_hf.training.pictures import BRIGHTEST
 from subcell_hf.training.throughput import PHASES
 
 MOST_MOMENTS = 8
@@ -29,11 +30,11 @@ MOST_MOMENTS = 8
 _ALBUMS = {
     "reconstruction": (
         "Reconstruction",
-        "Grey patches are hidden from the encoder; what the decoder makes of them stands in the last column.",
+        "Grey patches are hidden; the last column shows what the decoder makes of them.",
     ),
     "attention": (
         "Attention of the pooling",
-        "How much each patch weighs in the embedding, for each head; bright is much, each map on its own scale.",
+        f"Weight of each patch in the embedding; {BRIGHTEST} times the mean or more is brightest.",
     ),
     "features": (
         "Patch features",
@@ -86,7 +87,12 @@ def write_run_page(facts: RunFacts, history: Sequence[Mapping[str, Any]]) -> Pat
     """
     trained = [line for line in history if "loss" in line]
     validated = [line for line in history if "eval_macro_auprc" in line]
-    sections = [_losses(trained, facts.weights), _probe(validated), _optimization(trained), _speed(trained)]
+    sections = {
+        "losses": _losses(trained, facts.weights),
+        "probe": _probe(validated),
+        "optimization": _optimization(trained),
+        "speed": _speed(trained),
+    }
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         (files("subcell_hf.training") / "run_page.html.j2").read_text(encoding="utf-8")
     )
@@ -97,7 +103,7 @@ def write_run_page(facts: RunFacts, history: Sequence[Mapping[str, Any]]) -> Pat
         percent=round(100 * facts.step / max(facts.total_steps, 1), 1),
         progress=_describe_progress(facts, trained),
         figures=_key_figures(trained, validated),
-        sections=[section for section in sections if section["charts"]],
+        sections=sections,
         locations=_locations(facts, validated),
         albums=_albums(facts),
         version=facts.version,

@@ -143,7 +143,9 @@ class PreTrainer(MeteredTrainer):
             antibodies=batch["antibodies"],
             locations=batch["locations"],
         )
-        return maker(crops, wanted, torch.Generator().manual_seed(batch["view_seed"]))
+        # The views of the global batch are drawn alike by all processes: they do not depend on how many there are.
+        part = {name: batch[name] for name in ("first_cell", "global_cells") if name in batch}
+        return maker(crops, wanted, torch.Generator().manual_seed(batch["view_seed"]), **part)
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> float:  # type: ignore[override]  # Trainer adds them up
         """Of a training step on these cells."""
@@ -162,7 +164,7 @@ class PreTrainer(MeteredTrainer):
         views = self.make_views(inputs, self.view_maker)
         self.meter.clock.end("views")
         # What the model draws depends on the batch alone, so that going on is exact and processes differ.
-        torch.manual_seed(inputs["view_seed"] ^ _MODEL_STREAM)
+        torch.manual_seed((inputs["view_seed"] ^ _MODEL_STREAM) + inputs["first_cell"])
         outputs = model(**views)
         self.meter.clock.end("forward")
         self._note_losses({name: value.detach() for name, value in outputs.losses.items()})
@@ -178,10 +180,12 @@ class PreTrainer(MeteredTrainer):
         if self.args.cached_gradient_chunks == 1:
             return super().training_step(model, inputs, num_items_in_batch)
         self.model.train()
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()
         inputs = self._prepare_inputs(inputs)
         views = self.make_views(inputs, self.view_maker)
         self.meter.clock.end("views")
-        torch.manual_seed(inputs["view_seed"] ^ _MODEL_STREAM)
+        torch.manual_seed((inputs["view_seed"] ^ _MODEL_STREAM) + inputs["first_cell"])
         share = 1 / self.current_gradient_accumulation_steps
         scaler = getattr(self.accelerator, "scaler", None)
         step = CachedGradientStep(
