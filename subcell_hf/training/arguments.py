@@ -102,6 +102,10 @@ class PreTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Not needed: what gets no gradient is frozen."}
     )
     dataloader_num_workers: int = field(default=4, metadata={"help": "Processes that read ahead; 0 for none."})
+    report_to: list[str] = field(  # type: ignore[assignment]  # Trainer's own kind allows one name only on a command line
+        default_factory=lambda: ["none"],
+        metadata={"help": "Trackers to report to: tensorboard, wandb, trackio, … or none; several may be given."},
+    )
     picture_epochs: float | None = field(
         default=None,
         metadata={"help": "Epochs between pictures of what the model sees; default: with validation; 0: none."},
@@ -133,7 +137,7 @@ class ParsedArguments:
     given: frozenset[str]
 
 
-class _Parser(HfArgumentParser):
+class RecipeParser(HfArgumentParser):
     """Raises where argparse would print pages of usage and leave."""
 
     _argument_group_name: ClassVar[str] = ""
@@ -151,18 +155,25 @@ def parse_arguments(arguments: Sequence[str]) -> ParsedArguments:
     Raises:
         InputError: If the file cannot be read, or a key or value is unknown; the message names it.
     """
-    words = list(arguments)
-    from_file: list[str] = []
-    if words and not words[0].startswith("-"):
-        from_file = _read_recipe(Path(words.pop(0)))
-    parser = _build_parser()
-    found, rest = parser.parse_known_args(from_file + words)
+    words = recipe_words(arguments)
+    found, rest = _build_parser().parse_known_args(words)
     if rest:
-        raise InputError(_explain_unknown(rest[0]))
-    given = frozenset(
-        word[2:].partition("=")[0].replace("-", "_") for word in from_file + words if word.startswith("--")
-    )
-    return _distribute(found, given)
+        known = [item.name for room in ROOMS for item in fields(room)] + list(SubCellConfig.__annotations__)
+        raise InputError(explain_unknown(rest[0], known))
+    return _distribute(found, given_names(words))
+
+
+def recipe_words(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line, with those of the YAML file that may stand first in place of its name."""
+    words = list(arguments)
+    if words and not words[0].startswith("-"):
+        return _read_recipe(Path(words[0])) + words[1:]
+    return words
+
+
+def given_names(words: Sequence[str]) -> frozenset[str]:
+    """Names of the arguments that were given."""
+    return frozenset(word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--"))
 
 
 def _distribute(found: Namespace, given: frozenset[str]) -> ParsedArguments:
@@ -207,8 +218,10 @@ def _read_recipe(path: Path) -> list[str]:
     return words
 
 
-def _build_parser() -> _Parser:
-    parser = _Parser(ROOMS, allow_abbrev=False, prog="pretrain.py", usage="pretrain.py [recipe.yaml] [--name value …]")
+def _build_parser() -> RecipeParser:
+    parser = RecipeParser(
+        ROOMS, allow_abbrev=False, prog="pretrain.py", usage="pretrain.py [recipe.yaml] [--name value …]"
+    )
     group = parser.add_argument_group("SubCellConfig", "Any field of the model's configuration")
     for name, annotation in SubCellConfig.__annotations__.items():
         if name in ("model_type", "sub_configs"):
@@ -235,11 +248,11 @@ def _read_bool(text: str) -> bool:
     return text.lower() == "true"
 
 
-def _explain_unknown(word: str) -> str:
+def explain_unknown(word: str, known: Sequence[str]) -> str:
+    """What is wrong with a word that no argument takes, and what may have been meant."""
     if not word.startswith("-"):
         return f"{word!r} stands where no value is expected: the recipe comes first, then --name value pairs."
     name = word.lstrip("-").partition("=")[0]
-    known = [item.name for room in ROOMS for item in fields(room)] + list(SubCellConfig.__annotations__)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "see --help for all of them."
     return f"There is no argument {name!r}: {hint}"

@@ -1,4 +1,4 @@
-"""The trainer's steps on two processes are those of one process on the same global batch."""
+"""The trainer's steps on two processes, or in parts, are those of one process on the same global batch."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -32,10 +31,10 @@ ARGUMENTS = shlex.split(
 )
 
 
-def _run(folder: Path, shards: Path, views: Path, processes: int) -> dict[str, Any]:
+def _run(folder: Path, shards: Path, views: Path, processes: int, *words: str) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *launcher, str(ROOT / "recipes" / "pretrain.py"), *ARGUMENTS]
-    command += ["--shards", str(shards), "--views", str(views), "--output_dir", str(folder)]
+    command += ["--shards", str(shards), "--views", str(views), "--output_dir", str(folder), *words]
     # Files, not pipes: a worker that outlives its launcher would hold on to a pipe.
     with (folder.parent / f"{folder.name}.log").open("w+") as log:
         done = subprocess.run(
@@ -43,27 +42,51 @@ def _run(folder: Path, shards: Path, views: Path, processes: int) -> dict[str, A
         )
         log.seek(0)
         assert done.returncode == 0, log.read()[-3000:]
-    state: dict[str, Any] = json.loads((folder / "checkpoint-3" / "trainer_state.json").read_text())
-    return state
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Shards and view settings."""
+    folder = tmp_path_factory.mktemp("data")
+    source = SyntheticCrops(antibodies=12, fields_per_antibody=2, cells_per_field=3, size_px=32)
+    write_synthetic(folder / "shards", source, ShardSettings(split_fractions={"train": 0.7, "validation": 0.3}))
+    (folder / "views.yaml").write_text(VIEWS)
+    return folder / "shards", folder / "views.yaml"
+
+
+@pytest.fixture(scope="module")
+def one(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process that takes its batches undivided."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    _run(folder, *data, 1)
+    return folder
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
-    shards, views = tmp_path / "shards", tmp_path / "views.yaml"
-    source = SyntheticCrops(antibodies=12, fields_per_antibody=2, cells_per_field=3, size_px=32)
-    write_synthetic(shards, source, ShardSettings(split_fractions={"train": 0.7, "validation": 0.3}))
-    views.write_text(VIEWS)
-    one, two = (_run(tmp_path / f"on_{count}", shards, views, count) for count in (1, 2))
+@pytest.mark.parametrize(
+    ("processes", "words"), [(2, ()), (1, ("--cached_gradient_chunks", "3")), (2, ("--cached_gradient_chunks", "2"))]
+)
+def test_processes_and_parts_take_the_steps_of_one(
+    processes: int, words: tuple[str, ...], one: Path, data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _run(tmp_path / "other", *data, processes, *words)
+    _compare(one, tmp_path / "other")
 
+
+def _compare(one: Path, other: Path) -> None:
+    expected_lines, found_lines = (
+        json.loads((folder / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
+        for folder in (one, other)
+    )
     compared = 0
-    assert len(one["log_history"]) == len(two["log_history"]) == 4  # three steps and a validation
-    for expected, found in zip(one["log_history"], two["log_history"], strict=True):
+    assert len(expected_lines) == len(found_lines) == 4  # three steps and a validation
+    for expected, found in zip(expected_lines, found_lines, strict=True):
         for name in expected:
             if "loss" in name or name == "grad_norm" or (name.startswith("eval_") and name != "eval_runtime"):
                 assert found[name] == pytest.approx(expected[name], rel=2e-5), name
                 compared += 1
     assert compared == 3 * 6 + 6
 
-    expected, found = (load_file(tmp_path / f"on_{n}" / "checkpoint-3" / "model.safetensors") for n in (1, 2))
+    expected, found = (load_file(folder / "checkpoint-3" / "model.safetensors") for folder in (one, other))
     for name, weights in expected.items():
         torch.testing.assert_close(found[name], weights, atol=2e-5, rtol=2e-4, msg=name)
