@@ -10,7 +10,7 @@ _SPREAD = -1640531527  # 2³² / golden ratio, as a signed number: neighbouring 
 # hash of which every output bit depends evenly on every input bit.
 _ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32))
 _LEAST_UNIFORM = 2.0**-26
-"""Below the finest step of the uniform numbers, so that the logarithm is finite: noise ends at 6 standard deviations."""
+"""Below the finest step of the uniform numbers, so that their logarithm is finite: noise ends at 6 sigma."""
 
 
 def normal_planes(seeds: Tensor, sigma: Tensor, height_px: int, width_px: int) -> Tensor:

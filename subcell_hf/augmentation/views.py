@@ -1,7 +1,7 @@
 """From cells to the views that a model is trained on: mask, scale, move, change intensities; batched, on any device."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,14 +75,27 @@ class ViewMaker:
             settings = settings_from_dict(settings)
         self.settings = settings
 
-    def __call__(self, crops: CropBatch, channels: Sequence[str], generator: torch.Generator) -> MultiViewBatch:
+    def __call__(
+        self,
+        crops: CropBatch,
+        channels: Sequence[str],
+        generator: torch.Generator,
+        *,
+        first_cell: int = 0,
+        global_cells: int | None = None,
+    ) -> MultiViewBatch:
         """Make the views of a batch; the batch itself is not changed.
+
+        A process that holds whole antibodies of a global batch gets the views that one process would make of them, if
+        all processes bring equal generators and say where in the global batch their cells stand.
 
         Args:
             crops: Cells, on any device, of any size; those that are not square are stretched to a square.
             channels: Colour name of each channel, in any order.
             generator: The only source of randomness, on any device. From equal states the views are equal. A CPU
                 generator gives equal views on every device, up to rounding, and never makes the host wait.
+            first_cell: Position of the first of these cells in the global batch.
+            global_cells: Cells of the global batch; None: there are no others.
 
         Returns:
             float32 views on the cells' device, computed in float32 also under autocast; no gradient is recorded.
@@ -90,7 +103,8 @@ class ViewMaker:
         Raises:
             InputError: If shapes, dtypes or channel names do not agree.
         """
-        drawn_views = self.draw(self._check(crops, channels), generator)
+        shape = self._check(crops, channels)
+        drawn_views = self.draw(shape, generator, first_cell=first_cell, global_cells=global_cells)
         made, made_masks = self._make(crops, drawn_views)
         return MultiViewBatch(
             pixel_values=made.transpose(0, 1),
@@ -99,10 +113,23 @@ class ViewMaker:
             locations=crops["locations"],
         )
 
-    def draw(self, shape: BatchShape, generator: torch.Generator) -> tuple[DrawnView, ...]:
-        """Draw all that is random about the views of a batch: small CPU tensors, whatever the generator's device."""
+    def draw(
+        self, shape: BatchShape, generator: torch.Generator, *, first_cell: int = 0, global_cells: int | None = None
+    ) -> tuple[DrawnView, ...]:
+        """Draw all that is random about the views of a batch: small CPU tensors, whatever the generator's device.
+
+        Raises:
+            InputError: If the global batch does not hold these cells.
+        """
+        everything = shape.cells if global_cells is None else global_cells
+        if not 0 <= first_cell <= everything - shape.cells:
+            raise InputError(
+                f"A global batch of {everything} cells does not hold {shape.cells} cells from position {first_cell} on."
+            )
+        # Draws are cheap and pixels are not: everything is drawn for all cells and the part at hand is kept.
+        part = slice(first_cell, first_cell + shape.cells)
         generator = on_cpu(generator)
-        return tuple(_draw_view(view, shape, generator) for view in self.settings.views)
+        return tuple(_draw_view(view, shape, generator, part, everything) for view in self.settings.views)
 
     def _make(self, crops: CropBatch, drawn_views: Sequence[DrawnView]) -> tuple[Tensor, Tensor]:
         """Views [views, cells, channels, size, size] and masks [views, cells, size, size], block by block.
@@ -194,7 +221,7 @@ def choose_masked(antibodies: Tensor, mask_probability: float, order: Tensor) ->
     Args:
         antibodies: [cells] integer.
         mask_probability: p.
-        order: [cells] a permutation, on the CPU.
+        order: [cells] different numbers, on the CPU.
 
     Returns:
         [cells] bool on the device of `antibodies`, True where the surroundings are removed.
@@ -219,21 +246,23 @@ def on_cpu(generator: torch.Generator) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed))
 
 
-def _draw_view(view: ViewSettings, shape: BatchShape, generator: torch.Generator) -> DrawnView:
-    order = torch.randperm(shape.cells, generator=generator)
+def _draw_view(
+    view: ViewSettings, shape: BatchShape, generator: torch.Generator, part: slice, global_cells: int
+) -> DrawnView:
+    order = torch.randperm(global_cells, generator=generator)[part]
     steps: list[tuple[Transform, Parameters]] = []
     for item in view.transforms:
         choices = item.choices if isinstance(item, OneOf) else (item,)
-        chosen = torch.randint(len(choices), [shape.cells], generator=generator)
+        chosen = torch.randint(len(choices), [global_cells], generator=generator)[part]
         for index, transform in enumerate(choices):
-            parameters = transform.draw(shape, generator)
+            drawn = transform.draw(replace(shape, cells=global_cells), generator)
+            parameters = {name: value[part] for name, value in drawn.items()}
             active = parameters["active"]
-            active = active & (chosen == index).view(-1, *[1] * (active.ndim - 1))
-            parameters = {**parameters, "active": active}
+            parameters["active"] = active & (chosen == index).view(-1, *[1] * (active.ndim - 1))
             if isinstance(transform, GeometricTransform):
                 moved = transform.matrices(parameters, shape)
                 identity = torch.eye(3, dtype=torch.float64)
-                parameters["matrix"] = torch.where(active[:, None, None], moved, identity)
+                parameters["matrix"] = torch.where(parameters["active"][:, None, None], moved, identity)
                 shape = transform.shape_after(shape)
             steps.append((transform, parameters))
     return DrawnView(order, tuple(steps))

@@ -6,7 +6,9 @@ loader = training_loader(reader, BatchSettings(antibodies_per_batch=112, seed=0)
 for epoch in range(300):
     loader.set_epoch(epoch)
     for batch in loader:  # a ShardBatch
-        generator.manual_seed(batch["view_seed"])
+        generator = torch.Generator().manual_seed(batch["view_seed"])
+        where = {"first_cell": batch["first_cell"], "global_cells": batch["global_cells"]}
+        views = view_maker(batch, channels, generator, **where)
         ...
         state = loader.state_dict()  # {"epoch": …, "step": …, …}: loader.load_state_dict(state) goes on right here
 ```
@@ -48,11 +50,14 @@ from subcell_hf.errors import InputError
 class ShardBatch(CropBatch):
     """A `CropBatch` that says where it stands.
 
-    `torch.Generator().manual_seed(batch["view_seed"])` gives the views of this batch, and after a resume the same ones.
+    `torch.Generator().manual_seed(batch["view_seed"])` gives the views of the global batch, after a resume the same
+    ones; with `first_cell` and `global_cells` a `ViewMaker` makes those of this process, however many there are.
     """
 
     repeated: Tensor  # [cells] bool, True where a cell only fills up; leave it out when every cell shall count once
-    view_seed: int  # in [0, 2**63), different for every batch and process
+    view_seed: int  # in [0, 2**63), different for every batch, the same for all processes
+    first_cell: int  # position of these cells in the global batch
+    global_cells: int  # cells of a full global batch
     epoch: int
     step: int
 
@@ -97,6 +102,8 @@ class ShardDataset(Dataset[ShardBatch]):
             cell_ids=cells.names(rows),
             repeated=torch.from_numpy(planned.repeated),
             view_seed=planned.view_seed,
+            first_cell=planned.first_cell,
+            global_cells=planned.global_cells,
             epoch=planned.epoch,
             step=planned.step,
         )

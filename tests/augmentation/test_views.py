@@ -287,6 +287,23 @@ def test_threads_do_not_show() -> None:
         assert torch.equal(other["cell_masks"], made[0]["cell_masks"])
 
 
+@pytest.mark.parametrize("part", [(0, 8), (8, 16), (0, 16)])
+def test_a_process_makes_its_part_of_the_global_views(part: tuple[int, int]) -> None:
+    start, stop = part
+    whole, maker = make_crops(), ViewMaker(load_preset("contrastive").with_size(SIZE))
+    share = CropBatch(**{name: value[start:stop] for name, value in whole.items()})
+    made = maker(share, RYBG, seeded(), first_cell=start, global_cells=16)
+    expected = make_views("contrastive", whole)
+    assert torch.allclose(made["pixel_values"], expected["pixel_values"][start:stop], atol=1e-5)
+    assert torch.equal(made["cell_masks"], expected["cell_masks"][start:stop])
+
+
+def test_cells_outside_of_the_global_batch_are_refused() -> None:
+    for first_cell, global_cells in ((-1, 32), (1, 16), (0, 8)):
+        with pytest.raises(InputError, match="does not hold 16 cells"):
+            ViewMaker("validation")(make_crops(), RYBG, seeded(), first_cell=first_cell, global_cells=global_cells)
+
+
 def test_one_of_chooses_for_each_crop_and_evenly() -> None:
     shape = BatchShape(4_000, RYBG, "green", SIZE, SIZE, SIZE)
     drawn = ViewMaker("contrastive").draw(shape, seeded())[1]

@@ -27,7 +27,9 @@ class PlannedBatch:
     Attributes:
         rows: `[cells]` int64, rows of the table of cells.
         repeated: `[cells]` bool, True for cells that stand in only to fill up.
-        view_seed: Seed for the random views of these cells.
+        view_seed: Seed for the random views of the global batch.
+        first_cell: Position of the first of these cells in the global batch.
+        global_cells: Cells that a full global batch has.
         epoch: Number of the epoch, from 0.
         step: Number of the batch in the epoch, from 0.
     """
@@ -35,6 +37,8 @@ class PlannedBatch:
     rows: npt.NDArray[np.int64]
     repeated: npt.NDArray[np.bool_]
     view_seed: int
+    first_cell: int
+    global_cells: int
     epoch: int
     step: int
 
@@ -161,7 +165,9 @@ class BatchPlan:
         return PlannedBatch(
             rows=np.concatenate([rows for rows, _ in chosen]),
             repeated=repeated,
-            view_seed=_view_seed(settings.seed, epoch, step, rank * share * settings.cells_per_antibody),
+            view_seed=_view_seed(settings.seed, epoch, step),
+            first_cell=rank * share * settings.cells_per_antibody,
+            global_cells=settings.antibodies_per_batch * settings.cells_per_antibody,
             epoch=epoch,
             step=step,
         )
@@ -227,7 +233,9 @@ class InOrderPlan:
         return PlannedBatch(
             rows=rows[np.minimum(positions, len(rows) - 1)],
             repeated=positions >= len(rows),
-            view_seed=_view_seed(self.seed, epoch, step, rank * share),
+            view_seed=_view_seed(self.seed, epoch, step),
+            first_cell=rank * share,
+            global_cells=self.cells_per_batch,
             epoch=epoch,
             step=step,
         )
@@ -277,7 +285,7 @@ def explain_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) ->
     return "; ".join(f"{name} was {json.dumps(expected.get(name))}, is {json.dumps(found.get(name))}" for name in names)
 
 
-def _view_seed(seed: int, epoch: int, step: int, position: int) -> int:
-    """Seed of the views of the cells from some position of a global batch on, in [0, 2**63)."""
-    state = np.random.SeedSequence((seed, epoch, _VIEWS, step, position)).generate_state(1, np.uint64)
+def _view_seed(seed: int, epoch: int, step: int) -> int:
+    """Seed of the views of a global batch, in [0, 2**63)."""
+    state = np.random.SeedSequence((seed, epoch, _VIEWS, step)).generate_state(1, np.uint64)
     return int(state[0]) >> 1
