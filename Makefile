@@ -2,37 +2,55 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OLDEST_TRANSFORMERS := 5.18.0
 OLDEST := build/transformers-$(OLDEST_TRANSFORMERS)
 # Two processes of one thread each: on small tensors faster than one process of two.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: help install lint test clean
+.DEFAULT_GOAL := help
+.PHONY: help install develop quickstart real lint test coverage docs clean
 
 help:  ## Show this help
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-install: $(VENV)/.installed  ## Create .venv with everything that users and developers need
+install: $(VENV)/.installed  ## Create .venv with everything that users need
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	@echo "Installing into $(VENV), which takes some minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) torch
+	@$(PIP) --editable '.[all]'
+	@touch $@
 
-lint: install  ## Check style, types and spelling
+develop: $(VENV)/.developing  ## ... and what developers need
+
+$(VENV)/.developing: $(VENV)/.installed
+	@echo "Installing what the tests need"
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+include recipes/quickstart.mk recipes/real.mk
+
+lint: develop  ## Check style, types and spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/typos
 
-test: lint $(OLDEST)  ## Run the whole suite, fast tests first
+test: lint docs $(OLDEST)  ## Run the whole suite, fast tests first
 	$(PYTEST) -m 'not slow'
 	$(PYTEST) -m slow
-	PYTHONPATH=$(OLDEST) $(PYTEST) tests/model tests/hub
+	PYTHONPATH=$(OLDEST) $(PYTEST) tests/model
 
-$(OLDEST): install
-	test -d $@ || $(BIN)/pip install --quiet --no-deps --target $@ transformers==$(OLDEST_TRANSFORMERS)
+coverage: develop  ## Run the whole suite and say which lines it leaves out
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered
+
+$(OLDEST): develop
+	@test -d $@ || $(BIN)/pip install --quiet --no-deps --target $@ transformers==$(OLDEST_TRANSFORMERS)
+
+docs: develop  ## Build the documentation in build/site
+	$(BIN)/mkdocs build --quiet
 
 clean:  ## Remove what the commands above made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

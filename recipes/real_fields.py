@@ -1,6 +1,9 @@
-"""Lists the real Human Protein Atlas images of a folder as one table that `subcell crops` and `subcell embed` read.
+"""Lists the real Human Protein Atlas images of a folder as tables that `subcell crops` and `subcell embed` read.
 
-python recipes/real_fields.py DATA OUTPUT.csv
+python recipes/real_fields.py DATA OUTPUT
+
+writes `all.csv`, `four_channels.csv` (those with all four channels), and `train.txt` and `test.txt`: of each location
+one montage to learn from and one that is only judged, beside the fields of view.
 
 DATA holds `hpa_fields/` (two fields of view, four channels, no masks), `hpa_montages/` (ten images of nine cells each,
 with one location per image) and `hpa_masked_field/` (nucleus and protein, with an instance mask). Antibody, gene, cell
@@ -41,23 +44,20 @@ def list_images(data: Path) -> list[dict[str, str]]:
 
 
 def main(data: Path, output: Path) -> None:
-    """Write the table."""
-    columns = [
-        *COLUMNS.values(),
-        "output_prefix",
-        "mask",
-        "pixel_size_um",
-        "antibody",
-        "gene",
-        "cell_line",
-        "locations",
-    ]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(list_images(data))
-    print(f"{output} lists the images of {data}.")
+    """Write the tables and the two lists of antibodies."""
+    rows = list_images(data)
+    output.mkdir(parents=True, exist_ok=True)
+    named = ["output_prefix", "mask", "pixel_size_um", "antibody", "gene", "cell_line", "locations"]
+    for name, chosen in {"all": rows, "four_channels": [row for row in rows if "r_image" in row]}.items():
+        with (output / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, [*COLUMNS.values(), *named], restval="")
+            writer.writeheader()
+            writer.writerows(chosen)
+    montages = [row["antibody"] for row in rows if row["antibody"] == row["output_prefix"]]
+    test = [row["antibody"] for row in rows if row["antibody"] not in montages[::2]]
+    (output / "train.txt").write_text("\n".join(montages[::2]) + "\n")
+    (output / "test.txt").write_text("\n".join(test) + "\n")
+    print(f"{output} lists {len(rows)} images of {data}.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+# `make quickstart`: the whole way on simulated cells, from images to a model that others can load.
+# A step that is done is not done again, and each command goes on where it was stopped: after an interruption,
+# `make quickstart` again.
+Q := build/quickstart
+QUICKSTART_FIELDS := 360
+QUICKSTART_ANTIBODIES := 120
+export OMP_NUM_THREADS ?= 2
+
+quickstart: $(Q)/results.json  ## Simulate, pretrain, embed, evaluate, export: ten minutes on two cores
+	@$(BIN)/python recipes/show_results.py $(Q)
+
+$(Q)/.fields: | install
+	@echo "1/8 Simulating fields of view with known protein locations"
+	@$(BIN)/subcell simulate --fields $(QUICKSTART_FIELDS) --antibodies $(QUICKSTART_ANTIBODIES) --seed 0 --workers 2 \
+	    --output $(Q)/fields
+	@$(BIN)/subcell simulate --fields 8 --antibodies 8 --seed 1 --workers 2 --output $(Q)/new_fields
+	@touch $@
+
+$(Q)/.shards: $(Q)/.fields
+	@echo "2/8 Cutting cells out and writing them as shards"
+	@$(BIN)/subcell crops $(Q)/fields --output $(Q)/crops --output-size-px 128 --workers 2
+	@$(BIN)/subcell shards $(Q)/crops --output $(Q)/shards --fractions train=0.6,validation=0.2,test=0.2
+	@rm -rf $(Q)/crops
+	@touch $@
+
+$(Q)/.pretrained: $(Q)/.shards
+	@echo "3/8 Pretraining a tiny SubCell"
+	@$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py \
+	    recipes/configs/quickstart.yaml --shards $(Q)/shards --output_dir $(Q)/pretraining \
+	    --resume_from_checkpoint $$(test -e $(Q)/pretraining/checkpoint-* && echo true || echo false)
+	@touch $@
+
+$(Q)/.embedded: $(Q)/.pretrained
+	@echo "4/8 Embedding every cell, and making the tables that SubCell is compared with"
+	@$(BIN)/subcell embed $(Q)/shards --model $(Q)/pretraining/model --output $(Q)/embeddings --no-report
+	@$(BIN)/subcell embed $(Q)/shards --model $(Q)/pretraining/model --untrained --output $(Q)/untrained --no-report
+	@$(BIN)/subcell baselines $(Q)/shards --output $(Q)/baselines
+	@touch $@
+
+$(Q)/.localized: $(Q)/.embedded
+	@echo "5/8 Training the localization head on the frozen embeddings"
+	@$(BIN)/python recipes/train_localization.py recipes/configs/localization.yaml \
+	    --table $(Q)/embeddings --model $(Q)/pretraining/model --output_dir $(Q)/localization
+	@touch $@
+
+$(Q)/.reported: $(Q)/.localized
+	@echo "6/8 From new images to embeddings, locations and a report"
+	@$(BIN)/subcell embed $(Q)/new_fields --model $(Q)/localization --output $(Q)/report
+	@touch $@
+
+$(Q)/.evaluated: $(Q)/.embedded
+	@echo "7/8 Evaluating on antibodies that training has not seen"
+	@$(BIN)/subcell evaluate localization $(Q)/embeddings --baseline untrained=$(Q)/untrained \
+	    --baseline features=$(Q)/baselines/features.parquet --baseline pixels=$(Q)/baselines/pixels.parquet \
+	    --output $(Q)/evaluation
+	@touch $@
+
+$(Q)/results.json: $(Q)/.reported $(Q)/.evaluated
+	@echo "8/8 Exporting a Hub folder and loading it back"
+	@$(BIN)/subcell export $(Q)/localization --evaluation $(Q)/evaluation --output $(Q)/hub
+	@$(BIN)/python recipes/load_back.py $(Q)/hub
+	@cp $(Q)/evaluation/results.json $@
