@@ -90,7 +90,7 @@ def write_report(
         skipped_rows=skipped_rows[: summaries.MAX_SKIPPED_ROWS],
         skipped_count=len(skipped_rows),
         run_groups=summaries.run_facts(run, table.provenance),
-        command=str(run.get("command", "")),
+        command=summaries.command_of(run),
         data=data,
     )
     with write_atomically(folder / REPORT_FILE) as file:

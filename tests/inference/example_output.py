@@ -64,8 +64,8 @@ def write_example_output(folder: Path, cells: int = 60, *, classified: bool = Tr
         write_pictures(example_pictures(table), folder / "pictures.parquet")
     (folder / "skipped.csv").write_text(f'field_of_view,reason\n1_A9,"{HOSTILE} is truncated"\n')
     run = {
-        "command": "subcell embed images --model 'a <b>model</b>'",
-        "model": {"name": "tiny", "revision": "abc"},
+        "arguments": {"command": "subcell embed images --model 'a <b>model</b>'", "precision": "fp32"},
+        "models": [{"name": "tiny", "revision": "abc", "processor": {"size": {"height": 64}}}],
         "versions": {"torch": "2"},
     }
     (folder / "run.json").write_text(json.dumps(run))

@@ -60,7 +60,7 @@ def test_counts_locations_skipped_and_run(page: str) -> None:
         "Nucleoli 15 25 %",
         "is truncated",
         "subcell embed images --model 'a <b>model</b>'",
-        "revision abc",
+        "Model name tiny revision abc processor · size · height 64",
         "unknown for 1 cells",
         "0 in every cell",
     ):

@@ -171,14 +171,26 @@ def read_skipped(folder: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def run_facts(run: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Everything a run knows of itself as groups of name and value, in the order of the file."""
+    """Everything a run knows of itself as groups of name and value: models first, then the rest in the file's order."""
     facts = {**{key: value for key, value in provenance.items() if key not in run}, **run}
+    models = [model for model in facts.pop("models", ()) if isinstance(model, Mapping)]
+    groups = [
+        {"name": "Model" if len(models) == 1 else f"Model {number}", "facts": list(_flat(model))}
+        for number, model in enumerate(models, 1)
+    ]
     plain = [(name, _text(value)) for name, value in facts.items() if not isinstance(value, Mapping)]
-    groups = [{"name": "Run", "facts": plain}] if plain else []
+    groups += [{"name": "Run", "facts": plain}] if plain else []
     for name, value in facts.items():
         if isinstance(value, Mapping) and value:
             groups.append({"name": label_of(name), "facts": list(_flat(value))})
     return groups
+
+
+def command_of(run: Mapping[str, Any]) -> str:
+    """The command that made a run, empty where it was not written down."""
+    arguments = run.get("arguments")
+    noted = run.get("command") or (arguments.get("command") if isinstance(arguments, Mapping) else "")
+    return str(noted or "")
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, str]]:
