@@ -102,7 +102,7 @@ class PreTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Not needed: what gets no gradient is frozen."}
     )
     dataloader_num_workers: int = field(default=4, metadata={"help": "Processes that read ahead; 0 for none."})
-    report_to: list[str] = field(  # type: ignore[assignment]  # Trainer's own kind allows one name only on a command line
+    report_to: list[str] = field(  # Trainer's own kind allows one name only on a command line
         default_factory=lambda: ["none"],
         metadata={"help": "Trackers to report to: tensorboard, wandb, trackio, … or none; several may be given."},
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from subcell_hf.augmentation.presets import AugmentationSettings, load_settings
 from subcell_hf.data.shards.batch_plan import BatchPlan, BatchSettings
@@ -210,6 +211,11 @@ def _check_fixed(parsed: ParsedArguments) -> None:
             raise InputError(f"{name} must be {str(wanted).lower()} here; leave it out.")
     if "warmup_steps" in given and "warmup_epochs" in given:
         raise InputError("warmup_steps and warmup_epochs say the same thing twice: give one of them.")
+    unknown = [name for name in training["report_to"] if name not in (*INTEGRATION_TO_CALLBACK, "all", "none")]
+    if unknown:
+        raise InputError(
+            f"report_to names {', '.join(unknown)}: expected some of {', '.join(INTEGRATION_TO_CALLBACK)}."
+        )
     metric = training["metric_for_best_model"]
     if metric is not None and metric.removeprefix("eval_") not in METRICS:
         raise InputError(f"metric_for_best_model is {metric!r}: expected one of {', '.join(METRICS)}.")
