@@ -100,3 +100,80 @@ def perturbation(
         f"Replicate mAP {scores['mean_average_precision']:.4f} over {scores['groups']} groups, "
         f"{scores['share_retrieved']:.0%} above chance; {output / 'report.html'} shows them."
     )
+
+
+def proteome_map(
+    table: Annotated[
+        Path, typer.Argument(help="Embedding table with a column gene, or the folder that `subcell embed` wrote.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    where: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=VALUE that a cell must have, such as cell_line=U2OS; repeatable.")
+    ] = None,
+    correct: Annotated[
+        list[str] | None,
+        typer.Option(help="Column to correct for, repeatable, or none; default: plate and microscope, where known."),
+    ] = None,
+    reliability_column: Annotated[
+        str, typer.Option(help="Column with the antibodies' grades (Enhanced, Supported, Approved, Uncertain).")
+    ] = "reliability",
+    antibody_choice: Annotated[
+        str, typer.Option(help="Among equally reliable antibodies of a gene: cells (most) or consistency (of fields).")
+    ] = "cells",
+    components: Annotated[int, typer.Option(help="Principal components of the fields of view.")] = 64,
+    neighbours: Annotated[int, typer.Option(help="Neighbours of each gene, itself included.")] = 30,
+    metric: Annotated[str, typer.Option(help="Between genes: cosine or euclidean.")] = "cosine",
+    hierarchy: Annotated[str, typer.Option(help="leiden, or hidef (needs the extra hidef).")] = "leiden",
+    resolutions: Annotated[
+        str, typer.Option(help="Rising resolutions, with commas; HiDeF takes the first and the last.")
+    ] = "0.01,0.03,0.06,0.125,0.25,0.5,1,2,4,8",
+    min_size: Annotated[int, typer.Option(help="Fewest genes of a cluster.")] = 4,
+    gene_sets: Annotated[list[Path] | None, typer.Option(help="GMT file of gene sets; repeat for more.")] = None,
+    hpa_locations: Annotated[
+        Path | None, typer.Option(help="The Human Protein Atlas' subcellular_location.tsv (or .tsv.gz).")
+    ] = None,
+    corum: Annotated[
+        Path | None, typer.Option(help="CSV of complexes: columns complex and gene_names, a row per member.")
+    ] = None,
+    background: Annotated[
+        Path | None, typer.Option(help="Genes that could have been in a cluster, one per line; default: the map's.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Heading of the interactive map.")] = "Proteome map",
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+) -> None:
+    """Map proteins: cells to genes, corrected for plates, clustered, explained, and drawn as a page to explore."""
+    from subcell_hf.evaluation.maps.report import write_map
+    from subcell_hf.evaluation.maps.thumbnails import find_pictures, read_thumbnails
+    from subcell_hf.evaluation.perturbation import parse_controls
+    from subcell_hf.evaluation.proteome_map import MapSettings, make_map, parse_resolutions
+
+    settings = MapSettings(
+        where=dict(parse_controls(where or ())),
+        reliability=reliability_column,
+        antibody_choice=antibody_choice,
+        correct=None if correct is None else tuple(name for name in correct if name != "none"),
+        components=components,
+        neighbours=neighbours,
+        metric=metric,
+        hierarchy=hierarchy,
+        resolutions=parse_resolutions(resolutions),
+        min_size=min_size,
+        gene_sets=tuple(gene_sets or ()),
+        hpa_locations=hpa_locations,
+        corum=corum,
+        background=background,
+        seed=seed,
+    )
+    made = make_map(table, settings)
+    pictures = find_pictures(table)
+    write_map(made, output, title, read_thumbnails(pictures, made.example_cells) if pictures else None)
+    pieces = made.summary["pieces_of_the_graph"]
+    if pieces > 1:
+        typer.echo(f"The graph of genes has {pieces} pieces that no cluster joins; more --neighbours connect more.")
+    for level in made.summary["levels"]:
+        agreement = level["agreement_with_locations"]
+        known = "" if agreement is None else f", adjusted Rand index with locations {agreement:.3f}"
+        typer.echo(f"resolution {level['resolution']:g}: {level['clusters']} clusters{known}")
+    typer.echo(
+        f"{made.summary['genes']} genes of {made.summary['cells']} cells are on the map: open {output / 'map.html'}."
+    )

@@ -27,7 +27,6 @@ from subcell_hf.evaluation.maps.hierarchy import DEFAULT_RESOLUTIONS, Hierarchy,
 
 AUTOMATIC_BATCHES = ("plate", "microscope")
 HIERARCHIES = ("leiden", "hidef")
-UNANNOTATED = "unannotated"
 
 _LABEL_Q = 0.05
 
@@ -59,7 +58,7 @@ class MapSettings:
     antibody_choice: str = "cells"
     correct: tuple[str, ...] | None = None
     components: int = 64
-    neighbours: int = 15
+    neighbours: int = 30
     metric: str = "cosine"
     hierarchy: str = "leiden"
     resolutions: tuple[float, ...] = DEFAULT_RESOLUTIONS
@@ -149,6 +148,18 @@ def make_map(table: Path, settings: MapSettings) -> ProteomeMap:
     )
 
 
+def parse_resolutions(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them.
+
+    Raises:
+        InputError: If one is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{text!r} are not numbers with commas between them, such as 0.25,1,4.") from error
+
+
 def best_terms(enrichment: pd.DataFrame) -> dict[str, str]:
     """Cluster → its most significant term, where q < 0.05."""
     good = enrichment[enrichment["q_value"] < _LABEL_Q].drop_duplicates("cluster")
@@ -158,13 +169,13 @@ def best_terms(enrichment: pd.DataFrame) -> dict[str, str]:
 def describe_levels(hierarchy: Hierarchy, genes: pd.DataFrame) -> list[dict[str, float | int | None]]:
     """Clusters at each resolution, and how well they agree with the first location of the table's genes.
 
-    The agreement is the adjusted Rand index over genes with a location: 1 for the same grouping, 0 at chance; None where
-    no two genes have one.
+    The agreement is the adjusted Rand index over genes with a location: 1 for the same grouping, 0 at chance; None
+    where fewer than two genes have one.
     """
     from sklearn.metrics import adjusted_rand_score
 
     first = np.array([text.split(";")[0] for text in genes["locations"]])
-    known = (first != "") & (first != UNANNOTATED)
+    known = first != ""
     described: list[dict[str, float | int | None]] = []
     for resolution, level in zip(hierarchy.resolutions, hierarchy.levels, strict=True):
         agreement = float(adjusted_rand_score(first[known], level[known])) if known.sum() > 1 else None

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array, triu
 
 from subcell_hf.errors import InputError
 
-DEFAULT_RESOLUTIONS = (0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+DEFAULT_RESOLUTIONS = (0.01, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 ROOT = "all"
 
 

@@ -14,7 +14,7 @@ from subcell_hf.evaluation.profiles.significance import SIGNIFICANCE_LEVEL
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#7F7F7F"
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 8,
     "font.family": "DejaVu Sans",
     "axes.spines.top": False,
@@ -56,7 +56,7 @@ def draw_groups(groups: pd.DataFrame, title: str) -> Figure:
     scores, places = ranked["mean_average_precision"].to_numpy(), np.arange(len(ranked))
     labelled = len(ranked) <= _MOST_LABELS
     height = (32 + 3.6 * len(ranked)) if labelled else 70
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(120 * _MILLIMETRE, height * _MILLIMETRE), layout="constrained")
         axes = figure.subplots()
         x, y = (scores, places) if labelled else (places + 1, scores)
@@ -97,7 +97,7 @@ def draw_grid(grid: pd.DataFrame) -> Figure:
     best = grid.groupby(["sphering", "normalization"], sort=False)["mean_average_precision"].max().unstack()
     best = best.reindex(index=sorted(best.index, key=str.lower), columns=sorted(best.columns))
     values = best.to_numpy(dtype=float)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(100 * _MILLIMETRE, 75 * _MILLIMETRE), layout="constrained")
         axes = figure.subplots()
         image = axes.imshow(values, cmap="cividis", vmin=0, vmax=max(float(np.nanmax(values)), 1e-9), aspect="auto")
