@@ -70,5 +70,6 @@ COMMANDS = (
 
 for command in COMMANDS:
     app.command()(command)
+app.command("map")(profiles.proteome_map)
 evaluation.evaluate.command()(profiles.perturbation)
 app.add_typer(evaluation.evaluate)
