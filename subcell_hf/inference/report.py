@@ -19,7 +19,7 @@ from subcell_hf.data.atomic import write_atomically
 from subcell_hf.errors import InputError
 from subcell_hf.inference.pictures import PICTURE_PX, PICTURES_FILE, CellPicture, iterate_pictures
 from subcell_hf.inference.reports import summaries
-from subcell_hf.inference.reports.columns import page_columns
+from subcell_hf.inference.reports.columns import number_text, page_columns
 from subcell_hf.inference.reports.picture_sheets import PER_ROW, PER_SHEET, PictureSheets, pack_pictures
 from subcell_hf.inference.reports.projection import project_cells
 from subcell_hf.inference.tables import EmbeddingTable, read_table
@@ -68,34 +68,42 @@ def write_report(
     place = {cell_id: n for n, (cell_id, tile) in enumerate(zip(data["ids"], data["tiles"], strict=True)) if tile >= 0}
     for row in montage:
         row["numbers"] = [place[cell_id] for cell_id in row.pop("cell_ids") if cell_id in place]
-    run = summaries.read_run(folder)
-    skipped_header, skipped_rows = summaries.read_skipped(folder)
     page = _render(
+        **_facts_of_run(folder, table),
         title=title or folder.resolve().name,
-        counts=summaries.count_cells(table.cells),
-        bars=summaries.count_locations(table.cells),
-        agreement=summaries.agreement_with_known(table.cells),
         montage=[row for row in montage if row["numbers"]],
-        histograms=summaries.histograms(table.cells),
+        strip=_strip(montage),
         map_method=cell_map.method,
-        cells=len(table),
         shown=len(rows),
         pictured=len(sheets.cell_ids),
         heads=sheets.heads if any(sheets.attention) else 0,
         outlined=any(sheets.outlines),
-        strip=_strip(montage),
-        width=table.embeddings.shape[1],
-        classes=len(table.classes),
-        skipped_header=skipped_header,
-        skipped_rows=skipped_rows[: summaries.MAX_SKIPPED_ROWS],
-        skipped_count=len(skipped_rows),
-        run_groups=summaries.run_facts(run, table.provenance),
-        command=summaries.command_of(run),
         data=data,
     )
     with write_atomically(folder / REPORT_FILE) as file:
         file.write(page.encode())
     return folder / REPORT_FILE
+
+
+def _facts_of_run(folder: Path, table: EmbeddingTable) -> dict[str, Any]:
+    """What the page says of all cells, of what was skipped, and of how the table was made."""
+    run = summaries.read_run(folder)
+    skipped_header, skipped_rows = summaries.read_skipped(folder)
+    return {
+        "cells": len(table),
+        "counts": summaries.count_cells(table.cells),
+        "bars": summaries.count_locations(table.cells),
+        "agreement": summaries.agreement_with_known(table.cells),
+        "histograms": summaries.histograms(table.cells),
+        "stains": summaries.stains_of(run),
+        "width": table.embeddings.shape[1],
+        "classes": len(table.classes),
+        "skipped_header": skipped_header,
+        "skipped_rows": skipped_rows[: summaries.MAX_SKIPPED_ROWS],
+        "skipped_count": len(skipped_rows),
+        "run_groups": summaries.run_facts(run, table.provenance),
+        "command": summaries.command_of(run),
+    }
 
 
 def _read_pictures(folder: Path, cell_ids: set[str]) -> dict[str, CellPicture]:
@@ -159,6 +167,7 @@ def _render(*, data: Mapping[str, Any], **facts: Any) -> str:
     environment = Environment(
         loader=PackageLoader("subcell_hf.inference"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["number"] = number_text
     templates = files("subcell_hf.inference") / "templates"
     style, *scripts = (templates.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", *_SCRIPTS))
     script = "\n".join(scripts)

@@ -65,7 +65,14 @@ def write_example_output(folder: Path, cells: int = 60, *, classified: bool = Tr
     (folder / "skipped.csv").write_text(f'field_of_view,reason\n1_A9,"{HOSTILE} is truncated"\n')
     run = {
         "arguments": {"command": "subcell embed images --model 'a <b>model</b>'", "precision": "fp32"},
-        "models": [{"name": "tiny", "revision": "abc", "processor": {"size": {"height": 64}}}],
+        "models": [
+            {
+                "name": "tiny",
+                "revision": "abc",
+                "channels": ["red", "dapi", "blue", "green"],
+                "processor": {"size": {"height": 64}},
+            }
+        ],
         "versions": {"torch": "2"},
     }
     (folder / "run.json").write_text(json.dumps(run))

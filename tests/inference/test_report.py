@@ -16,7 +16,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.inference import report
 from subcell_hf.inference.report import write_report
 from subcell_hf.inference.reports import summaries
-from subcell_hf.inference.reports.columns import page_columns
+from subcell_hf.inference.reports.columns import label_of, number_text, page_columns
 from subcell_hf.inference.tables import EmbeddingTable, write_parquet
 from tests.inference.example_output import HOSTILE, example_cells, write_example_output
 
@@ -60,7 +60,8 @@ def test_counts_locations_skipped_and_run(page: str) -> None:
         "Nucleoli 15 25 %",
         "is truncated",
         "subcell embed images --model 'a <b>model</b>'",
-        "Model name tiny revision abc processor · size · height 64",
+        "Model name tiny revision abc channels red, dapi, blue, green processor · size · height 64",
+        "red: microtubules blue: nucleus (DNA) green: protein of interest",
         "unknown for 1 cells",
         "0 in every cell",
     ):
@@ -160,6 +161,15 @@ def test_the_montage_spreads_over_fields_and_prefers_certain_cells() -> None:
     first = chosen.iloc[:3]
     assert first["top_probability_1"].min() >= chosen["top_probability_1"].median()
     assert chosen["field_of_view"].value_counts().max() <= 6
+
+
+def test_numbers_and_names_are_written_as_people_do() -> None:
+    values = (0, 0.0001, 0.01234, 12.345, 2977.4, 3e12)
+    assert [number_text(value) for value in values] == ["0", "1.00e-04", "0.0123", "12.3", "2,977", "3.00e+12"]
+    names = ("qc_area_um2", "qc_focus", "pixel_size_um", "qc_", "drug", "top_location_1")
+    assert [label_of(name) for name in names] == [
+        *("Area (µm²)", "Focus", "Pixel size (µm)", "qc_", "Drug", "Predicted location")
+    ]
 
 
 def test_columns_that_say_nothing_are_left_out() -> None:

@@ -23,7 +23,6 @@ _LABELS = {
     "top_probability_3": "Third probability",
     "locations": "Known location",
     "field_of_view": "Field of view",
-    "qc_area_um2": "Area (µm²)",
     "qc_cut_by_border": "Cut by the border",
     "qc_saturation": "Saturated pixels (share)",
     "qc_focus": "Focus",
@@ -31,10 +30,23 @@ _LABELS = {
 }
 
 
+_UNITS = {"_um2": " (µm²)", "_um": " (µm)", "_px": " (px)", "_s": " (s)"}
+
+
 def label_of(name: str) -> str:
-    """What a column is called on the page: known names in words, others with spaces, `qc_` left out."""
-    words = name.removeprefix("qc_").replace("_", " ").strip()
-    return _LABELS.get(name) or words[:1].upper() + words[1:] or name
+    """What a column is called on the page: known names in words, others with spaces and their unit, `qc_` left out."""
+    if name in _LABELS:
+        return _LABELS[name]
+    unit = next((ending for ending in _UNITS if name.endswith(ending)), "")
+    words = name.removeprefix("qc_").removesuffix(unit).replace("_", " ").strip()
+    return words[:1].upper() + words[1:] + _UNITS.get(unit, "") or name
+
+
+def number_text(value: float) -> str:
+    """A number in three digits or whole, never with an exponent where a person would not write one."""
+    if value == 0 or 0.001 <= abs(value) < 1000:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.2e}"
 
 
 def page_columns(cells: pd.DataFrame) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from subcell_hf.errors import InputError
 from subcell_hf.inference.reports.columns import label_of
-from subcell_hf.ontology import location_colours
+from subcell_hf.ontology import CHANNEL_DISPLAY_RGB, CHANNEL_STAINS, location_colours
 
 RUN_FILE = "run.json"
 SKIPPED_FILE = "skipped.csv"
@@ -184,6 +184,21 @@ def run_facts(run: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[dic
         if isinstance(value, Mapping) and value:
             groups.append({"name": label_of(name), "facts": list(_flat(value))})
     return groups
+
+
+def stains_of(run: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What each colour of the pictures stands for, as far as the run names its channels; proteins of passes too."""
+    names: dict[str, None] = {}
+    for model in run.get("models", ()):
+        names |= dict.fromkeys((*model.get("channels", ()), *model.get("proteins", ())))
+    return [
+        {
+            "colour": "#" + "".join(f"{round(255 * part):02x}" for part in CHANNEL_DISPLAY_RGB[name]),
+            "text": f"{name}: {CHANNEL_STAINS[name]}",
+        }
+        for name in names
+        if name in CHANNEL_STAINS
+    ]
 
 
 def command_of(run: Mapping[str, Any]) -> str:
