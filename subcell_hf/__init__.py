@@ -16,10 +16,12 @@ _PUBLIC = {
     "SubCellImageProcessor": "subcell_hf.model.image_processing_subcell",
     "SubCellPipeline": "subcell_hf.model.pipeline_subcell",
     "convert": "subcell_hf.hub.conversion",
+    "embed": "subcell_hf.inference.api",
 }
 
 if TYPE_CHECKING:
     from subcell_hf.hub.conversion import convert
+    from subcell_hf.inference.api import embed
     from subcell_hf.model.configuration_subcell import SubCellConfig
     from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
     from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
@@ -35,6 +37,7 @@ __all__ = [
     "SubCellPipeline",
     "__version__",
     "convert",
+    "embed",
 ]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from subcell_hf.cli import data, evaluation, hub, profiles, tables
+from subcell_hf.cli import data, evaluation, hub, inference, profiles, tables
 from subcell_hf.errors import InputError
 from subcell_hf.extras import explain_missing
 
@@ -56,6 +56,7 @@ COMMANDS = (
     data.shards_inspect,
     data.splits,
     data.views,
+    inference.embed,
     tables.aggregate,
     tables.portable,
     tables.report,

@@ -84,6 +84,7 @@ def crops(
     ] = None,
     max_decoded_gib: Annotated[float, typer.Option(help="Refuse images larger than this once decoded, in GiB.")] = 4.0,
     workers: Annotated[int, typer.Option(help="Processes that work side by side.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or a cluster.")] = "local",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be used.")] = False,
 ) -> None:
     """Cut single cells out of fields of view. Exit code 3: some fields were skipped, see skipped.csv."""
@@ -115,6 +116,7 @@ def crops(
         boxes=boxes,
         workers=workers,
         strict=strict,
+        engine=engine,
     )
     typer.echo(
         f"{output} holds {report.cells} crops of {report.fields} fields; {report.filtered_cells} cells were filtered "
@@ -159,6 +161,7 @@ def shards(
         str, typer.Option(help="For images: how fields without masks are segmented, watershed or cellpose.")
     ] = "watershed",
     workers: Annotated[int, typer.Option(min=1, help="Processes that work side by side.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or a cluster.")] = "local",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be used.")] = False,
 ) -> None:
     """Write crops as tar shards for training. Exit code 3: some fields were skipped, see skipped.csv.
@@ -183,7 +186,7 @@ def shards(
         seed=seed,
     )
     crops = crop_source(source, ImageFields(source, reading, segmentation=segmentation))
-    report = write_shards(crops, output, settings, workers=workers, strict=strict)
+    report = write_shards(crops, output, settings, workers=workers, strict=strict, engine=engine)
     splits = ", ".join(f"{name} {len(names)}" for name, names in report.index.splits.items()) or "none"
     typer.echo(
         f"{output} holds {report.index.cells} cells of {len(report.index.antibodies)} antibodies in "

@@ -33,6 +33,7 @@ from subcell_hf.data.crops.single_cells import CropSettings, crop_field, cut_cel
 from subcell_hf.data.fields_of_view import FieldError, FieldSource, ReadingOptions, find_fields
 from subcell_hf.data.images.listing import CROPS_FILE
 from subcell_hf.data.images.tables import CellBox, read_boxes
+from subcell_hf.data.ray_tasks import check_engine, map_on_ray
 from subcell_hf.data.segmentation import SEGMENTERS, segment_cells
 from subcell_hf.errors import InputError
 
@@ -107,6 +108,7 @@ def crop_fields(
     workers: int = 1,
     strict: bool = False,
     progress: bool = True,
+    engine: str = "local",
 ) -> CropReport:
     """Crop all cells of a source into a folder.
 
@@ -123,6 +125,7 @@ def crop_fields(
         workers: Processes.
         strict: Whether to stop at the first field that cannot be used.
         progress: Whether to show a bar on a terminal.
+        engine: `"local"`, or `"ray"` for tasks on a Ray cluster, which must see the same folders.
 
     Raises:
         FieldError: If the source holds no field at all, or, when strict, at the first bad field.
@@ -134,6 +137,7 @@ def crop_fields(
         raise InputError(f"Unknown segmentation method {segmentation!r}: choose one of {', '.join(SEGMENTERS)}.")
     if workers < 1:
         raise InputError(f"workers is {workers}, expected at least 1.")
+    check_engine(engine)
     found = find_fields(source, reading)
     boxes_by_field = read_boxes(boxes) if boxes is not None else None
     facts = open_crops_folder(output, _describe(source, settings, reading, segmentation, boxes))
@@ -149,7 +153,7 @@ def crop_fields(
     ]
     skipped = {}
     for task, problem in tqdm(
-        _run(tasks, workers), total=len(tasks), unit="field", desc="crops", disable=None if progress else True
+        _run(tasks, workers, engine), total=len(tasks), unit="field", desc="crops", disable=None if progress else True
     ):
         if problem is not None:
             if strict:
@@ -189,8 +193,11 @@ def _boxes_of(item: FieldSource, boxes: Mapping[str, Sequence[CellBox]] | None) 
     return None if boxes is None else tuple(boxes.get(item.name, ()))
 
 
-def _run(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, str | None]]:
+def _run(tasks: Sequence[_Task], workers: int, engine: str) -> Iterator[tuple[_Task, str | None]]:
     """Crop fields, here or in processes; yields each with the problem that it had."""
+    if engine == "ray":
+        yield from ((tasks[number], problem) for number, problem in map_on_ray(_crop_one, tasks))
+        return
     if workers == 1 or len(tasks) < 2:
         yield from ((task, _crop_one(task)) for task in tasks)
         return

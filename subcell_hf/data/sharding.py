@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from subcell_hf import ontology
 from subcell_hf.data.atomic import write_atomically
 from subcell_hf.data.crops.folder import SKIPPED_FILE, write_csv
+from subcell_hf.data.ray_tasks import check_engine, map_on_ray
 from subcell_hf.data.shards.archive import format_of
 from subcell_hf.data.shards.cell_table import cells_parquet
 from subcell_hf.data.shards.codec import CropFormat
@@ -104,6 +106,7 @@ def write_shards(
     workers: int = 1,
     strict: bool = False,
     progress: bool = True,
+    engine: str = "local",
 ) -> ShardReport:
     """Write the crops of a source as shards; goes on where an earlier run of the same inputs stopped.
 
@@ -114,6 +117,7 @@ def write_shards(
         workers: Processes that read, compress and write; 1 works in this process.
         strict: Raise at the first bad field instead of skipping it.
         progress: Show a progress bar.
+        engine: `"local"`, or `"ray"` for tasks on a Ray cluster, which must see the same folders.
 
     Returns:
         The index, what was skipped, and how much an earlier run had done.
@@ -125,6 +129,7 @@ def write_shards(
         RuntimeError: If a worker process was killed.
     """
     settings = settings or ShardSettings()
+    check_engine(engine)
     fields = sorted(source.fields(), key=lambda item: item.name)
     genes = _genes(fields)
     unnamed = [item.name for item in fields if not item.metadata.get("antibody")]
@@ -142,7 +147,7 @@ def write_shards(
         ShardJob(output, number, groups, crop_format, settings.classes, strict) for number, groups in enumerate(plan)
     ]
     pending = [job for job in jobs if not job.is_done()]
-    _run(source, pending, workers, len(jobs), progress)
+    _run(source, pending, workers, len(jobs), progress, engine)
     joined = join_notes(jobs)
     skipped = [(name, _NO_ANTIBODY) for name in unnamed] + joined.skipped
     reasons = [{"field_of_view": name, "reason": reason} for name, reason in skipped]
@@ -187,7 +192,7 @@ def _first_format(source: CropSource, plan: Sequence[Sequence[ShardGroup]]) -> C
             reason = f"{name}: {error}"
     raise InputError(
         f"Nothing to write: no field of view has both an antibody and cells that can be read; last reason: {reason}. "
-        "Check the input and its metadata."
+        "Name the antibody of every field: a CSV with the columns field_of_view and antibody (--metadata)."
     )
 
 
@@ -217,11 +222,15 @@ def _finished(output: Path, fingerprint: str) -> ShardReport:
     return ShardReport(index, skipped, len(index.shards))
 
 
-def _run(source: CropSource, jobs: Sequence[ShardJob], workers: int, total: int, progress: bool) -> None:
+def _run(source: CropSource, jobs: Sequence[ShardJob], workers: int, total: int, progress: bool, engine: str) -> None:
     """Write shards, in this process or in several."""
     with tqdm(
         total=total, initial=total - len(jobs), unit="shard", desc="Shards", disable=None if progress else True
     ) as bar:
+        if engine == "ray":
+            for _ in map_on_ray(partial(write_shard, source), jobs):
+                bar.update()
+            return
         if workers <= 1 or len(jobs) <= 1:
             for job in jobs:
                 write_shard(source, job)

@@ -1,0 +1,136 @@
+"""Commands of the room inference: from images to embeddings and protein locations."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def embed(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="Folder of images, one image, a CSV, a folder of subcell crops, or a folder or URL of shards.",
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(help="Folder or Hub id of a model; auto: per field the largest whose channels are there.")
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; new, empty, or of an earlier call, which is continued.")
+    ],
+    models: Annotated[
+        str | None, typer.Option(help="With --model auto: folder of model folders, or their owner on the Hub.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the Hub.")] = None,
+    protein_channel: Annotated[
+        list[str] | None,
+        typer.Option(help="Channel that takes the protein's place; repeat for several passes per cell."),
+    ] = None,
+    crop_size_px: Annotated[
+        int | None, typer.Option(min=16, help="Edge of the window around a cell, in the model's pixels.")
+    ] = None,
+    mask_cells: Annotated[
+        bool | None,
+        typer.Option("--mask-cells/--keep-surroundings", help="Blot out the neighbours; default: as the model says."),
+    ] = None,
+    single_cells: Annotated[
+        bool | None,
+        typer.Option(
+            "--single-cells/--fields-of-view",
+            help="Each image shows one cell, or many; default: one where it fits into the model's window.",
+        ),
+    ] = None,
+    channel_mapping: Annotated[
+        list[str] | None, typer.Option(help="NAME=COLOUR, such as DAPI=blue: your name of a channel; repeat for each.")
+    ] = None,
+    channel_names: Annotated[
+        str | None, typer.Option(help="Names, with commas, of the planes of multi-channel files that name none.")
+    ] = None,
+    pixel_size_um: Annotated[
+        float | None, typer.Option(help="Edge of an image's pixel in micrometres; wins over what files say.")
+    ] = None,
+    z_projection: Annotated[str | None, typer.Option(help="For Z-stacks: max, mean, or the index of a plane.")] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(help="CSV with a column field_of_view; default: metadata.csv in INPUT, if there.")
+    ] = None,
+    segmentation: Annotated[
+        str, typer.Option(help="How fields without masks are segmented: watershed or cellpose.")
+    ] = "watershed",
+    min_area_um2: Annotated[float | None, typer.Option(help="Leave out cells smaller than this.")] = None,
+    max_area_um2: Annotated[float | None, typer.Option(help="Leave out cells larger than this.")] = None,
+    exclude_border: Annotated[
+        bool, typer.Option("--exclude-border", help="Leave out cells that touch the border of their field.")
+    ] = False,
+    split: Annotated[str | None, typer.Option(help="Of shards: only the cells of this split.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, or auto: bf16 where the device is faster with it.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ….")] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images of a forward; default: chosen, and halved if memory runs out.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that read and crop; 0: a thread beside the model.")
+    ] = 0,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Cells of which a picture and the attention map are kept, at most.")
+    ] = 2000,
+    h5ad: Annotated[bool, typer.Option("--h5ad/--no-h5ad", help="Also write embeddings.h5ad for AnnData.")] = True,
+    engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or a cluster.")] = "local",
+    actors: Annotated[int, typer.Option(min=1, help="With --engine ray: processes that hold the model.")] = 1,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first input that cannot be used.")] = False,
+) -> None:
+    """Embed cells and locate their protein. Exit code 3: some inputs were skipped, see skipped.csv."""
+    arguments = {name: str(value) for name, value in locals().items() if value is not None}
+    from subcell_hf.data.crops.single_cells import CropSettings
+    from subcell_hf.data.fields_of_view import ReadingOptions, parse_channel_mapping, parse_z_projection
+    from subcell_hf.inference.embedding import EmbedSettings, embed_cells
+    from subcell_hf.inference.models import find_models
+    from subcell_hf.inference.sources import SourceOptions, open_source
+
+    found = find_models(
+        model,
+        models=models,
+        revision=revision,
+        proteins=protein_channel or (),
+        crop_px=crop_size_px,
+        mask_cells=mask_cells,
+    )
+    options = SourceOptions(
+        reading=ReadingOptions(
+            channel_mapping=parse_channel_mapping(channel_mapping or ()),
+            channel_names=tuple(name.strip() for name in channel_names.split(",")) if channel_names else (),
+            pixel_size_um=pixel_size_um,
+            z_projection=parse_z_projection(z_projection),
+            metadata=metadata,
+        ),
+        filters=CropSettings(min_area_um2=min_area_um2, max_area_um2=max_area_um2, exclude_border=exclude_border),
+        segmentation=segmentation,
+        single_cells=single_cells,
+        split=split,
+        crop_px=crop_size_px,
+    )
+    cells, found, what = open_source(source, found, options)
+    typer.echo(f"{source}: {what}.")
+    settings = EmbedSettings(
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        pictures=pictures,
+        h5ad=h5ad,
+        strict=strict,
+        engine=engine,
+        actors=actors,
+    )
+    report = embed_cells(cells, found, output, settings, arguments=arguments)
+    if not report.complete:
+        typer.echo("This process has done its share; the one that ends last writes the tables.")
+        return
+    typer.echo(f"{output} holds {report.cells} cells; {len(report.skipped)} inputs were skipped.")
+    for name, reason in list(report.skipped)[:5]:
+        typer.echo(f"Skipped: {name}: {reason}", err=True)
+    if report.skipped:
+        raise typer.Exit(3)

@@ -1,0 +1,266 @@
+"""Images, crops and shards → blocks of cells that a model can be given."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subcell_hf.batches import FieldCrops, FieldOfView
+from subcell_hf.data.crops.single_cells import CropSettings, crop_field
+from subcell_hf.data.crops.sources import CroppedFields
+from subcell_hf.data.fields_of_view import FieldError, FieldSource, ReadingOptions, find_fields
+from subcell_hf.data.images.files import read_image
+from subcell_hf.data.segmentation import CELL_BODY_CHANNELS, NUCLEUS_CHANNEL, segment_cells
+from subcell_hf.inference.blocks import CellBlock, Skipped
+from subcell_hf.inference.variants import Variant, choose_variant
+
+_NO_CELL = "no cell passed the filters"
+
+
+@dataclass(frozen=True)
+class ImageCells:
+    """Fields of view, segmented where they have no mask, and cropped as the model wants.
+
+    Attributes:
+        path: Folder of images, table or image; see `find_fields`.
+        variants: Models to choose from, the largest first.
+        reading: How to read the images.
+        filters: Which cells to leave out.
+        segmentation: How to find cells in fields that have no mask.
+    """
+
+    path: Path
+    variants: tuple[Variant, ...]
+    reading: ReadingOptions = field(default_factory=ReadingOptions)
+    filters: CropSettings = field(default_factory=CropSettings)
+    segmentation: str = "watershed"
+    blocks_per_part: int = 64
+    blocks_per_read: int = 1
+
+    @cached_property
+    def _found(self) -> Mapping[str, FieldSource]:
+        return {item.name: item for item in list_images(self.path, self.reading, self.variants)}
+
+    def names(self) -> Sequence[str]:
+        """Names of the fields of view, sorted."""
+        return list(self._found)
+
+    def read(self, name: str) -> CellBlock:
+        """Read, segment and crop one field."""
+        try:
+            image, variant = read_planes(self._found[name], self.variants, self.segmentation)
+            crops = crop_field(image, variant.crop_settings(self.filters))
+        except (ValueError, OSError) as error:
+            return CellBlock(None, None, skipped=(Skipped(name, str(error)),))
+        if not crops.cells:
+            return CellBlock(None, None, skipped=(Skipped(name, _NO_CELL),))
+        return CellBlock(crops, variant)
+
+    def fingerprint(self) -> str:
+        """Changes with the settings and with name, size or time of any image."""
+        return _checksum(
+            [_files(self._found.values()), asdict(self.reading), asdict(self.filters), self.segmentation]
+            + [asdict(variant) for variant in self.variants]
+        )
+
+
+@dataclass(frozen=True)
+class SingleCellImages:
+    """Images of one cell each, which need no segmentation.
+
+    Attributes:
+        path: Folder of images, or table, as for fields of view; or one image.
+        variants: Models to choose from, the largest first.
+        reading: How to read the images. Where no pixel size is known, it is the model's.
+    """
+
+    path: Path
+    variants: tuple[Variant, ...]
+    reading: ReadingOptions = field(default_factory=ReadingOptions)
+    blocks_per_part: int = 1024
+    blocks_per_read: int = 64
+
+    @cached_property
+    def _found(self) -> Mapping[str, FieldSource]:
+        return {item.name: item for item in list_images(self.path, self.reading, self.variants)}
+
+    def names(self) -> Sequence[str]:
+        """Names of the cells, sorted."""
+        return list(self._found)
+
+    def read(self, name: str) -> CellBlock:
+        """Read one cell."""
+        found = self._found[name]
+        listed = replace(
+            found.listed,
+            mask_file=None,
+            default_pixel_size_um=found.listed.default_pixel_size_um or self.variants[0].pixel_size_um,
+        )
+        try:
+            image, variant = read_planes(replace(found, listed=listed), self.variants)
+            mask = _single_mask(found, image)
+        except (ValueError, OSError) as error:
+            return CellBlock(None, None, skipped=(Skipped(name, str(error)),))
+        metadata = {key: value for key, value in found.metadata.items() if key not in ("cell_id", "field_of_view")}
+        record = {"cell_id": name, "field_of_view": found.metadata.get("field_of_view", name), **metadata}
+        masks = np.ones((1, *image.pixels.shape[1:]), np.bool_) if mask is None else mask[None]
+        crops = FieldCrops(name, image.pixels[None], masks, image.channels, image.pixel_size_um, (record,))
+        return CellBlock(crops, variant, has_masks=mask is not None)
+
+    def fingerprint(self) -> str:
+        """Changes with the settings and with name, size or time of any image."""
+        facts = [_files(self._found.values()), asdict(self.reading)]
+        return _checksum(facts + [asdict(variant) for variant in self.variants])
+
+
+@dataclass(frozen=True)
+class CropFolderCells:
+    """What `subcell crops` has written.
+
+    Attributes:
+        folder: The folder of crops.
+        variants: Models to choose from, the largest first.
+    """
+
+    folder: Path
+    variants: tuple[Variant, ...]
+    blocks_per_part: int = 64
+    blocks_per_read: int = 1
+
+    @cached_property
+    def _crops(self) -> CroppedFields:
+        return CroppedFields(self.folder)
+
+    def names(self) -> Sequence[str]:
+        """Names of the fields of view that have cells, sorted."""
+        return sorted(item.name for item in self._crops.fields())
+
+    def read(self, name: str) -> CellBlock:
+        """Read the crops of one field."""
+        try:
+            crops = self._crops.read(name)
+            return CellBlock(crops, choose_variant(self.variants, crops.channels))
+        except (ValueError, OSError) as error:
+            return CellBlock(None, None, skipped=(Skipped(name, str(error)),))
+
+    def fingerprint(self) -> str:
+        """Checksum of the table of crops and of the models."""
+        return _checksum([self._crops.fingerprint(), *(asdict(variant) for variant in self.variants)])
+
+
+@dataclass(frozen=True)
+class ArrayCells:
+    """Crops in memory.
+
+    Attributes:
+        crops: Cells that go together, of one size.
+        variants: Models to choose from, the largest first.
+        has_masks: Whether the crops' masks say where the cells lie.
+    """
+
+    crops: tuple[FieldCrops, ...]
+    variants: tuple[Variant, ...]
+    has_masks: bool = False
+    blocks_per_part: int = 64
+    blocks_per_read: int = 64
+
+    def names(self) -> Sequence[str]:
+        """Names of the blocks, in order."""
+        return [crops.field_of_view for crops in self.crops]
+
+    def read(self, name: str) -> CellBlock:
+        """One block, as it was given."""
+        crops = self.crops[self.names().index(name)]
+        try:
+            return CellBlock(crops, choose_variant(self.variants, crops.channels), self.has_masks)
+        except FieldError as error:
+            return CellBlock(None, None, skipped=(Skipped(name, str(error)),))
+
+    def fingerprint(self) -> str:
+        """Checksum of the pixels, and of the models."""
+        content = [hashlib.sha256(np.ascontiguousarray(crops.pixels).tobytes()).hexdigest() for crops in self.crops]
+        return _checksum([content, *(asdict(variant) for variant in self.variants)])
+
+
+def read_planes(
+    found: FieldSource, variants: Sequence[Variant], segmentation: str | None = None
+) -> tuple[FieldOfView, Variant]:
+    """Read the planes that the largest fitting variant needs.
+
+    Args:
+        found: The field.
+        variants: Models to choose from, the largest first.
+        segmentation: How to segment a field that has no mask; None leaves it without.
+
+    Returns:
+        The field with exactly the planes of the variant, and the variant.
+
+    Raises:
+        FieldError: If the field cannot be read, or no variant fits.
+    """
+    listed, files = found.listed, found.listed.channel_files
+    if listed.problem:
+        raise FieldError(listed.problem)
+    # Cell bodies are found by channels that the model itself may not take.
+    guides = (*CELL_BODY_CHANNELS, NUCLEUS_CHANNEL) if segmentation and listed.mask_file is None else ()
+    if listed.stack_file is None:
+        variant = choose_variant(variants, files)
+        wanted = (*variant.planes, *(name for name in guides if name in files and name not in variant.planes))
+        image = replace(found, options=replace(found.options, channels=wanted)).read()
+    else:
+        image = replace(found, options=replace(found.options, channels=None)).read()
+        variant = choose_variant(variants, image.channels)
+    if segmentation and image.label_mask is None:
+        image = replace(image, label_mask=segment_cells(image, segmentation))
+    if image.channels == variant.planes:
+        return image, variant
+    pixels = image.pixels[[image.channels.index(name) for name in variant.planes]]
+    return replace(image, pixels=pixels, channels=variant.planes), variant
+
+
+def _single_mask(found: FieldSource, image: FieldOfView) -> npt.NDArray[np.bool_] | None:
+    """The mask of an image of one cell: all that is not 0, or of several labels the one in the centre."""
+    if found.listed.mask_file is None:
+        return None
+    labels = np.squeeze(read_image(found.listed.mask_file, found.options.max_decoded_bytes).pixels)
+    if labels.shape != image.pixels.shape[1:] or not labels.any():
+        raise FieldError(
+            f"Field {found.name!r}: mask {found.listed.mask_file} has shape {labels.shape} and "
+            f"{int(np.count_nonzero(labels))} pixels inside, expected {image.pixels.shape[1:]} and at least one."
+        )
+    centre = labels[labels.shape[0] // 2, labels.shape[1] // 2]
+    inside: npt.NDArray[np.bool_] = labels == centre if centre and len(np.unique(labels)) > 2 else labels > 0
+    return inside
+
+
+def list_images(path: Path, reading: ReadingOptions, variants: Sequence[Variant]) -> list[FieldSource]:
+    """List fields of view for models of which each field's channels choose one.
+
+    Args:
+        path: See `find_fields`.
+        reading: How to read; names of all the models' planes are known beside its own.
+        variants: The models; a field must have the planes that all of them share.
+    """
+    shared = [name for name in variants[0].planes if all(name in variant.planes for variant in variants)]
+    known = {name: name for variant in variants for name in variant.planes}
+    options = replace(reading, channels=tuple(shared) or None, channel_mapping={**known, **reading.channel_mapping})
+    return find_fields(path, options)
+
+
+def _files(found: Any) -> list[Any]:
+    """Name, size and time of every image, and what is known of its field."""
+    return [
+        [item.name, dict(item.metadata)]
+        + [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in item.files if path.exists()]
+        for item in found
+    ]
+
+
+def _checksum(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,230 @@
+"""Cells → embedding table: what `subcell embed` runs, on one process or many."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from subcell_hf.errors import InputError
+from subcell_hf.inference.batches import BatchReader, ReadPart
+from subcell_hf.inference.blocks import CellSource
+from subcell_hf.inference.embedding_table import SCHEMA_VERSION
+from subcell_hf.inference.forward import BatchEmbedder
+from subcell_hf.inference.models import ModelFolder, choose_device, choose_precision
+from subcell_hf.inference.parts import H5AD_FILE, RUN_FILE, PartResults, PartsFolder, plan_parts
+from subcell_hf.inference.pictures import PictureBudget
+from subcell_hf.inference.runs import EmbedRun, EmbedSettings, Processes, write_part
+from subcell_hf.inference.tables import EMBEDDINGS_FILE, h5ad_from_parquet
+
+__all__ = ["EmbedReport", "EmbedSettings", "Processes", "embed_cells"]
+
+_LIBRARIES = (
+    "subcell-hf",
+    "torch",
+    "transformers",
+    "numpy",
+    "scikit-image",
+    "scipy",
+    "tifffile",
+    "imagecodecs",
+    "pyarrow",
+)
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What a run came to.
+
+    Attributes:
+        output: Folder of the run.
+        cells: Rows of the table.
+        skipped: Input and reason, for all that is not in the table.
+        resumed_parts: Parts that an earlier run had finished.
+        complete: Whether the tables are written; False where other processes are still at work, which will do it.
+    """
+
+    output: Path
+    cells: int
+    skipped: Sequence[tuple[str, str]]
+    resumed_parts: int
+    complete: bool = True
+
+
+def embed_cells(
+    source: CellSource,
+    models: Sequence[ModelFolder],
+    output: Path,
+    settings: EmbedSettings | None = None,
+    *,
+    processes: Processes | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> EmbedReport:
+    """Embed all cells of a source; goes on where an earlier run of the same inputs stopped.
+
+    Args:
+        source: Where the cells come from.
+        models: The models that its blocks name.
+        output: Folder of the run.
+        settings: How to do it.
+        processes: Which of how many processes this is; None: as the launcher says.
+        arguments: What the user gave, for `run.json`.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        InputError: If nothing can be embedded, or the folder holds a run of something else; in strict mode also for
+            every input that cannot be used.
+        OSError: If a file cannot be written.
+    """
+    settings, processes = settings or EmbedSettings(), processes or Processes.of_environment()
+    run = _prepare(source, models, output, settings, processes, arguments or {})
+    if run.folder.is_joined():
+        return _finished(run)
+    started = time.perf_counter()
+    own = [part for part in range(len(run.parts)) if part % processes.world_size == processes.rank]
+    pending = [part for part in own if not run.folder.is_done(part)]
+    if settings.engine == "ray":
+        from subcell_hf.inference.cluster import embed_on_ray
+
+        embed_on_ray(run, pending)
+    else:
+        _embed_parts(run, pending)
+    seconds = time.perf_counter() - started
+    resumed = len(own) - len(pending)
+    if not all(run.folder.is_done(part) for part in range(len(run.parts))):
+        return EmbedReport(output, 0, (), resumed, complete=False)
+    with run.folder.lock() as still_to_do:
+        if not still_to_do:
+            return replace(_finished(run), resumed_parts=resumed)
+        return _join(run, seconds, resumed)
+
+
+def _prepare(
+    source: CellSource,
+    models: Sequence[ModelFolder],
+    output: Path,
+    settings: EmbedSettings,
+    processes: Processes,
+    arguments: Mapping[str, Any],
+) -> EmbedRun:
+    """Plan the run and open its folder."""
+    device = choose_device(settings.device, processes.local_rank)
+    precision = choose_precision(settings.precision, device)
+    names = list(source.names())
+    if not names:
+        raise InputError("The input holds no cell and no field of view. Give one that does.")
+    parts = plan_parts(names, source.blocks_per_part)
+    folder = PartsFolder(output, len(parts))
+    budget = PictureBudget.of_fields(names, settings.pictures)
+    shown = {
+        "models": [f"{model.name} {model.checksum[:16]}" for model in models],
+        "precision": precision,
+        "pictures": settings.pictures,
+        **{key: value for key, value in arguments.items() if key in ("source", "protein_channel", "crop_size_px")},
+    }
+    facts = [source.fingerprint(), [m.checksum for m in models], precision, settings.pictures, SCHEMA_VERSION]
+    fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    folder.open(fingerprint, shown, alone=processes.world_size == 1)
+    run = EmbedRun(
+        source, tuple(models), settings, processes, names, parts, folder, budget, device, precision, dict(arguments)
+    )
+    run.arguments = {**run.arguments, "fingerprint": fingerprint, "settings": shown}
+    return run
+
+
+def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
+    """Embed parts one after the other, and write each as it finishes."""
+    if not pending:
+        return
+    settings = run.settings
+    embedder = BatchEmbedder(run.models, run.device, run.precision, settings.batch_size)
+    reader = BatchReader(
+        run.source, run.budget, embedder.batch_size, settings.workers, pin_memory=run.device.type == "cuda"
+    )
+    results = PartResults(run.classes, run.proteins)
+    cells, began, part_began = 0, time.perf_counter(), time.perf_counter()
+    with _bar(run, len(pending)) as bar:
+        for item in embedder.run(reader.batches([(part, run.parts[part]) for part in pending])):
+            if isinstance(item, ReadPart):
+                write_part(run, item, results, time.perf_counter() - part_began)
+                part_began = time.perf_counter()
+                bar.update()
+                continue
+            results.add(item)
+            cells += len(item.places)
+            bar.set_postfix_str(f"{cells / (time.perf_counter() - began):.1f} cells/s")
+    run.batch_size = embedder.batch_size
+
+
+def _bar(run: EmbedRun, count: int) -> Any:
+    shown = run.settings.progress and run.processes.rank == 0
+    return tqdm(total=count, unit="part", desc="embed", disable=None if shown else True)
+
+
+def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
+    """Write the tables, and last of all `run.json`."""
+    names = run.proteins if len(run.proteins) > 1 and run.classes else ()
+    provenance = {
+        "subcell_hf": _version("subcell-hf"),
+        "models": [model.facts() for model in run.models],
+        "precision": run.precision,
+    }
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "classes": list(run.classes),
+        "passes": list(names),
+        "provenance": provenance,
+    }
+    skipped = run.folder.join(facts, h5ad=run.settings.h5ad)
+    notes = run.folder.notes()
+    cells = sum(note["cells"] for note in notes)
+    run.folder.finish(
+        {
+            **{key: run.arguments[key] for key in ("fingerprint", "settings")},
+            "arguments": {k: v for k, v in run.arguments.items() if k not in ("fingerprint", "settings")},
+            "models": [model.facts() for model in run.models],
+            "versions": {name: _version(name) for name in _LIBRARIES},
+            "device": _describe(run.device),
+            "precision": run.precision,
+            "batch_size": run.batch_size,
+            "processes": run.processes.world_size,
+            "cells": cells,
+            "skipped": len(skipped),
+            "timings": {
+                "wall_s": round(seconds, 3),
+                "resumed_parts": resumed,
+                "parts_s": [note["seconds"] for note in notes],
+            },
+        }
+    )
+    return EmbedReport(run.folder.output, cells, tuple(skipped), resumed)
+
+
+def _finished(run: EmbedRun) -> EmbedReport:
+    """The report of a run that is complete already; adds an AnnData file that was not wanted then."""
+    output = run.folder.output
+    if run.processes.rank == 0:
+        run.folder.clear()
+    if run.settings.h5ad and not (output / H5AD_FILE).is_file():
+        h5ad_from_parquet(output / EMBEDDINGS_FILE, output / H5AD_FILE)
+    facts = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
+    return EmbedReport(output, facts["cells"], run.folder.read_skipped(), len(run.parts))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _describe(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -1,0 +1,278 @@
+"""A table in the making: parts, written whole as they finish, and joined when the last one is there.
+
+`OUT/parts/` holds `plan.json`, and for each part `part-000000.parquet` and `.pictures.parquet`, where it has cells, and
+`part-000000.json`, written last: with it the part is finished. What a part holds depends on the inputs and the settings
+alone, never on the number of processes. Whoever finishes the last part joins them, under a lock.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from subcell_hf.data.atomic import remove_leftovers, write_atomically
+from subcell_hf.data.crops.folder import write_csv, write_json
+from subcell_hf.errors import InputError
+from subcell_hf.inference.batches import BlockNotes, Place
+from subcell_hf.inference.blocks import Skipped
+from subcell_hf.inference.forward import BatchResult
+from subcell_hf.inference.pictures import PICTURES_FILE, CellPicture, iterate_pictures, write_pictures
+from subcell_hf.inference.tables import (
+    EMBEDDINGS_FILE,
+    EmbeddingTable,
+    h5ad_from_parquet,
+    join_parquet,
+    top_locations,
+    write_parquet,
+)
+
+PARTS_FOLDER = "parts"
+RUN_FILE = "run.json"
+SKIPPED_FILE = "skipped.csv"
+H5AD_FILE = "embeddings.h5ad"
+
+_PLAN_FILE = "plan.json"
+_SMALLEST_RUN_PARTS = 64
+
+
+def plan_parts(names: Sequence[str], largest: int) -> list[tuple[str, ...]]:
+    """Cut the blocks of a run into parts: some 64 in a small run, of `largest` blocks in a large one."""
+    size = min(max(1, -(-len(names) // _SMALLEST_RUN_PARTS)), largest)
+    return [tuple(names[start : start + size]) for start in range(0, len(names), size)]
+
+
+class PartResults:
+    """Gathers what batches give until their part is complete.
+
+    Args:
+        classes: Names of the classifier's classes, empty where there is none.
+        proteins: Names of the passes; empty where there is one.
+    """
+
+    def __init__(self, classes: tuple[str, ...], proteins: tuple[str, ...]) -> None:
+        self.classes, self.proteins = classes, proteins
+        self._rows: dict[Place, tuple[Any, ...]] = {}
+        self._refused: dict[Place, str] = {}
+
+    def add(self, result: BatchResult) -> None:
+        """Take the results of one batch."""
+        self._refused.update(result.refused)
+        for number, place in enumerate(result.places):
+            self._rows[place] = tuple(
+                None if values is None else values[number]
+                for values in (result.embeddings, result.probabilities, result.attentions)
+            )
+
+    def finish(self, blocks: Sequence[BlockNotes]) -> tuple[EmbeddingTable | None, list[CellPicture], list[Skipped]]:
+        """The table of the part, its pictures and what was skipped; forgets all that was added."""
+        records: list[dict[str, Any]] = []
+        rows, pictures, skipped = [], [], list[Skipped]()
+        for number, notes in enumerate(blocks):
+            skipped += notes.skipped
+            for cell, record in enumerate(notes.records):
+                place = Place(number, cell)
+                reason = self._refused.get(place)
+                row = self._rows.get(place)
+                if row is not None and not np.isfinite(row[0]).all():
+                    reason = "its embedding is not finite; try --precision fp32"
+                if reason is not None or row is None:
+                    skipped.append(Skipped(str(record["cell_id"]), reason or "it was lost on the way"))
+                    continue
+                records.append({**record, "model": notes.model})
+                rows.append(row)
+                if cell in notes.pictures:
+                    attention = None if row[2] is None else np.asarray(row[2], np.float16)
+                    pictures.append(replace(notes.pictures[cell], attention=attention))
+        self._rows, self._refused = {}, {}
+        return (self._table(records, rows) if rows else None), pictures, skipped
+
+    def _table(self, records: Sequence[Mapping[str, Any]], rows: Sequence[tuple[Any, ...]]) -> EmbeddingTable:
+        cells = _frame(records)
+        embeddings = np.stack([row[0] for row in rows])
+        if not self.classes:
+            return EmbeddingTable(cells, embeddings)
+        passes = np.stack([row[1] for row in rows])  # [cells, passes, classes]
+        probabilities: npt.NDArray[np.float32] = passes.mean(axis=1, dtype=np.float32)
+        for name, values in top_locations(probabilities, self.classes).items():
+            cells[name] = values
+        each = {name: passes[:, number] for number, name in enumerate(self.proteins)} if len(self.proteins) > 1 else {}
+        return EmbeddingTable(cells, embeddings, probabilities, self.classes, each)
+
+
+def _frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Records as columns: places and quality keep their kind, metadata are texts."""
+    names = dict.fromkeys(name for record in records for name in record)
+    columns: dict[str, Any] = {}
+    for name in names:
+        values = [record.get(name) for record in records]
+        kept = name.startswith("qc_") or all(value is None or not isinstance(value, str) for value in values)
+        columns[name] = values if kept else ["" if value is None else str(value) for value in values]
+    return pd.DataFrame(columns)
+
+
+@dataclass(frozen=True)
+class PartsFolder:
+    """The parts of one run.
+
+    Attributes:
+        output: Folder of the run.
+        parts: Number of parts.
+    """
+
+    output: Path
+    parts: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the parts lie until they are joined."""
+        return self.output / PARTS_FOLDER
+
+    def open(self, fingerprint: str, settings: Mapping[str, Any], *, alone: bool) -> None:
+        """Begin a run, or go on with it.
+
+        Args:
+            fingerprint: Of the inputs, models and settings.
+            settings: For the message, should they differ.
+            alone: Whether no other process works in the folder, so that leftovers can be removed.
+
+        Raises:
+            InputError: If the folder holds a run of something else.
+        """
+        plan = {"fingerprint": fingerprint, "settings": dict(settings), "parts": self.parts}
+        plan = json.loads(json.dumps(plan))
+        for path in (self.folder / _PLAN_FILE, self.output / RUN_FILE):
+            if path.is_file():
+                _compare(self.output, json.loads(path.read_text(encoding="utf-8")), plan)
+                if alone:
+                    remove_leftovers(self.folder)
+                return
+        strangers = [path.name for path in self.output.glob("*") if path.name != PARTS_FOLDER]
+        if strangers and not all(name.startswith(".") for name in strangers):
+            raise InputError(
+                f"{self.output} holds {', '.join(sorted(strangers)[:3])} and is no run of subcell embed. Choose a new "
+                "folder (--output)."
+            )
+        write_json(self.folder / _PLAN_FILE, plan)
+
+    def is_joined(self) -> bool:
+        """Whether the run is complete."""
+        return (self.output / RUN_FILE).is_file()
+
+    def read_skipped(self) -> tuple[Skipped, ...]:
+        """What `skipped.csv` of a complete run lists."""
+        with (self.output / SKIPPED_FILE).open(encoding="utf-8", newline="") as file:
+            return tuple(Skipped(row["input"], row["reason"]) for row in csv.DictReader(file))
+
+    def is_done(self, part: int) -> bool:
+        """Whether a part is finished."""
+        return self._path(part, "json").is_file()
+
+    def _path(self, part: int, suffix: str) -> Path:
+        return self.folder / f"part-{part:06d}.{suffix}"
+
+    def write(
+        self,
+        part: int,
+        table: EmbeddingTable | None,
+        pictures: Sequence[CellPicture],
+        skipped: Sequence[Skipped],
+        seconds: float,
+    ) -> None:
+        """Write one part, and last of all that it is finished."""
+        if table is not None:
+            write_parquet(table, self._path(part, "parquet"))
+        if pictures:
+            write_pictures(pictures, self._path(part, PICTURES_FILE))
+        notes = {
+            "cells": 0 if table is None else len(table),
+            "pictures": len(pictures),
+            "skipped": [list(item) for item in skipped],
+            "seconds": round(seconds, 3),
+        }
+        write_json(self._path(part, "json"), notes)
+
+    def notes(self) -> list[dict[str, Any]]:
+        """What is known of every part."""
+        return [json.loads(self._path(part, "json").read_text(encoding="utf-8")) for part in range(self.parts)]
+
+    @contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Only one process at a time; says whether there is still something to join.
+
+        The system gives the lock back when its holder dies.
+        """
+        import fcntl
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield not self.is_joined()
+
+    def join(self, facts: Mapping[str, Any], *, h5ad: bool) -> list[Skipped]:
+        """Join all parts into the files of the run.
+
+        Args:
+            facts: `table_facts` of the whole.
+            h5ad: Whether to write the AnnData file, too.
+
+        Returns:
+            What was skipped.
+
+        Raises:
+            InputError: If no part has a cell; `skipped.csv` is written before.
+        """
+        notes = self.notes()
+        skipped = [Skipped(*item) for note in notes for item in note["skipped"]]
+        write_csv(
+            self.output / SKIPPED_FILE, ("input", "reason"), [{"input": s.name, "reason": s.reason} for s in skipped]
+        )
+        filled = [self._path(part, "parquet") for part, note in enumerate(notes) if note["cells"]]
+        if not filled:
+            raise InputError(
+                f"No cell could be embedded: all {len(skipped)} inputs were skipped, see {self.output / SKIPPED_FILE}; "
+                f"the first: {skipped[0].reason if skipped else 'there was none'}"
+            )
+        join_parquet(filled, self.output / EMBEDDINGS_FILE, facts)
+        pictured = [self._path(part, PICTURES_FILE) for part, note in enumerate(notes) if note["pictures"]]
+        if pictured:
+            write_pictures((p for path in pictured for p in iterate_pictures(path)), self.output / PICTURES_FILE)
+        if h5ad:
+            h5ad_from_parquet(self.output / EMBEDDINGS_FILE, self.output / H5AD_FILE)
+        return skipped
+
+    def finish(self, run: Mapping[str, Any]) -> None:
+        """Write `run.json`, which says that the run is complete, and remove the parts."""
+        with write_atomically(self.output / RUN_FILE) as file:
+            file.write((json.dumps(run, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the parts of a complete run, the plan last."""
+        if not self.folder.is_dir():
+            return
+        remove_leftovers(self.output)
+        remove_leftovers(self.folder)
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == _PLAN_FILE):
+            path.unlink(missing_ok=True)
+        self.folder.rmdir()
+
+
+def _compare(output: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run of something else, saying what differs."""
+    if earlier.get("fingerprint") == now["fingerprint"]:
+        return
+    old, new = earlier.get("settings", {}), now["settings"]
+    changed = [
+        f"{n}: {old.get(n)!r} then, {new.get(n)!r} now" for n in sorted({*old, *new}) if old.get(n) != new.get(n)
+    ]
+    raise InputError(
+        f"{output} holds a run with other inputs or settings ({'; '.join(changed) or 'the input files have changed'}). "
+        "Give the same ones to go on, or choose a new folder (--output)."
+    )

@@ -1,0 +1,117 @@
+"""What the steps of an embedding run share: its settings, its plan, its folder."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from subcell_hf.data.ray_tasks import check_engine
+from subcell_hf.errors import InputError
+from subcell_hf.inference.batches import ReadPart
+from subcell_hf.inference.blocks import CellSource
+from subcell_hf.inference.models import ModelFolder
+from subcell_hf.inference.parts import PartResults, PartsFolder
+from subcell_hf.inference.pictures import DEFAULT_PICTURES, PictureBudget
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """How a run is done; of these only precision and pictures change what comes out.
+
+    Attributes:
+        device: `"auto"`, or as torch names it.
+        precision: `"auto"`, `"fp32"` or `"bf16"`.
+        batch_size: Images of a forward; None: chosen here, and halved when memory runs out.
+        workers: Processes that read and crop; 0: a thread beside the model.
+        pictures: How many cells get a picture at most.
+        h5ad: Whether to write the AnnData file, too.
+        strict: Whether to stop at the first input that cannot be used.
+        progress: Whether to show a bar.
+        engine: `"local"`, or `"ray"` for a cluster.
+        actors: With Ray: processes that hold the model.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None
+    workers: int = 0
+    pictures: int = DEFAULT_PICTURES
+    h5ad: bool = True
+    strict: bool = False
+    progress: bool = True
+    engine: str = "local"
+    actors: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be.
+
+        Raises:
+            InputError: Naming the setting.
+        """
+        for name, least in (("batch_size", 1), ("workers", 0), ("pictures", 0), ("actors", 1)):
+            given = getattr(self, name)
+            if given is not None and given < least:
+                raise InputError(f"{name} is {given}, expected at least {least}.")
+        check_engine(self.engine)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this is.
+
+    Attributes:
+        rank: Number of this process.
+        world_size: Processes in all.
+        local_rank: Number of this process on its machine.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def of_environment(cls) -> "Processes":
+        """As `accelerate launch` and `torchrun` say it."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        rank, world_size, local_rank = (int(os.environ.get(n, d)) for n, d in zip(names, "010", strict=True))
+        return cls(rank, world_size, local_rank)
+
+
+@dataclass
+class EmbedRun:
+    """All that the steps of a run share."""
+
+    source: CellSource
+    models: tuple[ModelFolder, ...]
+    settings: EmbedSettings
+    processes: Processes
+    names: list[str]
+    parts: list[tuple[str, ...]]
+    folder: PartsFolder
+    budget: PictureBudget
+    device: torch.device
+    precision: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.models[0].classes
+
+    @property
+    def proteins(self) -> tuple[str, ...]:
+        return self.models[0].variant.proteins
+
+
+def write_part(run: EmbedRun, part: ReadPart, results: PartResults, seconds: float) -> None:
+    """Write a part that is complete.
+
+    Raises:
+        InputError: In strict mode, if something of it was skipped.
+    """
+    table, pictures, skipped = results.finish(part.blocks)
+    if run.settings.strict and skipped:
+        raise InputError(f"{skipped[0].name}: {skipped[0].reason}")
+    run.folder.write(part.part, table, pictures, skipped, seconds)
