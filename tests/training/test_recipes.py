@@ -10,8 +10,10 @@ from transformers import get_polynomial_decay_schedule_with_warmup
 from subcell_hf.data.sharding import ShardSettings
 from subcell_hf.errors import InputError
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
+from subcell_hf.ontology import CHANNEL_VARIANTS
 from subcell_hf.training.arguments import parse_arguments
 from subcell_hf.training.optimization import parameter_groups, peak_learning_rate, straight_line
+from subcell_hf.training.report import describe_run
 from subcell_hf.training.resolution import build_config, resolve
 from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
 
@@ -28,6 +30,18 @@ TABLE = {
     "cell_protein_centroid": ((0, 1, 0, 1), (0, 0, 0), "contrastive", 128),
     "supervised": ((0, 0, 0, 0), (0, 0, 0), "contrastive", 128),
 }
+
+PARAMETERS = {
+    "mae": 113_979_429,
+    "cell": 172_377_893,
+    "protein": 172_377_893,
+    "cell_protein": 256_313_125,
+    "mae_cell_protein_contrast": 281_849_893,
+    "mae_cell_protein_centroid": 326_564_903,
+    "cell_protein_centroid": 301_631_015,
+    "supervised": 88_442_661,
+}
+"""With four channels and 35 classes, heads included; `supervised` is the published encoder (87.3 M) and the probe."""
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +73,25 @@ def test_published_recipes(name: str) -> None:
     assert (training["weight_decay"], training["head_weight_decay"], training["max_grad_norm"]) == (0.05, 0.01, 1.0)
 
 
-def test_there_is_no_other_recipe_but_the_quickstart() -> None:
-    assert {path.stem for path in RECIPES.glob("*.yaml")} == TABLE.keys() | {"quickstart"}
+def test_there_is_no_other_recipe_of_pretraining_but_the_quickstart() -> None:
+    other_jobs = {"quickstart", "finetune", "localization"}
+    assert {path.stem for path in RECIPES.glob("*.yaml")} - other_jobs == TABLE.keys()
+
+
+@pytest.mark.parametrize("variant", CHANNEL_VARIANTS)
+@pytest.mark.parametrize("name", TABLE)
+def test_every_recipe_runs_on_every_variant(name: str, variant: str, shards: Path, tmp_path: Path) -> None:
+    """Only the patch embedding and the decoder's last layer know how many channels there are."""
+    words = [str(RECIPES / f"{name}.yaml"), "--shards", str(shards), "--channels", variant, "--use_cpu", "true"]
+    words += ["--antibodies_per_batch", "4", "--output_dir", str(tmp_path)]
+    run = resolve(parse_arguments(words), world_size=1)
+    channels = CHANNEL_VARIANTS[variant]
+    assert run.config.channels == list(channels)
+    found = describe_run(run)["cost"]["parameters"]
+    per_channel = 16 * 16 * 768 * (2 if run.config.protein_centroid_weight else 1)  # the teacher has one too
+    if run.config.reconstruction_weight:
+        per_channel += 16 * 16 * (512 + 1)
+    assert found == PARAMETERS[name] - (4 - len(channels)) * per_channel
 
 
 def test_variants_are_chosen_by_name() -> None:

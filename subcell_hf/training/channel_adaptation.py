@@ -1,0 +1,108 @@
+"""An encoder for other channels and another image size than it was trained with; channels go by name.
+
+The patch embedding has one set of weights per channel. Channels that both models know keep theirs; a new channel begins
+with the mean of all that the trained model has, or with those of one that the user names, since a new stain often looks
+like an old one. What happened to each is told, never guessed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subcell_hf.errors import InputError
+from subcell_hf.model.configuration_subcell import SubCellConfig
+from subcell_hf.model.modeling_subcell import SubCellModel, interpolate_position_embeddings
+
+MEAN = "mean"
+
+_PATCHES = "embeddings.patch_embeddings.projection.weight"
+_POSITIONS = "embeddings.position_embeddings"
+
+
+@dataclass(frozen=True)
+class ChannelOrigins:
+    """Where the weights of every channel of a model come from.
+
+    Attributes:
+        origins: Channel → channel of the trained model, or `"mean"`.
+        dropped: Channels of the trained model that the new one does not have.
+    """
+
+    origins: Mapping[str, str]
+    dropped: tuple[str, ...]
+
+    def describe(self) -> dict[str, str]:
+        """In words, per channel."""
+        words = {
+            name: "kept" if origin == name else "mean of all" if origin == MEAN else f"copied from {origin}"
+            for name, origin in self.origins.items()
+        }
+        return words | dict.fromkeys(self.dropped, "dropped")
+
+
+def plan_channels(trained: Sequence[str], wanted: Sequence[str], given: Mapping[str, str]) -> ChannelOrigins:
+    """Decide where every channel's weights come from.
+
+    Args:
+        trained: Channels of the trained model.
+        wanted: Channels of the new one.
+        given: New channel → channel of the trained model to copy, or `"mean"`; others take the mean.
+
+    Raises:
+        InputError: If a name is unknown, or a channel that both models know is to be taken from elsewhere.
+    """
+    for name, origin in given.items():
+        if name not in wanted or name in trained:
+            new = [channel for channel in wanted if channel not in trained]
+            raise InputError(
+                f"new_channels says {name}={origin}, but {name} is no new channel; new are {', '.join(new) or 'none'}."
+            )
+        if origin not in (*trained, MEAN):
+            raise InputError(
+                f"new_channels says {name}={origin}: expected one of {', '.join(trained)}, or {MEAN} for the mean of "
+                "them all."
+            )
+    origins = {name: name if name in trained else given.get(name, MEAN) for name in wanted}
+    used = {*origins.values()}
+    return ChannelOrigins(origins, tuple(name for name in trained if name not in used))
+
+
+def adapt_encoder(trained: SubCellModel, config: SubCellConfig, origins: ChannelOrigins) -> dict[str, Tensor]:
+    """Weights of an encoder with other channels and another image size.
+
+    Args:
+        trained: The encoder that is there.
+        config: Of the new one; it may differ in `channels`, `image_size`, `pixel_size_um` and heads.
+        origins: From `plan_channels`.
+
+    Returns:
+        The new encoder's state: the patch embedding by name of channel, positions interpolated (bicubic, as in the
+        forward pass of another size) or made anew where they are sines and cosines, everything else as it was.
+
+    Raises:
+        InputError: If the model has a backbone and the channels differ.
+    """
+    state = dict(trained.state_dict())
+    old = list(trained.config.channels)
+    if old != list(config.channels):
+        if trained.config.backbone_config is not None:
+            raise InputError(
+                f"channels are {list(config.channels)}, but the model with the backbone "
+                f"{trained.config.backbone_config.model_type!r} was trained on {old}: only SubCell's own encoder can "
+                "be given other channels."
+            )
+        weights = state[_PATCHES]  # [hidden_size, channels, patch_size, patch_size]
+        planes = [
+            weights.mean(1) if origin == MEAN else weights[:, old.index(origin)] for origin in origins.origins.values()
+        ]
+        state[_PATCHES] = torch.stack(planes, dim=1)
+    if config.backbone_config is None and trained.config.patch_grid != config.patch_grid:
+        if config.position_embedding_type == "learned":
+            state[_POSITIONS] = interpolate_position_embeddings(
+                state[_POSITIONS], trained.config.patch_grid, config.patch_grid
+            )
+        else:
+            state[_POSITIONS] = SubCellModel(config).state_dict()[_POSITIONS]
+    return state

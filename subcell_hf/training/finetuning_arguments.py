@@ -1,0 +1,163 @@
+"""What fine-tuning is asked to do: dataclasses filled from a YAML file and the command line."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import TrainingArguments
+
+from subcell_hf.errors import InputError
+from subcell_hf.ontology import CHANNEL_VARIANTS
+from subcell_hf.training.arguments import RecipeParser, explain_unknown, given_names, recipe_words
+from subcell_hf.training.channel_adaptation import MEAN
+
+LOSSES = ("focal", "bce", "cross_entropy")
+CLASS_WEIGHTS = ("none", "balanced")
+FINE_TUNING_METRICS = ("loss", "macro_auprc", "label_ranking_average_precision", "top5", "accuracy", "macro_f1")
+
+
+@dataclass
+class StartArguments:
+    """The trained model to begin with, and what is changed about it."""
+
+    init_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub name of a SubCell of any kind: encoder, classifier, pretraining."},
+    )
+    channels: list[str] | None = field(
+        default=None, metadata={"help": "Channels of the new model: names, or rybg, rbg, ybg, bg; default: as trained."}
+    )
+    new_channels: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"NEW=TRAINED: the trained channel that a new one begins as, or {MEAN} (of all, the default)."
+        },
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Edge of the images in pixels; default: as trained."}
+    )
+    model_pixel_size_um: float | None = field(
+        default=None,
+        metadata={"help": "Edge of the model's pixel in micrometres; default: the trained view at the new image_size."},
+    )
+    freeze_encoder: bool = field(
+        default=False, metadata={"help": "Train the head alone and leave the encoder as it is."}
+    )
+    classifier_hidden_sizes: list[int] = field(
+        default_factory=lambda: [512, 256], metadata={"help": "Hidden widths of the head."}
+    )
+    classifier_dropout: float = field(default=0.5, metadata={"help": "Dropout of the head."})
+
+
+@dataclass
+class LabelledDataArguments:
+    """The crops, their labels and how they are split."""
+
+    data: str | None = field(
+        default=None, metadata={"help": "Folder or URL of shards, a CSV of crop files, or a saved dataset."}
+    )
+    channel_names: list[str] | None = field(
+        default=None, metadata={"help": "Names of the planes of the crops, in order; shards name their own."}
+    )
+    pixel_size_um: float | None = field(
+        default=None,
+        metadata={"help": "Edge of the crops' pixels in micrometres; unset: crops are stretched to image_size."},
+    )
+    classes: list[str] | None = field(
+        default=None, metadata={"help": "Classes in their order; default: all labels of the training split, sorted."}
+    )
+    single_label: bool = field(
+        default=False, metadata={"help": "Every crop has exactly one class (softmax), instead of any number (sigmoid)."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    validation_split: str = field(default="validation", metadata={"help": "Split to measure on."})
+    validation_fraction: float = field(
+        default=0.2, metadata={"help": "Share of the groups that validate, where the data have no splits."}
+    )
+    group_column: str | None = field(
+        default=None, metadata={"help": "Column of what must stay in one split; default: antibody, gene or field."}
+    )
+    views: str = field(
+        default="reconstruction",
+        metadata={
+            "help": "Augmentation: reconstruction (geometry), validation (none), or a YAML file; its first view."
+        },
+    )
+
+
+@dataclass
+class FineTuningArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with defaults for fine-tuning and what only it has."""
+
+    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of the encoder."})
+    head_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of the head."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of all matrices."})
+    num_train_epochs: float = field(default=30.0, metadata={"help": "Passes over the training crops."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Share of all steps (or number) with a rising rate."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule after the warm-up, any of Trainer's."})
+    loss: str | None = field(
+        default=None, metadata={"help": f"{', '.join(LOSSES)}; default: focal, or cross_entropy with single_label."}
+    )
+    class_weights: str = field(
+        default="none", metadata={"help": "none, or balanced: rare classes count as much as frequent ones."}
+    )
+    metric_for_best_model: str | None = field(
+        default="macro_auprc", metadata={"help": f"Metric of the best checkpoint: {', '.join(FINE_TUNING_METRICS)}."}
+    )
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to measure: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps or epoch."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Complete checkpoints to keep, beside the best."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best model instead of the last."})
+    logging_steps: float = field(default=20, metadata={"help": "Steps between lines of the log."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Crops of a process and step."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Crops of a process when measuring."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: batches are made whole."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Not needed: all are used."})
+    dry_run: bool = field(default=False, metadata={"help": "Print what would be done, then stop."})
+
+
+FINE_TUNING_ROOMS: tuple[Any, ...] = (StartArguments, LabelledDataArguments, FineTuningArguments)
+
+
+@dataclass(frozen=True)
+class ParsedFineTuning:
+    """What file and command line said, not yet checked against model and data.
+
+    Attributes:
+        start: The model to begin with.
+        data: The crops.
+        training: Values for `FineTuningArguments`.
+        given: Names that the user set.
+    """
+
+    start: StartArguments
+    data: LabelledDataArguments
+    training: Mapping[str, Any]
+    given: frozenset[str]
+
+
+def parse_fine_tuning(arguments: Sequence[str]) -> ParsedFineTuning:
+    """Read a recipe for fine-tuning and the command line that changes it.
+
+    Args:
+        arguments: As in `sys.argv[1:]`: the YAML file first, if there is one, then `--name value` pairs.
+
+    Raises:
+        InputError: If the file cannot be read, or a key or value is unknown; the message names it.
+    """
+    words = recipe_words(arguments)
+    parser = RecipeParser(
+        FINE_TUNING_ROOMS, allow_abbrev=False, prog="finetune.py", usage="finetune.py [recipe.yaml] [--name value …]"
+    )
+    found, rest = parser.parse_known_args(words)
+    if rest:
+        raise InputError(explain_unknown(rest[0], [item.name for room in FINE_TUNING_ROOMS for item in fields(room)]))
+    values = dict(vars(found))
+    start, data, training = (
+        {item.name: values.pop(item.name) for item in fields(room) if item.init} for room in FINE_TUNING_ROOMS
+    )
+    for room, name in ((start, "channels"), (data, "channel_names")):
+        names = room[name]
+        if names and len(names) == 1 and names[0] in CHANNEL_VARIANTS:
+            room[name] = list(CHANNEL_VARIANTS[names[0]])
+    return ParsedFineTuning(StartArguments(**start), LabelledDataArguments(**data), training, given_names(words))

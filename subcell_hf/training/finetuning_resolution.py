@@ -1,0 +1,260 @@
+"""From arguments to a fine-tuning of which everything is known; what cannot work is refused before anything starts."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from subcell_hf.augmentation.presets import AugmentationSettings, load_settings
+from subcell_hf.errors import InputError
+from subcell_hf.model.configuration_subcell import SubCellConfig
+from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
+from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
+from subcell_hf.training.channel_adaptation import ChannelOrigins, adapt_encoder, plan_channels
+from subcell_hf.training.finetuning_arguments import (
+    CLASS_WEIGHTS,
+    FINE_TUNING_METRICS,
+    LOSSES,
+    FineTuningArguments,
+    LabelledDataArguments,
+    ParsedFineTuning,
+    StartArguments,
+)
+from subcell_hf.training.labelled_crops import LabelledCrops, only_split, open_crops, with_random_splits
+
+
+@dataclass(frozen=True)
+class FineTuningRun:
+    """Everything that a fine-tuning needs, checked.
+
+    Attributes:
+        config: Of the new model.
+        init_checkpoint: Weights to begin with.
+        origins: Where the weights of every channel come from.
+        freeze_encoder: Whether the head alone is trained.
+        crops: Where crops are read.
+        train: Rows to train on.
+        validation: Rows to measure on.
+        targets: `[crops, classes]` float32, or `[crops]` int64 with `single_label`.
+        classes: Their names.
+        left_out: Label → crops that have it, where it is none of the classes.
+        single_label: Whether every crop has exactly one class.
+        processor: The new model's.
+        views: How training sees the crops.
+        loss: `"focal"`, `"bce"` or `"cross_entropy"`.
+        training: For the trainer.
+    """
+
+    config: SubCellConfig
+    init_checkpoint: str
+    origins: ChannelOrigins
+    freeze_encoder: bool
+    crops: LabelledCrops
+    train: npt.NDArray[np.int64]
+    validation: npt.NDArray[np.int64]
+    targets: npt.NDArray[Any]
+    classes: tuple[str, ...]
+    left_out: Mapping[str, int]
+    single_label: bool
+    processor: SubCellImageProcessor
+    views: AugmentationSettings
+    loss: str
+    training: FineTuningArguments
+
+    def build_model(self) -> SubCellForImageClassification:
+        """The trained encoder, adapted, under a new head from the run's seed."""
+        trained = SubCellModel.from_pretrained(self.init_checkpoint, dtype=torch.float32)
+        torch.manual_seed(self.training.seed)
+        model = SubCellForImageClassification(self.config)
+        model.subcell.load_state_dict(adapt_encoder(trained, self.config, self.origins))
+        if self.freeze_encoder:
+            model.subcell.requires_grad_(False)
+        return model
+
+    def describe(self) -> dict[str, Any]:
+        """What will be done, as plain data."""
+        counts = self._count_classes()
+        return {
+            "init_checkpoint": self.init_checkpoint,
+            "channels": self.origins.describe(),
+            "image_size": self.config.image_size,
+            "pixel_size_um": self.processor.pixel_size_um or "unknown: crops are stretched to image_size",
+            "trained": "head" if self.freeze_encoder else "encoder and head",
+            "crops": {"train": len(self.train), "validation": len(self.validation)},
+            "classes": {name: f"{counts[0][name]} train, {counts[1][name]} validation" for name in self.classes},
+            "labels_left_out": dict(self.left_out),
+            "problem": "one class per crop" if self.single_label else "any number of classes per crop",
+            "loss": f"{self.loss}, class weights {self.training.class_weights}",
+            "output_dir": self.training.output_dir,
+        }
+
+    def _count_classes(self) -> tuple[dict[str, int], dict[str, int]]:
+        def count(rows: npt.NDArray[np.int64]) -> dict[str, int]:
+            chosen = self.targets[rows]
+            of_class = np.bincount(chosen, minlength=len(self.classes)) if self.single_label else chosen.sum(axis=0)
+            return {name: int(number) for name, number in zip(self.classes, of_class, strict=True)}
+
+        return count(self.train), count(self.validation)
+
+
+def resolve_fine_tuning(parsed: ParsedFineTuning) -> FineTuningRun:
+    """Fill in everything and refuse what cannot work.
+
+    Args:
+        parsed: What the user asked for.
+
+    Raises:
+        InputError: If arguments contradict each other, the data or the model; the message names argument and remedy.
+    """
+    start, data = parsed.start, parsed.data
+    if start.init_checkpoint is None or data.data is None:
+        missing = "init_checkpoint" if start.init_checkpoint is None else "data"
+        raise InputError(
+            f"{missing} is not set: give the trained model with --init_checkpoint and the crops with --data."
+        )
+    training = _build_arguments(parsed)
+    crops = open_crops(data.data, data.channel_names or (), data.pixel_size_um, data.group_column)
+    splits = with_random_splits(crops, data.validation_fraction, training.seed)
+    train, validation = (only_split(crops, splits, name) for name in (data.train_split, data.validation_split))
+    classes = _choose_classes(data, crops, train)
+    targets, left_out = _make_targets(crops.labels, classes, data.single_label)
+    config, origins = _adapt_config(start, crops, classes, data.single_label)
+    processor = SubCellImageProcessor(
+        channels=config.channels,
+        size=config.image_height_width[0],
+        pixel_size_um=config.pixel_size_um if crops.pixel_size_um else None,
+        do_resize=crops.pixel_size_um is None,
+    )
+    views = load_settings(data.views)
+    loss = training.loss or ("cross_entropy" if data.single_label else "focal")
+    if (loss == "cross_entropy") != data.single_label:
+        raise InputError(
+            f"loss={loss} does not go with single_label={str(data.single_label).lower()}: cross_entropy is for crops "
+            "of one class each, focal and bce for any number."
+        )
+    return FineTuningRun(
+        config=config,
+        init_checkpoint=start.init_checkpoint,
+        origins=origins,
+        freeze_encoder=start.freeze_encoder,
+        crops=crops,
+        train=train,
+        validation=validation,
+        targets=targets,
+        classes=classes,
+        left_out=left_out,
+        single_label=data.single_label,
+        processor=processor,
+        views=AugmentationSettings(
+            views=views.views[:1],
+            size_px=config.image_height_width[0],
+            scaling=processor.normalize,
+            protein_channel=config.channels[-1],
+        ),
+        loss=loss,
+        training=training,
+    )
+
+
+def _build_arguments(parsed: ParsedFineTuning) -> FineTuningArguments:
+    values = dict(parsed.training)
+    for name, choices in (("class_weights", CLASS_WEIGHTS), ("loss", LOSSES)):
+        if values[name] is not None and values[name] not in choices:
+            raise InputError(f"{name} is {values[name]!r}: expected one of {', '.join(choices)}.")
+    if values["remove_unused_columns"]:
+        raise InputError("remove_unused_columns must be false here; leave it out.")
+    metric = values["metric_for_best_model"]
+    if metric is not None and metric.removeprefix("eval_") not in FINE_TUNING_METRICS:
+        raise InputError(f"metric_for_best_model is {metric!r}: expected one of {', '.join(FINE_TUNING_METRICS)}.")
+    if metric in ("accuracy", "macro_f1") and not parsed.data.single_label:
+        raise InputError(f"metric_for_best_model={metric} needs single_label; crops may have several classes here.")
+    if values["fsdp"]:
+        raise InputError("FSDP is not supported: checkpoints hold whole weights. Use DDP.")
+    resume = values["resume_from_checkpoint"]
+    if resume not in (None, "true", "True") and not Path(resume).is_dir():
+        raise InputError(f"resume_from_checkpoint is {resume!r}: there is no such folder. Give one, or 'true'.")
+    try:
+        return FineTuningArguments(**values)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _choose_classes(data: LabelledDataArguments, crops: LabelledCrops, train: npt.NDArray[np.int64]) -> tuple[str, ...]:
+    found = {label for row in train for label in crops.labels[row]}
+    classes = tuple(data.classes) if data.classes else tuple(sorted(found))
+    if len(classes) < (2 if data.single_label else 1):
+        raise InputError(f"There are {len(classes)} classes in the split {data.train_split!r}: nothing to tell apart.")
+    absent = [name for name in classes if name not in found]
+    if absent:
+        raise InputError(
+            f"No crop of the split {data.train_split!r} has the class {', '.join(absent)}; it has "
+            f"{', '.join(sorted(found))}. Leave out what cannot be learnt."
+        )
+    return classes
+
+
+def _make_targets(
+    labels: Sequence[tuple[str, ...]], classes: tuple[str, ...], single_label: bool
+) -> tuple[npt.NDArray[Any], dict[str, int]]:
+    place = {name: number for number, name in enumerate(classes)}
+    left_out = Counter(name for row in labels for name in row if name not in place)
+    kept = [[place[name] for name in row if name in place] for row in labels]
+    if single_label:
+        wrong = [number for number, row in enumerate(kept) if len(row) != 1]
+        if wrong:
+            raise InputError(
+                f"single_label: {len(wrong)} crops do not have exactly one of the classes, the first of them row "
+                f"{wrong[0]} with {list(labels[wrong[0]])}. Leave these crops out, or single_label."
+            )
+        return np.array([row[0] for row in kept], dtype=np.int64), dict(left_out)
+    targets = np.zeros((len(kept), len(classes)), dtype=np.float32)
+    for number, row in enumerate(kept):
+        targets[number, row] = 1
+    return targets, dict(left_out)
+
+
+def _adapt_config(
+    start: StartArguments, crops: LabelledCrops, classes: tuple[str, ...], single_label: bool
+) -> tuple[SubCellConfig, ChannelOrigins]:
+    trained = SubCellConfig.from_pretrained(start.init_checkpoint)
+    channels = start.channels or list(trained.channels)
+    missing = [name for name in channels if name not in crops.channels]
+    if missing:
+        raise InputError(
+            f"The model takes {', '.join(channels)}, but the crops have {', '.join(crops.channels)}: "
+            f"{', '.join(missing)} is missing. Choose the channels to use with --channels, and with --new_channels "
+            "NEW=TRAINED how those that the model does not know begin."
+        )
+    given = dict(_split_pair(text) for text in start.new_channels or ())
+    origins = plan_channels(trained.channels, channels, given)
+    values = {name: trained.to_dict()[name] for name in SubCellConfig.__annotations__ if name in trained.to_dict()}
+    for name in ("model_type", "sub_configs"):
+        values.pop(name, None)
+    edge, old_edge = start.image_size or trained.image_height_width[0], trained.image_height_width[0]
+    values |= {
+        "channels": channels,
+        "image_size": edge,
+        "pixel_size_um": start.model_pixel_size_um or trained.pixel_size_um * old_edge / edge,
+        "problem_type": "single_label_classification" if single_label else "multi_label_classification",
+        "classifier_hidden_sizes": start.classifier_hidden_sizes,
+        "classifier_dropout": start.classifier_dropout,
+        "classifier_ensemble_size": 1,
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: number for number, name in enumerate(classes)},
+    }
+    try:
+        return SubCellConfig(**values), origins
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _split_pair(text: str) -> tuple[str, str]:
+    new, equals, origin = text.partition("=")
+    if not equals or not new or not origin:
+        raise InputError(f"new_channels holds {text!r}: expected NEW=TRAINED, such as mito=green.")
+    return new, origin
