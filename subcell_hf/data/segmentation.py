@@ -104,14 +104,14 @@ def segment_by_watershed(field: FieldOfView) -> npt.NDArray[np.int32]:
     return _number_in_reading_order(_enlarge(labels, factor, field.pixels.shape[1:]))
 
 
-def segment_by_cellpose(
-    field: FieldOfView, diameter_um: float | None = None, gpu: bool = False
-) -> npt.NDArray[np.int32]:
-    """Cells as Cellpose finds them, with its default model.
+def segment_by_cellpose(field: FieldOfView, diameter_um: float = 25.0, gpu: bool = False) -> npt.NDArray[np.int32]:
+    """Cells as Cellpose 4 finds them, with its default model, whose weights it fetches when it is first used.
 
     Args:
         field: The field.
-        diameter_um: Usual diameter of a cell in micrometres; None lets Cellpose judge.
+        diameter_um: Usual diameter of a cell in micrometres: Cellpose sees the field at a size at which such a cell is
+            30 px wide. It would take pixels as they come otherwise, and was trained on cells of up to 120 px, a third
+            of a cell's width in HPA images.
         gpu: Whether Cellpose may use a GPU.
 
     Raises:
@@ -126,9 +126,9 @@ def segment_by_cellpose(
             "Install it with: pip install subcell-hf[cellpose]"
         ) from error
     body = next((name for name in (*CELL_BODY_CHANNELS, PROTEIN_CHANNEL) if name in field.channels), PROTEIN_CHANNEL)
-    image = np.stack([_channel(field, body), _channel(field, NUCLEUS_CHANNEL)])  # [body and nucleus, height, width]
-    diameter_px = None if diameter_um is None else diameter_um / field.pixel_size_um
-    labels = CellposeModel(gpu=gpu).eval(image, channel_axis=0, diameter=diameter_px)[0]
+    body_plane, nucleus_plane = _channel(field, body), _channel(field, NUCLEUS_CHANNEL)
+    image = np.stack([body_plane, nucleus_plane, np.zeros_like(body_plane)])  # it takes three channels, in any order
+    labels = CellposeModel(gpu=gpu).eval(image, channel_axis=0, diameter=diameter_um / field.pixel_size_um)[0]
     return _number_in_reading_order(np.asarray(labels, np.int32))
 
 

@@ -118,7 +118,18 @@ def test_strays_among_the_images_are_reported(tmp_path: Path) -> None:
     write_png(tmp_path / "overview.png", random_plane(1))
     write_png(tmp_path / ".hidden.png", random_plane(1))
     (tmp_path / "notes.txt").write_text("no image")
-    assert "overview.png does not follow <plate>_<well>_<sample>_<channel>" in _problem(tmp_path)
+    problem = _problem(tmp_path)
+    assert "overview.png does not end in a channel" in problem
+    assert "--channel-mapping" in problem
+
+
+@pytest.mark.parametrize("name", ["mixed_img0", "cell", "a b_ü"])
+def test_names_without_plate_and_well_are_fields_too(tmp_path: Path, name: str) -> None:
+    planes = write_hpa_field(tmp_path, name)
+    (field,) = iterate_fields(tmp_path)
+    assert field.name == name
+    assert "plate" not in field.metadata
+    np.testing.assert_array_equal(field.pixels[field.channels.index("green")], planes["green"])
 
 
 def test_channels_of_different_size_are_refused(tmp_path: Path) -> None:
@@ -202,6 +213,15 @@ def test_multi_channel_files_without_names_or_size(tmp_path: Path) -> None:
     assert field.pixels.dtype == np.float32
     repeated = ReadingOptions(channel_names=("blue", "Blue"), pixel_size_um=0.1)
     assert "'blue' more than once" in _problem(tmp_path / "stack.npy", repeated)
+
+
+def test_arrays_with_their_channels_last(tmp_path: Path) -> None:
+    planes = np.stack([random_plane(seed) for seed in range(4)], axis=-1)
+    np.save(tmp_path / "cell.npy", planes)
+    options = ReadingOptions(channel_names=("red", "green", "blue", "yellow"), pixel_size_um=0.1)
+    (field,) = iterate_fields(tmp_path, options)
+    assert field.channels == ("red", "yellow", "blue", "green")
+    np.testing.assert_array_equal(field.pixels, np.moveaxis(planes, 2, 0)[[0, 3, 2, 1]])
 
 
 def test_three_channels_that_were_stored_as_colours(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """The built-in segmentation finds the cells that an eye counts on real fields, and says so where it cannot."""
 
 import importlib.util
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -127,3 +129,40 @@ def test_cellpose_says_how_to_install_it() -> None:
     field, _ = disks(0.32)
     with pytest.raises(ImportError, match=r"pip install subcell-hf\[cellpose\]"):
         segment_cells(field, "cellpose")
+
+
+class StandInForCellpose:
+    """Takes what we give to `cellpose.models.CellposeModel`, by its names in 4.2, and finds the bright body pixels.
+
+    Cellpose itself needs torchvision and is not installed for the tests: this only holds the call to its signature.
+    """
+
+    def __init__(
+        self, gpu=False, pretrained_model="cpsam_v2", model_type=None, diam_mean=None, device=None, nchan=None,
+        use_bfloat16=True,
+    ) -> None:  # fmt: skip
+        assert gpu is False
+
+    def eval(self, x, batch_size=8, resample=True, channels=None, channel_axis=None, *, diameter=None) -> tuple:
+        assert channel_axis == 0
+        assert x.shape[0] == 3
+        assert x.ndim == 3
+        assert not x[2].any()
+        assert x[0].mean() > x[1].mean() > 0  # the body before the nucleus
+        assert diameter == pytest.approx(25 / 0.4)
+        labels, _ = ndimage.label(x[0] > x[0].max() / 2)
+        return labels.astype(np.uint16)[..., ::-1][..., ::-1] * 7, [], np.zeros(256)
+
+
+def test_cellpose_is_called_as_its_fourth_version_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = ModuleType("cellpose.models")
+    models.CellposeModel = StandInForCellpose
+    monkeypatch.setitem(sys.modules, "cellpose", ModuleType("cellpose"))
+    monkeypatch.setitem(sys.modules, "cellpose.models", models)
+    field, truth = disks(0.4)
+    coloured = replace(field, channels=("blue", "red"))
+    labels = segment_cells(coloured, "cellpose")
+    assert labels.dtype == np.int32
+    assert labels.shape == truth.shape
+    assert np.unique(labels).tolist() == list(range(labels.max() + 1))  # without gaps, whatever it returned
+    assert best_overlaps(truth, labels).min() > 0.4

@@ -44,7 +44,8 @@ class CroppedFields:
         names = self._table["field_of_view"].to_numpy(zero_copy_only=False).astype(str)
         order = np.argsort(names, kind="stable")
         fields, starts = np.unique(names[order], return_index=True)
-        return dict(zip(fields.tolist(), np.split(order, starts[1:]), strict=True))
+        ends = [*starts[1:], len(order)]  # no field at all is a case too
+        return {field: order[start:end] for field, start, end in zip(fields.tolist(), starts, ends, strict=False)}
 
     @cached_property
     def _facts(self) -> Mapping[str, Any]:
@@ -52,7 +53,7 @@ class CroppedFields:
 
     def fields(self) -> list[ListedCrops]:
         """Every field of view that has cells, with what is known of its first one."""
-        firsts = self._table.take(pa.array([rows[0] for rows in self._rows.values()])).to_pylist()
+        firsts = self._table.take(pa.array([rows[0] for rows in self._rows.values()], pa.int64())).to_pylist()
         return [
             ListedCrops(name, {key: str(value) for key, value in row.items() if value is not None})
             for name, row in zip(self._rows, firsts, strict=True)

@@ -36,6 +36,7 @@ MAX_DECODED_BYTES = 4 * 2**30
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".tif.gz", ".tiff.gz", ".npy")
 
 _GZIP_BLOCK_BYTES = 2**20
+_MOST_CHANNELS = 16
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
@@ -224,7 +225,9 @@ def _decode_npy(data: bytes, path: Path, max_decoded_bytes: int) -> Image:
     _check_size(path, shape, dtype.itemsize, max_decoded_bytes)
     pixels = np.frombuffer(data, dtype, count=math.prod(shape), offset=stream.tell())
     pixels = pixels.reshape(shape, order="F" if fortran_order else "C")
-    return Image(path, pixels, "Q" * (pixels.ndim - 2) + "YX", ImageMetadata())
+    # Channels first or last: a field of view is wider than it has channels.
+    channels_last = pixels.ndim == 3 and shape[2] <= _MOST_CHANNELS < min(shape[:2])
+    return Image(path, pixels, "YXQ" if channels_last else "Q" * (pixels.ndim - 2) + "YX", ImageMetadata())
 
 
 def _read_ome_zarr(path: Path, max_decoded_bytes: int) -> Image:

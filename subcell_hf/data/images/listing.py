@@ -77,7 +77,7 @@ def list_folder(
     groups: dict[tuple[Path, str], dict[str, list[Path]]] = {}
     strays = []
     for path, (name, channel) in parts.items():
-        if channel is None or _PLATE_WELL_SAMPLE.fullmatch(name) is None:
+        if channel is None:
             strays.append(_stray(path, known))
         else:
             groups.setdefault((path.parent, name), {}).setdefault(channel, []).append(path)
@@ -98,8 +98,8 @@ def _split_name(path: Path, known: Mapping[str, str]) -> tuple[str, str | None]:
 
 def _stray(path: Path, known: Mapping[str, str]) -> ListedField:
     problem = (
-        f"{path} does not follow <plate>_<well>_<sample>_<channel> with a channel out of {', '.join(known)}. Rename "
-        "it, map its channel (--channel-mapping), or move it away."
+        f"The name of {path} does not end in a channel, as others here do: expected <field of view>_<channel> with one "
+        f"of {', '.join(known)}. Rename it, map its channel (--channel-mapping), or move it away."
     )
     return ListedField(name=path.name, problem=problem)
 

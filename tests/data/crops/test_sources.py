@@ -93,3 +93,11 @@ def test_a_folder_that_is_not_there_is_a_message_and_not_a_traceback(tmp_path: P
     assert done.exit_code == 2
     assert "nowhere" in done.output
     assert "Traceback" not in done.output
+
+
+def test_a_folder_of_no_crops_says_so(tmp_path: Path) -> None:
+    simulate_dataset(1, 0, tmp_path / "images", antibodies=1, size_px=256, progress=False)
+    next((tmp_path / "images").glob("*_green.png")).write_bytes(b"no image")
+    crop_fields(tmp_path / "images", tmp_path / "crops", progress=False)
+    with pytest.raises(InputError, match=r"Nothing to write.*--metadata"):
+        write_shards(crop_source(tmp_path / "crops"), tmp_path / "shards", progress=False)

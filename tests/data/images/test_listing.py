@@ -39,10 +39,10 @@ def test_a_folder_without_channel_names_is_one_of_stacks(tmp_path: Path) -> None
     assert "mask without its image" in (fields["c_mask.png"].problem or "")
 
 
-def test_names_with_too_few_parts_are_strays(tmp_path: Path) -> None:
-    for file in ("p_A1_1_red.png", "A1_red.png", "p_A1_1_blue_red_green.jpg", "p_A1_1_composite.jpg"):
+def test_names_that_end_in_no_channel_are_strays(tmp_path: Path) -> None:
+    for file in ("p_A1_1_red.png", "A1_red.png", "_red.png", "p_A1_1_blue_red_green.jpg", "p_A1_1_composite.jpg"):
         write_png(tmp_path / file, random_plane(1))
     fields = list_folder(tmp_path, {})
-    assert {field.name for field in fields if field.problem} == {"A1_red.png", "p_A1_1_composite.jpg"}
+    assert {field.name for field in fields if field.problem} == {"_red.png", "p_A1_1_composite.jpg"}
     # The website's composites end in a channel; as a field of their own they lack the other channels.
-    assert {field.name for field in fields if not field.problem} == {"p_A1_1", "p_A1_1_blue_red"}
+    assert {field.name for field in fields if not field.problem} == {"p_A1_1", "A1", "p_A1_1_blue_red"}

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import logging
 import pickle
 import re
 import shutil
@@ -77,6 +78,33 @@ def test_any_fsspec_url(folder: Path, reader: ShardReader) -> None:
         assert ids(found) == ids(expected)
         assert all(torch.equal(a["pixels"], b["pixels"]) for a, b in zip(found, expected, strict=True))
     memory.rm("/shards", recursive=True)
+
+
+def test_shards_on_s3(folder: Path, reader: ShardReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that speaks S3's protocol, on the loopback; found through the environment, as a real one is."""
+    pytest.importorskip("s3fs")
+    moto = pytest.importorskip("moto.server")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "for-the-loopback")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        store = fsspec.filesystem("s3", skip_instance_cache=True)
+        store.mkdir("cells")
+        store.put(str(folder), "cells/shards", recursive=True)
+        expected = whole(reader)
+        for workers in (0, 2):
+            found = whole(ShardReader("s3://cells/shards"), workers=workers)
+            assert ids(found) == ids(expected)
+            assert all(torch.equal(a["pixels"], b["pixels"]) for a, b in zip(found, expected, strict=True))
+        with pytest.raises(FileNotFoundError, match=r"s3://cells/nothing has no index\.json"):
+            ShardReader("s3://cells/nothing")
+    finally:
+        server.stop()
 
 
 class RangeHandler(http.server.SimpleHTTPRequestHandler):
