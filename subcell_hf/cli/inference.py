@@ -1,9 +1,13 @@
 """Commands of the room inference: from images to embeddings and protein locations."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from subcell_hf.cli.tables import check_report_libraries, draw_report, write_portable
 
 
 def embed(
@@ -80,10 +84,19 @@ def embed(
     h5ad: Annotated[bool, typer.Option("--h5ad/--no-h5ad", help="Also write embeddings.h5ad for AnnData.")] = True,
     engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or a cluster.")] = "local",
     actors: Annotated[int, typer.Option(min=1, help="With --engine ray: processes that hold the model.")] = 1,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Also draw report.html, the run on one page for a browser.")
+    ] = True,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="Also write SubCellPortable's files, in OUTPUT/portable.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first input that cannot be used.")] = False,
 ) -> None:
     """Embed cells and locate their protein. Exit code 3: some inputs were skipped, see skipped.csv."""
     arguments = {name: str(value) for name, value in locals().items() if value is not None}
+    arguments["command"] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    if report:
+        check_report_libraries()
     from subcell_hf.data.crops.single_cells import CropSettings
     from subcell_hf.data.fields_of_view import ReadingOptions, parse_channel_mapping, parse_z_projection
     from subcell_hf.inference.embedding import EmbedSettings, embed_cells
@@ -125,12 +138,16 @@ def embed(
         engine=engine,
         actors=actors,
     )
-    report = embed_cells(cells, found, output, settings, arguments=arguments)
-    if not report.complete:
+    run = embed_cells(cells, found, output, settings, arguments=arguments)
+    if not run.complete:
         typer.echo("This process has done its share; the one that ends last writes the tables.")
         return
-    typer.echo(f"{output} holds {report.cells} cells; {len(report.skipped)} inputs were skipped.")
-    for name, reason in list(report.skipped)[:5]:
+    typer.echo(f"{output} holds {run.cells} cells; {len(run.skipped)} inputs were skipped.")
+    if portable:
+        write_portable(output, output / "portable")
+    if report:
+        draw_report(output)
+    for name, reason in list(run.skipped)[:5]:
         typer.echo(f"Skipped: {name}: {reason}", err=True)
-    if report.skipped:
+    if run.skipped:
         raise typer.Exit(3)

@@ -53,6 +53,11 @@ def portable(
     csv_only: Annotated[bool, typer.Option("--csv-only", help="Write result.csv and no file per cell.")] = False,
 ) -> None:
     """Write a table as SubCellPortable does: result.csv, arrays of every cell, attention maps where they were kept."""
+    write_portable(table, output, form=form, csv_only=csv_only)
+
+
+def write_portable(table: Path, output: Path, *, form: str = "2025", csv_only: bool = False) -> None:
+    """Write SubCellPortable's files of a table, with the attention that lies beside it, and say so."""
     from subcell_hf.inference.pictures import PICTURES_FILE, iterate_pictures
     from subcell_hf.inference.portable_files import write_portable_files
     from subcell_hf.inference.tables import read_table
@@ -62,9 +67,9 @@ def portable(
     attention = {}
     if pictures.is_file() and not csv_only:
         attention = {p.cell_id: p.attention for p in iterate_pictures(pictures) if p.attention is not None}
-    report = write_portable_files(cells, output, form=form, single_files=not csv_only, attention=attention)
+    written = write_portable_files(cells, output, form=form, single_files=not csv_only, attention=attention)
     files = "result.csv" if csv_only else "result.csv and the arrays of every cell"
-    typer.echo(f"{output} holds {files}: {report.cells} cells, {report.attention_maps} attention maps.")
+    typer.echo(f"{output} holds {files}: {written.cells} cells, {written.attention_maps} attention maps.")
 
 
 def report(
@@ -74,7 +79,27 @@ def report(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the map and of which cells are shown.")] = 0,
 ) -> None:
     """Draw report.html: cells, locations, a map, quality and skipped inputs on one page that needs no network."""
+    check_report_libraries()
+    draw_report(folder, title=title, max_cells=max_cells, seed=seed)
+
+
+def check_report_libraries() -> None:
+    """Refuse before hours of work what would fail after them."""
+    from importlib.util import find_spec
+
+    from subcell_hf.errors import InputError
+
+    missing = [name for name in ("jinja2", "sklearn", "umap") if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"report.html needs {', '.join(missing)}, which is not installed. Install it with: "
+            "pip install 'subcell-hf[analysis]', or leave the page out with --no-report."
+        )
+
+
+def draw_report(folder: Path, *, title: str | None = None, max_cells: int = 20_000, seed: int = 0) -> None:
+    """Write the page of a run and say where it is."""
     from subcell_hf.inference.report import write_report
 
     path = write_report(folder, title=title, max_cells=max_cells, seed=seed)
-    typer.echo(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB). Open it in a browser.")
+    typer.echo(f"Open {path} ({path.stat().st_size / 1e6:.1f} MB) in a browser.")

@@ -17,7 +17,8 @@ from subcell_hf.inference import report
 from subcell_hf.inference.report import write_report
 from subcell_hf.inference.reports import summaries
 from subcell_hf.inference.reports.columns import label_of, number_text, page_columns
-from subcell_hf.inference.tables import EmbeddingTable, write_parquet
+from subcell_hf.inference.tables import EmbeddingTable, read_table, write_parquet
+from tests.inference.embedding_runs import save_tiny_model, write_fields
 from tests.inference.example_output import HOSTILE, example_cells, write_example_output
 
 
@@ -187,3 +188,26 @@ def test_the_command(tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     assert "report.html" in run.output
     assert (folder / "report.html").is_file()
+
+
+def test_the_page_and_portable_files_come_with_the_run(tmp_path: Path) -> None:
+    fields, model = write_fields(tmp_path / "fields"), save_tiny_model(tmp_path / "model")
+    command = ["embed", str(fields), "--model", str(model), "--device", "cpu", "--no-h5ad"]
+    run = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out"), "--portable"])
+    assert run.exit_code == 0, run.output
+    cells = read_table(tmp_path / "out").cells
+    assert data_of((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))["ids"] == list(cells["cell_id"])
+    result = pd.read_csv(tmp_path / "out" / "portable" / "result.csv")
+    assert list(result["id"]) == list(cells["cell_id"])
+    assert len(list((tmp_path / "out" / "portable").glob("*_attention_map.png"))) == len(cells)
+    quiet = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "bare"), "--no-report"])
+    assert quiet.exit_code == 0, quiet.output
+    assert not (tmp_path / "bare" / "report.html").exists()
+
+
+def test_missing_libraries_are_named_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    run = CliRunner().invoke(app, ["embed", "images", "--model", "m", "--output", str(tmp_path / "out")])
+    assert run.exit_code == 2
+    assert "--no-report" in run.output
+    assert not (tmp_path / "out").exists()
