@@ -5,6 +5,7 @@
 | `reconstruction` | 1 | none | MAE |
 | `multi_task` | 2 | second view | MAE-cellS-protS-contrast, MAE-cellS-protS-byol |
 | `contrastive` | 2 | both | cellS, protS, cellS-protS, byol-ssl, supervised |
+| `gentle` | 2 | both, milder ones; every cell masked | quickstart |
 | `validation` | 1 | none, no geometry either, every cell masked | all |
 """
 
@@ -113,12 +114,12 @@ def settings_from_yaml(path: Path | str) -> AugmentationSettings:
 
 
 def preset_names() -> tuple[str, ...]:
-    """Names of the published pipelines."""
+    """Names of the presets."""
     return tuple(sorted(path.stem for path in _PRESETS.glob("*.yaml")))
 
 
 def load_preset(name: str) -> AugmentationSettings:
-    """Settings of a published pipeline; see the table above.
+    """Settings of a preset; see the table above.
 
     Raises:
         InputError: If there is no such preset.

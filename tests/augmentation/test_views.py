@@ -451,7 +451,7 @@ def test_wrong_settings_are_refused(values: dict, message: str) -> None:
 
 
 def test_unknown_presets_and_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="known are contrastive, multi_task, reconstruction, validation"):
+    with pytest.raises(InputError, match="known are contrastive, gentle, multi_task, reconstruction, validation"):
         ViewMaker("multitask")
     with pytest.raises(InputError, match="no file of view settings"):
         load_settings(str(tmp_path / "nowhere.yaml"))

@@ -1,0 +1,302 @@
+"""What pretraining learns: embeddings of held-out antibodies against features that need no training.
+
+Cells are simulated, a model is pretrained through `recipes/pretrain.py` on the antibodies of the train split, and its
+embeddings are frozen. A linear probe learns the locations from the train split's cells and is scored on cells of the
+test split's antibodies (and genes), which neither it nor the model has seen. The score is macro mAP: average precision
+of every location that some of these cells have, and its mean. The same probe scores an untrained SubCell of the same
+seed, intensity and texture features of the same crops, and principal components of their pixels. The strength of the
+probe's penalty is chosen on the validation split, for each kind of features on its own.
+
+`--ablation` pretrains once for every set of objectives. With `--montages` the 90 real cells of that folder are
+classified too (linear and 5 nearest neighbours, leaving one image out at a time).
+
+Trainings that are there already in `--work` are not run again. The last line is JSON.
+
+    python benchmarks/learning.py --work FOLDER [--seeds 0 1 2] [--ablation] [--montages ../shared/data/hpa_montages]
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from subcell_hf.augmentation.presets import load_preset
+from subcell_hf.augmentation.views import ViewMaker
+from subcell_hf.batches import CropBatch
+from subcell_hf.data.cropping import CropSettings, crop_fields
+from subcell_hf.data.crops.sources import crop_source
+from subcell_hf.data.sharding import ShardSettings, write_shards
+from subcell_hf.data.shards.reader import ShardReader
+from subcell_hf.data.simulation import simulate_dataset
+from subcell_hf.evaluation.baselines import make_baselines
+from subcell_hf.evaluation.cell_features import measure_cells
+from subcell_hf.model.modeling_subcell import SubCellModel
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "recipes" / "configs" / "quickstart.yaml"
+CROP_PX, OUTPUT_PX, FIELD_PX, FIELD_PIXEL_SIZE_UM = 512, 96, 512, 0.160177
+PENALTIES = (0.003, 0.03, 0.3)  # inverse strengths, as scikit-learn counts them
+WITHOUT = {
+    "reconstruction": ("--reconstruction_weight", "0", "--mask_ratio", "0"),
+    "cell": ("--cell_contrast_weight", "0"),
+    "protein": ("--protein_contrast_weight", "0"),
+    "labels": ("--probe_detached", "true"),
+}
+"""How each objective of the recipe is switched off; `labels` is the probe's loss reaching the encoder."""
+ABLATION = (
+    ("reconstruction",), ("cell",), ("protein",), ("labels",), ("cell", "protein"),
+    ("cell", "protein", "labels"), ("reconstruction", "protein", "labels"), ("reconstruction", "cell", "labels"),
+    ("reconstruction", "cell", "protein"),
+)  # fmt: skip
+"""Sets of objectives beside all four; the last four leave one out, and the very last is that of the published model."""
+MONTAGE_CHANNELS = ("red", "yellow", "blue", "green")
+TILE_PX = 512
+
+Floats = npt.NDArray[np.float32]
+
+
+def prepare_shards(work: Path, fields: int, antibodies: int) -> ShardReader:
+    """Simulate, crop and shard, or take what an earlier call made."""
+    simulate_dataset(
+        fields, 0, work / "fields", antibodies=antibodies, size_px=FIELD_PX, pixel_size_um=FIELD_PIXEL_SIZE_UM,
+        workers=2,
+    )  # fmt: skip
+    crop_fields(work / "fields", work / "crops", settings=CropSettings(crop_px=CROP_PX, output_px=OUTPUT_PX), workers=2)
+    fractions = {"train": 0.7, "validation": 0.1, "test": 0.2}
+    write_shards(crop_source(work / "crops"), work / "shards", ShardSettings(split_fractions=fractions))
+    return ShardReader(work / "shards")
+
+
+def pretrain(folder: Path, shards: Path, words: Sequence[str], recipe: Path = RECIPE) -> float:
+    """Run the recipe in a process of its own, unless its model is there.
+
+    Returns:
+        Seconds it took, as written down beside the model.
+    """
+    record = folder / "seconds.json"
+    if not record.is_file():
+        command = [sys.executable, str(ROOT / "recipes" / "pretrain.py"), str(recipe), "--shards", str(shards)]
+        start = time.perf_counter()
+        subprocess.run([*command, "--output_dir", str(folder), "--disable_tqdm", "true", *words], check=True)
+        record.write_text(json.dumps(time.perf_counter() - start))
+    return float(json.loads(record.read_text()))
+
+
+@torch.no_grad()
+def embed(model: SubCellModel, pixels: npt.NDArray[Any], masks: npt.NDArray[np.bool_]) -> Floats:
+    """Embeddings `[cells, width]` of crops without their surroundings, scaled as in training."""
+    maker = ViewMaker(load_preset("validation").with_size(model.config.image_height_width[0]))
+    model.eval()
+    found = []
+    for start in range(0, len(pixels), 128):
+        part = slice(start, start + 128)
+        cells = len(pixels[part])
+        crops = CropBatch(
+            pixels=torch.from_numpy(np.ascontiguousarray(pixels[part])),
+            cell_masks=torch.from_numpy(masks[part]),
+            antibodies=torch.zeros(cells, dtype=torch.int64),
+            locations=torch.zeros(cells, 1),
+        )
+        view = maker(crops, model.config.channels, torch.Generator().manual_seed(0))["pixel_values"][:, 0]
+        found.append(model(view).pooler_output.numpy())
+    return np.concatenate(found)
+
+
+def untrained_model(trained: Path, seed: int) -> SubCellModel:
+    """A SubCell with the shape of a trained one and weights of its own seed."""
+    torch.manual_seed(seed)
+    return SubCellModel(SubCellModel.from_pretrained(trained).config)
+
+
+def linear_probe(
+    features: Sequence[Floats], locations: Sequence[Floats], penalties: Sequence[float] = PENALTIES
+) -> tuple[float, dict[int, float]]:
+    """Macro mAP on the test split of one logistic regression per location.
+
+    Args:
+        features: Of train, validation and test split, `[cells, width]` each.
+        locations: Of the same, `[cells, classes]`.
+        penalties: Of these the best on the validation split is used.
+
+    Returns:
+        The score and average precision of every location that counts: some cells of the train split and some, but not
+        all, of the test split have it.
+    """
+    scaler = StandardScaler().fit(features[0])
+    train, validation, test = (scaler.transform(part) for part in features)
+    known = np.flatnonzero((locations[0].sum(0) > 0) & (locations[0].sum(0) < len(train)))
+    best = max(penalties, key=lambda penalty: _macro(_average_precisions(
+        train, locations[0], validation, locations[1], known, penalty)))  # fmt: skip
+    precisions = _average_precisions(train, locations[0], test, locations[2], known, best)
+    return _macro(precisions), precisions
+
+
+def _average_precisions(
+    train: Floats, targets: Floats, scored: Floats, truth: Floats, classes: npt.NDArray[np.intp], penalty: float
+) -> dict[int, float]:
+    found = {}
+    for column in classes:
+        if 0 < truth[:, column].sum() < len(truth):
+            probe = LogisticRegression(C=penalty, max_iter=300, class_weight="balanced").fit(train, targets[:, column])
+            found[int(column)] = float(average_precision_score(truth[:, column], probe.decision_function(scored)))
+    return found
+
+
+def _macro(precisions: dict[int, float]) -> float:
+    return float(np.mean(list(precisions.values())))
+
+
+def score_simulated(work: Path, reader: ShardReader, runs: dict[str, Path], seeds: Sequence[int]) -> dict[str, Any]:
+    """Macro mAP of every run, of untrained models, and of the baselines.
+
+    Args:
+        work: Folder of the shards.
+        reader: Of the same.
+        runs: Name → folder of a pretraining.
+        seeds: Of the untrained models.
+    """
+    splits = [reader.split_rows(name) for name in ("train", "validation", "test")]
+    table = reader.cells
+    locations = [table.location_sets[table.location_set[rows]].astype(np.float32) for rows in splits]
+    crops = [reader.read(rows) for rows in splits]
+    scores: dict[str, Any] = {}
+    for name, baseline in make_baselines(work / "shards", workers=2, progress=False).items():
+        scores[name], _ = linear_probe([baseline.embeddings[rows] for rows in splits], locations)
+    models = {name: SubCellModel.from_pretrained(folder / "model") for name, folder in runs.items()}
+    first = next(iter(runs.values())) / "model"
+    models |= {f"untrained, seed {seed}": untrained_model(first, seed) for seed in seeds}
+    for name, model in models.items():
+        scores[name], found = linear_probe([embed(model, *part) for part in crops], locations)
+        if name == f"seed {seeds[0]}":
+            classes = reader.index.classes
+            scores["per location"] = {classes[column]: round(value, 3) for column, value in found.items()}
+    return scores
+
+
+def read_montages(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], list[str], list[str]]:
+    """Pixels `[cells, 4, 512, 512]`, masks, locations and images of the real cells, nine of each image."""
+    pixels, labels, images = [], [], []
+    with (folder / "labels.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        planes = [
+            np.asarray(imagecodecs.jpeg_decode((folder / f"{row['Id']}_{name}.jpg").read_bytes()))
+            for name in MONTAGE_CHANNELS
+        ]
+        for top in range(0, 3 * TILE_PX, TILE_PX):
+            for left in range(0, 3 * TILE_PX, TILE_PX):
+                pixels.append(np.stack([plane[top : top + TILE_PX, left : left + TILE_PX] for plane in planes]))
+                labels.append(row["location"])
+                images.append(row["Id"])
+    stacked = np.stack(pixels)
+    # Their background was set to 0; JPEG leaves a little around it.
+    return stacked, (stacked > 8).any(axis=1), labels, images
+
+
+def score_montages(folder: Path, models: dict[str, SubCellModel]) -> dict[str, dict[str, float]]:
+    """Share of the real cells that are classified right, leaving one image out at a time."""
+    pixels, masks, labels, images = read_montages(folder)
+    small = pixels[:, :, ::16, ::16] * masks[:, None, ::16, ::16]
+    features: dict[str, Floats] = {
+        "features": measure_cells(pixels[:, :, ::4, ::4], masks[:, ::4, ::4], MONTAGE_CHANNELS)[0],
+        "pixels": (small.reshape(len(small), -1) / 255).astype(np.float32),
+    }
+    features |= {name: embed(model, pixels, masks) for name, model in models.items()}
+    return {name: _leave_one_image_out(values, labels, images, name == "pixels") for name, values in features.items()}
+
+
+def _leave_one_image_out(values: Floats, labels: list[str], images: list[str], reduce: bool) -> dict[str, float]:
+    truth, image_of = np.array(labels), np.array(images)
+    right = {"linear": 0, "nearest neighbours": 0}
+    for image in dict.fromkeys(images):
+        left_out = image_of == image
+        first: list[Any] = [PCA(32, random_state=0)] if reduce else []
+        for name, last in (
+            ("linear", LogisticRegression(C=0.1, max_iter=1000)),
+            ("nearest neighbours", KNeighborsClassifier(5)),
+        ):
+            probe = make_pipeline(*first, StandardScaler(), last).fit(values[~left_out], truth[~left_out])
+            right[name] += int((probe.predict(values[left_out]) == truth[left_out]).sum())
+    return {name: round(count / len(truth), 3) for name, count in right.items()}
+
+
+def main() -> None:
+    """Make the cells, pretrain, score, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for cells and trainings; kept")
+    parser.add_argument("--fields", type=int, default=480, help="simulated fields of view")
+    parser.add_argument("--antibodies", type=int, default=240, help="simulated antibodies")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the pretrainings")
+    parser.add_argument("--ablation", action="store_true", help="pretrain with every set of objectives too")
+    parser.add_argument("--montages", type=Path, help="folder of real cells")
+    parser.add_argument("--words", default="", help="more arguments for every pretraining, as one text")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    line = json.dumps(measure(arguments))
+    if arguments.output:
+        arguments.output.write_text(line + "\n", encoding="utf-8")
+    print(line)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All of it.
+
+    Returns:
+        The benchmark's line.
+    """
+    work, seeds = arguments.work, arguments.seeds
+    reader = prepare_shards(work, arguments.fields, arguments.antibodies)
+    jobs = {f"seed {seed}": ("--seed", str(seed)) for seed in seeds}
+    if arguments.ablation:
+        for kept in ABLATION:
+            jobs["+".join(kept)] = tuple(word for name, words in WITHOUT.items() if name not in kept for word in words)
+    runs = {name: work / "runs" / name.replace(" ", "_") for name in jobs}
+    more = arguments.words.split()
+    seconds = {name: pretrain(runs[name], work / "shards", [*words, *more]) for name, words in jobs.items()}
+    scores = score_simulated(work, reader, runs, seeds)
+    trained = [scores[f"seed {seed}"] for seed in seeds]
+    untrained = [scores[f"untrained, seed {seed}"] for seed in seeds]
+    best = max(*untrained, scores["features"], scores["pixels"])
+    figures: dict[str, Any] = {
+        "macro_map": {name: round(score, 4) for name, score in scores.items() if isinstance(score, float)},
+        "margins": {
+            "untrained": round(float(np.mean(trained) - np.mean(untrained)), 4),
+            "features": round(float(np.mean(trained) - scores["features"]), 4),
+            "pixels": round(float(np.mean(trained) - scores["pixels"]), 4),
+        },
+        "standard_deviation_over_seeds": round(float(np.std(trained)), 4),
+        "per_location_of_the_first_seed": scores["per location"],
+        "pretraining_s": {name: round(taken, 1) for name, taken in seconds.items()},
+        "cells": {name: len(reader.split_rows(name)) for name in reader.index.splits},
+        "antibodies": {name: len(found) for name, found in reader.index.splits.items()},
+    }
+    if arguments.montages:
+        first = runs[f"seed {seeds[0]}"] / "model"
+        models = {"trained": SubCellModel.from_pretrained(first), "untrained": untrained_model(first, seeds[0])}
+        figures["real_cells_right"] = score_montages(arguments.montages, models)
+    return {
+        "name": "what pretraining learns of held-out antibodies",
+        "ratio": round(float(np.mean(trained)) / best, 3),
+        "reference": "the best of untrained SubCell, intensity and texture features, and pixel PCA; macro mAP",
+        "figures": figures,
+    }
+
+
+if __name__ == "__main__":
+    main()
