@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.tables import check_report_libraries, draw_report, write_portable
+from subcell_hf.cli.tables import check_report_libraries, draw_report, say_locations, write_portable
 
 
 def embed(
@@ -143,6 +143,7 @@ def embed(
         typer.echo("This process has done its share; the one that ends last writes the tables.")
         return
     typer.echo(f"{output} holds {run.cells} cells; {len(run.skipped)} inputs were skipped.")
+    say_locations(output)
     if portable:
         write_portable(output, output / "portable")
     if report:

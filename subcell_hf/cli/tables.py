@@ -103,3 +103,19 @@ def draw_report(folder: Path, *, title: str | None = None, max_cells: int = 20_0
 
     path = write_report(folder, title=title, max_cells=max_cells, seed=seed)
     typer.echo(f"Open {path} ({path.stat().st_size / 1e6:.1f} MB) in a browser.")
+
+
+def say_locations(folder: Path) -> None:
+    """Name the locations that most cells of a run were predicted to; nothing where there is no classifier."""
+    import pyarrow.parquet as pq
+
+    from subcell_hf.inference.tables import EMBEDDINGS_FILE
+
+    with pq.ParquetFile(folder / EMBEDDINGS_FILE) as file:
+        if "top_location_1" not in file.schema_arrow.names:
+            return
+        counts = file.read(columns=["top_location_1"]).to_pandas()["top_location_1"].value_counts()
+    named = sorted(((str(name), int(count)) for name, count in counts.items()), key=lambda pair: (-pair[1], pair[0]))
+    most = ", ".join(f"{name} ({count})" for name, count in named[:5])
+    others = f" and {len(named) - 5} more" if len(named) > 5 else ""
+    typer.echo(f"Predicted locations, in cells: {most}{others}.")

@@ -123,7 +123,8 @@ class FieldSource:
         if missing:
             raise FieldError(
                 f"channel {missing[0]} is missing: found {', '.join(planes)}, expected {', '.join(wanted)}. Add its "
-                "file, map another name to it (--channel-mapping), or choose fewer channels (--channels)."
+                "file, map another name to it (--channel-mapping), or choose fewer channels (a smaller --model, or "
+                "--channels)."
             )
         pixels = stack_planes({name: check_intensities(planes[name], f"channel {name}") for name in wanted})
         if all(plane.min() == plane.max() for plane in pixels):
@@ -284,7 +285,7 @@ def _demand_channels(listed: list[ListedField], options: ReadingOptions) -> list
             continue
         problem = (
             f"Field {item.name!r}: channel {missing[0]} is missing: found {', '.join(item.channel_files) or 'none'}, "
-            f"expected {', '.join(wanted)}. Add its file, or choose fewer channels (--channels)."
+            f"expected {', '.join(wanted)}. Add its file, or choose fewer channels (a smaller --model, or --channels)."
         )
         checked.append(replace(item, problem=problem))
     return checked

@@ -196,6 +196,8 @@ def test_the_page_and_portable_files_come_with_the_run(tmp_path: Path) -> None:
     run = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out"), "--portable"])
     assert run.exit_code == 0, run.output
     cells = read_table(tmp_path / "out").cells
+    first = cells["top_location_1"].value_counts()
+    assert f"{first.index[0]} ({first.iloc[0]})" in run.output
     assert data_of((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))["ids"] == list(cells["cell_id"])
     result = pd.read_csv(tmp_path / "out" / "portable" / "result.csv")
     assert list(result["id"]) == list(cells["cell_id"])

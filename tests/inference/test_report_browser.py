@@ -74,7 +74,7 @@ def opened(chromium: webdriver.Chrome, address: str) -> Callable[..., webdriver.
 
 
 def ask(browser: webdriver.Chrome, script: str, *values: Any) -> Any:
-    return browser.execute_script(script, *values)  # type: ignore[no-untyped-call]
+    return browser.execute_script(script, *values)
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
