@@ -22,7 +22,7 @@ from subcell_hf.evaluation.maps.enrichment import (
     read_hpa_locations,
 )
 from subcell_hf.evaluation.maps.fields import FieldMeans, average_fields
-from subcell_hf.evaluation.maps.graph import GeneGraph, neighbour_graph
+from subcell_hf.evaluation.maps.graph import MIN_GENES, GeneGraph, neighbour_graph
 from subcell_hf.evaluation.maps.hierarchy import DEFAULT_RESOLUTIONS, Hierarchy, nested_leiden
 
 AUTOMATIC_BATCHES = ("plate", "microscope")
@@ -116,6 +116,8 @@ def make_map(table: Path, settings: MapSettings) -> ProteomeMap:
     antibodies = choose_antibodies(
         means.fields, means.embeddings, by=settings.antibody_choice, reliability=settings.reliability
     )
+    if antibodies["gene"].nunique() < MIN_GENES:
+        raise InputError(f"A map needs at least {MIN_GENES} genes, got {antibodies['gene'].nunique()}.")
     components, correction = _correct(means, batches, settings)
     genes, embeddings = _average_genes(means, components.scores, antibodies)
     graph = neighbour_graph(embeddings, neighbours=settings.neighbours, metric=settings.metric, seed=settings.seed)

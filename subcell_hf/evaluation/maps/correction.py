@@ -90,8 +90,10 @@ def correct_batches(components: Components, fields: pd.DataFrame, columns: Seque
         return Components(components.scores, components.explained, (), tuple(notes))
     import harmonypy
 
+    # As many clusters as Harmony takes by itself, which is none for a handful of fields.
+    clusters = int(np.clip(round(len(fields) / 30), 1, 100))
     result = harmonypy.run_harmony(
-        components.scores.astype(np.float32), batches, varying, random_state=seed, verbose=False
+        components.scores.astype(np.float32), batches, varying, nclust=clusters, random_state=seed, verbose=False
     )
     corrected = np.asarray(result.Z_corr, dtype=np.float64)
     if corrected.shape != components.scores.shape:  # harmonypy before version 2 gives components × fields
