@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.training.arguments import METRICS, DataArguments, ParsedArguments, PreTrainingArguments
+from subcell_hf.training.launch_checks import check_launch
 from subcell_hf.training.optimization import peak_learning_rate, straight_line
 
 _TWO_VIEW_WEIGHTS = ("cell_contrast_weight", "protein_contrast_weight", "protein_centroid_weight")
@@ -110,8 +110,7 @@ def resolve(parsed: ParsedArguments, world_size: int | None = None) -> PreTraini
     cells = batches.antibodies_per_batch * batches.cells_per_antibody
     training, steps_per_epoch, total_steps = _fill_in(parsed, plan.steps_per_epoch, cells, world_size)
     cells_per_step = cells * training.gradient_accumulation_steps
-    _check_machine(training)
-    _check_chunks(training, config)
+    check_launch(training, config)
     return PreTrainingRun(
         config, parsed.model.init_checkpoint, data, training, steps_per_epoch, total_steps, cells_per_step
     )
@@ -221,10 +220,6 @@ def _check_fixed(parsed: ParsedArguments) -> None:
         raise InputError(f"metric_for_best_model is {metric!r}: expected one of {', '.join(METRICS)}.")
     if training["gradient_accumulation_steps"] < 1:
         raise InputError("gradient_accumulation_steps must be at least 1.")
-    if training["fsdp"]:
-        raise InputError(
-            "FSDP is not supported: teacher and validation need whole weights. Use DDP or DeepSpeed ZeRO-2."
-        )
 
 
 def _fill_in(
@@ -266,45 +261,3 @@ def _fill_in(
         return PreTrainingArguments(**values), per_epoch, total
     except ValueError as error:
         raise InputError(str(error)) from error
-
-
-def _check_chunks(training: PreTrainingArguments, config: SubCellConfig) -> None:
-    """Refuse what the parts of a batch cannot do."""
-    chunks, cells = training.cached_gradient_chunks, training.per_device_train_batch_size
-    if not 1 <= chunks <= cells:
-        raise InputError(
-            f"cached_gradient_chunks is {chunks}: expected 1 (off) to {cells}, the cells of a process and batch."
-        )
-    if chunks == 1:
-        return
-    refused = {
-        "deepspeed": (training.deepspeed, "DeepSpeed reduces gradients within each backward pass; use DDP"),
-        "torch_compile": (training.torch_compile, "a part of the model runs outside its forward"),
-        "backbone_config": (
-            config.backbone_config, "a backbone's BatchNorm would see one part at a time instead of the batch"
-        ),
-    }  # fmt: skip
-    for name, (value, reason) in refused.items():
-        if value:
-            raise InputError(
-                f"cached_gradient_chunks={chunks} does not go with {name}: {reason}. Leave one of them out."
-            )
-
-
-def _check_machine(training: PreTrainingArguments) -> None:
-    if training.n_gpu > 1:
-        raise InputError(
-            f"One process sees {training.n_gpu} GPUs: start one process for each with `accelerate launch --multi_gpu` "
-            "or torchrun, or show it a single one with CUDA_VISIBLE_DEVICES=0."
-        )
-    plugin = training.deepspeed_plugin
-    if plugin is not None and plugin.zero_stage > 2:
-        raise InputError("DeepSpeed ZeRO-3 is not supported: teacher and validation need whole weights. Use ZeRO-2.")
-    if (
-        training.resume_from_checkpoint not in (None, "true", "True")
-        and not Path(training.resume_from_checkpoint).is_dir()
-    ):
-        raise InputError(
-            f"resume_from_checkpoint is {training.resume_from_checkpoint!r}: there is no such folder. Give one, or "
-            "'true' for the newest complete checkpoint of output_dir."
-        )
