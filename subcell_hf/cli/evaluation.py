@@ -1,9 +1,14 @@
 """Commands of the room evaluation: embedding tables in, benchmarks out."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from subcell_hf.evaluation.locations.probes import Predictor
+    from subcell_hf.inference.tables import EmbeddingTable
 
 evaluate = typer.Typer(
     name="evaluate", help="Benchmarks on embedding tables, with baselines beside the model.", no_args_is_help=True
@@ -35,3 +40,141 @@ def baselines(
         write_parquet(table, output / f"{name}.parquet")
         cells, width = table.embeddings.shape
         typer.echo(f"{output / name}.parquet holds {cells} cells of {width} numbers.")
+
+
+@evaluate.command()
+def localization(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE", help="Embedding table: folder of `subcell embed`, .parquet, .h5ad, .npz, .csv."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder to write report.html, results.json, tables and figures to.")],
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=TABLE over the same cells, such as features=features.parquet; repeat for each."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="How to call the model in the report.")] = "subcell",
+    metadata: Annotated[
+        Path | None,
+        typer.Option(help="CSV or Parquet with cell_id and what TABLE lacks: antibody, gene, locations, split, …."),
+    ] = None,
+    classes: Annotated[
+        str, typer.Option(help="31, 19 or 35 locations, a grouping of the ontology, or a file with one class per line.")
+    ] = "31",
+    heads: Annotated[
+        str,
+        typer.Option(help="Simple classifiers to train, with commas: linear, neighbours; the first gives headlines."),
+    ] = "linear,neighbours",
+    seeds: Annotated[
+        int,
+        typer.Option(min=0, help="Seeds of SubCell's own classifier, which then gives the headlines; published: 10."),
+    ] = 0,
+    resamples: Annotated[
+        int, typer.Option(min=1, help="Bootstrap samples of the antibodies, and permutations.")
+    ] = 1000,
+    learning_curve: Annotated[
+        bool, typer.Option(help="Whether to score how many labelled antibodies it takes.")
+    ] = True,
+    allow_shared_genes: Annotated[
+        bool, typer.Option("--allow-shared-genes", help="Let splits share genes, as the published ones by antibody do.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+) -> None:
+    """Can places of a protein be read off embeddings, and better than off baselines? Exit code 3: cells left out."""
+    from subcell_hf.evaluation.localization import LocalizationSettings, evaluate
+    from subcell_hf.evaluation.locations.labels import class_scheme
+    from subcell_hf.evaluation.locations.report import write_report
+
+    tables = _read_tables(table, name, baseline or (), metadata)
+    fractions = LocalizationSettings.learning_fractions if learning_curve else ()
+    settings = LocalizationSettings(class_scheme(classes), resamples, seed, allow_shared_genes, fractions)
+    result = evaluate(tables, _predictors(heads, seeds, seed), settings)
+    results = write_report(result, tables, output)
+    for model, score in results["macro_map"].items():
+        typer.echo(f"{model}: macro average precision {'–' if score is None else f'{score:.3f}'} ({results['head']})")
+    for verdict in results["verdicts"]:
+        typer.echo(verdict)
+    typer.echo(f"Wrote {output / 'report.html'}.")
+    if results["left_out"]:
+        typer.echo(f"{results['left_out']} cells were left out: see {output / 'left_out.csv'}.", err=True)
+        raise typer.Exit(3)
+
+
+def _read_tables(
+    table: Path, name: str, baselines: Sequence[str], metadata: Path | None
+) -> "dict[str, EmbeddingTable]":
+    """The model's table, then the baselines by name."""
+    from dataclasses import replace
+
+    from subcell_hf.data.splits import parse_named
+    from subcell_hf.errors import InputError
+    from subcell_hf.evaluation.locations.labels import add_metadata
+    from subcell_hf.inference.tables import read_table
+
+    named = parse_named(baselines, "--baseline")
+    if name in named:
+        raise InputError(f"A baseline is called {name!r}, as the model is. Choose another name (--name).")
+    tables = {name: read_table(table)}
+    if metadata is not None:
+        tables[name] = replace(tables[name], cells=add_metadata(tables[name].cells, metadata))
+    return tables | {other: read_table(path) for other, path in named.items()}
+
+
+def _predictors(heads: str, seeds: int, seed: int) -> "list[Predictor]":
+    """The classifiers to train, SubCell's own first."""
+    from subcell_hf.errors import InputError
+    from subcell_hf.evaluation.locations.probes import LinearProbe, NeighbourProbe
+
+    known = {"linear": LinearProbe, "neighbours": NeighbourProbe}
+    names = [part.strip() for part in heads.split(",") if part.strip()]
+    unknown = [part for part in names if part not in known]
+    if unknown or not (names or seeds):
+        raise InputError(f"Unknown classifiers {heads!r}: expected {', '.join(known)}, with commas, or --seeds.")
+    own: list[Predictor] = []
+    if seeds:
+        import torch
+
+        from subcell_hf.cli.ensemble import EnsemblePredictor
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        own = [EnsemblePredictor(tuple(range(seed, seed + seeds)), device)]
+    return own + [known[part](seed=seed) for part in names]
+
+
+@evaluate.command()
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]PATH...",
+            help="Two or more folders of `subcell evaluate localization`, or embedding tables with probabilities.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder to write tables, the figure and model-index blocks to.")],
+    head: Annotated[
+        str | None, typer.Option(help="Classifier to take from folders, such as linear; default: the folder's first.")
+    ] = None,
+    dataset_id: Annotated[str, typer.Option(help="Hub id of the data, for the model-index blocks.")] = "local/cells",
+    dataset_name: Annotated[str, typer.Option(help="The data in words, for the blocks.")] = "Single-cell crops",
+    resamples: Annotated[
+        int, typer.Option(min=1, help="Bootstrap samples of the antibodies, and permutations.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+) -> None:
+    """Compare models on the same cells, pair by pair. Exit code 3: cells that not all have predicted were left out."""
+    from subcell_hf.evaluation.comparison import compare_models, read_predictions
+    from subcell_hf.evaluation.comparison_report import write_comparison
+
+    # A path may hold a =, a name no folder separator.
+    named = [text.partition("=") if "=" in text.split("/")[0] else ("", "", text) for text in models]
+    predictions = [read_predictions(Path(path), name or None, head) for name, _, path in named]
+    comparison = compare_models(predictions, resamples=resamples, seed=seed)
+    sentences = write_comparison(comparison, output, dataset_id=dataset_id, dataset_name=dataset_name)
+    for sentence in sentences:
+        typer.echo(sentence)
+    typer.echo(f"Wrote {output / 'table.md'}, {output / 'comparison.pdf'} and more.")
+    if len(comparison.left_out):
+        typer.echo(f"{len(comparison.left_out)} cells were left out: see {output / 'left_out.csv'}.", err=True)
+        raise typer.Exit(3)

@@ -91,20 +91,20 @@ class LinearProbe:
     """Logistic regression of every class on the standardized embedding.
 
     All classes are fitted together (their losses are independent, so the optimum is that of one at a time), from the
-    strongest penalty to the weakest, and the penalty with the best log loss on the validation cells is taken.
+    strongest penalty to weaker ones until the log loss on the validation cells gets worse; the best is taken.
 
     Attributes:
         penalties: Weights λ of the squared norm of a class's coefficients in mean log loss + λ/2 · ‖w‖².
         seed: Of the choice among too many training cells.
         iterations: Of L-BFGS for each penalty, at most.
-        tolerance: L-BFGS stops where no component of the gradient is larger.
+        tolerance: L-BFGS stops where the loss changes by a smaller part of itself.
         chosen_penalty: The one that was taken last, None before fitting.
     """
 
     penalties: Sequence[float] = (1.0, 1e-1, 1e-2, 1e-3)
     seed: int = 0
     iterations: int = 100
-    tolerance: float = 1e-5
+    tolerance: float = 1e-6
     name: str = "linear"
     chosen_penalty: float | None = None
 
@@ -125,8 +125,9 @@ class LinearProbe:
         for penalty in sorted(self.penalties, reverse=True):
             weights = self._fit(train, train_targets[rows], penalty, weights)
             loss = log_loss(validation_targets, _probabilities(validation, weights))
-            if loss < best:
-                best, chosen, self.chosen_penalty = loss, weights, penalty
+            if loss >= best:
+                break
+            best, chosen, self.chosen_penalty = loss, weights, penalty
         return _probabilities(scaling(test_embeddings), chosen)[None]
 
     def _fit(
@@ -143,7 +144,7 @@ class LinearProbe:
             gradient = np.vstack([train.T @ error + penalty * weights[:-1], error.sum(axis=0, dtype=np.float64)])
             return value + penalty / 2 * float((weights[:-1] ** 2).sum()), gradient.ravel().astype(np.float64)
 
-        options = {"maxiter": self.iterations, "gtol": self.tolerance, "ftol": 1e-9}
+        options = {"maxiter": self.iterations, "ftol": self.tolerance, "gtol": 1e-7}
         fitted = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
         result: npt.NDArray[np.float64] = fitted.x.reshape(start.shape)
         return result

@@ -22,7 +22,7 @@ def split(cells: int, seed: int, shuffled: bool = False) -> Split:
 
 def test_linear_probe_is_logistic_regression_of_each_class() -> None:
     train, validation, (test, _) = split(300, 0), split(100, 1), split(50, 2)
-    probe = LinearProbe(penalties=(0.02,), tolerance=1e-7, iterations=500)
+    probe = LinearProbe(penalties=(0.02,), tolerance=1e-10, iterations=500)
     found = probe.fit_predict(*train, *validation, test)[0]
     scaling = Scaling.of(train[0])
     for index in range(3):
