@@ -131,11 +131,16 @@ class PlainStep:
 class Steps:
     """One model and one optimizer, with which every side takes its steps."""
 
-    def __init__(self, size: str, image_size: int, cells: int) -> None:
+    def __init__(self, size: str, image_size: int, cells: int, heads: list[int]) -> None:
         torch.manual_seed(0)
         # Without dropout both sides have the same numbers; it costs next to nothing.
         self.config = SubCellConfig(
-            **SIZES[size], image_size=image_size, pooling_dropout=0.0, probe_dropout=0.0, num_labels=35
+            **SIZES[size],
+            image_size=image_size,
+            projection_hidden_sizes=heads,
+            pooling_dropout=0.0,
+            probe_dropout=0.0,
+            num_labels=35,
         )
         self.model = SubCellForPreTraining(self.config).train()
         self.plain = PlainStep(self.model)
@@ -176,9 +181,9 @@ PARTS = ("forward", "backward", "update")
 SIDES = ("reference", "fp32", "bf16")
 
 
-def measure_shape(size: str, image_size: int, cells: int, rounds: int) -> dict[str, object]:
+def measure_shape(size: str, image_size: int, cells: int, heads: list[int], rounds: int) -> dict[str, object]:
     """Times of all sides at one shape, round by round, so that all meet the same machine."""
-    steps = Steps(size, image_size, cells)
+    steps = Steps(size, image_size, cells, heads)
     with torch.no_grad():
         expected, found = steps.losses("reference"), steps.losses("fp32")
     for name, value in expected.items():
@@ -202,11 +207,11 @@ def measure_shape(size: str, image_size: int, cells: int, rounds: int) -> dict[s
     }
 
 
-def measure_scaling(size: str, cells: int, most: int, rounds: int) -> list[dict[str, float]]:
+def measure_scaling(size: str, cells: int, widths: list[int], most: int, rounds: int) -> list[dict[str, float]]:
     """Seconds of heads and losses, forward and backward, for one process of 1, 2, 4, … that train together."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    config = SubCellConfig(**SIZES[size], reconstruction_weight=0.0, mask_ratio=0.0)
+    config = SubCellConfig(**SIZES[size], projection_hidden_sizes=widths)
     heads = [head(config, config.embedding_size, config.projection_hidden_sizes) for head in (_head, _head)]
     embeddings, antibodies = torch.randn(cells, 2, config.embedding_size), torch.arange(cells) // CELLS_PER_ANTIBODY
     table, worlds = [], [2**power for power in range(most.bit_length())]
@@ -262,8 +267,10 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure and print."""
-    shapes = [measure_shape(*shape, arguments.rounds) for shape in arguments.shapes]
-    scaling = measure_scaling(arguments.scaling_size, arguments.scaling_cells, arguments.processes, arguments.rounds)
+    shapes = [measure_shape(*shape, arguments.heads, arguments.rounds) for shape in arguments.shapes]
+    scaling = measure_scaling(
+        arguments.scaling_size, arguments.scaling_cells, arguments.heads, arguments.processes, arguments.rounds
+    )
     result = {
         "name": "train_step",
         "ratio": min(shape["ratio"]["bf16"] for shape in shapes),
@@ -292,6 +299,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     defaults = [("base", 224, 8), ("base", 448, 2), ("small", 224, 16)]
     parser.add_argument("--shapes", type=read_shape, nargs="+", default=defaults, help="size:pixels:cells, several")
+    parser.add_argument("--heads", type=int, nargs="+", default=[8192, 8192], help="hidden widths of both heads")
     parser.add_argument(
         "--scaling-size", default="base", choices=sorted(SIZES), help="size of the second table's model"
     )
@@ -301,5 +309,6 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="a tiny model and few processes, to see that all runs")
     options = parser.parse_args()
     if options.quick:
-        options.shapes, options.scaling_size, options.processes, options.rounds = [("tiny", 64, 4)], "tiny", 4, 1
+        options.shapes, options.heads, options.rounds = [("tiny", 32, 4)], [64, 64], 1
+        options.scaling_size, options.processes = "tiny", 4
     main(options)
