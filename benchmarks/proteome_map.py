@@ -72,7 +72,7 @@ def write_table(file: Path, cells: int, width: int, seed: int = 0) -> None:
 
 
 def map_in_a_process(table: Path, output: Path) -> dict[str, float]:
-    """Run the command; seconds, and the peak of its memory in GiB."""
+    """Run the command; wall and CPU seconds, and the peak of its memory in GiB."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "subcell_hf.cli", "map", str(table), "--output", str(output)],
@@ -80,8 +80,12 @@ def map_in_a_process(table: Path, output: Path) -> dict[str, float]:
         stdout=subprocess.DEVNULL,
     )
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    return {"seconds": round(seconds, 1), "peak_gib": round(peak, 2)}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "peak_gib": round(used.ru_maxrss / 2**20, 2),
+    }
 
 
 def average_with_pandas(file: Path) -> pd.DataFrame:

@@ -31,7 +31,11 @@ def perturbation(
         str, typer.Option(help="Wells that should be found: any-plate or other-plates, of the same group.")
     ] = "any-plate",
     negatives: Annotated[
-        str, typer.Option(help="Wells they are told from: same-plate-controls, controls, same-plate-others, others.")
+        str,
+        typer.Option(
+            help="Wells they are told from: same-plate-controls, controls, same-plate-others, "
+            "other-plates-others, others."
+        ),
     ] = "same-plate-controls",
     normalize: Annotated[str, typer.Option(help="Per plate: none, standardize or robust.")] = "robust",
     reference: Annotated[str, typer.Option(help="Wells that give each plate's scale: all or controls.")] = "all",
@@ -52,6 +56,10 @@ def perturbation(
     moa_table: Annotated[
         Path | None, typer.Option(help="CSV with the group column and the mechanism column, if profiles lack it.")
     ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=TABLE of other profiles of the same wells, such as CellProfiler's; repeatable."),
+    ] = None,
     null_size: Annotated[int, typer.Option(help="Random rankings behind each p-value.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
 ) -> None:
@@ -63,6 +71,7 @@ def perturbation(
         evaluate_perturbation,
         parse_controls,
     )
+    from subcell_hf.evaluation.profiles.comparison import compare_groups
     from subcell_hf.evaluation.profiles.postprocessing import PostProcessing
     from subcell_hf.evaluation.profiles.report import write_report
     from subcell_hf.evaluation.profiles.table import read_profiles
@@ -94,7 +103,16 @@ def perturbation(
     if moa_table is not None and moa_column is not None:
         table = add_mechanisms(table, moa_table, group_column, moa_column)
     result = evaluate_perturbation(table, settings)
-    write_report(result, output)
+    comparisons = []
+    for name, path in parse_controls(baseline or ()):
+        other = read_profiles([Path(path)])
+        if moa_table is not None and moa_column is not None:
+            other = add_mechanisms(other, moa_table, group_column, moa_column)
+        scored = evaluate_perturbation(other, settings)
+        comparisons.append(compare_groups(result.replicates, scored.replicates, name, seed))
+    write_report(result, output, tuple(comparisons))
+    for comparison in comparisons:
+        typer.echo(comparison["sentence"])
     scores = result.summary["replicate_retrieval"]
     typer.echo(
         f"Replicate mAP {scores['mean_average_precision']:.4f} over {scores['groups']} groups, "

@@ -167,12 +167,14 @@ def test_controls_are_named_by_column_and_value() -> None:
 
 def test_the_same_call_writes_the_same_bytes(tmp_path: Path) -> None:
     write_wells(simulate_wells(), str(tmp_path / "wells.csv"))
+    noise = np.random.default_rng(0).normal(size=(len(simulate_wells()), 40))
+    write_wells(simulate_wells().with_features(noise), str(tmp_path / "noise.csv"))
     digests = []
     for name in ("one", "two"):
         command = [
             "evaluate", "perturbation", str(tmp_path / "wells.csv"), "--group-column", "Metadata_compound",
             "--control", "Metadata_control_type=negcon", "--moa-column", "Metadata_moa", "--search-share", "0.5",
-            "--null-size", "200", "--output", str(tmp_path / name),
+            "--null-size", "200", "--output", str(tmp_path / name), "--baseline", f"noise={tmp_path / 'noise.csv'}",
         ]  # fmt: skip
         assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
         files = sorted((tmp_path / name).iterdir())
@@ -183,4 +185,6 @@ def test_the_same_call_writes_the_same_bytes(tmp_path: Path) -> None:
     page = (tmp_path / "one" / "report.html").read_text()
     assert "http://" not in page
     assert "https://" not in page
-    json.loads((tmp_path / "one" / "report.json").read_text())
+    comparison = json.loads((tmp_path / "one" / "report.json").read_text())["comparisons"][0]
+    assert comparison["verdict"] == "better"
+    assert "The profiles are better than noise" in page

@@ -1,14 +1,16 @@
 """The map as a figure for print."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from subcell_hf.evaluation.profiles.figures import STYLE
+from subcell_hf.evaluation.plots import figure_of
 from subcell_hf.evaluation.proteome_map import ProteomeMap
 from subcell_hf.ontology import location_colours
 
-_MILLIMETRE = 1 / 25.4
 _OTHER = "#CFCFCF"
 _MOST_NAMES = 14
 _MOST_LABELS = 16
@@ -26,17 +28,17 @@ def draw_map(made: ProteomeMap) -> Figure:
     names, counts = np.unique(first[first != ""].astype(str), return_counts=True)
     ranked = [str(name) for name in names[np.argsort(-counts, kind="stable")]][:_MOST_NAMES]
     known, spare = location_colours(), matplotlib.colormaps["tab20"]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(170 * _MILLIMETRE, 120 * _MILLIMETRE), layout="constrained")
-        axes = figure.subplots()
+    with figure_of(170, 120) as (figure, axes):
+        # A thin edge keeps yellow apart from the paper.
+        edge: Any = {"edgecolors": "#00000066", "linewidths": 0.2}
         size = float(np.clip(6000 / len(genes), 1.5, 14))
         other = ~np.isin(first.astype(str), ranked)
         x, y = genes["x"].to_numpy(), genes["y"].to_numpy()
-        axes.scatter(x[other], y[other], s=size, color=_OTHER, linewidths=0, label="other" if other.any() else None)
+        axes.scatter(x[other], y[other], s=size, color=_OTHER, label="other" if other.any() else None)
         for place, name in enumerate(ranked):
             rows = first == name
-            axes.scatter(x[rows], y[rows], s=size, color=known.get(name, spare(place % 20)), linewidths=0, label=name)
-        for text, position in _cluster_labels(made):
+            axes.scatter(x[rows], y[rows], s=size, color=known.get(name, spare(place % 20)), label=name, **edge)
+        for text, position in _cluster_labels(made, ranked):
             axes.annotate(
                 text, position, fontsize=6.5, ha="center", va="center",
                 bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "linewidth": 0},
@@ -46,17 +48,17 @@ def draw_map(made: ProteomeMap) -> Figure:
         axes.spines[:].set_visible(False)
         axes.set_aspect("equal", adjustable="datalim")
         axes.set_title(f"{len(genes):,} genes, {made.summary['clusters'] - 1} clusters", loc="left", fontsize=9)
-        figure.legend(loc="outside right center", frameon=False, markerscale=max(1.0, 3 / size**0.5), fontsize=7)
+        figure.legend(loc="outside right center", markerscale=max(1.0, 3 / size**0.5), fontsize=7)
     return figure
 
 
-def _cluster_labels(made: ProteomeMap) -> list[tuple[str, tuple[float, float]]]:
-    """Best term of the largest labelled clusters, each term once, at the middle of its genes."""
+def _cluster_labels(made: ProteomeMap, in_legend: Sequence[str]) -> list[tuple[str, tuple[float, float]]]:
+    """Best term of the largest labelled clusters, each once and unless its colour says so, amid its genes."""
     places = made.genes[["x", "y"]].to_numpy()
     labels: dict[str, tuple[float, float]] = {}
     for cluster in sorted(made.hierarchy.clusters, key=lambda cluster: -len(cluster.members)):
         term = made.labels.get(cluster.name)
-        if term and term not in labels and len(labels) < _MOST_LABELS:
+        if term and term not in labels and term not in in_legend and len(labels) < _MOST_LABELS:
             middle = np.median(places[cluster.members], axis=0)
             labels[term] = (float(middle[0]), float(middle[1]))
     return [(term if len(term) <= 28 else term[:27] + "…", position) for term, position in labels.items()]

@@ -12,7 +12,7 @@ from subcell_hf.data.atomic import write_atomically
 from subcell_hf.evaluation.maps.exports import cx2_text, edges_text, gml_text, newick_text, nodes_text
 from subcell_hf.evaluation.maps.figures import draw_map
 from subcell_hf.evaluation.maps.interactive import draw_page
-from subcell_hf.evaluation.profiles.figures import save_figure
+from subcell_hf.evaluation.plots import save_figure
 from subcell_hf.evaluation.profiles.report import write_csv
 from subcell_hf.evaluation.proteome_map import ProteomeMap
 

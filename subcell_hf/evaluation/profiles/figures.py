@@ -1,46 +1,16 @@
 """Figures of the perturbation benchmark."""
 
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from subcell_hf.data.atomic import write_atomically
+from subcell_hf.evaluation.plots import GREY, MODEL_COLOURS, figure_of
 from subcell_hf.evaluation.profiles.significance import SIGNIFICANCE_LEVEL
 
-# Okabe and Ito's colours, told apart with every kind of colour vision.
-BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#7F7F7F"
-
-STYLE: Any = {
-    "font.size": 8,
-    "font.family": "DejaVu Sans",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "pdf.fonttype": 42,
-}
+_FOUND, _LOST = MODEL_COLOURS[:2]
 _MOST_LABELS = 40
-_MILLIMETRE = 1 / 25.4
-
-
-def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
-    """Write a figure as PDF and PNG (300 dpi), the same bytes for the same figure.
-
-    Args:
-        figure: To write.
-        path: File without ending.
-
-    Returns:
-        Both files.
-    """
-    pdf, png = path.with_suffix(".pdf"), path.with_suffix(".png")
-    with write_atomically(pdf) as file:
-        figure.savefig(file, format="pdf", metadata={"CreationDate": None})
-    with write_atomically(png) as file:
-        figure.savefig(file, format="png", dpi=300)
-    return pdf, png
 
 
 def draw_groups(groups: pd.DataFrame, title: str) -> Figure:
@@ -56,20 +26,18 @@ def draw_groups(groups: pd.DataFrame, title: str) -> Figure:
     scores, places = ranked["mean_average_precision"].to_numpy(), np.arange(len(ranked))
     labelled = len(ranked) <= _MOST_LABELS
     height = (32 + 3.6 * len(ranked)) if labelled else 70
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(120 * _MILLIMETRE, height * _MILLIMETRE), layout="constrained")
-        axes = figure.subplots()
+    with figure_of(120, height) as (figure, axes):
         x, y = (scores, places) if labelled else (places + 1, scores)
         size = 18 if labelled else 6
         axes.scatter(
-            x[found], y[found], s=size, color=BLUE, label=f"q < {SIGNIFICANCE_LEVEL} ({int(found.sum())})", zorder=3
+            x[found], y[found], s=size, color=_FOUND, label=f"q < {SIGNIFICANCE_LEVEL} ({int(found.sum())})", zorder=3
         )
         axes.scatter(
             x[~found],
             y[~found],
             s=size,
             facecolor="white",
-            edgecolor=ORANGE,
+            edgecolor=_LOST,
             label=f"q ≥ {SIGNIFICANCE_LEVEL} ({int((~found).sum())})",
             zorder=3,
         )
@@ -88,7 +56,7 @@ def draw_groups(groups: pd.DataFrame, title: str) -> Figure:
             axes.set_xlabel(f"rank among {len(ranked)} groups")
             axes.set_ylabel("mean average precision")
         axes.set_title(title, loc="left", fontsize=9)
-        figure.legend(frameon=False, loc="outside lower center", ncols=3)
+        figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -97,9 +65,7 @@ def draw_grid(grid: pd.DataFrame) -> Figure:
     best = grid.groupby(["sphering", "normalization"], sort=False)["mean_average_precision"].max().unstack()
     best = best.reindex(index=sorted(best.index, key=str.lower), columns=sorted(best.columns))
     values = best.to_numpy(dtype=float)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(100 * _MILLIMETRE, 75 * _MILLIMETRE), layout="constrained")
-        axes = figure.subplots()
+    with figure_of(100, 75) as (figure, axes):
         image = axes.imshow(values, cmap="cividis", vmin=0, vmax=max(float(np.nanmax(values)), 1e-9), aspect="auto")
         middle = float(np.nanmax(values)) / 2
         for (row, column), value in np.ndenumerate(values):

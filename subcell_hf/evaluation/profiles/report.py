@@ -11,7 +11,8 @@ import pandas as pd
 
 from subcell_hf.data.atomic import write_atomically
 from subcell_hf.evaluation.perturbation import PerturbationResult
-from subcell_hf.evaluation.profiles.figures import draw_grid, draw_groups, save_figure
+from subcell_hf.evaluation.plots import save_figure
+from subcell_hf.evaluation.profiles.figures import draw_grid, draw_groups
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

@@ -18,7 +18,7 @@ Mask = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float64]
 
 POSITIVES = ("any-plate", "other-plates")
-NEGATIVES = ("same-plate-controls", "controls", "same-plate-others", "others")
+NEGATIVES = ("same-plate-controls", "controls", "same-plate-others", "other-plates-others", "others")
 
 _DECIMALS = 12
 """Similarities that agree to so many decimals tie, in whatever order their sums were taken."""
@@ -147,6 +147,8 @@ class RetrievalTask:
             negatives = treated & ~same_group
         if self.negatives.startswith("same-plate"):
             negatives = negatives & same_plate
+        elif self.negatives.startswith("other-plates"):
+            negatives = negatives & ~same_plate
         return positives, negatives
 
 

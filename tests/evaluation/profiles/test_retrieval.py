@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import evaluate
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,6 +8,7 @@ from copairs.map import average_precision as copairs_average_precision
 from copairs.map import multilabel
 from sklearn.metrics import average_precision_score
 
+import subcell_hf.evaluation
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.profiles.retrieval import (
     RetrievalTask,
@@ -101,6 +105,21 @@ def test_equals_copairs_against_controls_of_the_plate() -> None:
     )[~control]  # fmt: skip
     np.testing.assert_allclose(ours["average_precision"], theirs["average_precision"], atol=1e-12)
     assert ours["n_total_pairs"].tolist() == theirs["n_total_pairs"].tolist()
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_equals_the_metric_module(blocked: bool) -> None:
+    wells = simulate_wells(controls=0, effect=0.3)
+    groups, plates = wells.column("Metadata_compound"), wells.column("Metadata_Plate")
+    module = Path(subcell_hf.evaluation.__file__).parent / "metrics" / "replicate_map"
+    metric = evaluate.load(str(module))
+    options = {"blocks": plates.tolist()} if blocked else {}
+    theirs = metric.compute(predictions=wells.features.tolist(), references=groups.tolist(), **options)
+    where = ("other-plates", "other-plates-others") if blocked else ("any-plate", "others")
+    ours = retrieve_replicates(wells.features, RetrievalTask(groups, plates, np.zeros(len(wells), bool), *where))
+    means = ours.groupby("group")["average_precision"].mean()
+    assert theirs["groups"] == pytest.approx(means.to_dict(), abs=1e-12)
+    assert theirs["replicate_map"] == pytest.approx(means.mean(), abs=1e-12)
 
 
 def test_mechanisms_equal_copairs_with_several_labels() -> None:
