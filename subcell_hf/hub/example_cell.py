@@ -31,6 +31,7 @@ class ExampleCell:
 
     Attributes:
         pixels: `[channels, edge, edge]` uint8.
+        cell_mask: `[edge, edge]` True inside the cell.
         channels: The model's names of the planes.
         pixel_size_um: Edge of a pixel in micrometres.
         files: Path in the repository → bytes of a PNG: one per channel and a composite.
@@ -38,13 +39,14 @@ class ExampleCell:
     """
 
     pixels: npt.NDArray[np.uint8]
+    cell_mask: npt.NDArray[np.bool_]
     channels: tuple[str, ...]
     pixel_size_um: float
     files: dict[str, bytes]
     planes: dict[str, str]
 
 
-def make_example(processor: SubCellImageProcessor, seed: int = 24) -> ExampleCell:
+def make_example(processor: SubCellImageProcessor, seed: int = 24, location: str = _LOCATION) -> ExampleCell:
     """Simulate a cell with the channels, the pixel size and the edge that a processor works with.
 
     Channels of other assays take the stains in turn, the protein last.
@@ -52,13 +54,14 @@ def make_example(processor: SubCellImageProcessor, seed: int = 24) -> ExampleCel
     Args:
         processor: Of the model.
         seed: Same seed, same bytes.
+        location: Where the protein is, one of `data.simulation.SIMULATED_LOCATIONS`.
     """
     channels = tuple(processor.channels)
     pixel_size_um = processor.pixel_size_um or PUBLISHED_PIXEL_SIZE_UM
     edge = processor.size["height"] if processor.do_center_crop else _LARGEST_EDGE_PX
     edge = min(edge, _LARGEST_EDGE_PX)
     field_pixel_um = min(max(pixel_size_um, PUBLISHED_PIXEL_SIZE_UM), _COARSEST_UM)
-    antibody = SimulatedAntibody("SIM000000", "SIMG0000", (_LOCATION,), ProteinStyle(intensity=0.75))
+    antibody = SimulatedAntibody("SIM000000", "SIMG0000", (location,), ProteinStyle(intensity=0.75))
     size_px = math.ceil(_FIELD_UM / field_pixel_um)
     stains = _assign_stains(channels)
     field = simulate_field(seed, antibody, size_px=size_px, pixel_size_um=field_pixel_um, channels=sorted(set(stains)))
@@ -72,7 +75,7 @@ def make_example(processor: SubCellImageProcessor, seed: int = 24) -> ExampleCel
     scaled = torch.from_numpy(pixels) / max(int(pixels.max()), 1)
     composite = (compose_colours(scaled, stains) * 255).round().to(torch.uint8).numpy()
     files[f"{EXAMPLE_FOLDER}/composite.png"] = _png(composite)
-    return ExampleCell(pixels, channels, pixel_size_um, files, planes)
+    return ExampleCell(pixels, crops.cell_masks[chosen], channels, pixel_size_um, files, planes)
 
 
 def _assign_stains(channels: Sequence[str]) -> list[str]:

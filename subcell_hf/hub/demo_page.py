@@ -1,0 +1,30 @@
+"""Looks and words of the demo; lies beside `app.py` on the Hub."""
+
+HELP = """
+**What goes in:** one cell, or a field of view. PNG, JPEG, TIFF or `.npy`, 8 or 16 bits, up to 3,072 px and 64 MB in
+all. Each channel is an image of its own, or all lie in one TIFF or `.npy` file. Cells of a field are outlined where
+the demo was installed with its image tools, or by your own mask.
+
+**What comes out:** the probability of each location, where the model looked (the weights of its attention pooling,
+mean over heads), the embedding to download, and the cell among reference cells.
+
+**Mind:** probabilities say how sure the model is of cells like those it was trained on. Another microscope, another
+cell line or another pixel size can mislead it. Files are deleted within two hours; do not upload what must stay
+private.
+"""
+
+CSS = """
+.message { padding: .7em 1em; border-radius: 8px; border-left: 5px solid #0b8f8f; background: rgba(11,143,143,.12); }
+.message.error { border-color: #c62828; background: rgba(198,40,40,.13); font-weight: 600; }
+.locations { display: grid; gap: .45em; min-width: 15em; }
+.location { display: grid; grid-template-columns: minmax(7em, 11em) 1fr 4.2em; gap: .6em; align-items: center; }
+.location b { text-align: right; font-variant-numeric: tabular-nums; }
+.location .track { background: rgba(128,128,128,.22); border-radius: 4px; height: 1em; overflow: hidden; }
+.location .bar { height: 100%; min-width: 2px; }
+.map svg { width: 100%; max-width: 460px; background: rgba(128,128,128,.08); border-radius: 8px; }
+.map .own { fill: #fff; stroke: #111; stroke-width: 2; }
+.legend { display: flex; flex-wrap: wrap; gap: .2em .9em; margin-top: .4em; font-size: .9em; }
+.legend i { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .35em; }
+.legend i.own { width: auto; height: auto; font-style: normal; }
+@media (max-width: 640px) { .location { grid-template-columns: 7.5em 1fr 4em; } }
+"""
