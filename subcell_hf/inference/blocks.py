@@ -54,7 +54,7 @@ class CellSource(Protocol):
 
     @property
     def blocks_per_read(self) -> int:
-        """Blocks that one task of a cluster reads: some tens of cells."""
+        """Blocks that one task of a cluster reads, and of a part at least: some tens of cells."""
 
     def names(self) -> Sequence[str]:
         """Names of all blocks in the order of the table, without reading pixels."""

@@ -168,7 +168,7 @@ class ArrayCells:
     variants: tuple[Variant, ...]
     has_masks: bool = False
     blocks_per_part: int = 64
-    blocks_per_read: int = 64
+    blocks_per_read: int = 1
 
     def names(self) -> Sequence[str]:
         """Names of the blocks, in order."""

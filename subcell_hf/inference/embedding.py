@@ -121,7 +121,7 @@ def _prepare(
     names = list(source.names())
     if not names:
         raise InputError("The input holds no cell and no field of view. Give one that does.")
-    parts = plan_parts(names, source.blocks_per_part)
+    parts = plan_parts(names, source.blocks_per_read, source.blocks_per_part)
     folder = PartsFolder(output, len(parts))
     budget = PictureBudget.of_fields(names, settings.pictures)
     shown = {
@@ -211,8 +211,7 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
 def _finished(run: EmbedRun) -> EmbedReport:
     """The report of a run that is complete already; adds an AnnData file that was not wanted then."""
     output = run.folder.output
-    if run.processes.rank == 0:
-        run.folder.clear()
+    run.folder.clear()
     if run.settings.h5ad and not (output / H5AD_FILE).is_file():
         h5ad_from_parquet(output / EMBEDDINGS_FILE, output / H5AD_FILE)
     facts = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ alone, never on the number of processes. Whoever finishes the last part joins th
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -42,9 +43,15 @@ _PLAN_FILE = "plan.json"
 _SMALLEST_RUN_PARTS = 64
 
 
-def plan_parts(names: Sequence[str], largest: int) -> list[tuple[str, ...]]:
-    """Cut the blocks of a run into parts: some 64 in a small run, of `largest` blocks in a large one."""
-    size = min(max(1, -(-len(names) // _SMALLEST_RUN_PARTS)), largest)
+def plan_parts(names: Sequence[str], smallest: int, largest: int) -> list[tuple[str, ...]]:
+    """Cut the blocks of a run into parts: some 64 in a small run, of `largest` blocks in a large one.
+
+    Args:
+        names: Of all blocks.
+        smallest: Blocks of a part at least, so that it fills a batch.
+        largest: Blocks of a part at most.
+    """
+    size = min(max(smallest, -(-len(names) // _SMALLEST_RUN_PARTS)), largest)
     return [tuple(names[start : start + size]) for start in range(0, len(names), size)]
 
 
@@ -254,14 +261,9 @@ class PartsFolder:
         self.clear()
 
     def clear(self) -> None:
-        """Remove the parts of a complete run, the plan last."""
-        if not self.folder.is_dir():
-            return
+        """Remove the parts of a complete run; another process may be at it as well."""
         remove_leftovers(self.output)
-        remove_leftovers(self.folder)
-        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == _PLAN_FILE):
-            path.unlink(missing_ok=True)
-        self.folder.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _compare(output: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -205,6 +205,8 @@ def train_ensemble(
     settings, device = settings or LocalizationSettings(), torch.device(device)
     _check(train, validation)
     features, targets = train.on(device)
+    if settings.precision == "bf16":
+        features = features.bfloat16()  # as the products would round them anyway, batch after batch
     held_out = validation.on(device)
     members = _Members((features.shape[1], *settings.hidden_sizes, targets.shape[1]), settings, device)
     count = len(settings.seeds)

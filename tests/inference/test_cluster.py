@@ -56,7 +56,7 @@ def kill_a_worker(killed: list[int], stop: threading.Event) -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_dies_loses_nothing(cluster: Any, tmp_path: Path) -> None:
-    model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 24)
+    model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 12)
     (fields / "p_A3_1_red.png").write_bytes(b"no picture")
     run(fields, model, tmp_path / "local")
     killed: list[int] = []

@@ -1,11 +1,9 @@
 """A run may be killed at any point: the same command goes on, and the tables are those of a run that was not."""
 
-import os
+import multiprocessing
 import random
-import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,31 +31,33 @@ def test_finished_parts_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 64)
-    settings = {"batch_size": 2}
-    run(fields, model, tmp_path / "whole", **settings)
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom tests.inference.embedding_runs import run\n"
-        "print('ready', flush=True)\n"
-        "run(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), batch_size=2)\n"
-    )
-    command = [sys.executable, "-c", code, str(fields), str(model), str(tmp_path / "killed")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 40)
+    # A server that has imported everything: forks of it are at work at once, and have no threads of this process.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.inference.embedding_runs"])
+    begin = partial(context.Process, target=run)
+    whole = begin(args=(fields, model, tmp_path / "whole"))
+    started = time.perf_counter()
+    whole.start()
+    whole.join()
+    assert whole.exitcode == 0
+    needed_s = time.perf_counter() - started
     generator = random.Random(0)
     kills = 0
-    for _ in range(30):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=Path(__file__).parents[2])
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        time.sleep(generator.uniform(0.05, 0.6))
-        ended = process.poll() is not None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        kills += not ended
-        if ended or kills == 10:
+    while kills < 10:
+        process = begin(args=(fields, model, tmp_path / "killed"))
+        process.start()
+        process.join(generator.uniform(0.1, 0.4) * min(needed_s, 5))
+        ended = process.exitcode is not None
+        process.kill()
+        process.join()
+        if ended:
             break
-    run(fields, model, tmp_path / "killed", **settings)
+        kills += 1
+    last = begin(args=(fields, model, tmp_path / "killed"))
+    last.start()
+    last.join()
+    assert last.exitcode == 0
     assert kills
     for name in TABLES:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

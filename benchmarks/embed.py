@@ -1,0 +1,165 @@
+"""Files of single cells on disk → embeddings on disk: `subcell embed` against the published way of working.
+
+    python benchmarks/embed.py [--device cuda] [--size base] [--cells 8] [--image-size-px 448] [--rounds 3]
+
+The reference does what SubCellPortable does: it reads the four PNGs of one cell, scales them, runs the forward in fp32
+with a batch of one and all attentions computed, two classifiers after it, and saves a .npy for every cell. Ours is the
+whole command from listing the files to `embeddings.parquet`, pictures and AnnData left out, in bf16 where the device is
+faster with it, and once more in fp32. Same files, same weights, one process, taken in turn; loading the weights is left
+out on both sides.
+Prints one JSON line; ratio is ours by default to the reference, in cells per second.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import torch
+
+from subcell_hf.inference.embedding import EmbedSettings, Processes, embed_cells
+from subcell_hf.inference.forward import BatchEmbedder
+from subcell_hf.inference.models import ModelFolder, choose_device, choose_precision, find_models
+from subcell_hf.inference.sources import SourceOptions, open_source
+from subcell_hf.inference.tables import read_table
+from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
+from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
+from subcell_hf.model.modeling_subcell import SubCellForImageClassification
+
+COLOURS = ("red", "yellow", "blue", "green")
+
+
+def write_inputs(folder: Path, cells: int, size_px: int, model_size: str) -> tuple[Path, Path]:
+    """Random cells as PNG files, and a random model with two classifiers."""
+    generator = np.random.default_rng(0)
+    crops = folder / "crops"
+    crops.mkdir()
+    for cell in range(cells):
+        for colour in COLOURS:
+            plane = generator.integers(0, 256, (size_px, size_px), np.uint8)
+            (crops / f"p_A1_{cell}_{colour}.png").write_bytes(imagecodecs.png_encode(plane, level=1))
+    torch.manual_seed(0)
+    config = SubCellConfig.from_size(model_size, image_size=size_px, classifier_ensemble_size=2)
+    SubCellForImageClassification(config).save_pretrained(folder / "model")
+    SubCellImageProcessor(size=size_px, pixel_size_um=0.0800885).save_pretrained(folder / "model")
+    return crops, folder / "model"
+
+
+@torch.inference_mode()
+def embed_as_published(model: SubCellForImageClassification, crops: Path, output: Path, cells: int) -> np.ndarray:
+    """One cell at a time, fp32, attentions computed, one .npy per cell."""
+    output.mkdir()
+    device = next(model.parameters()).device
+    embeddings = []
+    for cell in range(cells):
+        planes = [
+            imagecodecs.png_decode((crops / f"p_A1_{cell}_{colour}.png").read_bytes()).astype(np.float32)
+            for colour in COLOURS
+        ]
+        image = torch.from_numpy(np.stack(planes))[None].to(device)
+        image = (image - image.min()) / (image.max() - image.min() + 1e-6)
+        outputs = model(image, output_attentions=True)
+        np.save(output / f"{cell}_embedding.npy", outputs.pooler_output.cpu().numpy())
+        np.save(output / f"{cell}_probabilities.npy", outputs.logits.sigmoid().cpu().numpy())
+        embeddings.append(outputs.pooler_output[0].cpu().numpy())
+    return np.stack(embeddings)
+
+
+def embed_ours(folder: Path, crops: Path, models: tuple[ModelFolder, ...], precision: str) -> np.ndarray:
+    """The command, without loading the weights."""
+    source, found, _ = open_source(crops, models, SourceOptions(single_cells=True))
+    settings = EmbedSettings(
+        device=arguments.device, precision=precision, batch_size=arguments.batch_size, pictures=0, h5ad=False,
+        progress=False, workers=arguments.workers,
+    )  # fmt: skip
+    embed_cells(source, found, folder, settings, processes=Processes())
+    table = read_table(folder)
+    order = np.argsort([int(name.split("_")[-1]) for name in table.cells["cell_id"]])
+    return table.embeddings[order]
+
+
+def unit(values: np.ndarray) -> np.ndarray:
+    """Rows of length 1."""
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def keep_loaded_models() -> None:
+    """Load every model once in this process."""
+    loaded: dict[tuple[str, str], BatchEmbedder] = {}
+    begin = BatchEmbedder.begin
+
+    def begin_with_loaded(self: BatchEmbedder, batch: Any) -> Any:
+        first = loaded.setdefault((batch.variant.name, self.precision), self)
+        self._encoders, self._processors = first._encoders, first._processors
+        return begin(self, batch)
+
+    BatchEmbedder.begin = begin_with_loaded  # type: ignore[method-assign]
+
+
+def main() -> None:
+    """Measure both ways in turn."""
+    device = choose_device(arguments.device)
+    precision = choose_precision("auto", device)
+    keep_loaded_models()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        crops, path = write_inputs(folder, arguments.cells, arguments.image_size_px, arguments.size)
+        models = find_models(str(path))
+        reference = SubCellForImageClassification.from_pretrained(path, attn_implementation="eager").eval().to(device)
+        times: dict[str, list[float]] = {"reference": [], precision: [], "fp32": []}
+        results: dict[str, np.ndarray] = {}
+        for number in range(arguments.rounds + 1):  # the first round loads, and is not counted
+            for name in times:
+                started = time.perf_counter()
+                output = folder / f"{name}{number}"
+                if name == "reference":
+                    results[name] = embed_as_published(reference, crops, output, arguments.cells)
+                else:
+                    results[name] = embed_ours(output, crops, models, name)
+                if number:
+                    times[name].append(time.perf_counter() - started)
+    rates = {name: arguments.cells / statistics.median(values) for name, values in times.items()}
+    cosine = {
+        name: float((unit(values) * unit(results["reference"])).sum(axis=1).min()) for name, values in results.items()
+    }
+    figures = {
+        "cells_per_s": {name: round(rate, 3) for name, rate in rates.items()},
+        "ratio_to_reference": {name: round(rate / rates["reference"], 2) for name, rate in rates.items()},
+        "smallest_cosine_to_reference": {name: round(value, 6) for name, value in cosine.items()},
+        "cells": arguments.cells,
+        "image_size_px": arguments.image_size_px,
+        "rounds": arguments.rounds,
+        "default_precision": precision,
+    }
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    print(
+        json.dumps(
+            {
+                "name": "embed",
+                "ratio": round(rates[precision] / rates["reference"], 2),
+                "reference": "one cell at a time from PNGs, eager fp32 with attentions, 2 classifiers, .npy per cell",
+                "figures": figures,
+                "machine": f"{machine}, {torch.get_num_threads()} threads",
+                "versions": {"torch": torch.__version__},
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--size", default="base", choices=sorted(SIZES), help="size of the model")
+    parser.add_argument("--cells", type=int, default=8, help="cells to embed")
+    parser.add_argument("--image-size-px", type=int, default=448, help="edge of the images in pixels")
+    parser.add_argument("--batch-size", type=int, help="images of a forward of ours; default: as subcell embed chooses")
+    parser.add_argument("--workers", type=int, default=0, help="processes of ours that read")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds")
+    arguments = parser.parse_args()
+    main()
