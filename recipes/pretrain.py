@@ -34,7 +34,10 @@ def main(arguments: Sequence[str]) -> None:
                 "--resume_from_checkpoint true."
             )
         return
-    trainer.save_final_model()
+    if run.training.push_to_hub:
+        trainer.push_to_hub()
+    else:
+        trainer.save_final_model()
 
 
 if __name__ == "__main__":

@@ -59,7 +59,8 @@ def export(
         Path | None, typer.Option(help="Folder of the training run; default: what lies beside the model.")
     ] = None,
     evaluation: Annotated[
-        Path | None, typer.Option(help="Folder that `subcell evaluate` wrote; its numbers enter the card.")
+        list[Path] | None,
+        typer.Option(help="Folder that `subcell evaluate` wrote; its numbers enter the card. Repeat for several."),
     ] = None,
     variant: Annotated[
         str | None, typer.Option(help="For converted weights: the published model they are, such as mae-rybg.")
@@ -72,7 +73,7 @@ def export(
     """Stage a complete repository for the Hub: weights, code, card, notebook, example, endpoint handler."""
     from subcell_hf.hub.export import ExportSources, export_model
 
-    sources = ExportSources(run=run, evaluation=evaluation, variant=variant, facts=facts)
+    sources = ExportSources(run=run, evaluations=tuple(evaluation or ()), variant=variant, facts=facts)
     folder = export_model(model, output, repository=repository, sources=sources, encoder_only=encoder_only)
     typer.echo(f"{folder} is ready. Look at its README.md, then: subcell push {folder} OWNER/NAME")
 

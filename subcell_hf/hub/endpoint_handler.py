@@ -120,7 +120,9 @@ class EndpointHandler:
         else:
             wrong = sorted(set(self.channels) ^ set(given))
             if wrong:
-                raise RequestError(f"{where} has the wrong channels ({wrong}); expected {', '.join(self.channels)}.")
+                raise RequestError(
+                    f"{where} has the wrong channels {', '.join(wrong)}; expected {', '.join(self.channels)}."
+                )
             planes = {name: read_file(given[name], f"{where}.{name}", self.limits, budget) for name in self.channels}
         inside = None if mask is None else read_file(mask, f"{where}.cell_mask", self.limits, budget)
         if inside is not None and np.isin(inside, (0, 255)).all():

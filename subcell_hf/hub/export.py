@@ -58,13 +58,13 @@ class ExportSources:
 
     Attributes:
         run: Folder of the training run, or its model's.
-        evaluation: Folder that `subcell evaluate` wrote, or its `results.json`.
+        evaluations: Folders that `subcell evaluate` wrote, or the JSON files in them.
         variant: Name of the published model that the weights are.
         facts: YAML file of fields of the card, which win.
     """
 
     run: Path | None = None
-    evaluation: Path | None = None
+    evaluations: tuple[Path, ...] = ()
     variant: str | None = None
     facts: Path | None = None
 
@@ -108,7 +108,7 @@ def export_model(
         variant=sources.variant,
         record=_find_record(model_folder, sources.run),
         facts=sources.facts,
-        results=read_results(sources.evaluation) if sources.evaluation else (),
+        results=[result for path in sources.evaluations for result in read_results(path)],
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
@@ -18,6 +17,7 @@ from transformers.trainer_utils import TrainOutput
 from subcell_hf.data.atomic import write_atomically
 from subcell_hf.data.streaming import ShardLoader
 from subcell_hf.errors import InputError
+from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.training.arguments import PreTrainingArguments
 from subcell_hf.training.checkpoints import (
@@ -29,18 +29,23 @@ from subcell_hf.training.checkpoints import (
     rotate_checkpoints,
     staging_folder,
 )
+from subcell_hf.training.pushing_trainer import PushingTrainer
+from subcell_hf.training.resolution import PreTrainingData
+from subcell_hf.training.training_record import TRAINING_RECORD_FILE, describe_training
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(PushingTrainer):
     """Keeps checkpoints that are whole or not there, and ends cleanly when it is asked to.
 
     Attributes:
+        data: What is read.
         train_loader: Its state is part of a checkpoint; None before training begins.
         stop_asked: Whether this process was sent SIGTERM; the subclass stops all of them after the step at hand.
     """
 
     model: SubCellForPreTraining
     args: PreTrainingArguments
+    data: PreTrainingData
     train_loader: ShardLoader | None = None
     stop_asked: bool = False
 
@@ -113,9 +118,10 @@ class ResumableTrainer(Trainer):
             self._save_state(staging)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            finish_checkpoint(staging, step)
+            self.push_checkpoint(finish_checkpoint(staging, step))
             best = self.state.best_model_checkpoint
-            rotate_checkpoints(run, self.args.save_total_limit, [Path(best)] if best else [])
+            kept = [Path(best)] if best else []
+            rotate_checkpoints(run, self.args.save_total_limit, [*kept, self.pushing] if self.pushing else kept)
         self.accelerator.wait_for_everyone()
 
     def save_final_model(self) -> Path:
@@ -151,13 +157,29 @@ class ResumableTrainer(Trainer):
         self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """As Trainer's, but the arguments are written as text instead of a pickle."""
+        """As Trainer's, with the image processor and a record of the run; the arguments as text instead of a pickle."""
         super()._save(output_dir, state_dict)
         folder = Path(output_dir) if output_dir else self.run_folder
-        if self.args.should_save:
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-            with write_atomically(folder / "training_arguments.json") as file:
-                file.write(self.args.to_json_string().encode())
+        if not self.args.should_save:
+            return
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        with write_atomically(folder / "training_arguments.json") as file:
+            file.write(self.args.to_json_string().encode())
+        self._save_record(folder)
+
+    def _save_record(self, folder: Path) -> None:
+        """Write the image processor and a record of the run; a trainer of another kind of model writes its own."""
+        config = self.model.config
+        # The views of training, but for their randomness: cropped around the cell at the model's pixel size.
+        SubCellImageProcessor(
+            config.channels,
+            dict(zip(("height", "width"), config.image_height_width, strict=True)),
+            config.pixel_size_um,
+            normalize=self.data.views.scaling,
+        ).save_pretrained(folder)
+        record = describe_training(config, self.args, self.data, self.state.log_history, self.state.global_step)
+        with write_atomically(folder / TRAINING_RECORD_FILE) as file:
+            file.write((json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
-    sources = ExportSources(facts=write_facts(folder / "facts"), evaluation=write_results(folder / "evaluation"))
+    sources = ExportSources(facts=write_facts(folder / "facts"), evaluations=(write_results(folder / "evaluation"),))
     model = save_tiny("SubCellForImageClassification", folder / "model")
     return export_model(model, folder / "out", repository="subcell/tiny", sources=sources)
 
@@ -67,7 +67,7 @@ def test_the_example_is_a_cell(exported: Path) -> None:
 
 
 def test_the_same_model_exports_to_the_same_bytes_and_replaces(exported: Path, tmp_path: Path) -> None:
-    sources = ExportSources(facts=write_facts(tmp_path), evaluation=write_results(tmp_path / "evaluation"))
+    sources = ExportSources(facts=write_facts(tmp_path), evaluations=(write_results(tmp_path / "evaluation"),))
     model, output = exported.parent / "model", tmp_path / "out"
     for _ in range(2):
         export_model(model, output, repository="subcell/tiny", sources=sources)
