@@ -63,6 +63,8 @@ class BatchEmbedder:
         self.batch_size = batch_size or (CUDA_BATCH if device.type == "cuda" else CPU_BATCH)
         self._encoders: dict[str, CellEncoder] = {}
         self._processors: dict[str, Any] = {}
+        # Images are copied and scaled beside the forward of the batch before.
+        self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def run(self, items: Iterator[Batch | ReadPart]) -> Iterator[BatchResult | ReadPart]:
         """Embed batches in order; the device is given one batch more than has been fetched from it."""
@@ -85,7 +87,7 @@ class BatchEmbedder:
             self._encoders[batch.variant.name] = CellEncoder(model, self.device, self.precision)
             self._processors[batch.variant.name] = batch.variant.processor()
         refused: dict[Place, str] = {}
-        images, kept = self._images(batch, refused)
+        images, kept = self._prepare(batch, refused)
         if images is None:
             return _Begun((), None, None, None, refused)
         passes = max(1, len(batch.variant.proteins))
@@ -94,6 +96,18 @@ class BatchEmbedder:
             None if tensor is None else tensor.unflatten(0, (-1, passes)) for tensor in outputs
         )
         return _Begun(kept, embeddings, probabilities, None if attentions is None else attentions[:, 0], refused)
+
+    def _prepare(self, batch: Batch, refused: dict[Place, str]) -> tuple[Tensor | None, tuple[Place, ...]]:
+        """`_images`, on a stream of its own where the device has streams."""
+        if self._copying is None:
+            return self._images(batch, refused)
+        with torch.cuda.stream(self._copying):
+            images, kept = self._images(batch, refused)
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self._copying)
+        if images is not None:
+            images.record_stream(computing)
+        return images, kept
 
     def _images(self, batch: Batch, refused: dict[Place, str]) -> tuple[Tensor | None, tuple[Place, ...]]:
         """`[cells · passes, channels, height, width]` on the device, without the cells that cannot be used."""

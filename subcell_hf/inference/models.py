@@ -261,6 +261,7 @@ class CellEncoder(nn.Module):
     def __init__(self, model: ModelFolder, device: torch.device, precision: str) -> None:
         super().__init__()
         self.encoder: Any
+        self.exact = precision == "fp32"
         self.classifier: nn.Module | None = None
         if model.classes:
             whole = SubCellForImageClassification.from_pretrained(model.folder, dtype=torch.float32)
@@ -285,7 +286,9 @@ class CellEncoder(nn.Module):
             Embeddings `[cells, width]`, probabilities `[cells, classes]` or None, attention maps
             `[cells, heads, rows, columns]` or None; float32.
         """
-        outputs = self.encoder(pixel_values)
+        # cuDNN would round the patches of the first layer to TF32.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=not self.exact):
+            outputs = self.encoder(pixel_values)
         embeddings = outputs.pooler_output.float()
         probabilities = None
         if self.classifier is not None:

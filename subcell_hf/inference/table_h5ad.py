@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import anndata
-import h5py
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -76,6 +74,9 @@ def _write(
     blocks: Iterable[Block],
     facts: Mapping[str, Any],
 ) -> None:
+    import anndata
+    import h5py
+
     # HDF5 reads back what it has written, so it opens the temporary file by its name.
     with write_atomically(path) as file, h5py.File(file.name, "w") as h5:
         h5.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
@@ -104,6 +105,9 @@ def _new_array(h5: Any, place: str, rows: int, width: int) -> Any:
 
 def _write_obs(group: Any, columns: Iterable[tuple[str, pd.Series]]) -> None:
     """The columns one after the other, in AnnData's documented format of a data frame."""
+    import anndata
+    import h5py
+
     names = []
     for name, column in columns:
         if name == CELL_ID:
@@ -128,6 +132,9 @@ def read_h5ad(path: Path) -> EmbeddingTable:
     Raises:
         InputError: If it cannot be read or its parts do not fit together.
     """
+    import anndata
+    import h5py
+
     try:
         with h5py.File(path, "r") as h5:
             if h5.attrs.get("created_by") == "SubCellPortable":
