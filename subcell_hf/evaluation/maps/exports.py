@@ -1,4 +1,4 @@
-"""A hierarchy for other tools: tab-separated nodes and edges, CX2 (Cytoscape, NDEx), GML and Newick."""
+"""A hierarchy for other tools: tab-separated nodes and edges, CX2 (Cytoscape), GML and Newick."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -222,12 +222,11 @@
     if (names.length > 120) list.append(` and ${names.length - 120} more`);
     box.append(list);
   };
-  const chooseGene = (row) => { chosenGene = row; chosenCluster = 0; show(); };
-  const chooseCluster = (index) => {
-    chosenCluster = index; chosenGene = -1;
+  const openPath = (index) => {
     for (let at = index; clusters[at].parents.length; at = clusters[at].parents[0]) open.add(clusters[at].parents[0]);
-    show();
   };
+  const chooseGene = (row) => { chosenGene = row; chosenCluster = 0; openPath(genes.cluster[row]); show(); };
+  const chooseCluster = (index) => { chosenCluster = index; chosenGene = -1; open.add(index); openPath(index); show(); };
   const query = byId("query"), found = byId("found");
   let matches = [], marked = 0;
   const search = () => {
@@ -277,7 +276,7 @@
       make("span", { className: "name", textContent: cluster.depth ? cluster.name : "" }),
       make("span", { className: "label", textContent: title(cluster) === `cluster ${cluster.name}` ? "" : title(cluster) }),
       make("span", { className: "size", textContent: `${cluster.members.length}` })]);
-    const row = make("div", { className: `row${index === chosenCluster && chosenGene < 0 ? " chosen" : ""}`,
+    const row = make("div", { className: `row${index === (chosenGene < 0 ? chosenCluster : genes.cluster[chosenGene]) ? " chosen" : ""}`,
       style: `padding-left:${depth * 0.9}rem` }, [toggle, choose]);
     return isOpen ? [row, ...kids.flatMap((child) => branch(child, depth + 1))] : [row];
   };
