@@ -1,6 +1,7 @@
 """What a model card says, gathered from the objects of a run; what is missing is asked for by name."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,9 +13,11 @@ from subcell_hf.errors import InputError
 from subcell_hf.hub.evaluation_results import Result, result_from_mapping
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.ontology import CHANNEL_VARIANTS
+from subcell_hf.training.training_record import TRAINING_RECORD_FILE
 
-TRAINING_RECORD_FILE = "training_record.json"
-"""Written beside a trained model by its run."""
+FINE_TUNING_FILE = "fine_tuning.json"
+RECORD_FILES = (TRAINING_RECORD_FILE, FINE_TUNING_FILE)
+"""What a run writes beside its model: pretraining and classifiers, fine-tuning."""
 
 _REMEDY = (
     "give --run with the folder of the run, --variant for a published model's weights, or --facts with a YAML file "
@@ -162,14 +165,38 @@ def _published_facts(variant: str, config: SubCellConfig) -> dict[str, Any]:
     return told | {"hyperparameters": trained["hyperparameters"], "summary": method["summary"]}
 
 
+def find_record(folder: Path) -> Path | None:
+    """The record that a training run left in a model's folder."""
+    return next((path for name in RECORD_FILES if (path := folder / name).is_file()), None)
+
+
 def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_bytes())
+        if path.name == FINE_TUNING_FILE:
+            return _read_fine_tuning(record)
         if record["format"] != "subcell-training-record" or record["version"] != 1:
             raise ValueError(f"format {record['format']!r}, version {record['version']!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no training record ({error!r}): give the folder of a run with --run.") from error
     return {name: value for name, value in record.items() if name not in ("format", "version")}
+
+
+def _read_fine_tuning(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a fine-tuning run, without paths of the machine."""
+    start = str(record["init_checkpoint"])
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", start) is not None and not Path(start).exists()
+    told: dict[str, Any] = {
+        "training_data": {
+            "crops": ", ".join(f"{count} {split}" for split, count in record["crops"].items()),
+            "classes": "; ".join(f"{name}: {count}" for name, count in record["classes"].items()),
+            "channels": record["channels"],
+            "pixel size": record["pixel_size_um"],
+        },
+        "recipe": f"Fine-tuning of {start if on_hub else Path(start).name}: {record['trained']} trained",
+        "hyperparameters": {name: record[name] for name in ("problem", "loss", "image_size")},
+    }
+    return told | ({"base_model": start} if on_hub else {})
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

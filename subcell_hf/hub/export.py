@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from transformers import AutoImageProcessor
 
 from subcell_hf.errors import InputError
-from subcell_hf.hub.card_facts import TRAINING_RECORD_FILE, CardFacts, cards_folder, gather_facts
+from subcell_hf.hub.card_facts import RECORD_FILES, CardFacts, cards_folder, find_record, gather_facts
 from subcell_hf.hub.evaluation_results import read_results
 from subcell_hf.hub.example_cell import make_example
 from subcell_hf.hub.model_card import CardModel, check_card, make_model_card
@@ -196,12 +196,11 @@ def _take_encoder(model: SubCellPreTrainedModel) -> SubCellPreTrainedModel:
 def _find_record(model_folder: Path, run: Path | None) -> Path | None:
     """The training record of the run that was named, or beside the model."""
     if run is None:
-        beside = model_folder / TRAINING_RECORD_FILE
-        return beside if beside.is_file() else None
-    for folder in (run, run / "model"):
-        if (folder / TRAINING_RECORD_FILE).is_file():
-            return folder / TRAINING_RECORD_FILE
-    raise InputError(f"{run} has no {TRAINING_RECORD_FILE}: give the folder of a run that ended, with its model.")
+        return find_record(model_folder)
+    found = find_record(run) or find_record(run / "model")
+    if found is None:
+        raise InputError(f"{run} has no {' or '.join(RECORD_FILES)}: give the folder of a run that ended.")
+    return found
 
 
 def _check_output(output: Path) -> None:

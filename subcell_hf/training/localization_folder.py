@@ -1,5 +1,6 @@
 """A trained ensemble beside its encoder, as a folder that transformers loads."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
 from subcell_hf.ontology import training_locations
 from subcell_hf.training.localization import LocalizationSettings, TrainedEnsemble
+from subcell_hf.training.training_record import TRAINING_RECORD_FILE, add_classifier
 
 
 def location_targets(locations: Sequence[str], classes: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -125,6 +127,9 @@ def save_classifier(
         folder = Path(temporary) / output.name
         model.save_pretrained(folder)
         SubCellImageProcessor.from_pretrained(encoder).save_pretrained(folder)
+        if (encoder / TRAINING_RECORD_FILE).is_file():
+            record = add_classifier(json.loads((encoder / TRAINING_RECORD_FILE).read_bytes()), settings)
+            extra = {TRAINING_RECORD_FILE: json.dumps(record, indent=1, ensure_ascii=False) + "\n", **(extra or {})}
         for name, text in (extra or {}).items():
             (folder / name).write_text(text, encoding="utf-8")
         if output.is_dir():

@@ -1,5 +1,6 @@
 """What a run knows of itself, written beside its model, so that a model card can be made from it."""
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from subcell_hf.data.shards.index import ShardIndex
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.training.arguments import PreTrainingArguments
+from subcell_hf.training.localization import LocalizationSettings
 from subcell_hf.training.resolution import PreTrainingData
 
 TRAINING_RECORD_FILE = "training_record.json"
@@ -46,6 +48,19 @@ def describe_training(
     if data.reader.url.startswith(_HUB_DATASET):
         record["datasets"] = ["/".join(data.reader.url.removeprefix(_HUB_DATASET).split("/")[:2])]
     return record
+
+
+def add_classifier(record: dict[str, Any], settings: LocalizationSettings) -> dict[str, Any]:
+    """The record of an encoder → that of classifiers on its frozen embeddings; the probe's results are left behind."""
+    hidden = ", ".join(map(str, settings.hidden_sizes))
+    members = len(settings.seeds)
+    recipe = f"then {members} MLPs ({hidden}) on the frozen embedding, whose probabilities are averaged"
+    own = {f"classifier_{name}": value for name, value in asdict(settings).items() if name != "seeds"}
+    return {
+        **{name: value for name, value in record.items() if name != "results"},
+        "recipe": f"{record['recipe']}; {recipe}",
+        "hyperparameters": {**record["hyperparameters"], **own, "classifier_members": members},
+    }
 
 
 def _describe_data(index: ShardIndex) -> dict[str, Any]:
