@@ -22,7 +22,7 @@ from subcell_hf.inference.embedding_table import (
     facts_to_json,
     table_facts,
 )
-from subcell_hf.inference.table_parquet import CELLS_PER_GROUP, EMBEDDING, PASS_PREFIX, PROBABILITIES, parquet_facts
+from subcell_hf.inference.table_parquet import EMBEDDING, PASS_PREFIX, PROBABILITIES, batches_of, parquet_facts
 from subcell_hf.ontology import reported_locations
 
 Block = Mapping[str, npt.NDArray[np.float32]]
@@ -61,7 +61,7 @@ def h5ad_from_parquet(parquet: Path, path: Path | str) -> None:
         columns = ((name, file.read(columns=[name]).column(0).to_pandas()) for name in scalars)
         blocks = (
             {n: batch.column(n).flatten().to_numpy().reshape(len(batch), width) for n, width in widths.items()}
-            for batch in file.iter_batches(CELLS_PER_GROUP, columns=list(widths))
+            for batch in batches_of(file, list(widths))
         )
         _write(path, file.metadata.num_rows, columns, widths, blocks, facts)
 

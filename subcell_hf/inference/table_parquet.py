@@ -58,7 +58,7 @@ def read_parquet(path: Path, facts: Mapping[str, Any] | None = None) -> Embeddin
         rows = file.metadata.num_rows
         arrays = {name: np.empty((rows, width), np.float32) for name, width in blocks.items()}
         start = 0
-        for batch in file.iter_batches(CELLS_PER_GROUP, columns=list(blocks)):
+        for batch in batches_of(file, list(blocks)):
             for name, array in arrays.items():
                 array[start : start + len(batch)] = _numbers(batch.column(name), blocks[name], f"{path}, {name}")
             start += len(batch)
@@ -71,7 +71,7 @@ def iterate_parquet(path: Path | str, cells_per_block: int = CELLS_PER_GROUP) ->
 
     Args:
         path: A `.parquet` file, or a folder with `embeddings.parquet`.
-        cells_per_block: Rows of a block, the last one may have fewer.
+        cells_per_block: Rows of a block at most; blocks end with row groups, too.
 
     Yields:
         Tables in order, each with its own index from 0. Ids are only checked within a block.
@@ -84,7 +84,7 @@ def iterate_parquet(path: Path | str, cells_per_block: int = CELLS_PER_GROUP) ->
     with _open(path) as file:
         facts = _facts(file, path)
         blocks = _block_columns(file.schema_arrow, facts, path)
-        for batch in file.iter_batches(cells_per_block):
+        for batch in batches_of(file, None, cells_per_block):
             cells = _cells_frame(pa.Table.from_batches([batch]).drop_columns(list(blocks)))
             arrays = {n: _numbers(batch.column(n), width, f"{path}, {n}") for n, width in blocks.items()}
             yield check_table(_assemble(cells, arrays, facts), str(path))
@@ -117,7 +117,7 @@ def join_parquet(parts: Sequence[Path], path: Path | str, facts: Mapping[str, An
     with open_parquet_writer(path, schema) as writer:
         for part in parts:
             with pq.ParquetFile(part) as file:
-                for batch in file.iter_batches(CELLS_PER_GROUP):
+                for batch in batches_of(file):
                     waiting.append(_fitted(pa.Table.from_batches([batch]), schema))
                     rows += len(batch)
                     waiting = _write_full_groups(writer, waiting)
@@ -239,6 +239,20 @@ def open_parquet_writer(path: Path | str, schema: pa.Schema) -> Iterator[pq.Parq
         )
         with writer:
             yield writer
+
+
+def batches_of(
+    file: pq.ParquetFile, columns: Sequence[str] | None = None, cells_per_batch: int = CELLS_PER_GROUP
+) -> Iterator[Any]:
+    """The rows of a file in batches, a row group at a time: asked for all at once, Arrow keeps what it has read.
+
+    Args:
+        file: An open file.
+        columns: Names of the columns; None for all.
+        cells_per_batch: Rows of a batch at most.
+    """
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(cells_per_batch, row_groups=[group], columns=columns)
 
 
 @contextmanager
