@@ -74,6 +74,7 @@ def write_example_output(folder: Path, cells: int = 60, *, classified: bool = Tr
             }
         ],
         "versions": {"torch": "2"},
+        "timings": {"parts_s": [number + 0.5 for number in range(1000)]},
     }
     (folder / "run.json").write_text(json.dumps(run))
     return folder

@@ -61,7 +61,9 @@ def test_counts_locations_skipped_and_run(page: str) -> None:
         "Nucleoli 15 25 %",
         "is truncated",
         "subcell embed images --model 'a <b>model</b>'",
-        "Model name tiny revision abc channels red, dapi, blue, green processor · size · height 64",
+        "Model name tiny revision abc channels red, dapi, blue, green Versions torch 2 Timings",
+        "1,000 numbers from 0.5 to 999.5, median 500",
+        "All settings Model: processor size · height 64 Arguments precision fp32",
         "red: microtubules blue: nucleus (DNA) green: protein of interest",
         "unknown for 1 cells",
         "0 in every cell",
@@ -152,21 +154,31 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
         write_report(folder)
 
 
-def test_the_montage_spreads_over_fields_and_prefers_certain_cells() -> None:
+def test_the_montage_takes_whole_and_certain_cells_of_several_fields() -> None:
     cells = example_cells(60).cells
     rows = summaries.choose_montage(cells, set(cells["cell_id"]))
     assert [row["cells"] for row in rows] == [15] * 4
     chosen = cells.set_index("cell_id").loc[rows[0]["cell_ids"]]
     assert set(chosen["top_location_1"]) == {rows[0]["name"]}
-    # 15 cells of at most 3 fields: the first of each turn are the most certain of their field.
-    first = chosen.iloc[:3]
-    assert first["top_probability_1"].min() >= chosen["top_probability_1"].median()
     assert chosen["field_of_view"].value_counts().max() <= 6
+    whole = chosen[~chosen["qc_cut_by_border"]]
+    for _, field in whole.groupby("field_of_view"):
+        assert field["top_probability_1"].is_monotonic_decreasing
+    everywhere = cells[cells["top_location_1"] == rows[0]["name"]]
+    assert len(whole) == min(12, (~everywhere["qc_cut_by_border"]).sum())
 
 
 def test_numbers_and_names_are_written_as_people_do() -> None:
-    values = (0, 0.0001, 0.01234, 12.345, 2977.4, 3e12)
-    assert [number_text(value) for value in values] == ["0", "1.00e-04", "0.0123", "12.3", "2,977", "3.00e+12"]
+    values = (0, 0.00001, 0.00012, 0.01234, 12.345, 2977.4, 3e12)
+    assert [number_text(value) for value in values] == [
+        "0",
+        "1.00e-05",
+        "0.00012",
+        "0.0123",
+        "12.3",
+        "2,977",
+        "3.00e+12",
+    ]
     names = ("qc_area_um2", "qc_focus", "pixel_size_um", "qc_", "drug", "top_location_1")
     assert [label_of(name) for name in names] == [
         *("Area (µm²)", "Focus", "Pixel size (µm)", "qc_", "Drug", "Predicted location")

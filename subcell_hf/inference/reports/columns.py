@@ -44,7 +44,7 @@ def label_of(name: str) -> str:
 
 def number_text(value: float) -> str:
     """A number in three digits or whole, never with an exponent where a person would not write one."""
-    if value == 0 or 0.001 <= abs(value) < 1000:
+    if value == 0 or 0.0001 <= abs(value) < 1000:
         return f"{value:.3g}"
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.2e}"
 

@@ -20,6 +20,8 @@ MONTAGE_ROWS = 31
 MAX_SKIPPED_ROWS = 200
 _BINS = 32
 _MOST_PER_FIELD = 3
+_LISTED = 8
+_MINOR = ("arguments", "settings")
 _GROUPS_WITHOUT_LOCATIONS = ("gene", "antibody", "field_of_view")
 
 
@@ -74,7 +76,7 @@ def agreement_with_known(cells: pd.DataFrame) -> dict[str, int] | None:
 
 
 def choose_montage(cells: pd.DataFrame, pictured: set[str]) -> list[dict[str, Any]]:
-    """Rows of cells that stand for a location, the most certain first, few of one field; else for a gene or antibody.
+    """Rows of cells that stand for a location, whole and certain ones first; else for a gene, antibody or field.
 
     Args:
         cells: All cells.
@@ -92,6 +94,8 @@ def choose_montage(cells: pd.DataFrame, pictured: set[str]) -> list[dict[str, An
     shown = cells[cells["cell_id"].isin(pictured)]
     if located:
         shown = shown.sort_values("top_probability_1", ascending=False, kind="stable")
+    if "qc_cut_by_border" in shown.columns and pd.api.types.is_bool_dtype(shown["qc_cut_by_border"]):
+        shown = shown.sort_values("qc_cut_by_border", kind="stable")
     return [
         {
             "name": str(name),
@@ -104,7 +108,7 @@ def choose_montage(cells: pd.DataFrame, pictured: set[str]) -> list[dict[str, An
 
 
 def _spread(cells: pd.DataFrame) -> list[str]:
-    """The first cells, no more than a few of one field while others are left."""
+    """The first cells in their order, but no more than a few of one field while others are left."""
     rank_in_field = cells.groupby("field_of_view").cumcount() // _MOST_PER_FIELD
     order = np.argsort(rank_in_field.to_numpy(), kind="stable")
     return [str(cell_id) for cell_id in cells["cell_id"].to_numpy()[order][:MONTAGE_CELLS]]
@@ -171,18 +175,26 @@ def read_skipped(folder: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def run_facts(run: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Everything a run knows of itself as groups of name and value: models first, then the rest in the file's order."""
+    """Everything a run knows of itself.
+
+    Returns:
+        Groups with `name`, `facts` (pairs of name and value), and `minor`, True for what few readers ask for: models
+        first, then the rest in the order of the file.
+    """
     facts = {**{key: value for key, value in provenance.items() if key not in run}, **run}
-    models = [model for model in facts.pop("models", ()) if isinstance(model, Mapping)]
-    groups = [
-        {"name": "Model" if len(models) == 1 else f"Model {number}", "facts": list(_flat(model))}
-        for number, model in enumerate(models, 1)
-    ]
+    models = [dict(model) for model in facts.pop("models", ()) if isinstance(model, Mapping)]
+    groups: list[dict[str, Any]] = []
+    for number, model in enumerate(models, 1):
+        name = "Model" if len(models) == 1 else f"Model {number}"
+        processor = model.pop("processor", None)
+        groups.append({"name": name, "facts": list(_flat(model)), "minor": False})
+        if processor:
+            groups.append({"name": f"{name}: processor", "facts": list(_flat(processor)), "minor": True})
     plain = [(name, _text(value)) for name, value in facts.items() if not isinstance(value, Mapping)]
-    groups += [{"name": "Run", "facts": plain}] if plain else []
+    groups += [{"name": "Run", "facts": plain, "minor": False}] if plain else []
     for name, value in facts.items():
         if isinstance(value, Mapping) and value:
-            groups.append({"name": label_of(name), "facts": list(_flat(value))})
+            groups.append({"name": label_of(name), "facts": list(_flat(value)), "minor": name in _MINOR})
     return groups
 
 
@@ -222,5 +234,15 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value)) or "none"
+        return _list_text(value)
     return "–" if value is None or value == {} else str(value)
+
+
+def _list_text(values: Sequence[Any]) -> str:
+    """A list as a person reads it: a long one of numbers by its range, any other long one by its beginning."""
+    if len(values) <= _LISTED:
+        return ", ".join(map(_text, values)) or "none"
+    if all(isinstance(value, int | float) for value in values):
+        low, high, middle = min(values), max(values), float(np.median(values))
+        return f"{len(values):,} numbers from {_text(low)} to {_text(high)}, median {_text(middle)}"
+    return f"{', '.join(map(_text, values[:_LISTED]))} and {len(values) - _LISTED:,} more"

@@ -43,7 +43,8 @@ function sortCells() {
     if (!column) return table.sort.value === "id" ? data.ids[cell] : cell;
     return column.kind === "number" ? column.values[cell] : text(column, cell);
   };
-  const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b);
+  const collator = new Intl.Collator("en", { numeric: true });
+  const compare = (a, b) => (typeof a === "string" ? collator.compare(a, b) : a - b);
   const keys = new Map(table.found.map((cell) => [cell, key(cell)]));
   const unknown = (value) => value === null || value === "";
   table.found.sort((one, other) => {

@@ -16,6 +16,7 @@ const map = {
   only: null,
   styles: [],
   styleOf: null,
+  labels: [],
   hovered: -1,
 };
 
@@ -108,6 +109,13 @@ function fitFrame() {
   map.scale = Math.min((width - 60) / Math.max(right - left, 1), (height - 60) / Math.max(top - bottom, 1));
 }
 
+/** Draw the map before the next picture of the screen, however often it was asked for. */
+function drawSoon() {
+  if (map.asked) return;
+  map.asked = true;
+  requestAnimationFrame(() => { map.asked = false; drawMap(); });
+}
+
 function drawMap() {
   const ratio = window.devicePixelRatio || 1;
   const brush = map.points.getContext("2d");
@@ -139,29 +147,37 @@ function drawMap() {
   }
 }
 
-/** Names of the largest levels at the cell in their midst, where they do not cover each other. */
+/** The largest levels of a column, each with the cell in its midst. */
+function chooseLabels(column) {
+  if (!column || column.kind !== "text" || column.levels.length > 60) return [];
+  const members = column.levels.slice(0, MOST_LABELS).map(() => []);
+  column.codes.forEach((code, cell) => { if (code >= 0 && code < MOST_LABELS) members[code].push(cell); });
+  return members.flatMap((cells, level) => (cells.length < 2 ? [] : [{ level, cell: midst(cells) }]));
+}
+
+/** Names of levels where they do not cover each other. */
 function drawLabels(brush) {
-  const column = columns.get(map.colour.value);
-  if (!column || column.kind !== "text" || column.levels.length > 60) return;
   const taken = [];
   brush.font = "600 13px system-ui, sans-serif";
   brush.textAlign = "center";
   brush.textBaseline = "middle";
   brush.lineJoin = "round";
-  for (let level = 0; level < Math.min(column.levels.length, MOST_LABELS); level += 1) {
-    const members = data.ids.map((_, cell) => cell).filter((cell) => column.codes[cell] === level);
-    if (members.length < 2 || (map.only !== null && map.only !== level)) continue;
-    const [x, y] = onScreen(midst(members));
-    const name = column.levels[level].length > 28 ? `${column.levels[level].slice(0, 27)}…` : column.levels[level];
-    const half = brush.measureText(name).width / 2 + 4;
-    const place = [Math.min(Math.max(x, half + 2), map.frame.clientWidth - half - 2), Math.min(Math.max(y, 12), map.frame.clientHeight - 12)];
-    if (taken.some(([a, b, h]) => Math.abs(a - place[0]) < h + half && Math.abs(b - place[1]) < 18)) continue;
-    taken.push([...place, half]);
+  for (const { level, cell } of map.labels) {
+    if (map.only !== null && map.only !== level) continue;
+    const name = map.styles[level].name;
+    const short = name.length > 28 ? `${name.slice(0, 27)}…` : name;
+    const half = brush.measureText(short).width / 2 + 4;
+    const [width, height] = [map.frame.clientWidth, map.frame.clientHeight];
+    let [x, y] = onScreen(cell);
+    if (x < 0 || y < 0 || x > width || y > height) continue;
+    [x, y] = [Math.min(Math.max(x, half + 2), width - half - 2), Math.min(Math.max(y, 12), height - 12)];
+    if (taken.some(([a, b, h]) => Math.abs(a - x) < h + half && Math.abs(b - y) < 18)) continue;
+    taken.push([x, y, half]);
     brush.lineWidth = 4;
     brush.strokeStyle = themeColour("--panel");
-    brush.strokeText(name, ...place);
+    brush.strokeText(short, x, y);
     brush.fillStyle = themeColour("--ink");
-    brush.fillText(name, ...place);
+    brush.fillText(short, x, y);
   }
 }
 
@@ -237,7 +253,7 @@ function shortFacts(cell) {
 function colourMap() {
   map.only = null;
   const column = columns.get(map.colour.value);
-  Object.assign(map, chooseStyles(column));
+  Object.assign(map, chooseStyles(column), { labels: chooseLabels(column) });
   drawLegend(column);
   drawMap();
 }
@@ -310,7 +326,7 @@ function startMap() {
       dragged = true;
       hover(-1);
       map.view = { ...map.view, x: event.clientX - start.x, y: event.clientY - start.y };
-      drawMap();
+      drawSoon();
     } else if (!start && event.pointerType !== "touch") hover(nearest(x, y, 14));
   });
   map.mark.addEventListener("pointerup", (event) => {
