@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from typer.testing import CliRunner
 
 import subcell_hf
@@ -19,7 +20,7 @@ from subcell_hf.inference.embedding import Processes
 from subcell_hf.inference.pictures import iterate_pictures
 from subcell_hf.inference.sources import SourceOptions
 from subcell_hf.inference.tables import read_table
-from tests.data.written_fields import random_plane, write_hpa_field, write_png
+from tests.data.written_fields import label_mask, random_plane, write_hpa_field, write_png
 from tests.inference.embedding_runs import random_crops, run, save_tiny_model, write_fields
 
 
@@ -246,3 +247,38 @@ def test_bf16_is_close_to_fp32(model: Path) -> None:
     cosine /= np.linalg.norm(exact.embeddings, axis=1) * np.linalg.norm(rough.embeddings, axis=1)
     assert cosine.min() > 0.999
     assert np.abs(exact.embeddings - rough.embeddings).max() > 0
+
+
+def test_stacks_choose_their_model_by_the_channels_in_them(tmp_path: Path) -> None:
+    for channels in (("red", "yellow", "blue", "green"), ("blue", "green")):
+        save_tiny_model(tmp_path / "models" / "".join(c[0] for c in channels), channels)
+    folder = _made(tmp_path / "stacks")
+    for name, channels in (("all", ("red", "yellow", "blue", "green")), ("two", ("DAPI", "green"))):
+        pixels = np.stack([random_plane(number) for number in range(len(channels))])
+        facts = {"axes": "CYX", "Channel": {"Name": list(channels)}, "PhysicalSizeX": 0.32, "PhysicalSizeY": 0.32}
+        tifffile.imwrite(folder / f"{name}.ome.tif", pixels, metadata=facts, photometric="minisblack")
+        write_png(folder / f"{name}_mask.png", label_mask())
+    mapped = SourceOptions(reading=ReadingOptions(channel_mapping={"DAPI": "blue"}))
+    run(folder, "auto", tmp_path / "out", mapped, models=tmp_path / "models")
+    table = read_table(tmp_path / "out")
+    assert sorted(zip(table.cells["field_of_view"], table.cells["model"], strict=True)) == [
+        ("all", "rybg"), ("all", "rybg"), ("two", "bg"), ("two", "bg"),
+    ]  # fmt: skip
+
+
+def test_a_portable_table_of_crops_is_read(model: Path, tmp_path: Path) -> None:
+    rows = ["r_image,y_image,b_image,g_image,output_prefix,gene"]
+    for number in range(3):
+        for plane, colour in enumerate("rybg"):
+            write_png(tmp_path / f"{number}{colour}.png", random_plane(10 * number + plane, (32, 32)))
+        rows.append(",".join(f"{number}{colour}.png" for colour in "rybg") + f",cells/c{number},ACTB")
+    rows.append("none.png,0y.png,0b.png,0g.png,cells/c3,ACTB")
+    (tmp_path / "path_list.csv").write_text("\n".join(rows))
+    report = run(tmp_path / "path_list.csv", model, tmp_path / "out")
+    table = read_table(tmp_path / "out")
+    assert list(table.cells["cell_id"]) == ["cells/c0", "cells/c1", "cells/c2"]
+    assert set(table.cells["gene"]) == {"ACTB"}
+    assert [name for name, _ in report.skipped] == ["cells/c3"]
+    crops = [np.stack([random_plane(10 * n + p, (32, 32)) for p in range(4)]) for n in range(3)]
+    in_memory = subcell_hf.embed(crops, model=model, precision="fp32", progress=False)
+    np.testing.assert_allclose(table.embeddings, in_memory.embeddings, atol=1e-5)
