@@ -225,10 +225,9 @@ def _score_rows(
 ) -> list[dict[str, Any]]:
     clusters = len(counted.cells)
     resampled = resample_metrics(counted, bootstrap_weights(clusters, resamples, np.random.default_rng(seed)))
-    point = resample_metrics(counted, np.ones((1, clusters), np.float32))
     rows = []
     for metric in METRICS:
-        low, high = interval(exact[metric], float(point[metric][0]), resampled[metric])
+        low, high = interval(exact[metric], resampled[metric])
         facts = {"model": model, "level": level, "units": int(counted.cells.sum())}
         rows.append({**facts, "metric": metric, "value": exact[metric], "low": low, "high": high})
     return rows

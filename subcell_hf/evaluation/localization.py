@@ -255,10 +255,9 @@ def _summary_rows(
     clusters = len(counted.cells)
     weights = bootstrap_weights(clusters, settings.resamples, np.random.default_rng(settings.seed))
     resampled = resample_metrics(counted, weights)
-    point = resample_metrics(counted, np.ones((1, clusters), np.float32))
     rows = []
     for metric in METRICS:
-        low, high = interval(exact[metric], float(point[metric][0]), resampled[metric])
+        low, high = interval(exact[metric], resampled[metric])
         seeds = np.array([values[metric] for values in by_seed])
         spread = {"seeds": max(len(seeds), 1), "seed_mean": np.nan, "seed_sd": np.nan}
         if len(seeds):

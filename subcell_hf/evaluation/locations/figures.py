@@ -46,6 +46,7 @@ def draw_scores(summary: pd.DataFrame, models: tuple[str, ...]) -> Figure:
             units = int(scores[scores["level"] == level]["units"].iloc[0])
             panel.set_title(f"{level} (n = {units:,})", fontsize=8)
             panel.set_xlim(0, 1)
+            panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
             panel.grid(axis="x", color="#e5e5e5", linewidth=0.6)
         axes[0, 0].set_yticks(list(places.values()), heads)
         axes[0, 0].set_ylim(-len(heads) + 0.4, 0.6)
@@ -70,13 +71,13 @@ def draw_classes(by_class: pd.DataFrame, models: tuple[str, ...]) -> Figure:
             )
         axes.hlines(y, 0, wide[models[0]], color="#d0d0d0", linewidth=1, zorder=0)
         fill = [colours.get(str(name), "#0072B2") for name in wide.index]
-        axes.scatter(wide[models[0]], y, s=34, c=fill, edgecolor="black", linewidth=0.6, label=models[0], zorder=3)
-        share = count[wide.index] / max(float(by_class["test_cells"].max()), 1)
+        axes.scatter(wide[models[0]], y, s=34, c=fill, edgecolor="black", linewidth=0.6, zorder=3)
+        axes.scatter([], [], s=34, facecolor="white", edgecolor="black", linewidth=0.6, label=f"{models[0]} (filled)")
         axes.set_yticks(y, [f"{name}  ({count[name]:,})" for name in wide.index])
         axes.set_xlim(0, 1.02)
         axes.set_ylim(-0.7, len(wide) - 0.3)
         axes.set_xlabel("Average precision of test cells (number of positives in brackets)")
-        axes.legend(loc="lower right" if share.size else "best", fontsize=7)
+        axes.legend(loc="lower right", fontsize=7)
     return figure
 
 
@@ -154,6 +155,7 @@ def draw_batches(result: LocalizationResult) -> Figure:
             panel.barh(y, rows["balanced_accuracy"], height=0.6, color=[colour_of(models, m) for m in rows["model"]])
             panel.axvline(float(rows["chance"].iloc[0]), color="black", linewidth=0.8, linestyle="--")
             panel.set_xlim(0, 1)
+            panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
             panel.set_title(f"{name} ({int(rows['classes'].iloc[0])})", fontsize=8)
         axes[0, 0].set_yticks(range(len(models)), models)
         axes[0, 0].invert_yaxis()

@@ -196,6 +196,7 @@ def _page(result: LocalizationResult, results: Mapping[str, Any], pictures: Mapp
         settings=results["settings"],
         verdicts=_verdicts(result),
         scores=[_score_row(result, item) for item in result.scored],
+        several=any(len(item.probabilities) > 1 for item in result.scored),
         figures={"learning": None, "batches": None, **pictures},
         missing_classes=", ".join(missing),
         notes=results["notes"],

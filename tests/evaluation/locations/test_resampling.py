@@ -65,16 +65,27 @@ def test_a_class_that_a_resample_lacks_is_left_out() -> None:
     assert np.isnan(found["macro_map"][1])
 
 
+@pytest.mark.slow
 def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     covered = 0
     reference = np.mean([summarize(*data(4000, 400, seed=s)[:2])["macro_auc"] for s in range(5)])
-    for seed in range(60):
+    for seed in range(30):
         targets, scores, cluster = data(600, 60, seed=seed + 100)
         counted = count_ranks(targets, scores, cluster)
         resampled = resample_metrics(counted, bootstrap_weights(60, 200, np.random.default_rng(seed)))["macro_auc"]
-        low, high = interval(summarize(targets, scores)["macro_auc"], resampled.mean(), resampled)
+        low, high = interval(summarize(targets, scores)["macro_auc"], resampled)
         covered += low <= reference <= high
-    assert 50 <= covered <= 60
+    assert 24 <= covered <= 30
+
+
+def test_interval_holds_the_metric_though_resampling_is_biased() -> None:
+    targets, scores, cluster = data(300, 8, seed=5, signal=0.2)
+    counted = count_ranks(targets, scores, cluster)
+    resampled = resample_metrics(counted, bootstrap_weights(8, 500, np.random.default_rng(0)))["macro_map"]
+    exact = summarize(targets, scores)["macro_map"]
+    low, high = interval(exact, resampled)
+    assert low < exact < high
+    assert np.isnan(interval(0.5, np.full(3, np.nan))).all()
 
 
 def test_paired_tests_tell_better_from_equal() -> None:
@@ -99,13 +110,14 @@ def test_paired_tests_tell_better_from_equal() -> None:
     assert all(value == pytest.approx((0, 0, 0, 1), abs=1e-9) for value in same.values())
 
 
+@pytest.mark.slow
 def test_p_values_of_equally_good_models_are_uniform() -> None:
     p_values = []
-    for seed in range(60):
+    for seed in range(30):
         targets, first, cluster = data(200, 40, seed=seed, signal=1.0)
         second = targets + np.random.default_rng(seed + 1000).normal(size=first.shape)
         counted = count_ranks(targets, first, cluster), count_ranks(targets, second, cluster)
         exact = summarize(targets, first), summarize(targets, second)
         p_values.append(paired_tests(exact, counted, resamples=100, seed=seed)["macro_map"].p_value)
-    assert np.mean(np.array(p_values) < 0.1) < 0.25
-    assert 0.35 < np.mean(p_values) < 0.65
+    assert np.mean(np.array(p_values) < 0.1) < 0.3
+    assert 0.3 < np.mean(p_values) < 0.7
