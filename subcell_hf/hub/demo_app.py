@@ -212,7 +212,7 @@ def build_page(demo: Demo) -> gr.Blocks:
             f"# {settings.title}\nWhere is the protein, and how does the cell look? Open a cell, read the answer."
         )
         with gr.Row():
-            with gr.Column(scale=2, min_width=300):
+            with gr.Column(scale=2, min_width=320):
                 buttons = _inputs(demo)
             with gr.Column(scale=5, min_width=320):
                 outputs = _outputs()
@@ -239,10 +239,10 @@ def _inputs(demo: Demo) -> dict[str, Any]:
     buttons: dict[str, Any] = {"hide": [hide]}
     with gr.Tabs():
         if settings.examples:
-            with gr.Tab("Examples"):
+            with gr.Tab("Example"):
                 name = gr.Radio(list(settings.examples), label="Simulated cells", value=next(iter(settings.examples)))
                 buttons["example"] = (gr.Button("Show it", variant="primary", elem_id="open-example"), [name, hide])
-        with gr.Tab("One file per channel"):
+        with gr.Tab("Channel files"):
             files = [
                 gr.File(
                     label=f"{channel}{f' ({settings.stains[channel]})' if channel in settings.stains else ''}",
@@ -252,7 +252,7 @@ def _inputs(demo: Demo) -> dict[str, Any]:
             ]  # fmt: skip
             button = gr.Button("Read the cell", variant="primary", elem_id="open-files")
             buttons["files"] = (button, [mask, size, hide, *files])
-        with gr.Tab("One file with all channels"):
+        with gr.Tab("One file"):
             stack = gr.File(label="TIFF or .npy, one plane per channel", file_types=KINDS, elem_id="file-stack")
             order = gr.Textbox(", ".join(demo.channels), label="Channels in the order of the file")
             button = gr.Button("Read the cell", variant="primary", elem_id="open-stack")
@@ -268,18 +268,20 @@ def _outputs() -> list[Any]:
     picture = gr.State(None)
     quiet: dict[str, Any] = {"format": "png", "interactive": False, "visible": False, "buttons": ["fullscreen"]}
     with gr.Row():
-        locations = gr.HTML(elem_id="locations", min_height=0)
-        seen = gr.Image(label="What the model saw", elem_id="seen", min_width=240, **quiet)
-        attention = gr.Image(label="Where it looked", elem_id="attention", min_width=240, **quiet)
+        with gr.Column(min_width=300):
+            locations = gr.HTML(elem_id="locations")
+        with gr.Column(min_width=300), gr.Row():
+            seen = gr.Image(label="What the model saw", elem_id="seen", min_width=140, **quiet)
+            attention = gr.Image(label="Where it looked", elem_id="attention", min_width=140, **quiet)
     with gr.Row():
         with gr.Column(min_width=280):
-            shown = gr.Image(label="Your image; click on a cell", elem_id="shown", **quiet)
+            shown = gr.Image(label="Your image", elem_id="shown", **quiet)
             choice = gr.Dropdown([], label="Cell", visible=False, elem_id="cell")
         with gr.Column(min_width=280):
             chart = gr.HTML(elem_id="map")
     with gr.Row():
-        npy = gr.DownloadButton("Embedding (.npy)", visible=False, elem_id="npy")
-        csv = gr.DownloadButton("Embedding and probabilities (.csv)", visible=False, elem_id="csv")
+        npy = gr.DownloadButton("Embedding (.npy)", visible=False, elem_id="npy", size="md", min_width=240)
+        csv = gr.DownloadButton("Table (.csv)", visible=False, elem_id="csv", size="md", min_width=240)
     return [status, picture, shown, choice, seen, attention, locations, chart, npy, csv]
 
 
