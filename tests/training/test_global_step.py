@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,14 +32,28 @@ ARGUMENTS = shlex.split(
 )
 
 
-def _run(folder: Path, shards: Path, views: Path, processes: int, *words: str) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *launcher, str(ROOT / "recipes" / "pretrain.py"), *ARGUMENTS]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
+DEEPSPEED = (
+    "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/deepspeed_zero2.yaml",
+    "--main_process_port", "0", "--num_processes",
+)  # fmt: skip
+
+
+def _run(
+    folder: Path, shards: Path, views: Path, processes: int, *words: str, launcher: tuple[str, ...] = TORCHRUN
+) -> None:
+    command = [sys.executable, *launcher, str(processes), str(ROOT / "recipes" / "pretrain.py"), *ARGUMENTS]
     command += ["--shards", str(shards), "--views", str(views), "--output_dir", str(folder), *words]
     # Files, not pipes: a worker that outlives its launcher would hold on to a pipe.
     with (folder.parent / f"{folder.name}.log").open("w+") as log:
         done = subprocess.run(
-            command, stdout=log, stderr=log, timeout=240, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            command,
+            stdout=log,
+            stderr=log,
+            timeout=600,  # DeepSpeed compiles for a minute when it is first used
+            check=False,
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         )
         log.seek(0)
         assert done.returncode == 0, log.read()[-3000:]
@@ -71,6 +86,20 @@ def test_processes_and_parts_take_the_steps_of_one(
 ) -> None:
     _run(tmp_path / "other", *data, processes, *words)
     _compare(one, tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_deepspeed_takes_the_same_steps_and_goes_on(one: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
+    """ZeRO-2, the EMA teacher included."""
+    pytest.importorskip("deepspeed")
+    straight, again = tmp_path / "straight", tmp_path / "again"
+    _run(straight, *data, 2, "--save_steps", "1", launcher=DEEPSPEED)
+    _compare(one, straight)
+    shutil.copytree(straight / "checkpoint-2", again / "checkpoint-2")
+    _run(again, *data, 2, "--save_steps", "1", "--resume_from_checkpoint", "true", launcher=DEEPSPEED)
+    expected, found = (load_file(folder / "checkpoint-3" / "model.safetensors") for folder in (straight, again))
+    for name, weights in expected.items():
+        torch.testing.assert_close(found[name], weights, atol=1e-6, rtol=0, msg=name)
 
 
 def _compare(one: Path, other: Path) -> None:

@@ -139,12 +139,12 @@ def test_a_run_is_known_in_every_number_before_it_starts(shards: Path, tmp_path:
         "--use_cpu",
         "true",
     ]
-    words += ["--output_dir", str(tmp_path), "--num_train_epochs", "10", "--image_size", "32"]
+    words += ["--output_dir", str(tmp_path), "--num_train_epochs", "10", "--image_size", "48"]
     run = resolve(parse_arguments(words), world_size=2)
     assert (run.steps_per_epoch, run.total_steps, run.cells_per_step) == (2, 20, 16)  # 6 antibodies, 4 a batch
-    assert run.training.learning_rate == pytest.approx(2e-3 * 16 / 256)
+    assert run.training.learning_rate == pytest.approx(6e-3 * 16 / 256)
     assert run.training.per_device_train_batch_size == 8
-    assert run.training.warmup_steps == 10
+    assert run.training.warmup_steps == 8
     assert (run.training.eval_strategy, run.training.eval_steps, run.training.save_steps) == ("steps", 40, 40)
     run = resolve(parse_arguments([*words, "--eval_steps", "3", "--save_strategy", "no"]), world_size=2)
     assert (run.training.eval_strategy, run.training.eval_steps, run.training.save_strategy) == ("steps", 3, "no")
@@ -165,7 +165,8 @@ def test_a_run_is_known_in_every_number_before_it_starts(shards: Path, tmp_path:
         (["--train_split", "fold1"], "has no split 'fold1'"),
         (["--metric_for_best_model", "accuracy"], "metric_for_best_model is 'accuracy'"),
         (["--resume_from_checkpoint", "/nowhere"], "there is no such folder"),
-        (["--cell_contrast_weight", "0", "--protein_contrast_weight", "0", "--reconstruction_weight", "0"],
+        (["--cell_contrast_weight", "0", "--protein_contrast_weight", "0", "--reconstruction_weight", "0",
+          "--probe_detached", "true"],
          "Nothing trains the encoder"),
         (["--mask_ratio", "0"], "mask_ratio=0 hides nothing that could be reconstructed"),
         (["--gradient_accumulation_steps", "99"], "no step would ever be taken"),
