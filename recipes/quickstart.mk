@@ -40,7 +40,7 @@ $(Q)/.embedded: $(Q)/.pretrained
 $(Q)/.localized: $(Q)/.embedded
 	@echo "5/8 Training the localization head on the frozen embeddings"
 	@$(BIN)/python recipes/train_localization.py recipes/configs/localization.yaml \
-	    --table $(Q)/embeddings --model $(Q)/pretraining/model --output_dir $(Q)/localization
+	    --table $(Q)/embeddings --encoder $(Q)/pretraining/model --output $(Q)/localization
 	@touch $@
 
 $(Q)/.reported: $(Q)/.localized

@@ -3,7 +3,7 @@
 # with nucleus and protein alone; `subcell embed --model auto` picks the right one for every image.
 DATA ?= ../shared/data
 REAL := build/real
-REAL_EPOCHS := 60
+REAL_EPOCHS := 120
 
 real: $(REAL)/.reported  ## Real images of DATA=FOLDER: segment, crop, pretrain for minutes, embed, locate, report
 	@echo "Look at $(REAL)/report/report.html"
@@ -24,12 +24,13 @@ $(REAL)/.four_channels $(REAL)/.all: $(REAL)/.listed
 	@$(BIN)/subcell splits $(REAL)/shards_$(CHANNELS) --list train=$(REAL)/train.txt --list validation=$(REAL)/test.txt
 	@$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py \
 	    recipes/configs/quickstart.yaml --channels $(CHANNELS) --shards $(REAL)/shards_$(CHANNELS) \
-	    --antibodies_per_batch 5 --num_train_epochs $(REAL_EPOCHS) --output_dir $(REAL)/pretraining_$(CHANNELS)
+	    --train_split all --antibodies_per_batch 12 --cells_per_antibody 2 --num_train_epochs $(REAL_EPOCHS) \
+	    --learning_rate 1e-3 --output_dir $(REAL)/pretraining_$(CHANNELS)
 	@$(BIN)/subcell embed $(REAL)/shards_$(CHANNELS) --model $(REAL)/pretraining_$(CHANNELS)/model --no-report \
 	    --output $(REAL)/embeddings_$(CHANNELS)
 	@$(BIN)/python recipes/train_localization.py recipes/configs/localization.yaml \
-	    --table $(REAL)/embeddings_$(CHANNELS) --model $(REAL)/pretraining_$(CHANNELS)/model \
-	    --output_dir $(REAL)/models/$(CHANNELS)
+	    --table $(REAL)/embeddings_$(CHANNELS) --encoder $(REAL)/pretraining_$(CHANNELS)/model \
+	    --output $(REAL)/models/$(CHANNELS)
 	@touch $@
 
 $(REAL)/.reported: $(REAL)/.four_channels $(REAL)/.all
