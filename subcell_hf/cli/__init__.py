@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from subcell_hf.cli import data, evaluation, hub, inference, profiles, tables
+from subcell_hf.cli import data, demo, evaluation, hub, inference, profiles, tables
 from subcell_hf.errors import InputError
 from subcell_hf.extras import explain_missing
 
@@ -66,6 +66,7 @@ COMMANDS = (
     hub.push,
     hub.push_shards,
     hub.serve,
+    demo.demo,
 )
 """In the order in which `subcell --help` lists them."""
 

@@ -1,4 +1,4 @@
-"""Commands of the demo page."""
+"""The demo page on this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,19 +25,3 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="subcell-demo-") as folder:
         settings = local_settings(model, Path(folder) / "examples", reference)
         launch(settings, server_name=host, server_port=port or None, inbrowser=browser)
-
-
-def space(
-    model: Annotated[Path, typer.Argument(help="Exported, trained or converted model's folder.")],
-    output: Annotated[Path, typer.Option(help="Folder to write; new, empty, or an earlier one, which is replaced.")],
-    repository: Annotated[str, typer.Option(help="OWNER/NAME of the model on the Hub, which the Space loads.")],
-    title: Annotated[str | None, typer.Option(help="Title of the page; default: the model's name.")] = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="Embedding table of cells of known location, made with this model.")
-    ] = None,
-) -> None:
-    """Stage a Gradio Space that shows a model: the demo page as a folder that the Hub runs."""
-    from subcell_hf.hub.space import stage_space
-
-    folder = stage_space(model, output, repository=repository, title=title, reference=reference)
-    typer.echo(f"{folder} is ready. Upload it with: hf upload OWNER/NAME {folder} --repo-type space")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from subcell_hf.errors import InputError
+
 
 def convert(
     encoder: Annotated[Path, typer.Option(help="Published encoder (.pth) or training checkpoint (.ckpt).")],
@@ -69,12 +71,27 @@ def export(
         Path | None, typer.Option(help="YAML file with fields of the card: training_data, recipe, license, ….")
     ] = None,
     encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Leave out heads and decoder.")] = False,
+    space: Annotated[
+        Path | None, typer.Option(help="Folder for a Space too: the demo page, which loads REPOSITORY from the Hub.")
+    ] = None,
+    space_reference: Annotated[
+        Path | None,
+        typer.Option(help="For the Space's map: embedding table of cells of known location, made with this model."),
+    ] = None,
 ) -> None:
     """Stage a complete repository for the Hub: weights, code, card, notebook, example, endpoint handler."""
     from subcell_hf.hub.export import ExportSources, export_model
 
     sources = ExportSources(run=run, evaluations=tuple(evaluation or ()), variant=variant, facts=facts)
+    if space_reference is not None and space is None:
+        raise InputError("--space-reference is for the map of a Space: give its folder with --space.")
     folder = export_model(model, output, repository=repository, sources=sources, encoder_only=encoder_only)
+    if space is not None:
+        from subcell_hf.hub.space import stage_space
+
+        shown = repository or f"subcell/{output.resolve().name}"
+        stage_space(folder, space, repository=shown, reference=space_reference)
+        typer.echo(f"{space} is ready too: hf upload OWNER/NAME {space} --repo-type space")
     typer.echo(f"{folder} is ready. Look at its README.md, then: subcell push {folder} OWNER/NAME")
 
 
