@@ -65,6 +65,7 @@ COMMANDS = (
     hub.export,
     hub.push,
     hub.push_shards,
+    hub.push_metrics,
     hub.serve,
     demo.demo,
 )

@@ -159,6 +159,26 @@ def push_shards(
     typer.echo(plan.describe())
 
 
+def push_metrics(
+    owner: Annotated[str, typer.Argument(metavar="OWNER", help="User or organization on the Hub.")],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metric to push; repeat for several; default: all there are.")
+    ] = None,
+    private: _Private = False,
+    dry_run: _DryRun = False,
+) -> None:
+    """Upload the metric modules as Spaces OWNER/METRIC, from which `evaluate.load` takes them."""
+    from subcell_hf.hub.metric_spaces import SPACE_SDK, stage_metrics
+    from subcell_hf.hub.push import plan_push, push_files
+
+    for name, files in stage_metrics(metric or ()).items():
+        if dry_run:
+            plan = plan_push(files, f"{owner}/{name}", "space")
+        else:
+            plan = push_files(files, f"{owner}/{name}", "space", private=private, space_sdk=SPACE_SDK)
+        typer.echo(plan.describe())
+
+
 def serve(
     model: Annotated[Path, typer.Argument(help="Exported, trained or converted model's folder.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
