@@ -34,6 +34,8 @@ def _check_machine(training: PreTrainingArguments) -> None:
             f"One process sees {training.n_gpu} GPUs: start one process for each with `accelerate launch --multi_gpu` "
             "or torchrun, or show it a single one with CUDA_VISIBLE_DEVICES=0."
         )
+    if training.mixed_precision == "fp16" and training.device.type == "cpu":
+        raise InputError("fp16 needs a GPU: on a CPU it would be fp32 without a word. Use --bf16 true or leave it out.")
     resume = training.resume_from_checkpoint
     if resume not in (None, "true", "True") and not Path(resume).is_dir():
         raise InputError(

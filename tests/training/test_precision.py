@@ -1,0 +1,83 @@
+"""Options for speed and memory take the steps of the plain run, or are refused."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from subcell_hf.data.sharding import ShardSettings
+from subcell_hf.errors import InputError
+from subcell_hf.training.arguments import parse_arguments
+from subcell_hf.training.resolution import resolve
+from subcell_hf.training.trainer import PreTrainer
+from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+
+ROOT = Path(__file__).parents[2]
+SMALL = shlex.split(
+    "--image_size 32 --hidden_size 32 --num_hidden_layers 2 --num_attention_heads 2 --intermediate_size 48 "
+    "--pooling_hidden_size 16 --decoder_hidden_size 16 --decoder_num_hidden_layers 1 --decoder_num_attention_heads 2 "
+    "--decoder_intermediate_size 24 --projection_hidden_sizes 24 24 --projection_size 8 --antibodies_per_batch 4 "
+    "--cells_per_antibody 2 --dataloader_num_workers 0 --use_cpu true --warmup_epochs 0 --max_steps 3 "
+    "--validation_split none --save_strategy no --logging_steps 1 --disable_tqdm true --picture_epochs 0 "
+    "--run_page false"
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    source = SyntheticCrops(antibodies=8, fields_per_antibody=1, cells_per_field=4, size_px=32)
+    write_synthetic(folder, source, ShardSettings(split_fractions={"train": 1.0}))
+    return folder
+
+
+def losses(shards: Path, folder: Path, *words: str) -> list[float]:
+    arguments = [*SMALL, "--shards", str(shards), "--output_dir", str(folder), *words]
+    run = resolve(parse_arguments(arguments), world_size=1)
+    trainer = PreTrainer(run.build_model(), run.training, run.data)
+    trainer.train()
+    return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def plain(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    return losses(shards, tmp_path_factory.mktemp("plain"))
+
+
+def test_bf16_follows_fp32(shards: Path, plain: list[float], tmp_path: Path) -> None:
+    found = losses(shards, tmp_path, "--bf16", "true")
+    assert found == pytest.approx(plain, rel=0.02)
+    assert found != plain
+
+
+def test_checkpointing_changes_no_number(shards: Path, plain: list[float], tmp_path: Path) -> None:
+    assert losses(shards, tmp_path, "--gradient_checkpointing", "true") == pytest.approx(plain, rel=1e-6)
+
+
+def test_compilation_changes_no_number(shards: Path, plain: list[float], tmp_path: Path) -> None:
+    words = ["--torch_compile", "true", "--torch_compile_backend", "aot_eager"]  # without a C++ compiler
+    assert losses(shards, tmp_path, *words) == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "message"), [("fp16", "fp16 needs a GPU"), ("tf32", "tf32 requires Ampere")])
+def test_what_a_cpu_cannot_do_is_refused(name: str, message: str, shards: Path, tmp_path: Path) -> None:
+    arguments = [*SMALL, "--shards", str(shards), "--output_dir", str(tmp_path), f"--{name}", "true"]
+    with pytest.raises(InputError, match=message):
+        resolve(parse_arguments(arguments), world_size=1)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_step_runs_and_agrees_with_its_reference() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "train_step.py"), "--quick"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["name"] == "train_step"
+    assert result["ratio"] > 0
+    assert [row["global_cells"] for row in result["figures"]["scaling"]] == [16, 32, 64]
