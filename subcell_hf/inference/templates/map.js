@@ -15,7 +15,7 @@ const map = {
   view: { zoom: 1, x: 0, y: 0 },
   only: null,
   styles: [],
-  styleOf: null,
+  styleNumbers: [],
   labels: [],
   hovered: -1,
 };
@@ -50,7 +50,8 @@ function stamp(style, radius, ratio) {
   brush.fill();
   const panel = themeColour("--panel");
   const faint = Math.abs(brightness(style.colour) - brightness(panel)) < 0.3;
-  brush.lineWidth = faint ? 1 : 0.8;
+  // Small points are many: a full line would hide their colour.
+  brush.lineWidth = radius < 3 ? 0.4 : 1;
   brush.strokeStyle = faint ? themeColour("--muted") : panel;
   brush.stroke();
   return { canvas, half };
@@ -92,16 +93,22 @@ function chooseStyles(column) {
   return { styles, styleOf, low, high };
 }
 
+/** Factor and shifts from a cell's place to CSS pixels of the frame. */
+function toScreen() {
+  const factor = map.scale * map.view.zoom;
+  return [factor, map.width / 2 + map.view.x - factor * map.middle[0], map.height / 2 + map.view.y + factor * map.middle[1]];
+}
+
 /** Where a cell lies in the frame, in CSS pixels. */
 function onScreen(cell) {
-  const { zoom, x, y } = map.view;
-  return [map.scale * (data.x[cell] - map.middle[0]) * zoom + map.frame.clientWidth / 2 + x,
-    -map.scale * (data.y[cell] - map.middle[1]) * zoom + map.frame.clientHeight / 2 + y];
+  const [factor, right, down] = toScreen();
+  return [right + factor * data.x[cell], down - factor * data.y[cell]];
 }
 
 function fitFrame() {
   const ratio = window.devicePixelRatio || 1;
   const [width, height] = [map.frame.clientWidth, map.frame.clientHeight];
+  Object.assign(map, { width, height });
   for (const canvas of [map.points, map.mark]) [canvas.width, canvas.height] = [width * ratio, height * ratio];
   const range = (values) => values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
   const [[left, right], [bottom, top]] = [range(data.x), range(data.y)];
@@ -120,31 +127,27 @@ function drawMap() {
   const ratio = window.devicePixelRatio || 1;
   const brush = map.points.getContext("2d");
   brush.setTransform(ratio, 0, 0, ratio, 0, 0);
-  const [width, height] = [map.frame.clientWidth, map.frame.clientHeight];
+  const { width, height } = map;
   brush.clearRect(0, 0, width, height);
   const count = data.ids.length;
-  const radius = Math.max(1.6, Math.min(6, 60 / Math.sqrt(count))) * Math.min(2, Math.sqrt(map.view.zoom));
+  const radius = Math.max(2, Math.min(6, 60 / Math.sqrt(count))) * Math.min(2, Math.sqrt(map.view.zoom));
   const stamps = map.styles.map((style) => stamp(style, radius, ratio));
-  const drawn = [];
-  for (let cell = 0; cell < count; cell += 1) {
-    const style = map.styleOf(cell);
-    if (map.only !== null && style !== map.only) {
-      brush.globalAlpha = 0.08;
-      put(cell, style);
-    } else drawn.push([cell, style]);
+  const [factor, right, down] = toScreen();
+  const put = (cell) => {
+    const [x, y] = [right + factor * data.x[cell], down - factor * data.y[cell]];
+    if (x < -9 || y < -9 || x > width + 9 || y > height + 9) return;
+    const { canvas, half } = stamps[map.styleNumbers[cell]];
+    brush.drawImage(canvas, x - half, y - half, half * 2, half * 2);
+  };
+  if (map.only !== null) {
+    brush.globalAlpha = 0.08;
+    for (let cell = 0; cell < count; cell += 1) if (map.styleNumbers[cell] !== map.only) put(cell);
   }
   brush.globalAlpha = count > 5000 ? 0.75 : 0.92;
-  for (const [cell, style] of drawn) put(cell, style);
+  for (let cell = 0; cell < count; cell += 1) if (map.only === null || map.styleNumbers[cell] === map.only) put(cell);
   brush.globalAlpha = 1;
   drawLabels(brush);
   drawMark();
-
-  function put(cell, style) {
-    const [x, y] = onScreen(cell);
-    if (x < -9 || y < -9 || x > width + 9 || y > height + 9) return;
-    const { canvas, half } = stamps[style];
-    brush.drawImage(canvas, x - half, y - half, half * 2, half * 2);
-  }
 }
 
 /** The largest levels of a column, each with the cell in its midst. */
@@ -167,7 +170,7 @@ function drawLabels(brush) {
     const name = map.styles[level].name;
     const short = name.length > 28 ? `${name.slice(0, 27)}…` : name;
     const half = brush.measureText(short).width / 2 + 4;
-    const [width, height] = [map.frame.clientWidth, map.frame.clientHeight];
+    const { width, height } = map;
     let [x, y] = onScreen(cell);
     if (x < 0 || y < 0 || x > width || y > height) continue;
     [x, y] = [Math.min(Math.max(x, half + 2), width - half - 2), Math.min(Math.max(y, 12), height - 12)];
@@ -192,7 +195,7 @@ function drawMark() {
   const ratio = window.devicePixelRatio || 1;
   const brush = map.mark.getContext("2d");
   brush.setTransform(ratio, 0, 0, ratio, 0, 0);
-  brush.clearRect(0, 0, map.frame.clientWidth, map.frame.clientHeight);
+  brush.clearRect(0, 0, map.width, map.height);
   if (map.hovered < 0) return;
   const [x, y] = onScreen(map.hovered);
   brush.beginPath();
@@ -203,12 +206,18 @@ function drawMark() {
 }
 
 function nearest(x, y, reach) {
-  let [best, least] = [-1, reach * reach];
+  const [factor, right, down] = toScreen();
+  let best = -1;
+  let least = reach * reach;
   for (let cell = 0; cell < data.ids.length; cell += 1) {
-    if (map.only !== null && map.styleOf(cell) !== map.only) continue;
-    const [a, b] = onScreen(cell);
-    const distance = (a - x) ** 2 + (b - y) ** 2;
-    if (distance < least) [best, least] = [cell, distance];
+    if (map.only !== null && map.styleNumbers[cell] !== map.only) continue;
+    const across = right + factor * data.x[cell] - x;
+    const along = down - factor * data.y[cell] - y;
+    const distance = across * across + along * along;
+    if (distance < least) {
+      best = cell;
+      least = distance;
+    }
   }
   return best;
 }
@@ -254,6 +263,7 @@ function colourMap() {
   map.only = null;
   const column = columns.get(map.colour.value);
   Object.assign(map, chooseStyles(column), { labels: chooseLabels(column) });
+  map.styleNumbers = data.ids.map((_, cell) => map.styleOf(cell));
   drawLegend(column);
   drawMap();
 }
@@ -272,7 +282,7 @@ function drawLegend(column) {
     return;
   }
   const counts = map.styles.map(() => 0);
-  data.ids.forEach((_, cell) => { counts[map.styleOf(cell)] += 1; });
+  for (const number of map.styleNumbers) counts[number] += 1;
   map.styles.forEach((style, number) => {
     if (!counts[number]) return;
     const { canvas } = stamp(style, 6, 2);
@@ -290,10 +300,10 @@ function showOnly(number) {
   drawMap();
 }
 
-function zoomBy(factor, x = map.frame.clientWidth / 2, y = map.frame.clientHeight / 2) {
+function zoomBy(factor, x = map.width / 2, y = map.height / 2) {
   const zoom = Math.min(40, Math.max(1, map.view.zoom * factor));
   const real = zoom / map.view.zoom;
-  const [dx, dy] = [x - map.frame.clientWidth / 2, y - map.frame.clientHeight / 2];
+  const [dx, dy] = [x - map.width / 2, y - map.height / 2];
   map.view = zoom === 1 ? { zoom, x: 0, y: 0 } : { zoom, x: dx - (dx - map.view.x) * real, y: dy - (dy - map.view.y) * real };
   map.mark.classList.toggle("zoomed", zoom > 1);
   hover(-1);
