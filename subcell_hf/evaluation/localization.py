@@ -78,7 +78,8 @@ class ScoredHead:
     @property
     def mean_probabilities(self) -> npt.NDArray[np.float32]:
         """Of all seeds, `[test cells, classes]`."""
-        return self.probabilities.mean(axis=0)
+        mean: npt.NDArray[np.float32] = self.probabilities.mean(axis=0)
+        return mean
 
 
 @dataclass(frozen=True)

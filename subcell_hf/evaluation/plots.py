@@ -71,7 +71,8 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
         Both files.
     """
     files = path.with_name(f"{path.name}.pdf"), path.with_name(f"{path.name}.png")
-    for file_path, options in zip(files, ({"metadata": {"CreationDate": None}}, {"dpi": 300}), strict=True):
+    choices: tuple[dict[str, Any], ...] = ({"metadata": {"CreationDate": None}}, {"dpi": 300})
+    for file_path, options in zip(files, choices, strict=True):
         with matplotlib.rc_context(_STYLE), write_atomically(file_path) as file:
             figure.savefig(file, format=file_path.suffix[1:], **options)
     return files

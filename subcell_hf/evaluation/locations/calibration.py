@@ -69,5 +69,6 @@ def confusion(targets: Targets, probabilities: Probabilities) -> npt.NDArray[np.
     np.put_along_axis(predicted, order, taken, axis=1)
     missed, wrong = true & ~predicted, predicted & ~true
     share = 1 / np.maximum(wrong.sum(axis=1, keepdims=True), 1)
-    matrix = missed.T.astype(np.float64) @ (wrong * share)
-    return matrix + np.diag((true & predicted).sum(axis=0).astype(np.float64))
+    matrix: npt.NDArray[np.float64] = missed.T.astype(np.float64) @ (wrong * share)
+    matrix += np.diag((true & predicted).sum(axis=0).astype(np.float64))
+    return matrix

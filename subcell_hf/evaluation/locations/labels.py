@@ -96,7 +96,8 @@ def location_targets(locations: Sequence[str], scheme: ClassScheme) -> npt.NDArr
                 )
             if name in scheme.class_of:
                 rows[row, position[scheme.class_of[name]]] = 1
-    return rows[codes]
+    targets: npt.NDArray[np.uint8] = rows[codes]
+    return targets
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,10 @@ TRAINING_CELLS = 50_000
 
 
 class Predictor(Protocol):
-    """A classifier that is trained on embeddings and predicts test cells.
+    """A classifier that is trained on embeddings and predicts test cells; `name` is how reports call it."""
 
-    Attributes:
-        name: How reports call it.
-    """
-
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def fit_predict(
         self,
@@ -152,7 +149,8 @@ class LinearProbe:
 
 def _probabilities(scaled: Array, weights: npt.NDArray[np.float64]) -> Array:
     logits = scaled @ weights[:-1].astype(np.float32) + weights[-1].astype(np.float32)
-    return expit(logits).astype(np.float32)
+    probabilities: Array = expit(logits).astype(np.float32)
+    return probabilities
 
 
 @dataclass
@@ -204,7 +202,8 @@ class NeighbourProbe:
 
 def _directions(scaled: Array) -> Array:
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return scaled / np.maximum(length, 1e-12)
+    directions: Array = scaled / np.maximum(length, 1e-12)
+    return directions
 
 
 def _vote(neighbours: npt.NDArray[np.int64], targets: Array) -> Array:
@@ -212,7 +211,8 @@ def _vote(neighbours: npt.NDArray[np.int64], targets: Array) -> Array:
     votes = np.empty((len(neighbours), targets.shape[1]), np.float32)
     for start in range(0, len(neighbours), 8192):
         votes[start : start + 8192] = targets[neighbours[start : start + 8192]].sum(axis=1)
-    return (votes + share) / np.float32(count + 1)
+    shares: Array = (votes + share) / np.float32(count + 1)
+    return shares
 
 
 @dataclass

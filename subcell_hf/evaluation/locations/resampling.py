@@ -70,8 +70,11 @@ def count_ranks(targets: Targets, scores: Scores, clusters: npt.NDArray[np.integ
     classes = tuple(_count(targets[:, i], scores[:, i], clusters, count) for i in range(targets.shape[1]))
     pooled = _count(targets.ravel(), scores.ravel(), np.repeat(clusters, targets.shape[1]), count)
     ranking, coverage = rank_cells(targets, scores)
-    sums = (np.bincount(clusters, values, minlength=count) for values in (np.ones(len(targets)), ranking, coverage))
-    return ClusteredScores(classes, pooled, *sums)
+    cells, rankings, coverages = (
+        np.bincount(clusters, values, minlength=count).astype(np.float64)
+        for values in (np.ones(len(targets)), ranking, coverage)
+    )
+    return ClusteredScores(classes, pooled, cells, rankings, coverages)
 
 
 def rank_bins(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:

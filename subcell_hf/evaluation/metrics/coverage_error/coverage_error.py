@@ -29,7 +29,7 @@ Examples:
 """
 
 
-class CoverageError(evaluate.Metric):
+class CoverageError(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
     """See the module's docstring."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -28,7 +28,7 @@ Examples:
 """
 
 
-class LabelRankingAveragePrecision(evaluate.Metric):
+class LabelRankingAveragePrecision(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
     """See the module's docstring."""
 
     def _info(self) -> evaluate.MetricInfo:

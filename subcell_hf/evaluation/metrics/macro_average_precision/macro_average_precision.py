@@ -33,7 +33,7 @@ author={Gupta, Ankit and others}, journal={bioRxiv}, year={2024}, doi={10.1101/2
 """
 
 
-class MacroAveragePrecision(evaluate.Metric):
+class MacroAveragePrecision(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
     """See the module's docstring."""
 
     def _info(self) -> evaluate.MetricInfo:

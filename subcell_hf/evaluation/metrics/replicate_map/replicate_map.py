@@ -33,7 +33,7 @@ similarity}, author={Kalinin, Alexandr A. and others}, journal={bioRxiv}, year={
 """
 
 
-class ReplicateMap(evaluate.Metric):
+class ReplicateMap(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
     """See the module's docstring."""
 
     def _info(self) -> evaluate.MetricInfo:
