@@ -360,8 +360,8 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             probe_logits=probe_logits,
         )
 
-    def encode(self, pixel_values: Tensor, selections: list[PatchSelection | None]) -> list[SubCellModelOutput]:
-        """Run the encoder over every view of `[cells, views, channels, height, width]`."""
+    def encode(self, pixel_values: Tensor, selections: list[PatchSelection | None]) -> list[Any]:
+        """Run the encoder over every view of `[cells, views, channels, height, width]`; a `SubCellModelOutput` each."""
         return [
             self.subcell(view, kept_patches=selection.kept if selection is not None else None)
             for view, selection in zip(pixel_values.unbind(1), selections, strict=True)

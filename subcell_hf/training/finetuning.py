@@ -72,7 +72,7 @@ class LabelledCropDataset(Dataset[dict[str, Tensor]]):
         row = int(self.rows[number])
         pixels, mask = self.crops.read(row)
         inside = np.ones(pixels.shape[1:], dtype=bool) if mask is None else mask
-        prepared = self.processor(
+        prepared = self.processor.preprocess(
             pixels,
             cell_masks=inside,
             channels=self.crops.channels,
@@ -112,7 +112,7 @@ class FineTuner(ResumableTrainer):
         )
         self.label_names = ["targets"]
         self._views = {True: ViewMaker(run.views), False: ViewMaker(validation_views(run.views))}
-        self._weights = class_weights(run.targets[run.train], run.config.num_labels, run.training.class_weights)
+        self._weights = class_weights(run.targets[run.train], len(run.classes), run.training.class_weights)
         self.add_callback(_StopWhenAsked(self))
 
     def make_pixel_values(self, inputs: Mapping[str, Tensor], training: bool) -> Tensor:

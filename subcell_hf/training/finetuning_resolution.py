@@ -123,7 +123,7 @@ def resolve_fine_tuning(parsed: ParsedFineTuning) -> FineTuningRun:
     train, validation = (only_split(crops, splits, name) for name in (data.train_split, data.validation_split))
     classes = _choose_classes(data, crops, train)
     targets, left_out = _make_targets(crops.labels, classes, data.single_label)
-    config, origins = _adapt_config(start, crops, classes, data.single_label)
+    config, origins = _adapt_config(start.init_checkpoint, start, crops, classes, data.single_label)
     processor = SubCellImageProcessor(
         channels=config.channels,
         size=config.image_height_width[0],
@@ -219,9 +219,9 @@ def _make_targets(
 
 
 def _adapt_config(
-    start: StartArguments, crops: LabelledCrops, classes: tuple[str, ...], single_label: bool
+    checkpoint: str, start: StartArguments, crops: LabelledCrops, classes: tuple[str, ...], single_label: bool
 ) -> tuple[SubCellConfig, ChannelOrigins]:
-    trained = SubCellConfig.from_pretrained(start.init_checkpoint)
+    trained = SubCellConfig.from_pretrained(checkpoint)
     channels = start.channels or list(trained.channels)
     missing = [name for name in channels if name not in crops.channels]
     if missing:

@@ -31,21 +31,27 @@ Mask = npt.NDArray[np.bool_]
 
 
 class LabelledCrops(Protocol):
-    """Crops that can be read one at a time, in any process.
+    """Crops that can be read one at a time, in any process."""
 
-    Attributes:
-        channels: Name of each plane.
-        pixel_size_um: Edge of a pixel in micrometres; None where nobody knows.
-        labels: The labels of every crop.
-        splits: The split of every crop; empty where there are none.
-        groups: What every crop belongs to; those of one group stay in one split.
-    """
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Name of each plane."""
 
-    channels: tuple[str, ...]
-    pixel_size_um: float | None
-    labels: Sequence[tuple[str, ...]]
-    splits: Sequence[str]
-    groups: Sequence[str]
+    @property
+    def pixel_size_um(self) -> float | None:
+        """Edge of a pixel in micrometres; None where nobody knows."""
+
+    @property
+    def labels(self) -> Sequence[tuple[str, ...]]:
+        """The labels of every crop."""
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """The split of every crop; empty where there are none."""
+
+    @property
+    def groups(self) -> Sequence[str]:
+        """What every crop belongs to; those of one group stay in one split."""
 
     def read(self, row: int) -> tuple[Pixels, Mask | None]:
         """Pixels `[channels, height, width]` and cell mask `[height, width]`, True inside."""
@@ -213,7 +219,9 @@ def _open_table(path: Path, names: Sequence[str], pixel_size_um: float | None, g
     )
 
 
-def _open_dataset(path: Path, names: Sequence[str], pixel_size_um: float | None, group_column: str | None) -> Any:
+def _open_dataset(
+    path: Path, names: Sequence[str], pixel_size_um: float | None, group_column: str | None
+) -> DatasetCrops:
     from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_from_disk
 
     _require_names(names, str(path))

@@ -180,8 +180,9 @@ class PreTrainer(MeteredTrainer):
         if self.args.cached_gradient_chunks == 1:
             return super().training_step(model, inputs, num_items_in_batch)
         self.model.train()
-        if callable(getattr(self.optimizer, "train", None)):
-            self.optimizer.train()
+        switch_to_training = getattr(self.optimizer, "train", None)  # schedule-free optimizers have it
+        if callable(switch_to_training):
+            switch_to_training()
         inputs = self._prepare_inputs(inputs)
         views = self.make_views(inputs, self.view_maker)
         self.meter.clock.end("views")

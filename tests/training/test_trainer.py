@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shlex
 import shutil
 import signal
@@ -19,7 +20,12 @@ from transformers import AutoModel
 from subcell_hf.data.sharding import ShardSettings
 from subcell_hf.errors import InputError
 from subcell_hf.training.arguments import parse_arguments
-from subcell_hf.training.checkpoints import complete_checkpoints, find_problems, newest_checkpoint
+from subcell_hf.training.checkpoints import (
+    complete_checkpoints,
+    find_problems,
+    finish_checkpoint,
+    newest_checkpoint,
+)
 from subcell_hf.training.resolution import resolve
 from subcell_hf.training.trainer import PreTrainer
 from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
@@ -141,6 +147,40 @@ def test_checkpoints_of_another_model_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         build(shards, tmp_path, *words).train(resume_from_checkpoint=str(straight.run_folder / "checkpoint-3"))
+
+
+def test_checkpoints_with_other_classes_are_refused(shards: Path, straight: PreTrainer, tmp_path: Path) -> None:
+    source = SyntheticCrops(antibodies=12, fields_per_antibody=2, cells_per_field=4, size_px=32)
+    settings = ShardSettings(split_fractions={"train": 0.7, "validation": 0.3}, classes=("Nucleoplasm", "Cytosol"))
+    write_synthetic(tmp_path / "shards", source, settings)
+    trainer = build(tmp_path / "shards", tmp_path / "run")
+    with pytest.raises(InputError, match=r"classes is \['Actin filaments', .*\['Nucleoplasm', 'Cytosol'\] here"):
+        trainer.train(resume_from_checkpoint=str(straight.run_folder / "checkpoint-3"))
+
+
+class _Payload:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_no_pickle_is_run_even_from_the_runs_own_folder(
+    name: str, shards: Path, straight: PreTrainer, tmp_path: Path
+) -> None:
+    staging = tmp_path / ".checkpoint-3.part"
+    shutil.copytree(straight.run_folder / "checkpoint-3", staging)
+    assert (staging / name).is_file()
+    torch.save({"state": _Payload(tmp_path / "ran")}, staging / name)
+    (staging / "manifest.json").unlink()
+    checkpoint = finish_checkpoint(staging, 3)  # someone who can write there can write the checksums too
+    with pytest.raises(pickle.UnpicklingError, match="weights_only"):
+        build(shards, tmp_path).train(resume_from_checkpoint=str(checkpoint))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_broken_loss_stops_before_the_update_and_is_named(shards: Path, tmp_path: Path) -> None:
