@@ -2,7 +2,7 @@
 
 EXTRAS = {
     "data": ("fsspec", "imagecodecs", "pandas", "PIL", "pyarrow", "scipy", "skimage", "tifffile", "tqdm", "zarr"),
-    "train": ("accelerate", "matplotlib", "psutil", "sklearn", "tensorboard"),
+    "train": ("accelerate", "jinja2", "matplotlib", "psutil", "sklearn", "tensorboard"),
     "analysis": (
         "anndata",
         "copairs",
@@ -15,7 +15,7 @@ EXTRAS = {
         "statsmodels",
         "umap",
     ),
-    "hub": ("jinja2", "nbformat"),
+    "hub": ("nbformat",),
     "demo": ("gradio",),
     "cellpose": ("cellpose",),
     "cluster": ("ray",),
