@@ -18,7 +18,9 @@ import tifffile
 import torch
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
+from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.inference.tables import EmbeddingTable, write_parquet
 from subcell_hf.model.configuration_subcell import SubCellConfig
@@ -354,6 +356,14 @@ def test_a_space_replaces_only_spaces(model: Path, space: Path, tmp_path: Path) 
     assert {path: after[path] for path in after if path.suffix != ".npz"} == {
         path: before[path] for path in before if path.suffix != ".npz"
     }
+
+
+def test_a_reference_without_a_space_is_refused(model: Path, table: Path, tmp_path: Path) -> None:
+    arguments = ["export", str(model), "--output", str(tmp_path / "export"), "--repository", "me/tiny"]
+    refused = CliRunner().invoke(app, [*arguments, "--space-reference", str(table)])
+    assert refused.exit_code == 2
+    assert "--space" in refused.output
+    assert not (tmp_path / "export").exists()
 
 
 def test_the_page_is_laid_out_without_analytics(demo: Demo) -> None:
