@@ -35,7 +35,7 @@ def test_weights_repeat_cells(levels: int) -> None:
         expected = summarize(targets[cells], scores[cells])
         for name in METRICS:
             # All classes pooled are 2000 scores, more than are counted one by one.
-            tolerance = 5e-3 if name == "micro_map" else 1e-6
+            tolerance = 1e-2 if name == "micro_map" else 1e-6
             assert found[name][number] == pytest.approx(expected[name], rel=tolerance), name
 
 
@@ -44,8 +44,8 @@ def test_many_cells_are_counted_in_bins_with_a_small_error() -> None:
     counted = count_ranks(targets, scores, cluster)
     found = resample_metrics(counted, np.ones((1, 40), np.float32))
     for name, value in summarize(targets, scores).items():
-        assert found[name][0] == pytest.approx(value, rel=2e-3), name
-    assert counted.classes[0].total.shape[1] < 3000
+        assert found[name][0] == pytest.approx(value, rel=5e-3), name
+    assert counted.classes[0].total.shape[1] < 1100
 
 
 def test_bins_follow_ranks_and_ties() -> None:
