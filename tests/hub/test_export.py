@@ -100,14 +100,14 @@ def test_a_card_with_missing_fields_is_refused_by_their_names(tmp_path: Path) ->
     (tmp_path / "facts.yaml").write_text("training_data: {a: b}\nrecipe: x\nhyperparameters: {a: 1}\nlimits: []\n")
     with pytest.raises(InputError, match="lacks limits:"):
         export_model(model, tmp_path / "out", sources=ExportSources(facts=tmp_path / "facts.yaml"))
-    (tmp_path / "facts.yaml").write_text("trainig_data: {a: b}\n")
-    with pytest.raises(InputError, match="says trainig_data, which no card has"):
+    (tmp_path / "facts.yaml").write_text("colour: blue\n")
+    with pytest.raises(InputError, match="says colour, which no card has"):
         export_model(model, tmp_path / "out", sources=ExportSources(facts=tmp_path / "facts.yaml"))
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="lacks license, library_name, pipeline_tag, tags in its metadata"):
         check_card("---\nmodel_name: x\n---\n# x", "README.md")
     with pytest.raises(InputError, match="metadata that the Hub cannot read"):
-        check_card("---\nmodel-index:\n- nam: x\n---\n# x", "README.md")
+        check_card("---\nmodel-index:\n- title: x\n---\n# x", "README.md")
 
 
 @pytest.mark.parametrize("variant", variant_names())
