@@ -19,6 +19,7 @@ from subcell_hf.evaluation.perturbation import (
     search_steps,
 )
 from subcell_hf.evaluation.profiles.postprocessing import PostProcessing, post_process, split_groups
+from subcell_hf.evaluation.profiles.report import write_report
 from tests.evaluation.profiles.simulated_profiles import simulate_wells, write_wells
 
 SETTINGS = PerturbationSettings(
@@ -71,6 +72,34 @@ def test_without_an_effect_every_score_is_at_chance() -> None:
     assert (result.replicates["p_value"] < 0.05).mean() < 0.15
 
 
+def test_shuffled_labels_bring_every_score_to_chance() -> None:
+    wells = simulate_wells(compounds=60, mechanisms=6)
+    generator = np.random.default_rng(0)
+    treated = ~find_controls(wells, SETTINGS.controls)
+    for plate in sorted(set(wells.column("Metadata_Plate"))):
+        rows = np.flatnonzero(treated & (wells.column("Metadata_Plate") == plate))
+        wells.metadata.loc[rows, "Metadata_compound"] = generator.permutation(wells.column("Metadata_compound")[rows])
+    mechanisms = {f"compound {n}": f"mechanism {n % 6}" for n in range(60)}
+    wells.metadata["Metadata_moa"] = [mechanisms.get(name) for name in wells.column("Metadata_compound")]
+    result = evaluate_perturbation(wells, replace(SETTINGS, negatives="others", mechanism_column="Metadata_moa"))
+    for scores in (result.summary["replicate_retrieval"], result.summary["mechanism_retrieval"]):
+        assert abs(scores["mean_normalized_average_precision"]) < 0.05
+        assert scores["share_retrieved"] == 0.0
+    chance = result.summary["chance"]
+    assert result.summary["replicate_retrieval"]["mean_average_precision"] == pytest.approx(chance, abs=0.05)
+    assert result.summary["replicate_retrieval"]["nearest_neighbour_accuracy"] < 0.1
+
+
+def test_treated_wells_that_are_alike_whatever_they_got_are_told_of(tmp_path: Path) -> None:
+    wells = simulate_wells(compounds=30, effect=0.0)
+    treated = ~find_controls(wells, SETTINGS.controls)
+    features = wells.features + 5.0 * treated[:, None]  # the same for every compound
+    result = evaluate_perturbation(wells.with_features(features), replace(SETTINGS, steps=PostProcessing()))
+    assert result.summary["labels_shuffled"] > result.summary["chance"] + 0.05
+    write_report(result, tmp_path)
+    assert "Shuffled labels score above chance" in (tmp_path / "report.html").read_text()
+
+
 def test_cells_become_wells() -> None:
     wells = simulate_wells()
     cells = wells.select(np.repeat(np.arange(len(wells)), 6))
@@ -103,7 +132,8 @@ def test_the_choice_of_steps_never_sees_what_is_reported() -> None:
     pd.testing.assert_frame_equal(result.grid, again.grid)
     assert result.summary["steps"] == again.summary["steps"]
     best = result.grid.iloc[0]
-    assert best["mean_average_precision"] == result.grid["mean_average_precision"].max()
+    assert best["gain"] == result.grid["gain"].max()
+    assert best["gain"] == pytest.approx(best["mean_average_precision"] - best["labels_shuffled"])
     # Plates differ threefold: leaving them as they are cannot be best.
     assert best["normalization"] != "none" or best["sphering"] == "TVN"
 
@@ -111,7 +141,7 @@ def test_the_choice_of_steps_never_sees_what_is_reported() -> None:
 def test_steps_that_cannot_work_are_listed_with_the_reason() -> None:
     wells = simulate_wells(controls=2)
     grid, steps = search_steps(wells, SETTINGS)
-    failed = grid[grid["mean_average_precision"].isna()]
+    failed = grid[grid["gain"].isna()]
     assert set(failed["sphering"]) == {"TVN"}
     assert failed["problem"].str.contains("needs 3 on every plate").all()
     assert steps.sphering != "TVN"

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from subcell_hf.evaluation.plots import figure_of
 from subcell_hf.evaluation.proteome_map import ProteomeMap
@@ -13,7 +14,8 @@ from subcell_hf.ontology import location_colours
 
 _OTHER = "#CFCFCF"
 _MOST_NAMES = 14
-_MOST_LABELS = 16
+_MOST_LABELS = 12
+_APART = np.array([0.3, 0.05])  # of the width and height of the map, as much as a label takes
 
 
 def draw_map(made: ProteomeMap) -> Figure:
@@ -39,10 +41,8 @@ def draw_map(made: ProteomeMap) -> Figure:
             rows = first == name
             axes.scatter(x[rows], y[rows], s=size, color=known.get(name, spare(place % 20)), label=name, **edge)
         for text, position in _cluster_labels(made, ranked):
-            axes.annotate(
-                text, position, fontsize=6.5, ha="center", va="center",
-                bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "linewidth": 0},
-            )  # fmt: skip
+            drawn = axes.annotate(text, position, fontsize=6.5, ha="center", va="center")
+            drawn.set_path_effects([withStroke(linewidth=2, foreground="white")])
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
@@ -53,12 +53,18 @@ def draw_map(made: ProteomeMap) -> Figure:
 
 
 def _cluster_labels(made: ProteomeMap, in_legend: Sequence[str]) -> list[tuple[str, tuple[float, float]]]:
-    """Best term of the largest labelled clusters, each once and unless its colour says so, amid its genes."""
+    """Best terms of the largest labelled clusters, amid their genes.
+
+    Each stands once, unless its colour says it already or it would cover another one.
+    """
     places = made.genes[["x", "y"]].to_numpy()
+    apart = np.ptp(places, axis=0) * _APART
     labels: dict[str, tuple[float, float]] = {}
     for cluster in sorted(made.hierarchy.clusters, key=lambda cluster: -len(cluster.members)):
         term = made.labels.get(cluster.name)
-        if term and term not in labels and term not in in_legend and len(labels) < _MOST_LABELS:
-            middle = np.median(places[cluster.members], axis=0)
+        if not term or term in labels or term in in_legend or len(labels) >= _MOST_LABELS:
+            continue
+        middle = np.median(places[cluster.members], axis=0)
+        if not any((np.abs(middle - other) < apart).all() for other in labels.values()):
             labels[term] = (float(middle[0]), float(middle[1]))
     return [(term if len(term) <= 28 else term[:27] + "…", position) for term, position in labels.items()]

@@ -61,12 +61,18 @@ def draw_groups(groups: pd.DataFrame, title: str) -> Figure:
 
 
 def draw_grid(grid: pd.DataFrame) -> Figure:
-    """Score of every post-processing, on the groups it was chosen on: one row per sphering, one column per scaling."""
-    best = grid.groupby(["sphering", "normalization"], sort=False)["mean_average_precision"].max().unstack()
+    """Gain of every post-processing over shuffled labels, on the groups it was chosen on."""
+    best = grid.groupby(["sphering", "normalization"], sort=False)["gain"].max().unstack()
     best = best.reindex(index=sorted(best.index, key=str.lower), columns=sorted(best.columns))
     values = best.to_numpy(dtype=float)
     with figure_of(100, 75) as (figure, axes):
-        image = axes.imshow(values, cmap="cividis", vmin=0, vmax=max(float(np.nanmax(values)), 1e-9), aspect="auto")
+        image = axes.imshow(
+            values,
+            cmap="cividis",
+            vmin=min(0.0, float(np.nanmin(values))),
+            vmax=max(float(np.nanmax(values)), 1e-9),
+            aspect="auto",
+        )
         middle = float(np.nanmax(values)) / 2
         for (row, column), value in np.ndenumerate(values):
             missing = np.isnan(value)
@@ -79,7 +85,7 @@ def draw_grid(grid: pd.DataFrame) -> Figure:
         axes.set_ylabel("sphering by controls")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        figure.colorbar(image, ax=axes, label="mean average precision")
+        figure.colorbar(image, ax=axes, label="mAP − mAP with shuffled labels")
         axes.set_title("Post-processing, on groups that are not reported", loc="left", fontsize=9)
     return figure
 
