@@ -2,11 +2,11 @@
 
     python benchmarks/embed.py [--device cuda] [--size base] [--cells 8] [--image-size-px 448] [--rounds 3]
 
-The reference does what SubCellPortable does: it reads the four PNGs of one cell, scales them, runs the forward in fp32
-with a batch of one and all attentions computed, two classifiers after it, and saves a .npy for every cell. Ours is the
-whole command from listing the files to `embeddings.parquet`, pictures and AnnData left out, in bf16 where the device is
-faster with it, and once more in fp32. Same files, same weights, one process, taken in turn; loading the weights is left
-out on both sides.
+The reference does what SubCellPortable does: it reads the four PNG files of one cell, scales them, runs the forward in
+fp32 with a batch of one and all attentions computed, two classifiers after it, and saves a .npy for every cell. Ours is
+the whole command from listing the files to `embeddings.parquet`, pictures and AnnData left out, in bf16 where the
+device is faster with it, and once more in fp32. Same files, same weights, one process, taken in turn; loading the
+weights is left out on both sides.
 Prints one JSON line; ratio is ours by default to the reference, in cells per second.
 """
 
@@ -143,7 +143,7 @@ def main() -> None:
             {
                 "name": "embed",
                 "ratio": round(rates[precision] / rates["reference"], 2),
-                "reference": "one cell at a time from PNGs, eager fp32 with attentions, 2 classifiers, .npy per cell",
+                "reference": "one cell at a time from PNG files, eager fp32, attentions, 2 classifiers, .npy per cell",
                 "figures": figures,
                 "machine": f"{machine}, {torch.get_num_threads()} threads",
                 "versions": {"torch": torch.__version__},
