@@ -84,7 +84,8 @@ def test_the_card_says_what_is_true(exported: Path) -> None:
     (result,) = data.eval_results
     assert (result.metric_type, result.metric_value, result.dataset_split) == ("macro_map", 0.5, "test")
     assert result.metric_args == {"interval_low": 0.4, "interval_high": 0.6, "level": 0.95}
-    assert "| Simulated cells, test | Macro mAP | 0.500 | 0.400 – 0.600 (95 %) |" in text
+    table = "| --- | --- | --- | --- |\n| Simulated cells, test | Macro mAP | 0.500 | 0.400 – 0.600 (95 %) |"
+    assert f"| data | metric | value | interval |\n{table}\n" in text
     assert "Pixel size: 0.8 µm" in text
     assert "| `yellow` | endoplasmic reticulum | plane 1 |" in text
     assert "* source: numbers out of a generator" in text
@@ -127,6 +128,7 @@ def test_every_published_model_has_a_card(variant: str) -> None:
     assert all(getattr(facts, name) for name in REQUIRED)
     assert "10,433 to train" in str(card)
     assert bool(data.eval_results) == (variant == "mae-ybg")
+    assert ("| reported by |\n| --- | --- | --- | --- | --- |\n| JUMP pilot" in str(card)) == (variant == "mae-ybg")
     wrong = SubCellConfig(channels=["a", "b"])
     wrong.architectures = ["SubCellModel"]
     with pytest.raises(InputError, match=f"not the published {variant}: channels is"):
