@@ -1,0 +1,62 @@
+"""The learning benchmark runs from simulation to its line, and its probe tells signal from noise."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.learning import ABLATION, WITHOUT, linear_probe, read_montages
+from subcell_hf.training.arguments import parse_arguments
+from subcell_hf.training.resolution import build_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_probe_tells_signal_from_noise() -> None:
+    rng = np.random.default_rng(0)
+    locations = [(rng.random((cells, 3)) < (0.3, 0.5, 0.0)).astype(np.float32) for cells in (200, 60, 60)]
+    signal = [np.hstack([part, rng.normal(size=(len(part), 5))]).astype(np.float32) for part in locations]
+    noise = [rng.normal(size=part.shape).astype(np.float32) for part in signal]
+    score, found = linear_probe(signal, locations)
+    assert score > 0.99
+    assert found.keys() == {0, 1}  # nothing has the third
+    assert linear_probe(noise, locations)[0] < 0.65
+
+
+@pytest.mark.parametrize("kept", ABLATION)
+def test_every_ablation_trains_the_encoder(kept: tuple[str, ...]) -> None:
+    words = [word for name, off in WITHOUT.items() if name not in kept for word in off]
+    config = build_config(parse_arguments([str(ROOT / "recipes" / "configs" / "quickstart.yaml"), *words]))
+    on = {
+        "reconstruction": config.reconstruction_weight,
+        "cell": config.cell_contrast_weight,
+        "protein": config.protein_contrast_weight,
+        "labels": not config.probe_detached,
+    }
+    assert {name for name, weight in on.items() if weight} == set(kept)
+
+
+def test_real_cells_are_read_in_nines(shared: Path) -> None:
+    pixels, masks, labels, images = read_montages(shared / "data" / "hpa_montages")
+    assert (pixels.shape, pixels.dtype) == ((90, 4, 512, 512), np.uint8)
+    assert {labels.count(name) for name in set(labels)} == {18}
+    assert {images.count(name) for name in set(images)} == {9}
+    assert 0.05 < masks.mean() < 0.9
+
+
+@pytest.mark.slow
+def test_a_small_run(shared: Path, tmp_path: Path) -> None:
+    words = "--antibodies_per_batch 4 --max_steps 3 --warmup_epochs 0.2 --eval_strategy no --picture_epochs 0"
+    command = [sys.executable, str(ROOT / "benchmarks" / "learning.py"), "--work", str(tmp_path), "--fields", "24"]
+    command += ["--antibodies", "24", "--seeds", "0", "--words", words]
+    command += ["--montages", str(shared / "data" / "hpa_montages")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    line: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert line["ratio"] > 0
+    assert {"seed 0", "untrained, seed 0", "features", "pixels"} <= line["figures"]["macro_map"].keys()
+    assert line["figures"]["real_cells_right"].keys() == {"features", "pixels", "trained", "untrained"}
