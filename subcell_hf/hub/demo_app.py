@@ -207,7 +207,8 @@ def build_page(demo: Demo) -> gr.Blocks:
         demo: What its buttons do.
     """
     settings = demo.settings
-    with gr.Blocks(title=settings.title, analytics_enabled=False, delete_cache=(_KEEP_FILES_S, _KEEP_FILES_S)) as page:
+    page = gr.Blocks(title=settings.title, analytics_enabled=False, delete_cache=(_KEEP_FILES_S, _KEEP_FILES_S))
+    with page:
         gr.Markdown(
             f"# {settings.title}\nWhere is the protein, and how does the cell look? Open a cell, read the answer."
         )

@@ -130,7 +130,7 @@ def _compose(planes: Mapping[str, npt.NDArray[np.float32]]) -> Rgb:
 
 def _stretch(plane: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     low, high = np.percentile(plane, [1, 99.7])
-    return np.clip((plane.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+    return np.asarray(np.clip((plane.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1), np.float32)
 
 
 def _outline(cells: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:

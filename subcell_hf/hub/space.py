@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,7 @@ def _readme(title: str, repository: str) -> str:
         "colorFrom": "green",
         "colorTo": "blue",
         "sdk": "gradio",
+        "sdk_version": version("gradio"),
         "app_file": "app.py",
         "license": "mit",
         "models": [repository],
