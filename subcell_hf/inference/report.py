@@ -55,6 +55,8 @@ def write_report(
         InputError: If there is no table, or one without cells, or a file is damaged.
     """
     folder = Path(output_folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file, expected the folder that holds it. Give {folder.parent}.")
     table = read_table(folder)
     if not len(table):
         raise InputError(f"{folder} holds a table without cells, so there is nothing to show. See skipped.csv there.")

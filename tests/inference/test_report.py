@@ -35,6 +35,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_every_cell_is_there_with_its_picture_and_place(page: str) -> None:
     data = data_of(page)
     assert data["ids"] == list(example_cells(60).cells["cell_id"])
@@ -51,6 +52,7 @@ def test_every_cell_is_there_with_its_picture_and_place(page: str) -> None:
     assert focus["values"][3] is None
 
 
+@pytest.mark.slow
 def test_counts_locations_skipped_and_run(page: str) -> None:
     text = html.unescape(re.sub(r"<[^>]*>", " ", page.split('<script type="application/json"')[0]))
     text = re.sub(r"\s+", " ", text)
@@ -71,6 +73,7 @@ def test_counts_locations_skipped_and_run(page: str) -> None:
         assert words in text, words
 
 
+@pytest.mark.slow
 def test_nothing_that_a_user_named_is_markup(page: str) -> None:
     assert HOSTILE not in page
     assert "<i>put</i>" not in page
@@ -80,6 +83,7 @@ def test_nothing_that_a_user_named_is_markup(page: str) -> None:
     assert HOSTILE in genes["levels"]
 
 
+@pytest.mark.slow
 def test_the_page_holds_itself(page: str) -> None:
     outside = page.replace("http-equiv", "")
     assert not re.findall(r"(?:https?:|//[a-z]|url\(|@import|src=|href=\"(?!#|data:))", outside.split("<style>")[0])
@@ -87,6 +91,7 @@ def test_the_page_holds_itself(page: str) -> None:
     assert not re.search(r"fetch\(|XMLHttpRequest|import\(|https?://", page)
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
     folder = write_example_output(tmp_path / "out", 20)
     first = write_report(folder).read_bytes()
@@ -102,7 +107,7 @@ def test_few_cells_are_laid_out_by_principal_components(tmp_path: Path) -> None:
 
 
 def test_without_classifier_and_pictures(tmp_path: Path) -> None:
-    folder = write_example_output(tmp_path / "out", 16, classified=False, pictures=False)
+    folder = write_example_output(tmp_path / "out", 12, classified=False, pictures=False)
     page = write_report(folder, title="Tuesday's plate").read_text(encoding="utf-8")
     assert "<h1>Tuesday&#39;s plate</h1>" in page
     assert 'id="locations"' not in page
@@ -119,6 +124,7 @@ def test_a_bare_table_is_enough(tmp_path: Path) -> None:
     assert data_of(page)["columns"] == []
 
 
+@pytest.mark.slow
 def test_large_tables_are_shown_in_part_and_say_so(tmp_path: Path) -> None:
     folder = write_example_output(tmp_path / "out", 60, pictures=False)
     page = write_report(folder, max_cells=20).read_text(encoding="utf-8")
@@ -129,6 +135,7 @@ def test_large_tables_are_shown_in_part_and_say_so(tmp_path: Path) -> None:
     assert shown == [cell_id for cell_id in example_cells(60).cells["cell_id"] if cell_id in set(shown)]
 
 
+@pytest.mark.slow
 def test_long_names_and_many_pictures_do_not_swell_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_example_output(tmp_path / "out", 60)
     monkeypatch.setattr(report, "_MAX_DATA_BYTES", 5000)
@@ -149,6 +156,8 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="without cells"):
         write_report(tmp_path)
     folder = write_example_output(tmp_path / "out", 4)
+    with pytest.raises(InputError, match="is a file, expected the folder"):
+        write_report(folder / "embeddings.parquet")
     (folder / "run.json").write_text("{")
     with pytest.raises(InputError, match=r"run\.json is damaged"):
         write_report(folder)
