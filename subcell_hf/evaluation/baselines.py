@@ -25,6 +25,7 @@ from subcell_hf.data.shards.index import CELLS_FILE
 from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.cell_features import check_crops, measure_cells
+from subcell_hf.evaluation.locations.probes import Scaling
 from subcell_hf.inference.tables import EmbeddingTable
 
 FEATURES, PIXELS = "features", "pixels"
@@ -112,8 +113,8 @@ def make_baselines(
 
     Returns:
         `features` and `pixels`: tables over the same cells in the same order, with the metadata of the source and, from
-        shards, a column `split`. The principal components are fitted on the cells of the split `train`, or on all
-        where there is no such split; `provenance` says which.
+        shards, a column `split`. Features are standardized, so that any classifier can read them, and principal
+        components fitted, on the cells of the split `train`, or on all where there is none; `provenance` says which.
 
     Raises:
         InputError: If the source is no folder of shards or crops, or a cell cannot be read or measured.
@@ -137,8 +138,9 @@ def make_baselines(
             raise InputError(f"{source} holds no cells: nothing to measure.")
         fitted_on, components = _principal_components(shrunken, crops.cells, settings)
         del shrunken
+    scaling = Scaling.of(features[_training_rows(crops.cells)[0]])
     made: dict[str, tuple[npt.NDArray[np.float32], dict[str, Any]]] = {
-        FEATURES: (features, {"features": list(names)}),
+        FEATURES: (scaling(features), {"features": list(names), "standardized_on": _training_rows(crops.cells)[1]}),
         PIXELS: (components, {"pixel_edge": settings.pixel_edge, "fitted_on": fitted_on, "seed": settings.seed}),
     }
     return {
@@ -224,13 +226,17 @@ def shrink_pixels(
     return (summed / areas).reshape(len(pixels), -1).astype(np.float16)
 
 
+def _training_rows(cells: pd.DataFrame) -> tuple[npt.NDArray[np.int64], str]:
+    """Rows of the split `train`, or all where there is none, and which in words."""
+    training = np.flatnonzero(cells["split"] == "train") if "split" in cells else np.empty(0, np.int64)
+    return (training, "split train") if len(training) else (np.arange(len(cells)), "all cells")
+
+
 def _principal_components(
     shrunken: npt.NDArray[np.float16], cells: pd.DataFrame, settings: BaselineSettings
 ) -> tuple[str, npt.NDArray[np.float32]]:
     """Fit on training cells and transform all. Returns what it was fitted on, in words, and `[cells, components]`."""
-    training = np.flatnonzero(cells["split"] == "train") if "split" in cells else np.empty(0, np.int64)
-    what = "split train" if len(training) else "all cells"
-    rows = training if len(training) else np.arange(len(cells))
+    rows, what = _training_rows(cells)
     if len(rows) > settings.fitting_cells:
         rows = np.sort(np.random.default_rng(settings.seed).choice(rows, settings.fitting_cells, replace=False))
     count = min(settings.components, len(rows), shrunken.shape[1])

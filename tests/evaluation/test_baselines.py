@@ -44,7 +44,11 @@ def test_tables_hold_the_cells_of_the_shards(shards: Path) -> None:
     }
     pixels, masks = reader.read(rows)
     values, names = measure_cells(pixels, masks, reader.index.crop_format.channels)
-    np.testing.assert_array_equal(tables["features"].embeddings, values)
+    training = (tables["features"].cells["split"] == "train").to_numpy()
+    spread = values[training].std(axis=0)
+    varies = spread > 1e-4 * np.abs(values[training].mean(axis=0))
+    expected = (values - values[training].mean(axis=0))[:, varies] / spread[varies]
+    np.testing.assert_allclose(tables["features"].embeddings[:, varies], expected, rtol=1e-2, atol=2e-3)
     assert tables["features"].provenance["features"] == list(names)
 
 
@@ -99,7 +103,7 @@ def test_crops_give_the_features_that_their_shards_give(tmp_path: Path) -> None:
     crops = make_baselines(written_crops, settings, progress=False)["features"]
     shards = make_baselines(tmp_path / "shards", settings, progress=False)["features"]
     order = [crops.cells["cell_id"].tolist().index(name) for name in shards.cells["cell_id"]]
-    np.testing.assert_array_equal(crops.embeddings[order], shards.embeddings)
+    np.testing.assert_allclose(crops.embeddings[order], shards.embeddings, atol=1e-5)
     assert "split" not in crops.cells
     assert {"cell_id", "antibody", "label", "qc_area_um2"} <= set(shards.cells) & set(crops.cells)
 

@@ -10,7 +10,7 @@ from statsmodels.stats.multitest import multipletests
 from subcell_hf.evaluation.locations.resampling import ClusteredScores, paired_tests
 
 COMPARED_LEVELS = ("cell", "antibody")
-VERDICTS = ("better", "not better", "worse")
+SIGNIFICANCE_LEVEL = 0.05
 
 
 class Scored(Protocol):
@@ -38,7 +38,7 @@ def compare_heads(scored: Sequence[Scored], first: str, *, resamples: int, seed:
     Returns:
         `model`, `other`, `head`, `level`, `metric`, `difference` (model minus other), `low`, `high` (95 %, antibodies
         resampled), `p_value` (antibodies permuted), `p_holm` (over the others of one head, level and metric), `verdict`
-        (better or worse where the interval leaves out 0, else not better).
+        (better or worse where the interval leaves out 0 and `p_holm` is below 0.05, else not better).
     """
     pairs = [
         (one, other)
@@ -69,9 +69,10 @@ def compare_pairs(pairs: Sequence[tuple[Scored, Scored]], *, resamples: int, see
         if len(known):
             table.loc[known, "p_holm"] = multipletests(table.loc[known, "p_value"], method="holm")[1]
     sign = np.where(table["metric"] == "coverage_error", -1, 1)  # the one metric of which less is better
+    sure = (table["p_holm"] < SIGNIFICANCE_LEVEL).to_numpy()
     low, high = table["low"] * sign, table["high"] * sign
     table["verdict"] = np.select(
-        [np.minimum(low, high) > 0, np.maximum(low, high) < 0], ["better", "worse"], "not better"
+        [sure & (np.minimum(low, high) > 0), sure & (np.maximum(low, high) < 0)], ["better", "worse"], "not better"
     )
     return table
 

@@ -28,8 +28,8 @@ def test_targets_of_each_scheme() -> None:
     np.testing.assert_array_equal(found[0], found[3])
     challenge = location_targets(["Cytosol"], class_scheme("19"))
     assert [challenge_locations()[i] for i in np.flatnonzero(challenge[0])] == ["Cytosol"]
-    with pytest.raises(InputError, match="Unknown location 'Nuclues'"):
-        location_targets(["Nuclues"], class_scheme("31"))
+    with pytest.raises(InputError, match="Unknown location 'Nucleus'"):
+        location_targets(["Nucleus"], class_scheme("31"))
 
 
 def test_classes_of_a_file(tmp_path: Path) -> None:
