@@ -41,10 +41,11 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 """
 STRANGER = """
-import json, sys
+import base64, json, sys
+from pathlib import Path
 import numpy as np, torch, transformers
 from PIL import Image
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 
 crop = {c: np.asarray(Image.open(hf_hub_download("subcell/tiny", f"example/{c}.png")))
         for c in ("red", "yellow", "blue", "green")}
@@ -64,6 +65,12 @@ for name in ("subcell/tiny-encoder", "subcell/tiny", "subcell/tiny-pretraining")
             found["logits"] = outputs.logits[0].tolist()
 locate = transformers.pipeline(model="subcell/tiny", trust_remote_code=True)
 found["pipeline"] = {entry["label"]: entry["score"] for entry in locate(crop, top_k=None)}
+folder = snapshot_download("subcell/tiny")
+sys.path.insert(0, folder)  # as an inference endpoint does
+from handler import EndpointHandler
+
+files = {c: base64.b64encode(Path(folder, "example", f"{c}.png").read_bytes()).decode() for c in crop}
+found["endpoint"] = EndpointHandler(folder)({"inputs": files})["embedding"]
 assert "subcell_hf" not in sys.modules
 print("RESULT", json.dumps(found))
 """
@@ -153,7 +160,7 @@ def expected(published: Published) -> dict[str, torch.Tensor]:
         folder = published.folder / "SubCellForImageClassification"
         outputs = AutoModelForImageClassification.from_pretrained(folder).eval()(**inputs)
         numbers |= {"AutoModelForImageClassification subcell/tiny": outputs.pooler_output[0]}
-        numbers |= {"logits": outputs.logits[0]}
+        numbers |= {"logits": outputs.logits[0], "endpoint": outputs.pooler_output[0]}
         model = AutoModelForPreTraining.from_pretrained(published.folder / "SubCellForPreTraining").eval()
         outputs = model(pixel_values=inputs["pixel_values"][:, None])
         numbers["AutoModelForPreTraining subcell/tiny-pretraining"] = outputs.pooler_output.flatten()
@@ -220,7 +227,7 @@ def test_a_pinned_revision_stays_what_it_was(published: Published, expected: dic
         code = (
             "import json, sys, torch, transformers\n"
             "m = transformers.AutoModel.from_pretrained('subcell/tiny-encoder', revision=sys.argv[1],\n"
-            "                                           code_revision=sys.argv[1], trust_remote_code=True)\n"
+            "                                           trust_remote_code=True)\n"
             "print('RESULT', json.dumps(m.layernorm.weight.tolist()))"
         )
         weights = result_of(published.run("-c", code, pinned))
