@@ -33,7 +33,8 @@ $(Q)/.pretrained: $(Q)/.shards
 $(Q)/.embedded: $(Q)/.pretrained
 	@echo "4/8 Embedding every cell, and making the tables that SubCell is compared with"
 	@$(BIN)/subcell embed $(Q)/shards --model $(Q)/pretraining/model --output $(Q)/embeddings --no-report
-	@$(BIN)/subcell embed $(Q)/shards --model $(Q)/pretraining/model --untrained --output $(Q)/untrained --no-report
+	@$(BIN)/subcell untrained $(Q)/pretraining/model --output $(Q)/untrained_model
+	@$(BIN)/subcell embed $(Q)/shards --model $(Q)/untrained_model --output $(Q)/untrained --no-report
 	@$(BIN)/subcell baselines $(Q)/shards --output $(Q)/baselines
 	@touch $@
 

@@ -62,6 +62,7 @@ COMMANDS = (
     tables.report,
     evaluation.baselines,
     hub.convert,
+    hub.untrained,
     hub.export,
     hub.push,
     hub.push_shards,

@@ -198,3 +198,14 @@ def serve(
             server.serve_forever()
         except KeyboardInterrupt:
             typer.echo("Stopped.")
+
+
+def untrained(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a SubCell model.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; must not exist or be empty.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
+) -> None:
+    """Write a model of the same shape with random weights, for `subcell embed` to make a baseline with."""
+    from subcell_hf.hub.untrained import save_untrained
+
+    typer.echo(f"{save_untrained(model, output, seed)} holds a model that has learnt nothing.")
