@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoConfig
 
 from subcell_hf.errors import InputError
-from subcell_hf.hub.demo_app import DemoSettings
+from subcell_hf.hub.demo_answers import DemoSettings
 from subcell_hf.hub.demo_model import ReferenceCells
 from subcell_hf.hub.example_cell import make_example
 from subcell_hf.hub.export import load_processor
@@ -25,6 +25,7 @@ from subcell_hf.training.checkpoints import publish_folder
 
 _APP_FILES = {
     "demo_app.py": "app.py",
+    "demo_answers.py": "demo_answers.py",
     "demo_images.py": "demo_images.py",
     "demo_model.py": "demo_model.py",
     "demo_page.py": "demo_page.py",

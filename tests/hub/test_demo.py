@@ -30,7 +30,9 @@ from subcell_hf.ontology import CHANNEL_VARIANTS, reported_locations
 
 pytest.importorskip("gradio")
 
-from subcell_hf.hub.demo_app import Demo, build_page
+from subcell_hf.hub import demo_answers
+from subcell_hf.hub.demo_answers import Demo
+from subcell_hf.hub.demo_app import build_page
 from subcell_hf.hub.demo_images import LIMITS, Picture, read_channel_files, read_mask, read_stack
 from subcell_hf.hub.demo_model import ReferenceCells
 from subcell_hf.hub.demo_pictures import cell_at, draw_map, draw_picture, list_locations, message
@@ -268,6 +270,14 @@ def test_the_page_says_what_the_model_says(demo: Demo, tmp_path: Path) -> None:
     row = pd.read_csv(answer[9]["value"]).iloc[0]
     assert row[f"probability_{name}"] == pytest.approx(score, abs=1e-5)
     assert row["embedding_0"] == pytest.approx(float(reading.embedding[0]), rel=1e-5)
+
+
+def test_files_to_download_do_not_pile_up(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_answers, "_KEPT_ANSWERS", 2)
+    reading = demo.model.read(two_cells(), 5, hide_neighbours=False)
+    written = [Path(demo._write(reading, cell)[0]) for cell in range(5)]
+    assert [path.is_file() for path in written[-2:]] == [True, True]
+    assert not any(path.exists() for path in written[:-2])
 
 
 def test_examples_are_outlined_and_their_own_location(demo: Demo) -> None:
