@@ -39,6 +39,7 @@ class Monitoring(TrainerCallback):
         self._picture_steps = 0
         self._cells: PictureCells | None = None
         self._drawn_at = -1
+        self._page_shows: tuple[int, int, int, str] | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Show the model before its first step."""
@@ -110,8 +111,10 @@ class Monitoring(TrainerCallback):
         return self._cells
 
     def _write_page(self, state: TrainerState, status: str) -> None:
-        if not self.trainer.args.run_page or not state.is_world_process_zero:
+        drawn = (state.global_step, len(state.log_history), self._drawn_at, status)
+        if not self.trainer.args.run_page or not state.is_world_process_zero or drawn == self._page_shows:
             return
+        self._page_shows = drawn
         from subcell_hf.training.run_page import RunFacts, write_run_page
 
         trainer, data = self.trainer, self.trainer.data
