@@ -30,6 +30,12 @@ from subcell_hf.data.shards.reader import ShardReader
 pixels, masks = ShardReader("hf://datasets/subcell/cells").read(np.array([0, 35]))
 np.savez(sys.argv[1], pixels=pixels, masks=masks)
 """
+EVALUATE = """
+import evaluate
+
+metric = evaluate.load("subcell/coverage_error")
+print(metric.compute(predictions=[[0.75, 0.5, 1.0]], references=[[1, 0, 0]])["coverage_error"])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +116,8 @@ def test_damaged_shards_do_not_leave(shards: Path, hub: LoopbackHub, command: Co
     assert not hub.repositories
 
 
-def test_metrics_become_spaces(hub: LoopbackHub, command: Command) -> None:
+@pytest.mark.slow
+def test_metrics_become_spaces_that_evaluate_loads(hub: LoopbackHub, command: Command, tmp_path: Path) -> None:
     assert len(metric_names()) >= 4
     dry = command("push-metrics", "subcell", "--dry-run")
     assert all(f"space subcell/{name}, revision main, a new repository" in dry.output for name in metric_names())
@@ -121,3 +128,9 @@ def test_metrics_become_spaces(hub: LoopbackHub, command: Command) -> None:
     assert files.keys() == {"README.md", "app.py", "coverage_error.py", "requirements.txt"}
     assert b"sdk: gradio" in files["README.md"].content
     assert command("push-metrics", "subcell", "--metric", "accuracy").exit_code == 2
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", EVALUATE], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "2.0"
