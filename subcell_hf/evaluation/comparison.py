@@ -257,7 +257,7 @@ def model_index(
             dataset_name=dataset_name,
             dataset_split=split,
             metric_type=row["metric"],
-            metric_name=f"{METRIC_NAMES[row['metric']]} ({row['level']}s)",
+            metric_name=f"{METRIC_NAMES[row['metric']]}, {row['level']} level",
             metric_value=round(float(row["value"]), 4),
         )
         for row in rows.to_dict("records")

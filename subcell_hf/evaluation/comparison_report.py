@@ -149,7 +149,8 @@ def draw_comparison(comparison: Comparison) -> Figure:
         right.axvline(0, color="black", linewidth=0.8)
         labels = [f"{row.model} − {row.other}\np = {row.p_holm:.2g}" for row in pairs.itertuples()]
         right.set_yticks(range(len(pairs)), labels)
-        right.set_xlabel("Difference (blue: better, grey: not shown, red: worse)")
+        right.set_xlabel("Difference (blue better, grey not shown, red worse)")
+        right.locator_params(axis="x", nbins=5)
         for axes in (left, right):
             axes.invert_yaxis()
             axes.margins(y=0.25)
