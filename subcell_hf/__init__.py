@@ -17,10 +17,12 @@ _PUBLIC = {
     "SubCellPipeline": "subcell_hf.model.pipeline_subcell",
     "convert": "subcell_hf.hub.conversion",
     "embed": "subcell_hf.inference.api",
+    "export_model": "subcell_hf.hub.export",
 }
 
 if TYPE_CHECKING:
     from subcell_hf.hub.conversion import convert
+    from subcell_hf.hub.export import export_model
     from subcell_hf.inference.api import embed
     from subcell_hf.model.configuration_subcell import SubCellConfig
     from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
@@ -38,6 +40,7 @@ __all__ = [
     "__version__",
     "convert",
     "embed",
+    "export_model",
 ]
 
 
