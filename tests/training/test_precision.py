@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from subcell_hf.data.sharding import ShardSettings
 from subcell_hf.errors import InputError
+from subcell_hf.model import modeling_subcell
+from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.training.arguments import parse_arguments
 from subcell_hf.training.resolution import resolve
 from subcell_hf.training.trainer import PreTrainer
@@ -61,6 +64,23 @@ def test_checkpointing_changes_no_number(shards: Path, plain: list[float], tmp_p
 def test_compilation_changes_no_number(shards: Path, plain: list[float], tmp_path: Path) -> None:
     words = ["--torch_compile", "true", "--torch_compile_backend", "aot_eager"]  # without a C++ compiler
     assert losses(shards, tmp_path, *words) == pytest.approx(plain, rel=1e-5)
+
+
+def test_attention_of_few_tokens_in_bf16_is_that_of_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SubCellConfig(image_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    attention = modeling_subcell.SubCellAttention(config, 32, 2).bfloat16()
+    config._attn_implementation = "sdpa"
+    tokens = torch.randn(2, 17, 32, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    found = []
+    for most in (320, 0):
+        monkeypatch.setattr(modeling_subcell, "_EAGER_TOKENS", most)
+        tokens.grad = None
+        output, _ = attention(tokens, False)
+        output.float().square().sum().backward()
+        found.append((output.detach().float(), tokens.grad.float()))
+    assert not torch.equal(found[0][1], found[1][1])  # two ways of computing
+    for first, second in zip(*found, strict=True):
+        torch.testing.assert_close(first, second, atol=0.02 * float(second.abs().max()), rtol=0)
 
 
 @pytest.mark.parametrize(("name", "message"), [("fp16", "fp16 needs a GPU"), ("tf32", "tf32 requires Ampere")])
