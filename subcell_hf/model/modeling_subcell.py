@@ -24,6 +24,8 @@ from .configuration_subcell import AUTO_MAP, CUSTOM_PIPELINES, SubCellConfig
 from .objectives_subcell import sigmoid_focal_loss
 
 _EAGER_TOKENS = 320
+"""Most tokens of which plain attention trains faster than the fused kernel in bfloat16 on CPUs."""
+
 PRETRAINING_PARTS = "decoder|teacher|probe|cell_projection|protein_projection|centroid_projection|predictor"
 
 
@@ -181,15 +183,10 @@ def eager_attention_forward(
 def _trains_faster_eagerly(query: Tensor) -> bool:
     """Whether torch's fused attention would be slower than plain matrix products: `[batch, heads, tokens, head size]`.
 
-    Its backward pass on CPUs is, in bfloat16: at 197 tokens (224 px) 19 ms against 8. The probabilities of many more
-    tokens would need too much memory.
+    On CPUs in bfloat16 it is: forward and backward pass at 197 tokens (224 px) take 19 ms against 8. The probabilities of
+    many more tokens would need too much memory.
     """
-    return (
-        query.device.type == "cpu"
-        and query.dtype == torch.bfloat16
-        and query.requires_grad
-        and query.shape[2] <= _EAGER_TOKENS
-    )
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= _EAGER_TOKENS
 
 
 class SubCellAttention(nn.Module):
@@ -215,7 +212,7 @@ class SubCellAttention(nn.Module):
         )
         # Fused kernels never hold the probabilities: whoever asks for them gets the eager form, and nobody else does.
         implementation = "eager" if output_attentions else self.config._attn_implementation
-        if implementation == "sdpa" and _trains_faster_eagerly(query):
+        if implementation == "sdpa" and self.training and _trains_faster_eagerly(query):
             implementation = "eager"
         attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             implementation, eager_attention_forward
