@@ -185,9 +185,8 @@ def proteome_map(
     made = make_map(table, settings)
     pictures = find_pictures(table)
     write_map(made, output, title, read_thumbnails(pictures, made.example_cells) if pictures else None)
-    pieces = made.summary["pieces_of_the_graph"]
-    if pieces > 1:
-        typer.echo(f"The graph of genes has {pieces} pieces that no cluster joins; more --neighbours connect more.")
+    if made.summary["pieces_of_the_graph"] > 1:
+        typer.echo(f"The graph of genes fell into {made.summary['pieces_of_the_graph']} pieces, which were bridged.")
     for level in made.summary["levels"]:
         agreement = level["agreement_with_locations"]
         known = "" if agreement is None else f", adjusted Rand index with locations {agreement:.3f}"

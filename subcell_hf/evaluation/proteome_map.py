@@ -138,7 +138,7 @@ def make_map(table: Path, settings: MapSettings) -> ProteomeMap:
         "variance_kept": float(components.explained.sum()),
         "correction": correction,
         "neighbours": graph.neighbours,
-        "pieces_of_the_graph": _count_pieces(graph),
+        "pieces_of_the_graph": graph.pieces,
         "hierarchy": settings.hierarchy,
         "clusters": len(hierarchy.clusters),
         "levels": describe_levels(hierarchy, genes),
@@ -300,10 +300,3 @@ def _example_cells(means: FieldMeans, antibodies: pd.DataFrame) -> dict[str, lis
         if name in chosen:
             cells.setdefault(gene_of[name], []).append(cell_id)
     return cells
-
-
-def _count_pieces(graph: GeneGraph) -> int:
-    """Connected components; clusters of different ones never join, however low the resolution."""
-    from scipy.sparse.csgraph import connected_components
-
-    return int(connected_components(graph.connectivities, directed=False)[0])
