@@ -183,8 +183,8 @@ def eager_attention_forward(
 def _trains_faster_eagerly(query: Tensor) -> bool:
     """Whether torch's fused attention would be slower than plain matrix products: `[batch, heads, tokens, head size]`.
 
-    On CPUs in bfloat16 it is: forward and backward pass at 197 tokens (224 px) take 19 ms against 8. The probabilities of
-    many more tokens would need too much memory.
+    On CPUs in bfloat16 it is: forward and backward pass at 197 tokens (224 px) take 19 ms against 8. The probabilities
+    of many more tokens would need too much memory.
     """
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= _EAGER_TOKENS
 
