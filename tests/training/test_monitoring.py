@@ -4,6 +4,7 @@ import html.parser
 import os
 import re
 import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -127,10 +128,12 @@ def test_the_page_is_whole_and_needs_no_network(watched: PreTrainer) -> None:
     assert f"weight {config.protein_contrast_weight:g}" in page.words
 
 
-def test_going_on_draws_the_page_from_the_checkpoint(shards: Path, watched: PreTrainer) -> None:
-    trainer = build(shards, watched.run_folder, "--max_steps", "6", "--picture_epochs", "0")
+def test_going_on_draws_the_page_from_the_checkpoint(shards: Path, watched: PreTrainer, tmp_path: Path) -> None:
+    folder = tmp_path / "again"
+    shutil.copytree(watched.run_folder, folder)
+    trainer = build(shards, folder, "--max_steps", "6", "--picture_epochs", "0")
     trainer.train(resume_from_checkpoint=True)
-    words = _Page((watched.run_folder / "monitoring" / "index.html").read_text(encoding="utf-8")).words
+    words = _Page((folder / "monitoring" / "index.html").read_text(encoding="utf-8")).words
     assert "step 6 of 6 · epoch 3" in words
     losses = [line["step"] for line in trainer.state.log_history if "loss" in line]
     assert losses == [1, 2, 3, 4, 5, 6]
