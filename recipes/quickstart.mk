@@ -2,8 +2,9 @@
 # A step that is done is not done again, and each command goes on where it was stopped: after an interruption,
 # `make quickstart` again.
 Q := build/quickstart
-QUICKSTART_FIELDS := 360
-QUICKSTART_ANTIBODIES := 120
+QUICKSTART_FIELDS := 480
+QUICKSTART_ANTIBODIES := 240
+QUICKSTART_OPTICS := --size-px 512 --pixel-size-um 0.160177 --workers 2
 export OMP_NUM_THREADS ?= 2
 
 quickstart: $(Q)/results.json  ## Simulate, pretrain, embed, evaluate, export: ten minutes on two cores
@@ -11,15 +12,16 @@ quickstart: $(Q)/results.json  ## Simulate, pretrain, embed, evaluate, export: t
 
 $(Q)/.fields: | install
 	@echo "1/8 Simulating fields of view with known protein locations"
-	@$(BIN)/subcell simulate --fields $(QUICKSTART_FIELDS) --antibodies $(QUICKSTART_ANTIBODIES) --seed 0 --workers 2 \
-	    --output $(Q)/fields
-	@$(BIN)/subcell simulate --fields 8 --antibodies 8 --seed 1 --workers 2 --output $(Q)/new_fields
+	@$(BIN)/subcell simulate --fields $(QUICKSTART_FIELDS) --antibodies $(QUICKSTART_ANTIBODIES) --seed 0 \
+	    $(QUICKSTART_OPTICS) --output $(Q)/fields
+	@$(BIN)/subcell simulate --fields 16 --antibodies 16 --seed 1 $(QUICKSTART_OPTICS) --output $(Q)/new_fields
 	@touch $@
 
 $(Q)/.shards: $(Q)/.fields
 	@echo "2/8 Cutting cells out and writing them as shards"
-	@$(BIN)/subcell crops $(Q)/fields --output $(Q)/crops --output-size-px 128 --workers 2
-	@$(BIN)/subcell shards $(Q)/crops --output $(Q)/shards --fractions train=0.6,validation=0.2,test=0.2
+	@$(BIN)/subcell crops $(Q)/fields --output $(Q)/crops --crop-size-px 512 --output-size-px 96 \
+	    --workers 2
+	@$(BIN)/subcell shards $(Q)/crops --output $(Q)/shards --fractions train=0.7,validation=0.1,test=0.2
 	@rm -rf $(Q)/crops
 	@touch $@
 
@@ -27,7 +29,7 @@ $(Q)/.pretrained: $(Q)/.shards
 	@echo "3/8 Pretraining a tiny SubCell"
 	@$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py \
 	    recipes/configs/quickstart.yaml --shards $(Q)/shards --output_dir $(Q)/pretraining \
-	    --resume_from_checkpoint $$(test -e $(Q)/pretraining/checkpoint-* && echo true || echo false)
+	    $$(ls -d $(Q)/pretraining/checkpoint-* >/dev/null 2>&1 && echo --resume_from_checkpoint true)
 	@touch $@
 
 $(Q)/.embedded: $(Q)/.pretrained

@@ -129,6 +129,9 @@ def gather_facts(
     missing = [name for name in REQUIRED if not told.get(name)]
     if missing:
         raise InputError(f"The model card lacks {', '.join(missing)}: {_REMEDY}.")
+    plain = [name for name in ("training_data", "hyperparameters") if not isinstance(told[name], Mapping)]
+    if plain:
+        raise InputError(f"{facts or record}: {', '.join(plain)} must hold `name: value` lines, got plain text.")
     told["results"] = (*map(result_from_mapping, told.get("results") or ()), *results)
     for name in _LISTS & told.keys():
         told[name] = (told[name],) if isinstance(told[name], str) else tuple(told[name])

@@ -55,7 +55,10 @@ class EmbeddingTable:
         Args:
             rows: Positions in the order wanted, a slice, or `[cells]` bool.
         """
-        chosen = np.arange(len(self))[np.asarray(rows) if not isinstance(rows, slice) else rows]
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows)
+            rows = rows if rows.size else rows.astype(np.int64)  # an empty list has no type that could index
+        chosen = np.arange(len(self))[rows]
         return EmbeddingTable(
             self.cells.iloc[chosen].reset_index(drop=True),
             self.embeddings[chosen],

@@ -101,6 +101,9 @@ def test_a_card_with_missing_fields_is_refused_by_their_names(tmp_path: Path) ->
     (tmp_path / "facts.yaml").write_text("training_data: {a: b}\nrecipe: x\nhyperparameters: {a: 1}\nlimits: []\n")
     with pytest.raises(InputError, match="lacks limits:"):
         export_model(model, tmp_path / "out", sources=ExportSources(facts=tmp_path / "facts.yaml"))
+    (tmp_path / "facts.yaml").write_text("training_data: HPA\nrecipe: x\nhyperparameters: {a: 1}\n")
+    with pytest.raises(InputError, match="training_data must hold `name: value` lines"):
+        export_model(model, tmp_path / "out", sources=ExportSources(facts=tmp_path / "facts.yaml"))
     (tmp_path / "facts.yaml").write_text("colour: blue\n")
     with pytest.raises(InputError, match="says colour, which no card has"):
         export_model(model, tmp_path / "out", sources=ExportSources(facts=tmp_path / "facts.yaml"))

@@ -149,6 +149,7 @@ def test_select_takes_masks_positions_and_slices() -> None:
     for rows in (mask, np.flatnonzero(mask), slice(None, None, 2), [0, 2, 4, 6, 8, 10]):
         assert_equal(table.select(rows), table.select(mask))
     assert list(table.select([3, 1]).cells["label"]) == [3, 1]
+    assert len(table.select([])) == 0
     np.testing.assert_array_equal(
         table.select([3, 1]).pass_probabilities["agp"], table.pass_probabilities["agp"][[3, 1]]
     )
