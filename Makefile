@@ -50,7 +50,7 @@ $(OLDEST): develop
 	@test -d $@ || $(BIN)/pip install --quiet --no-deps --target $@ transformers==$(OLDEST_TRANSFORMERS)
 
 docs: develop  ## Build the documentation in build/site
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:  ## Remove what the commands above made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -19,7 +19,7 @@ def register() -> None:
         AutoModelForPreTraining,
     )
     from transformers.pipelines import PIPELINE_REGISTRY
-    from transformers.utils import is_vision_available
+    from transformers.utils.import_utils import is_vision_available
 
     from subcell_hf.model.configuration_subcell import SubCellConfig
     from subcell_hf.model.image_processing_subcell import SubCellImageProcessor

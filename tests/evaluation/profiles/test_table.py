@@ -56,5 +56,5 @@ def test_missing_files_and_columns_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_profiles([tmp_path / "none.csv"])
     table = read_profiles([write(tmp_path / "wells.csv", Metadata_Plate=["A"], x=[1.0])])
-    with pytest.raises(InputError, match=r"no column 'Metadata_Wel'; their metadata columns are Metadata_Plate"):
-        table.column("Metadata_Wel")
+    with pytest.raises(InputError, match=r"no column 'Metadata_Wells'; their metadata columns are Metadata_Plate"):
+        table.column("Metadata_Wells")
