@@ -1,6 +1,6 @@
-# `make real DATA=FOLDER`: the main job on real images of the Human Protein Atlas, from raw files to a report. FOLDER is laid
-# out as recipes/real_fields.py says. Training sees the images and which antibody they are of, and no location; the heads learn
-# the locations of train.txt alone. Two tiny models are trained, one for images with all four channels and one for those
+# `make real DATA=FOLDER`: the main job on real images of the Human Protein Atlas, from raw files to a report. FOLDER is
+# laid out as recipes/real_fields.py says. Training sees the images and which antibody they are of, and no location; the
+# heads learn the locations of train.txt alone. Two tiny models are trained, one for images with all four channels and one for those
 # with nucleus and protein alone; `subcell embed --model auto` picks the right one for every image.
 DATA ?= ../shared/data
 REAL := build/real
@@ -26,8 +26,8 @@ $(REAL)/.four_channels $(REAL)/.all: $(REAL)/.listed
 	@$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py \
 	    recipes/configs/quickstart.yaml --channels $(CHANNELS) --shards $(REAL)/shards_$(CHANNELS) \
 	    --image_size 192 --probe_detached true --probe_weight 1 --train_split all \
-	    --antibodies_per_batch 12 --cells_per_antibody 2 --num_train_epochs $(REAL_EPOCHS) --learning_rate 2e-3 \
-	    --eval_epochs 40 --save_epochs 40 --output_dir $(REAL)/pretraining_$(CHANNELS)
+	    --antibodies_per_batch 12 --last_batch drop --cells_per_antibody 2 --learning_rate 2e-3 \
+	    --num_train_epochs $(REAL_EPOCHS) --eval_epochs 40 --save_epochs 40 --output_dir $(REAL)/pretraining_$(CHANNELS)
 	@$(BIN)/subcell embed $(REAL)/shards_$(CHANNELS) --model $(REAL)/pretraining_$(CHANNELS)/model --no-report \
 	    --output $(REAL)/embeddings_$(CHANNELS)
 	@$(BIN)/python recipes/train_localization.py recipes/configs/localization.yaml \
