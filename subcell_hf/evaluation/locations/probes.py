@@ -15,6 +15,9 @@ from subcell_hf.errors import InputError
 Array = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.uint8]
 
+BLOCK_CELLS = 8192
+"""Test cells that are standardized at a time."""
+
 TRAINING_CELLS = 50_000
 """Probes learn from no more cells than this, chosen at random; more hardly change them."""
 
@@ -125,7 +128,10 @@ class LinearProbe:
             if loss >= best:
                 break
             best, chosen, self.chosen_penalty = loss, weights, penalty
-        return _probabilities(scaling(test_embeddings), chosen)[None]
+        # In blocks: standardized as a whole, a million cells would be held twice more.
+        blocks = range(0, len(test_embeddings), BLOCK_CELLS)
+        parts = [_probabilities(scaling(test_embeddings[start : start + BLOCK_CELLS]), chosen) for start in blocks]
+        return np.concatenate(parts)[None]
 
     def _fit(
         self, train: Array, targets: Targets, penalty: float, start: npt.NDArray[np.float64]
@@ -194,8 +200,8 @@ class NeighbourProbe:
         }
         self.chosen_count = min(losses, key=lambda count: losses[count])
         parts = [
-            search.kneighbors(_directions(scaling(test_embeddings[start : start + 8192])), return_distance=False)
-            for start in range(0, len(test_embeddings), 8192)
+            search.kneighbors(_directions(scaling(test_embeddings[start : start + BLOCK_CELLS])), return_distance=False)
+            for start in range(0, len(test_embeddings), BLOCK_CELLS)
         ]
         return _vote(np.concatenate(parts)[:, : self.chosen_count], targets)[None]
 
@@ -209,8 +215,8 @@ def _directions(scaled: Array) -> Array:
 def _vote(neighbours: npt.NDArray[np.int64], targets: Array) -> Array:
     count, share = neighbours.shape[1], targets.mean(axis=0)
     votes = np.empty((len(neighbours), targets.shape[1]), np.float32)
-    for start in range(0, len(neighbours), 8192):
-        votes[start : start + 8192] = targets[neighbours[start : start + 8192]].sum(axis=1)
+    for start in range(0, len(neighbours), BLOCK_CELLS):
+        votes[start : start + BLOCK_CELLS] = targets[neighbours[start : start + BLOCK_CELLS]].sum(axis=1)
     shares: Array = (votes + share) / np.float32(count + 1)
     return shares
 
