@@ -14,6 +14,9 @@ from subcell_hf.hub.endpoint_images import RequestError
 
 Floats = npt.NDArray[np.float32]
 
+NEIGHBOURS = 10
+"""So many reference cells say where a new one stands on the map."""
+
 
 @dataclass(frozen=True)
 class CellReading:
@@ -36,47 +39,68 @@ class CellReading:
 
 @dataclass(frozen=True)
 class ReferenceCells:
-    """Cells of known location on the first two principal components of their embeddings.
+    """Cells of known location with their places on a map, which was laid out once; new cells are placed among them.
 
     Attributes:
-        mean: `[width]`.
-        components: `[2, width]`, unit vectors.
-        positions: `[cells, 2]`.
+        directions: `[cells, width]`, embeddings of length 1.
+        positions: `[cells, 2]` from 0 to 1, y upwards.
         labels: `[cells]` location of each.
+        method: How the map was laid out, for the caption.
     """
 
-    mean: Floats
-    components: Floats
+    directions: Floats
     positions: Floats
     labels: list[str]
+    method: str
 
-    @classmethod
-    def fit(cls, embeddings: Floats, labels: list[str]) -> "ReferenceCells":
-        """Find the principal components of `[cells, width]` embeddings."""
-        mean = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
-        _, _, components = np.linalg.svd(embeddings - mean, full_matrices=False)
-        # A singular vector may point either way: the largest entry is made positive, so that the picture stays.
-        top = components[:2]
-        signs = np.sign(np.take_along_axis(top, np.abs(top).argmax(axis=1)[:, None], axis=1))
-        top = (top * signs).astype(np.float32)
-        return cls(mean, top, (embeddings - mean) @ top.T, labels)
+    def find_nearest(self, embedding: Floats) -> tuple[npt.NDArray[np.intp], Floats]:
+        """The reference cells most like another cell by the cosine of their embeddings.
+
+        Args:
+            embedding: `[width]`.
+
+        Returns:
+            Rows, nearest first, and weights that sum to 1: exp(-d/m) for a cell that is d farther than the nearest
+            one, where m is the mean of those d; as in UMAP, what counts is not how far they are but how much farther.
+        """
+        distances = 1 - self.directions @ _directions(embedding[None])[0]
+        rows = np.argsort(distances, kind="stable")[:NEIGHBOURS]
+        farther = distances[rows] - distances[rows[0]]
+        weights = np.exp(-farther / max(float(farther.mean()), 1e-12))
+        return rows, np.asarray(weights / weights.sum(), np.float32)
 
     def place(self, embedding: Floats) -> tuple[float, float]:
-        """Where another cell stands."""
-        x, y = ((embedding - self.mean) @ self.components.T).tolist()
+        """Where another cell stands: at the weighted mean of the places of the reference cells nearest to it."""
+        rows, weights = self.find_nearest(embedding)
+        x, y = (weights @ self.positions[rows]).tolist()
         return x, y
 
     def save(self, path: Path) -> None:
-        """Write a compressed `.npz` without pickles."""
+        """Write a compressed `.npz` without pickles; directions in half precision, which moves no neighbour by much."""
         np.savez_compressed(
-            path, mean=self.mean, components=self.components, positions=self.positions, labels=np.array(self.labels)
+            path,
+            directions=self.directions.astype(np.float16),
+            positions=self.positions,
+            labels=np.array(self.labels),
+            method=np.array(self.method),
         )
 
     @classmethod
     def load(cls, path: Path) -> "ReferenceCells":
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
-            return cls(file["mean"], file["components"], file["positions"], file["labels"].tolist())
+            directions = _directions(file["directions"].astype(np.float32))
+            return cls(directions, file["positions"], file["labels"].tolist(), str(file["method"]))
+
+    @classmethod
+    def from_map(cls, embeddings: Floats, positions: Floats, labels: list[str], method: str) -> "ReferenceCells":
+        """Take `[cells, width]` embeddings of any length and what the map says of them."""
+        return cls(_directions(embeddings), positions, labels, method)
+
+
+def _directions(embeddings: Floats) -> Floats:
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return np.asarray(embeddings / np.where(lengths > 0, lengths, 1), np.float32)
 
 
 class DemoModel:

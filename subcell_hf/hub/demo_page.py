@@ -6,7 +6,8 @@ all. Each channel is an image of its own, or all lie in one TIFF or `.npy` file.
 the demo was installed with its image tools, or by your own mask.
 
 **What comes out:** the probability of each location, where the model looked (the weights of its attention pooling,
-mean over heads), the embedding to download, and the cell among reference cells.
+mean over heads), the embedding to download, and the cell on a map (UMAP) of reference cells. The map is laid out once,
+in advance. A new cell does not change it: it stands among the reference cells whose embeddings are most like its own.
 
 **Mind:** probabilities say how sure the model is of cells like those it was trained on. Another microscope, another
 cell line or another pixel size can mislead it. Files are deleted within two hours; do not upload what must stay
@@ -22,6 +23,8 @@ CSS = """
 .location .track { background: rgba(128,128,128,.22); border-radius: 4px; height: 1em; overflow: hidden; }
 .location .bar { height: 100%; min-width: 2px; }
 .map svg { width: 100%; max-width: 460px; background: rgba(128,128,128,.08); border-radius: 8px; }
+.map h3 { margin: 0 0 .4em; }
+.map .how { font-size: .85em; opacity: .75; }
 .map .own { fill: #fff; stroke: #111; stroke-width: 2; }
 .legend { display: flex; flex-wrap: wrap; gap: .2em .9em; margin-top: .4em; font-size: .9em; }
 .legend i { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .35em; }

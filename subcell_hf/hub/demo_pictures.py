@@ -1,6 +1,7 @@
 """What the demo shows: pictures as arrays, everything else as small pieces of HTML; lies beside `app.py` on the Hub."""
 
 import html
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ _SHOWN_PX = 1024
 _GAMMA = 0.7
 _HOT = np.array([[0, 0, 0], [120, 0, 60], [230, 60, 20], [255, 180, 40], [255, 255, 200]], np.float32)
 _MAP_PX, _MARGIN_PX = 420, 16
+_LEGEND_NAMES = 14
 _UNKNOWN_COLOUR = "#8a8a8a"
 
 
@@ -85,32 +87,41 @@ def list_locations(reading: CellReading, colours: Mapping[str, str], shown: int 
 
 
 def draw_map(reading: CellReading, reference: ReferenceCells | None, colours: Mapping[str, str]) -> str:
-    """The reference cells and this one on two principal components, as SVG with a legend."""
+    """The map of the reference cells with this one among them, as SVG with a legend, and how to read it."""
     if reference is None:
-        return "<p>This demo was set up without reference cells.</p>"
-    own = np.array([reference.place(reading.embedding)], np.float32)
-    everything = np.concatenate([reference.positions, own])
-    low, high = everything.min(axis=0), everything.max(axis=0)
-    scale = (_MAP_PX - 2 * _MARGIN_PX) / np.maximum(high - low, 1e-9)
-    spots = (everything - low) * scale + _MARGIN_PX
-    spots[:, 1] = _MAP_PX - spots[:, 1]
+        return "<p>This demo was set up without reference cells, so there is no map.</p>"
+    rows, _ = reference.find_nearest(reading.embedding)
+    spots = _spots(np.concatenate([reference.positions, [reference.place(reading.embedding)]]))
     dots = "".join(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{_safe_colour(colours.get(label))}" fill-opacity=".75">'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{_safe_colour(colours.get(label))}" fill-opacity=".8">'
         f"<title>{html.escape(label)}</title></circle>"
         for (x, y), label in zip(spots[:-1].tolist(), reference.labels, strict=True)
     )
     x, y = spots[-1].tolist()
-    names = sorted(set(reference.labels), key=lambda name: -reference.labels.count(name))[:14]
+    counted = Counter(reference.labels).most_common()
     legend = "".join(
         f'<span><i style="background:{_safe_colour(colours.get(name))}"></i>{html.escape(name)}</span>'
-        for name in names
+        for name, _ in counted[:_LEGEND_NAMES]
+    )
+    if len(counted) > _LEGEND_NAMES:
+        legend += f"<span>and {len(counted) - _LEGEND_NAMES} more: hover over a dot</span>"
+    near = ", ".join(
+        f"{count} {html.escape(name)}" for name, count in Counter(reference.labels[row] for row in rows).most_common(3)
     )
     return (
-        f'<div class="map"><svg viewBox="0 0 {_MAP_PX} {_MAP_PX}" role="img" aria-label="This cell among reference '
-        f'cells">{dots}<path class="own" d="{_star(x, y, 13)}"/></svg><div class="legend"><span><i class="own">★</i>'
-        f"this cell</span>{legend}</div><p>First two principal components of {len(reference.labels):,} reference "
-        "cells.</p></div>"
+        f'<div class="map"><h3>Among reference cells</h3><svg viewBox="0 0 {_MAP_PX} {_MAP_PX}" role="img" '
+        f'aria-label="This cell among reference cells">{dots}<path class="own" d="{_star(x, y, 13)}"/></svg>'
+        f'<div class="legend"><span><i class="own">★</i> this cell</span>{legend}</div>'
+        f"<p>Of its {len(rows)} nearest reference cells: {near}.</p>"
+        f'<p class="how">{len(reference.labels):,} reference cells: {html.escape(reference.method)}. '
+        f"The star is the mean of the places of the {len(rows)} whose embeddings are most like this cell's, the nearer "
+        "the heavier; a cell unlike all of them gets a place too.</p></div>"
     )
+
+
+def _spots(positions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Places from 0 to 1, y upwards → pixels of the map, y downwards."""
+    return np.array([0, _MAP_PX]) + (positions * (_MAP_PX - 2 * _MARGIN_PX) + _MARGIN_PX) * np.array([1, -1])
 
 
 def message(text: str, is_error: bool) -> str:

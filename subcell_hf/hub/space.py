@@ -4,8 +4,9 @@ import json
 import shutil
 import tempfile
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -22,6 +23,9 @@ from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.ontology import CHANNEL_STAINS, location_colours
 from subcell_hf.training.checkpoints import publish_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _APP_FILES = {
     "demo_app.py": "app.py",
@@ -66,6 +70,7 @@ def stage_space(
     if output.exists() and any(output.iterdir()) and not (output / "demo.json").is_file():
         raise InputError(f"{output} holds something else than a Space: choose a new folder.")
     config, processor = _load_facts(Path(model))
+    cells = None if reference is None else map_reference(reference, config)
     title = title or f"SubCell: {repository.rpartition('/')[2]}"
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
@@ -79,8 +84,8 @@ def stage_space(
         (staging / "requirements.txt").write_text(_REQUIREMENTS, encoding="utf-8")
         (staging / "README.md").write_text(_readme(title, repository), encoding="utf-8")
         write_examples(staging / "examples", processor)
-        if reference is not None:
-            fit_reference(reference, config).save(staging / "reference.npz")
+        if cells is not None:
+            cells.save(staging / "reference.npz")
         staging.chmod(0o755)
         publish_folder(staging, output)
     finally:
@@ -105,39 +110,60 @@ def local_settings(model: Path, examples: Path, reference: Path | None = None) -
         title=f"SubCell: {model.resolve().name}",
         colours=location_colours(),
         stains=CHANNEL_STAINS,
-        reference=None if reference is None else fit_reference(reference, config),
+        reference=None if reference is None else map_reference(reference, config),
         examples=write_examples(examples, processor),
         trust_remote_code=False,
     )
 
 
-def fit_reference(table: Path, config: SubCellConfig, seed: int = 0) -> ReferenceCells:
-    """Reference cells out of an embedding table: those with a known location, else with a predicted one.
+def map_reference(table: Path, config: SubCellConfig, seed: int = 0) -> ReferenceCells:
+    """Lay reference cells out by UMAP: those of an embedding table with a known location, else with a predicted one.
+
+    Args:
+        table: Embedding table that was made with the model.
+        config: Of the model.
+        seed: Of the map, and of which cells are taken where there are more than 1,500.
 
     Raises:
-        InputError: If the embeddings are of another width than the model's, or fewer than three cells have a location.
+        InputError: If the embeddings are of another width than the model's, too few cells have a location, or
+            umap-learn is not installed.
     """
+    from subcell_hf.inference.reports.projection import FEWEST_FOR_UMAP, project_cells
     from subcell_hf.inference.tables import read_table
 
+    if find_spec("umap") is None:
+        raise InputError(
+            "The map of reference cells needs umap-learn, which is not installed. Install it with: pip install "
+            "'subcell-hf[analysis]', or leave the reference cells out."
+        )
     cells = read_table(table)
     if cells.embeddings.shape[1] != config.embedding_size:
         raise InputError(
             f"{table} holds embeddings of width {cells.embeddings.shape[1]}, the model gives {config.embedding_size}: "
             "embed the reference cells with this model."
         )
-    columns = [name for name in ("locations", "top_location_1") if name in cells.cells]
-    labels = ["" for _ in range(len(cells))]
-    for name in columns:
-        found = cells.cells[name].fillna("").astype(str).str.split(";").str[0]
-        labels = [label or other for label, other in zip(labels, found, strict=True)]
-    rows = np.array([index for index, label in enumerate(labels) if label], np.int64)
-    if len(rows) < 3:
+    labels = _first_locations(cells.cells)
+    rows = np.flatnonzero(np.array(labels, dtype=str) != "")
+    if len(rows) < FEWEST_FOR_UMAP:
         raise InputError(
-            f"{table} has {len(rows)} cells with a location (column locations or top_location_1): expected at least 3."
+            f"{table} has {len(rows)} cells with a location (column locations or top_location_1): expected at least "
+            f"{FEWEST_FOR_UMAP}."
         )
     if len(rows) > _MOST_REFERENCE_CELLS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_REFERENCE_CELLS, replace=False))
-    return ReferenceCells.fit(np.asarray(cells.embeddings[rows], np.float32), [labels[row] for row in rows])
+    embeddings = np.asarray(cells.embeddings[rows], np.float32)
+    made = project_cells(embeddings, seed)
+    return ReferenceCells.from_map(embeddings, made.positions, [labels[row] for row in rows], made.method)
+
+
+def _first_locations(cells: "pd.DataFrame") -> list[str]:
+    """First known location of each cell, else the most probable one, else nothing."""
+    labels = [""] * len(cells)
+    for name in ("locations", "top_location_1"):
+        if name in cells:
+            found = cells[name].fillna("").astype(str).str.split(";").str[0]
+            labels = [label or other for label, other in zip(labels, found, strict=True)]
+    return labels
 
 
 def write_examples(folder: Path, processor: SubCellImageProcessor) -> dict[str, Path]:
