@@ -1,6 +1,6 @@
 """Commands of the room evaluation: embedding tables in, benchmarks out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,8 +53,27 @@ def localization(
     output: Annotated[Path, typer.Option(help="Folder to write report.html, results.json, tables and figures to.")],
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=TABLE over the same cells, such as features=features.parquet; repeat for each."),
+        typer.Option(
+            help="NAME=TABLE over the same cells, such as cellprofiler=profiles.csv; repeat for each. "
+            "untrained, features and pixels take the place of the table that would be made."
+        ),
     ] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines",
+            help="Compare with an untrained network, classical features and pixel components of the same cells; they "
+            "are made where they are not there yet.",
+        ),
+    ] = True,
+    crops: Annotated[
+        str | None,
+        typer.Option(
+            help="Images, crops or shards that the cells of TABLE were cut from; default: as the folder of "
+            "`subcell embed` says."
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read and measure cells for baselines.")] = 0,
     name: Annotated[str, typer.Option(help="How to call the model in the report.")] = "subcell",
     metadata: Annotated[
         Path | None,
@@ -83,19 +102,26 @@ def localization(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
 ) -> None:
     """Can places of a protein be read off embeddings, and better than off baselines? Exit code 3: cells left out."""
+    from subcell_hf.cli.table_baselines import BASELINES, find_baselines
     from subcell_hf.evaluation.localization import LocalizationSettings, evaluate
     from subcell_hf.evaluation.locations.labels import class_scheme
     from subcell_hf.evaluation.locations.report import write_report
+    from subcell_hf.inference.tables import read_table
 
     tables = _read_tables(table, name, baseline or (), metadata)
+    wanted = [own for own in BASELINES if own not in tables] if baselines else []
+    found = find_baselines(table, tables[name], wanted, crops=crops, output=output, workers=workers)
+    tables = _in_order(tables, {own: read_table(path) for own, path in found.tables.items()})
     fractions = LocalizationSettings.learning_fractions if learning_curve else ()
     settings = LocalizationSettings(class_scheme(classes), resamples, seed, allow_shared_genes, fractions)
     result = evaluate(tables, _predictors(heads, seeds, seed), settings)
-    results = write_report(result, tables, output)
+    results = write_report(result, tables, output, found.missing)
     for model, score in results["macro_map"].items():
         typer.echo(f"{model}: macro average precision {'–' if score is None else f'{score:.3f}'} ({results['head']})")
     for verdict in results["verdicts"]:
         typer.echo(verdict)
+    for sentence in found.missing:
+        typer.echo(sentence, err=True)
     typer.echo(f"Wrote {output / 'report.html'}.")
     if results["left_out"]:
         typer.echo(f"{results['left_out']} cells were left out: see {output / 'left_out.csv'}.", err=True)
@@ -120,6 +146,17 @@ def _read_tables(
     if metadata is not None:
         tables[name] = replace(tables[name], cells=add_metadata(tables[name].cells, metadata))
     return tables | {other: read_table(path) for other, path in named.items()}
+
+
+def _in_order(
+    tables: "Mapping[str, EmbeddingTable]", made: "Mapping[str, EmbeddingTable]"
+) -> "dict[str, EmbeddingTable]":
+    """The model, the baselines that always stand beside it, then what else was given."""
+    from subcell_hf.cli.table_baselines import BASELINES
+
+    every = {**tables, **made}
+    model = next(iter(tables))
+    return {name: every[name] for name in dict.fromkeys((model, *BASELINES, *tables)) if name in every}
 
 
 def _predictors(heads: str, seeds: int, seed: int) -> "list[Predictor]":

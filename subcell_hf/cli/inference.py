@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from subcell_hf.cli.embed_input import WORKING_FOLDER, EmbedInput
 from subcell_hf.cli.tables import check_report_libraries, draw_report, say_locations, write_portable
 
 
@@ -95,13 +96,12 @@ def embed(
     """Embed cells and locate their protein. Exit code 3: some inputs were skipped, see skipped.csv."""
     arguments = {name: str(value) for name, value in locals().items() if value is not None}
     arguments["command"] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    arguments[WORKING_FOLDER] = str(Path.cwd())
     if report:
         check_report_libraries()
-    from subcell_hf.data.crops.single_cells import CropSettings
-    from subcell_hf.data.fields_of_view import ReadingOptions, parse_channel_mapping, parse_z_projection
     from subcell_hf.inference.embedding import EmbedSettings, embed_cells
     from subcell_hf.inference.models import find_models
-    from subcell_hf.inference.sources import SourceOptions, open_source
+    from subcell_hf.inference.sources import open_source
 
     found = find_models(
         model,
@@ -111,20 +111,20 @@ def embed(
         crop_px=crop_size_px,
         mask_cells=mask_cells,
     )
-    options = SourceOptions(
-        reading=ReadingOptions(
-            channel_mapping=parse_channel_mapping(channel_mapping or ()),
-            channel_names=tuple(name.strip() for name in channel_names.split(",")) if channel_names else (),
-            pixel_size_um=pixel_size_um,
-            z_projection=parse_z_projection(z_projection),
-            metadata=metadata,
-        ),
-        filters=CropSettings(min_area_um2=min_area_um2, max_area_um2=max_area_um2, exclude_border=exclude_border),
+    options = EmbedInput(
+        channel_mapping=channel_mapping,
+        channel_names=channel_names,
+        pixel_size_um=pixel_size_um,
+        z_projection=z_projection,
+        metadata=metadata,
         segmentation=segmentation,
+        min_area_um2=min_area_um2,
+        max_area_um2=max_area_um2,
+        exclude_border=exclude_border,
         single_cells=single_cells,
         split=split,
-        crop_px=crop_size_px,
-    )
+        crop_size_px=crop_size_px,
+    ).options()
     cells, found, what = open_source(source, found, options)
     typer.echo(f"{source}: {what}.")
     settings = EmbedSettings(

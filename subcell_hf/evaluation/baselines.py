@@ -5,7 +5,7 @@ does. Recent work found large microscopy models no better than such baselines (a
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -122,31 +122,59 @@ def make_baselines(
     """
     settings = settings or BaselineSettings()
     crops = _open_crops(str(source))
+    if not len(crops.cells):
+        raise InputError(f"{source} holds no cells: nothing to measure.")
     tasks = [(piece, settings.pixel_edge) for piece in crops.pieces]
     measured = _measure_all(str(source), crops, tasks, workers)
-    width = len(crops.channels) * settings.pixel_edge**2
-    features: npt.NDArray[np.float32] | None = None
+    shown = tqdm(measured, total=len(tasks), unit="piece", disable=not progress)
+    return assemble_baselines(shown, crops.cells, crops.channels, settings)
+
+
+def assemble_baselines(
+    measured: Iterable["Measured"], cells: pd.DataFrame, channels: Sequence[str], settings: BaselineSettings
+) -> dict[str, EmbeddingTable]:
+    """Make the tables of what was measured.
+
+    Args:
+        measured: Piece by piece, in any order.
+        cells: Metadata of the tables' cells; with a column `split`, fitting keeps to `train`.
+        channels: What was measured.
+        settings: As it was measured with.
+
+    Returns:
+        See `make_baselines`.
+
+    Raises:
+        InputError: If a cell was not measured, or pieces differ in what was.
+    """
+    features = np.empty((len(cells), 0), np.float32)
     names: tuple[str, ...] = ()
+    lacking = np.ones(len(cells), np.bool_)
     # Shrunken pixels of a million cells are gigabytes: they wait on the disk until the components are fitted.
     with tempfile.TemporaryDirectory() as folder:
-        shrunken = np.memmap(Path(folder) / "pixels", np.float16, "w+", shape=(len(crops.cells), width))
-        for piece, values, names, pixels in tqdm(measured, total=len(tasks), unit="piece", disable=not progress):
-            if features is None:
-                features = np.empty((len(crops.cells), len(names)), np.float32)
-            features[piece], shrunken[piece] = values, pixels
-        if features is None:
-            raise InputError(f"{source} holds no cells: nothing to measure.")
-        fitted_on, components = _principal_components(shrunken, crops.cells, settings)
+        shrunken: npt.NDArray[np.float16] = np.empty((0, 0), np.float16)
+        for rows, values, names, pixels in measured:
+            if lacking.all():
+                features = np.empty((len(cells), len(names)), np.float32)
+                shape = (len(cells), pixels.shape[1])
+                shrunken = np.memmap(Path(folder) / "pixels", np.float16, "w+", shape=shape)
+            if values.shape[1] != features.shape[1] or pixels.shape[1] != shrunken.shape[1]:
+                raise InputError(f"Cells differ in their channels; expected {', '.join(channels)} in every one.")
+            features[rows], shrunken[rows], lacking[rows] = values, pixels, False
+        if lacking.any():
+            first = cells["cell_id"].iloc[int(np.argmax(lacking))]
+            raise InputError(
+                f"{int(lacking.sum())} of {len(cells)} cells are not in the images any more, first {first!r}"
+            )
+        fitted_on, components = _principal_components(shrunken, cells, settings)
         del shrunken
-    scaling = Scaling.of(features[_training_rows(crops.cells)[0]])
+    rows, which = _training_rows(cells)
     made: dict[str, tuple[npt.NDArray[np.float32], dict[str, Any]]] = {
-        FEATURES: (scaling(features), {"features": list(names), "standardized_on": _training_rows(crops.cells)[1]}),
+        FEATURES: (Scaling.of(features[rows])(features), {"features": list(names), "standardized_on": which}),
         PIXELS: (components, {"pixel_edge": settings.pixel_edge, "fitted_on": fitted_on, "seed": settings.seed}),
     }
     return {
-        name: EmbeddingTable(
-            crops.cells, values, provenance={"baseline": name, "channels": list(crops.channels), **facts}
-        )
+        name: EmbeddingTable(cells, values, provenance={"baseline": name, "channels": list(channels), **facts})
         for name, (values, facts) in made.items()
     }
 
@@ -166,6 +194,7 @@ def _metadata(table: pd.DataFrame) -> pd.DataFrame:
 
 Task = tuple[npt.NDArray[np.int64], int]
 Measured = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], tuple[str, ...], npt.NDArray[np.float16]]
+"""Rows of cells in their table, features, names of these, shrunken pixels."""
 
 _opened: dict[str, _Crops] = {}
 """Crops that this worker process has opened, by URL."""

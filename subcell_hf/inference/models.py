@@ -61,6 +61,7 @@ class ModelFolder:
             "proteins": list(self.variant.proteins),
             "crop_px": self.variant.crop_px,
             "pixel_size_um": self.variant.pixel_size_um,
+            "patch_px": self.variant.patch_px,
             "processor": self.variant.settings,
         }
 

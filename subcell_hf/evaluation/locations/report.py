@@ -1,7 +1,7 @@
 """The files of a localization benchmark: numbers, tables, figures and a page that shows them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,16 @@ HEAD_WORDS = {
 }
 
 
-def write_report(result: LocalizationResult, tables: Mapping[str, EmbeddingTable], folder: Path) -> dict[str, Any]:
+def write_report(
+    result: LocalizationResult, tables: Mapping[str, EmbeddingTable], folder: Path, missing: Sequence[str] = ()
+) -> dict[str, Any]:
     """Write everything; the same result gives the same bytes.
 
     Args:
         result: What was found.
         tables: The tables it was found on, for their provenance.
         folder: Folder to write.
+        missing: Sentences that say which baselines are not there, and why.
 
     Returns:
         The content of `results.json`, which is written last.
@@ -66,7 +69,7 @@ def write_report(result: LocalizationResult, tables: Mapping[str, EmbeddingTable
     for name, figure in draw_all(result).items():
         save_figure(figure, folder / "figures" / name)
         pictures[name] = inline_png(figure)
-    results = collect_results(result, tables)
+    results = {**collect_results(result, tables), "missing_baselines": list(missing)}
     with write_atomically(folder / "report.html") as file:
         file.write(_page(result, results, pictures).encode())
     with write_atomically(folder / RESULTS_FILE) as file:
@@ -195,6 +198,7 @@ def _page(result: LocalizationResult, results: Mapping[str, Any], pictures: Mapp
         classes=results["classes"],
         settings=results["settings"],
         verdicts=_verdicts(result),
+        missing=results["missing_baselines"],
         scores=[_score_row(result, item) for item in result.scored],
         several=any(len(item.probabilities) > 1 for item in result.scored),
         figures={"learning": None, "batches": None, **pictures},
