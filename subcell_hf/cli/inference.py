@@ -89,7 +89,8 @@ def embed(
         bool, typer.Option("--report/--no-report", help="Also draw report.html, the run on one page for a browser.")
     ] = True,
     portable: Annotated[
-        bool, typer.Option("--portable", help="Also write SubCellPortable's files, in OUTPUT/portable.")
+        bool,
+        typer.Option("--portable", help="Also write SubCellPortable's files of every cell, in OUTPUT/portable."),
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first input that cannot be used.")] = False,
 ) -> None:
@@ -133,6 +134,7 @@ def embed(
         batch_size=batch_size,
         workers=workers,
         pictures=pictures,
+        attention_maps=portable,
         h5ad=h5ad,
         strict=strict,
         engine=engine,

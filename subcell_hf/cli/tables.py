@@ -1,5 +1,6 @@
 """Commands on embedding tables: aggregate them, write them for other tools, show them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -58,18 +59,25 @@ def portable(
 
 def write_portable(table: Path, output: Path, *, form: str = "2025", csv_only: bool = False) -> None:
     """Write SubCellPortable's files of a table, with the attention that lies beside it, and say so."""
-    from subcell_hf.inference.pictures import PICTURES_FILE, iterate_pictures
+    from subcell_hf.inference.attention_maps import ATTENTION_FILE, CellAttention, iterate_attention
+    from subcell_hf.inference.pictures import PICTURES_FILE, iterate_attention_of_pictures
     from subcell_hf.inference.portable_files import write_portable_files
-    from subcell_hf.inference.tables import read_table
+    from subcell_hf.inference.tables import EMBEDDINGS_FILE, read_table
 
-    cells = read_table(table)
-    pictures = table / PICTURES_FILE if table.is_dir() else table.with_name(PICTURES_FILE)
-    attention = {}
-    if pictures.is_file() and not csv_only:
-        attention = {p.cell_id: p.attention for p in iterate_pictures(pictures) if p.attention is not None}
+    folder, file = (table, table / EMBEDDINGS_FILE) if table.is_dir() else (table.parent, table)
+    attention: Iterable[CellAttention] = ()
+    if not csv_only and (folder / ATTENTION_FILE).is_file():
+        attention = iterate_attention(folder / ATTENTION_FILE)
+    elif not csv_only and (folder / PICTURES_FILE).is_file():
+        attention = iterate_attention_of_pictures(folder / PICTURES_FILE)
+    cells = file if file.suffix == ".parquet" and file.is_file() else read_table(table)
     written = write_portable_files(cells, output, form=form, single_files=not csv_only, attention=attention)
     files = "result.csv" if csv_only else "result.csv and the arrays of every cell"
     typer.echo(f"{output} holds {files}: {written.cells} cells, {written.attention_maps} attention maps.")
+    if not csv_only and written.attention_maps < written.cells:
+        typer.echo(
+            "Only cells whose attention was kept have a map; `subcell embed --portable` keeps that of every one."
+        )
 
 
 def report(

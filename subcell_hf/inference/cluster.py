@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from subcell_hf.data.ray_tasks import LARGEST_BLOCKS, start_ray
 from subcell_hf.inference.batches import BatchReader, BlockNotes, Place, ReadPart
 from subcell_hf.inference.blocks import CellBlock, CellSource, read_block
@@ -21,6 +19,7 @@ from subcell_hf.inference.models import ModelFolder, choose_device
 from subcell_hf.inference.parts import PartResults
 from subcell_hf.inference.pictures import PictureBudget
 from subcell_hf.inference.runs import EmbedRun, write_part
+from subcell_hf.progress import progress_bar
 
 
 def embed_on_ray(run: EmbedRun, pending: Sequence[int]) -> None:
@@ -47,9 +46,10 @@ def embed_on_ray(run: EmbedRun, pending: Sequence[int]) -> None:
         num_gpus=1 if on_gpu else 0,
     )
     missing = {part: sum(row["part"] == part for row in rows) for part in pending}
-    gathered = {part: _Gathered(PartResults(run.classes, run.proteins)) for part in pending}
+    kept = run.settings.attention_maps
+    gathered = {part: _Gathered(PartResults(run.classes, run.proteins, kept)) for part in pending}
     began = time.perf_counter()
-    with tqdm(total=len(pending), unit="part", desc="embed", disable=None if run.settings.progress else True) as bar:
+    with progress_bar(len(pending), "parts", "embed", shown=run.settings.progress) as bar:
         for row in data.iter_rows():
             part = int(row["part"])
             gathered[part].add(int(row["first"]), pickle.loads(row["results"]))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from subcell_hf.errors import InputError
 from subcell_hf.inference.batches import BatchReader, ReadPart
@@ -22,6 +21,7 @@ from subcell_hf.inference.parts import H5AD_FILE, RUN_FILE, PartResults, PartsFo
 from subcell_hf.inference.pictures import PictureBudget
 from subcell_hf.inference.runs import EmbedRun, EmbedSettings, Processes, write_part
 from subcell_hf.inference.tables import EMBEDDINGS_FILE, h5ad_from_parquet
+from subcell_hf.progress import progress_bar
 
 __all__ = ["EmbedReport", "EmbedSettings", "Processes", "embed_cells"]
 
@@ -128,9 +128,11 @@ def _prepare(
         "models": [f"{model.name} {model.checksum[:16]}" for model in models],
         "precision": precision,
         "pictures": settings.pictures,
+        "attention of every cell (--portable)": settings.attention_maps,
         **{key: value for key, value in arguments.items() if key in ("source", "protein_channel", "crop_size_px")},
     }
     facts = [source.fingerprint(), [m.checksum for m in models], precision, settings.pictures, SCHEMA_VERSION]
+    facts += ["attention"] if settings.attention_maps else []
     fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     folder.open(fingerprint, shown, alone=processes.world_size == 1)
     run = EmbedRun(
@@ -149,9 +151,10 @@ def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
     reader = BatchReader(
         run.source, run.budget, embedder.batch_size, settings.workers, pin_memory=run.device.type == "cuda"
     )
-    results = PartResults(run.classes, run.proteins)
+    results = PartResults(run.classes, run.proteins, settings.attention_maps)
     cells, began, part_began = 0, time.perf_counter(), time.perf_counter()
-    with _bar(run, len(pending)) as bar:
+    shown = settings.progress and run.processes.rank == 0
+    with progress_bar(len(pending), "parts", "embed", shown=shown) as bar:
         for item in embedder.run(reader.batches([(part, run.parts[part]) for part in pending])):
             if isinstance(item, ReadPart):
                 write_part(run, item, results, time.perf_counter() - part_began)
@@ -160,13 +163,9 @@ def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
                 continue
             results.add(item)
             cells += len(item.places)
-            bar.set_postfix_str(f"{cells / (time.perf_counter() - began):.1f} cells/s")
+            bar.set_postfix_str(f"{cells / (time.perf_counter() - began):.1f} cells/s", refresh=False)
+            bar.update(0)
     run.batch_size = embedder.batch_size
-
-
-def _bar(run: EmbedRun, count: int) -> Any:
-    shown = run.settings.progress and run.processes.rank == 0
-    return tqdm(total=count, unit="part", desc="embed", disable=None if shown else True)
 
 
 def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:

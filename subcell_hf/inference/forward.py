@@ -33,6 +33,7 @@ class BatchResult:
         probabilities: `[cells, passes, classes]`, or None.
         attentions: `[cells, heads, rows, columns]` of the first pass, or None.
         refused: Cells that the image processor did not take, and why.
+        image_px: Height and width of what the model saw.
     """
 
     places: tuple[Place, ...]
@@ -40,6 +41,7 @@ class BatchResult:
     probabilities: npt.NDArray[np.float32] | None
     attentions: npt.NDArray[np.float32] | None
     refused: Mapping[Place, str]
+    image_px: tuple[int, int] = (0, 0)
 
 
 class BatchEmbedder:
@@ -95,7 +97,9 @@ class BatchEmbedder:
         embeddings, probabilities, attentions = (
             None if tensor is None else tensor.unflatten(0, (-1, passes)) for tensor in outputs
         )
-        return _Begun(kept, embeddings, probabilities, None if attentions is None else attentions[:, 0], refused)
+        attentions = None if attentions is None else attentions[:, 0]
+        height, width = images.shape[-2:]
+        return _Begun(kept, embeddings, probabilities, attentions, refused, (height, width))
 
     def _prepare(self, batch: Batch, refused: dict[Place, str]) -> tuple[Tensor | None, tuple[Place, ...]]:
         """`_images`, on a stream of its own where the device has streams."""
@@ -180,6 +184,7 @@ class _Begun:
     probabilities: Tensor | None
     attentions: Tensor | None
     refused: Mapping[Place, str]
+    image_px: tuple[int, int] = (0, 0)
 
     def fetch(self) -> BatchResult:
         """Wait for the device."""
@@ -188,7 +193,7 @@ class _Begun:
             embeddings = self.embeddings.flatten(1).cpu().numpy()
         probabilities = None if self.probabilities is None else self.probabilities.cpu().numpy()
         attentions = None if self.attentions is None else self.attentions.cpu().numpy()
-        return BatchResult(self.places, embeddings, probabilities, attentions, self.refused)
+        return BatchResult(self.places, embeddings, probabilities, attentions, self.refused, self.image_px)
 
 
 def _fetch(item: _Begun | ReadPart) -> BatchResult | ReadPart:

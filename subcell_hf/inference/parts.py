@@ -1,8 +1,9 @@
 """A table in the making: parts, written whole as they finish, and joined when the last one is there.
 
-`OUT/parts/` holds `plan.json`, and for each part `part-000000.parquet` and `.pictures.parquet`, where it has cells, and
-`part-000000.json`, written last: with it the part is finished. What a part holds depends on the inputs and the settings
-alone, never on the number of processes. Whoever finishes the last part joins them, under a lock.
+`OUT/parts/` holds `plan.json`, and for each part `part-000000.parquet`, `.pictures.parquet` and `.attention.parquet`,
+where it has any, and `part-000000.json`, written last: with it the part is finished. What a part holds depends on the
+inputs and the settings alone, never on the number of processes. Whoever finishes the last part joins them, under a
+lock.
 """
 
 import csv
@@ -21,6 +22,7 @@ import pandas as pd
 from subcell_hf.data.atomic import remove_leftovers, write_atomically
 from subcell_hf.data.crops.folder import write_csv, write_json
 from subcell_hf.errors import InputError
+from subcell_hf.inference.attention_maps import ATTENTION_FILE, CellAttention, iterate_attention, write_attention
 from subcell_hf.inference.batches import BlockNotes, Place
 from subcell_hf.inference.blocks import Skipped
 from subcell_hf.inference.forward import BatchResult
@@ -55,16 +57,34 @@ def plan_parts(names: Sequence[str], smallest: int, largest: int) -> list[tuple[
     return [tuple(names[start : start + size]) for start in range(0, len(names), size)]
 
 
+@dataclass(frozen=True)
+class PartContent:
+    """What a part comes to.
+
+    Attributes:
+        table: Its cells; None where all were skipped.
+        pictures: Of some of them.
+        attention: Of all of them, where it is wanted and the model has it.
+        skipped: What is not in the table.
+    """
+
+    table: EmbeddingTable | None
+    pictures: Sequence[CellPicture]
+    skipped: Sequence[Skipped]
+    attention: Sequence[CellAttention] = ()
+
+
 class PartResults:
     """Gathers what batches give until their part is complete.
 
     Args:
         classes: Names of the classifier's classes, empty where there is none.
         proteins: Names of the passes; empty where there is one.
+        attention_maps: Whether the attention of every cell is kept.
     """
 
-    def __init__(self, classes: tuple[str, ...], proteins: tuple[str, ...]) -> None:
-        self.classes, self.proteins = classes, proteins
+    def __init__(self, classes: tuple[str, ...], proteins: tuple[str, ...], attention_maps: bool = False) -> None:
+        self.classes, self.proteins, self.attention_maps = classes, proteins, attention_maps
         self._rows: dict[Place, tuple[Any, ...]] = {}
         self._refused: dict[Place, str] = {}
 
@@ -72,15 +92,16 @@ class PartResults:
         """Take the results of one batch."""
         self._refused.update(result.refused)
         for number, place in enumerate(result.places):
-            self._rows[place] = tuple(
+            numbers = (
                 None if values is None else values[number]
                 for values in (result.embeddings, result.probabilities, result.attentions)
             )
+            self._rows[place] = (*numbers, result.image_px)
 
-    def finish(self, blocks: Sequence[BlockNotes]) -> tuple[EmbeddingTable | None, list[CellPicture], list[Skipped]]:
-        """The table of the part, its pictures and what was skipped; forgets all that was added."""
+    def finish(self, blocks: Sequence[BlockNotes]) -> PartContent:
+        """What the part comes to; forgets all that was added."""
         records: list[dict[str, Any]] = []
-        rows, pictures, skipped = [], [], list[Skipped]()
+        rows, pictures, skipped, attention = [], list[CellPicture](), list[Skipped](), list[CellAttention]()
         for number, notes in enumerate(blocks):
             skipped += notes.skipped
             for cell, record in enumerate(notes.records):
@@ -94,11 +115,13 @@ class PartResults:
                     continue
                 records.append({**record, "model": notes.model})
                 rows.append(row)
+                looked = None if row[2] is None else np.asarray(row[2], np.float16)
                 if cell in notes.pictures:
-                    attention = None if row[2] is None else np.asarray(row[2], np.float16)
-                    pictures.append(replace(notes.pictures[cell], attention=attention))
+                    pictures.append(replace(notes.pictures[cell], attention=looked))
+                if self.attention_maps and looked is not None:
+                    attention.append(CellAttention(str(record["cell_id"]), looked, row[3]))
         self._rows, self._refused = {}, {}
-        return (self._table(records, rows) if rows else None), pictures, skipped
+        return PartContent(self._table(records, rows) if rows else None, pictures, skipped, attention)
 
     def _table(self, records: Sequence[Mapping[str, Any]], rows: Sequence[tuple[Any, ...]]) -> EmbeddingTable:
         cells = _frame(records)
@@ -184,23 +207,19 @@ class PartsFolder:
     def _path(self, part: int, suffix: str) -> Path:
         return self.folder / f"part-{part:06d}.{suffix}"
 
-    def write(
-        self,
-        part: int,
-        table: EmbeddingTable | None,
-        pictures: Sequence[CellPicture],
-        skipped: Sequence[Skipped],
-        seconds: float,
-    ) -> None:
+    def write(self, part: int, content: PartContent, seconds: float) -> None:
         """Write one part, and last of all that it is finished."""
-        if table is not None:
-            write_parquet(table, self._path(part, "parquet"))
-        if pictures:
-            write_pictures(pictures, self._path(part, PICTURES_FILE))
+        if content.table is not None:
+            write_parquet(content.table, self._path(part, "parquet"))
+        if content.pictures:
+            write_pictures(content.pictures, self._path(part, PICTURES_FILE))
+        if content.attention:
+            write_attention(content.attention, self._path(part, ATTENTION_FILE))
         notes = {
-            "cells": 0 if table is None else len(table),
-            "pictures": len(pictures),
-            "skipped": [list(item) for item in skipped],
+            "cells": 0 if content.table is None else len(content.table),
+            "pictures": len(content.pictures),
+            "attention": len(content.attention),
+            "skipped": [list(item) for item in content.skipped],
             "seconds": round(seconds, 3),
         }
         write_json(self._path(part, "json"), notes)
@@ -250,6 +269,9 @@ class PartsFolder:
         pictured = [self._path(part, PICTURES_FILE) for part, note in enumerate(notes) if note["pictures"]]
         if pictured:
             write_pictures((p for path in pictured for p in iterate_pictures(path)), self.output / PICTURES_FILE)
+        looked = [self._path(part, ATTENTION_FILE) for part, note in enumerate(notes) if note.get("attention")]
+        if looked:
+            write_attention((c for path in looked for c in iterate_attention(path)), self.output / ATTENTION_FILE)
         if h5ad:
             h5ad_from_parquet(self.output / EMBEDDINGS_FILE, self.output / H5AD_FILE)
         return skipped

@@ -27,11 +27,14 @@ from PIL import Image
 
 from subcell_hf.data.atomic import write_atomically
 from subcell_hf.errors import InputError
+from subcell_hf.inference.attention_maps import CellAttention
 from subcell_hf.ontology import CHANNEL_DISPLAY_RGB
 
 PICTURES_FILE = "pictures.parquet"
 PICTURE_PX = 128
 DEFAULT_PICTURES = 2000
+
+_PATCH_PX = 16
 
 # Channels without a colour of their own take these in turn.
 _OTHER_RGB = ((1.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 0.5, 0.0), (0.6, 0.6, 0.6))
@@ -191,3 +194,15 @@ def iterate_pictures(path: Path | str) -> Iterator[CellPicture]:
                     yield CellPicture(row["cell_id"], row["composite"], row["outline"], attention)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read as pictures of cells: {error}. Embed again to write it.") from error
+
+
+def iterate_attention_of_pictures(path: Path) -> Iterator[CellAttention]:
+    """Attention of the cells that have a picture.
+
+    Args:
+        path: A file of `write_pictures`. It does not say how large a patch is; taken to be the published models' 16 px.
+    """
+    for picture in iterate_pictures(path):
+        if picture.attention is not None:
+            _, rows, columns = picture.attention.shape
+            yield CellAttention(picture.cell_id, picture.attention, (rows * _PATCH_PX, columns * _PATCH_PX))

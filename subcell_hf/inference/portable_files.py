@@ -5,16 +5,20 @@
 | `result.csv` | `id`, `top_class_name`, `top_class`, `top_3_classes_names`, `top_3_classes`, `prob00`…, `feat0000`… |
 | `<prefix>_embedding.npy` | float32 `[width]` |
 | `<prefix>_probabilities.npy` | float32 `[classes]` |
-| `<prefix>_attention_map.png` | the pooling heads side by side, each stretched to 0…255 |
+| `<prefix>_attention_map.png` | the pooling heads side by side, as large as what the model saw, each brought to 0…255 |
 
 Two forms are in use. That of 2024 lists the numbers of `top_3_classes` from the third to the first, though their names
 from the first to the third, and draws attention dark on white; since 2025 both lists begin with the first, and
 attention is bright on black. Probabilities here are the model's, as SubCellPortable gave them in 2024; its later
 softmax over probabilities is not repeated.
+
+Tables in Parquet are read block by block, so that memory does not grow with them. A call that was interrupted leaves
+`.subcell_portable.json`, by which the same call knows the files that it need not write again.
 """
 
 import io
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,11 +26,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image
+import pyarrow.parquet as pq
 
 from subcell_hf.data.atomic import write_atomically
+from subcell_hf.data.crops.folder import write_json
 from subcell_hf.errors import InputError
-from subcell_hf.inference.tables import EmbeddingTable
+from subcell_hf.inference.attention_maps import CellAttention, draw_attention
+from subcell_hf.inference.tables import EmbeddingTable, iterate_parquet
 
 RESULT_FILE = "result.csv"
 PREFIX_COLUMN = "output_prefix"
@@ -34,6 +40,7 @@ FORMS = ("2024", "2025")
 """Forms of the files, by the year in which SubCellPortable began to write them."""
 
 _ROWS_AT_ONCE = 2048
+_PLAN_FILE = ".subcell_portable.json"
 
 
 @dataclass(frozen=True)
@@ -50,68 +57,96 @@ class PortableReport:
 
 
 def write_portable_files(
-    table: EmbeddingTable,
+    table: EmbeddingTable | Path,
     folder: Path,
     *,
     form: str = "2025",
     single_files: bool = True,
-    attention: Mapping[str, npt.NDArray[Any]] | None = None,
-    attention_px: int = 448,
+    attention: Iterable[CellAttention] = (),
 ) -> PortableReport:
     """Write a table as SubCellPortable would have.
 
     Args:
-        table: One row per cell. A cell's prefix is its `output_prefix` where the table has that column and no value
-            comes twice, else its `cell_id`.
-        folder: Folder to write; files of the same names are replaced.
+        table: One row per cell, or a Parquet file of such a table, which may be larger than memory. A cell's prefix is
+            its `output_prefix` where the table has that column and no value comes twice, else its `cell_id`.
+        folder: Folder to write; files of the same names are replaced, but for those that an earlier call wrote of the
+            same Parquet file.
         form: One of `FORMS`.
         single_files: Whether to write the `.npy` files of every cell beside `result.csv`.
-        attention: `cell_id` → attention of the pooling heads `[heads, rows, columns]`.
-        attention_px: Edge of the drawn attention maps in pixels.
+        attention: Of some or all cells, in the table's order.
 
     Raises:
         InputError: If the form is unknown, or a prefix would lead out of the folder.
     """
     if form not in FORMS:
         raise InputError(f"Unknown form {form!r} of SubCellPortable's files: choose one of {', '.join(FORMS)}.")
-    prefixes = _prefixes(table.cells)
+    prefixes = _prefixes(table.cells if isinstance(table, EmbeddingTable) else _names(table))
     paths = [_path_in(folder, prefix) for prefix in prefixes]
     folder.mkdir(parents=True, exist_ok=True)
-    if single_files:
-        for row, path in enumerate(paths):
-            _write_array(path, "_embedding.npy", table.embeddings[row])
-            if table.probabilities is not None:
-                _write_array(path, "_probabilities.npy", table.probabilities[row])
-    drawn = 0
-    for cell_id, path in zip(table.cells["cell_id"], paths, strict=True):
-        if attention and cell_id in attention:
-            picture = draw_attention(attention[cell_id], attention_px, form=form)
-            with write_atomically(path.with_name(path.name + "_attention_map.png")) as file:
-                picture.save(file, "PNG")
-            drawn += 1
+    files = _CellFiles(form, single_files, _is_begun(folder, table, form), iter(attention))
+    blocks = iter([table]) if isinstance(table, EmbeddingTable) else iterate_parquet(table, _ROWS_AT_ONCE)
+    start = 0
     with write_atomically(folder / RESULT_FILE) as file:
-        for number, rows in enumerate(_result_rows(table, prefixes, form)):
-            file.write(rows.to_csv(index=False, header=number == 0, lineterminator="\n").encode())
-    return PortableReport(len(table), drawn)
+        for block in blocks:
+            rows = slice(start, start + len(block))
+            files.write(block, paths[rows])
+            for lines in _result_rows(block, prefixes[rows], form):
+                file.write(lines.to_csv(index=False, header=file.tell() == 0, lineterminator="\n").encode())
+            start += len(block)
+    return PortableReport(start, files.drawn)
 
 
-def draw_attention(attention: npt.NDArray[Any], size_px: int, *, form: str = "2025") -> Image.Image:
-    """Attention of the pooling heads side by side, each stretched to its own range.
+class _CellFiles:
+    """Writes the files of cells, one block of the table after the other."""
 
-    Args:
-        attention: `[heads, rows, columns]`.
-        size_px: Height of the picture and width of each head, in pixels.
-        form: `"2024"` draws dark on white, `"2025"` bright on black.
-    """
-    heads = []
-    for head in attention.astype(np.float32):
-        enlarged = np.asarray(Image.fromarray(head).resize((size_px, size_px), Image.Resampling.BILINEAR))
-        low, high = float(enlarged.min()), float(enlarged.max())
-        heads.append((enlarged - low) / max(high - low, 1e-5) * 255)
-    picture = np.hstack(heads).clip(0, 255).astype(np.uint8)
-    if form == "2024":
-        picture = 255 - picture
-    return Image.fromarray(np.repeat(picture[..., None], 3, axis=2))
+    def __init__(self, form: str, arrays: bool, is_begun: bool, attention: Iterator[CellAttention]) -> None:
+        self.form, self.arrays, self.is_begun = form, arrays, is_begun
+        self._attention = attention
+        self._next = next(attention, None)
+        self.drawn = 0
+
+    def write(self, block: EmbeddingTable, paths: list[Path]) -> None:
+        for row, (cell_id, path) in enumerate(zip(block.cells["cell_id"], paths, strict=True)):
+            if self.arrays:
+                self._write(path, "_embedding.npy", _array_file, block.embeddings[row])
+                if block.probabilities is not None:
+                    self._write(path, "_probabilities.npy", _array_file, block.probabilities[row])
+            if self._next is not None and self._next.cell_id == cell_id:
+                self._write(path, "_attention_map.png", self._picture_file, self._next)
+                self.drawn += 1
+                self._next = next(self._attention, None)
+
+    def _write(self, path: Path, ending: str, encode: Callable[[Any], bytes], content: Any) -> None:
+        target = path.with_name(path.name + ending)
+        if not (self.is_begun and target.is_file()):
+            with write_atomically(target) as file:
+                file.write(encode(content))
+
+    def _picture_file(self, cell: CellAttention) -> bytes:
+        content = io.BytesIO()
+        draw_attention(cell.attention, cell.image_px, form=self.form).save(content, "PNG")
+        return content.getvalue()
+
+
+def _is_begun(folder: Path, table: EmbeddingTable | Path, form: str) -> bool:
+    """Whether files of the same table lie in the folder; notes which table it is, if it is a file."""
+    plan_file = folder / _PLAN_FILE
+    if isinstance(table, EmbeddingTable):
+        plan_file.unlink(missing_ok=True)
+        return False
+    status = table.stat()
+    plan = {"table": str(table.resolve()), "bytes": status.st_size, "time_ns": status.st_mtime_ns, "form": form}
+    if plan_file.is_file() and json.loads(plan_file.read_text(encoding="utf-8")) == plan:
+        return True
+    write_json(plan_file, plan)
+    return False
+
+
+def _names(path: Path) -> pd.DataFrame:
+    """The columns of a table that may name files."""
+    with pq.ParquetFile(path) as file:
+        known = [name for name in ("cell_id", PREFIX_COLUMN) if name in file.schema_arrow.names]
+        return file.read(columns=known).to_pandas()
 
 
 def _prefixes(cells: pd.DataFrame) -> list[str]:
@@ -133,11 +168,10 @@ def _path_in(folder: Path, prefix: str) -> Path:
     return folder / relative
 
 
-def _write_array(path: Path, ending: str, values: npt.NDArray[Any]) -> None:
+def _array_file(values: npt.NDArray[Any]) -> bytes:
     content = io.BytesIO()
     np.save(content, np.ascontiguousarray(values, dtype=np.float32))
-    with write_atomically(path.with_name(path.name + ending)) as file:
-        file.write(content.getvalue())
+    return content.getvalue()
 
 
 def _result_rows(table: EmbeddingTable, prefixes: list[str], form: str) -> Iterator[pd.DataFrame]:

@@ -18,7 +18,7 @@ from subcell_hf.inference.pictures import DEFAULT_PICTURES, PictureBudget
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """How a run is done; of these only precision and pictures change what comes out.
+    """How a run is done; of these only precision, pictures and attention maps change what comes out.
 
     Attributes:
         device: `"auto"`, or as torch names it.
@@ -26,9 +26,10 @@ class EmbedSettings:
         batch_size: Images of a forward; None: chosen here, and halved when memory runs out.
         workers: Processes that read and crop; 0: a thread beside the model.
         pictures: How many cells get a picture at most.
+        attention_maps: Whether to keep the attention of every cell, for SubCellPortable's pictures.
         h5ad: Whether to write the AnnData file, too.
         strict: Whether to stop at the first input that cannot be used.
-        progress: Whether to show a bar.
+        progress: Whether to show how far it has come.
         engine: `"local"`, or `"ray"` for a cluster.
         actors: With Ray: processes that hold the model.
     """
@@ -38,6 +39,7 @@ class EmbedSettings:
     batch_size: int | None = None
     workers: int = 0
     pictures: int = DEFAULT_PICTURES
+    attention_maps: bool = False
     h5ad: bool = True
     strict: bool = False
     progress: bool = True
@@ -73,10 +75,12 @@ class Processes:
 
     @classmethod
     def of_environment(cls) -> "Processes":
-        """As `accelerate launch` and `torchrun` say it."""
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        rank, world_size, local_rank = (int(os.environ.get(n, d)) for n, d in zip(names, "010", strict=True))
-        return cls(rank, world_size, local_rank)
+        """As `accelerate launch` and `torchrun` say it, or else Slurm's `srun`; alone where none does."""
+        for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
+            # A batch script without srun has a SLURM_PROCID, too, but is no step of several tasks.
+            if names[1] in os.environ:
+                return cls(*(int(os.environ.get(name, 0)) for name in names))
+        return cls()
 
 
 @dataclass
@@ -111,7 +115,7 @@ def write_part(run: EmbedRun, part: ReadPart, results: PartResults, seconds: flo
     Raises:
         InputError: In strict mode, if something of it was skipped.
     """
-    table, pictures, skipped = results.finish(part.blocks)
-    if run.settings.strict and skipped:
-        raise InputError(f"{skipped[0].name}: {skipped[0].reason}")
-    run.folder.write(part.part, table, pictures, skipped, seconds)
+    content = results.finish(part.blocks)
+    if run.settings.strict and content.skipped:
+        raise InputError(f"{content.skipped[0].name}: {content.skipped[0].reason}")
+    run.folder.write(part.part, content, seconds)

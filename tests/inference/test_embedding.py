@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from typer.testing import CliRunner
 
 import subcell_hf
@@ -282,3 +283,20 @@ def test_a_portable_table_of_crops_is_read(model: Path, tmp_path: Path) -> None:
     crops = [np.stack([random_plane(10 * n + p, (32, 32)) for p in range(4)]) for n in range(3)]
     in_memory = subcell_hf.embed(crops, model=model, precision="fp32", progress=False)
     np.testing.assert_allclose(table.embeddings, in_memory.embeddings, atol=1e-5)
+
+
+def test_portable_files_show_the_attention_of_every_cell(model: Path, fields: Path, tmp_path: Path) -> None:
+    arguments = ["embed", str(fields), "--model", str(model), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    done = CliRunner().invoke(app, [*arguments, "--portable", "--pictures", "1", "--no-report"])
+    assert done.exit_code == 0, done.output
+    maps = sorted((tmp_path / "out" / "portable").glob("*_attention_map.png"))
+    cells = list(read_table(tmp_path / "out").cells["cell_id"])
+    assert [path.name.removesuffix("_attention_map.png") for path in maps] == sorted(cells)
+    with Image.open(maps[0]) as picture:
+        assert picture.size == (64, 32)  # two heads, each as large as the model's window
+    for rank in (1, 0):
+        run(fields, model, tmp_path / "two", processes=Processes(rank, 2, rank), pictures=1, attention_maps=True)
+    run(fields, model, tmp_path / "one", pictures=1, attention_maps=True)
+    assert (tmp_path / "two" / "attention.parquet").read_bytes() == (
+        tmp_path / "one" / "attention.parquet"
+    ).read_bytes()

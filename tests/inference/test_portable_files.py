@@ -1,5 +1,6 @@
 """Files as SubCellPortable writes them, in both forms, read the way its users read them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
+from subcell_hf.inference.attention_maps import CellAttention, draw_attention, write_attention
 from subcell_hf.inference.pictures import draw_picture, write_pictures
-from subcell_hf.inference.portable_files import draw_attention, write_portable_files
+from subcell_hf.inference.portable_files import write_portable_files
 from subcell_hf.inference.tables import EmbeddingTable, read_table, write_parquet
 from subcell_hf.ontology import reported_locations
 
@@ -63,13 +65,13 @@ def test_our_own_reader_takes_it_back(tmp_path: Path) -> None:
 def test_every_cell_has_its_arrays_and_kept_attention_its_picture(tmp_path: Path) -> None:
     table = example_table()
     attention = np.random.default_rng(0).random((2, 4, 4), dtype=np.float32)
-    report = write_portable_files(table, tmp_path, attention={"plate/cell_1": attention}, attention_px=64)
+    report = write_portable_files(table, tmp_path, attention=[CellAttention("plate/cell_1", attention, (64, 48))])
     assert (report.cells, report.attention_maps) == (5, 1)
     np.testing.assert_array_equal(np.load(tmp_path / "plate" / "cell_3_embedding.npy"), table.embeddings[3])
     assert table.probabilities is not None
     np.testing.assert_array_equal(np.load(tmp_path / "plate" / "cell_3_probabilities.npy"), table.probabilities[3])
     with Image.open(tmp_path / "plate" / "cell_1_attention_map.png") as picture:
-        assert picture.size == (128, 64)
+        assert picture.size == (96, 64)
         assert picture.mode == "RGB"
     assert len(list((tmp_path / "plate").iterdir())) == 11
 
@@ -79,10 +81,10 @@ def test_attention_is_enlarged_as_torch_does() -> None:
     enlarged = F.interpolate(torch.from_numpy(attention)[None], size=(40, 40), mode="bilinear")[0].numpy()
     low, high = enlarged.min(axis=(1, 2), keepdims=True), enlarged.max(axis=(1, 2), keepdims=True)
     expected = np.hstack(list((enlarged - low) / (high - low) * 255))
-    drawn = np.asarray(draw_attention(attention, 40)).astype(int)
+    drawn = np.asarray(draw_attention(attention, (40, 40))).astype(int)
     assert np.abs(drawn[..., 0] - expected).max() <= 1.01
-    np.testing.assert_array_equal(np.asarray(draw_attention(attention, 40, form="2024")), 255 - drawn)
-    assert not np.asarray(draw_attention(np.ones((1, 3, 3)), 8)).any()  # nothing stands out
+    np.testing.assert_array_equal(np.asarray(draw_attention(attention, (40, 40), form="2024")), 255 - drawn)
+    assert not np.asarray(draw_attention(np.ones((1, 3, 3)), (8, 8))).any()  # nothing stands out
 
 
 def test_without_a_classifier_there_are_no_classes(tmp_path: Path) -> None:
@@ -106,6 +108,30 @@ def test_prefixes_that_lead_out_are_refused(tmp_path: Path, prefix: str) -> None
     assert not list(tmp_path.iterdir())
 
 
+def test_an_interrupted_call_writes_what_is_missing_and_another_table_everything(tmp_path: Path) -> None:
+    table, out = example_table(6), tmp_path / "out"
+    write_parquet(table, tmp_path / "table.parquet")
+    attention = [
+        CellAttention(name, np.random.default_rng(0).random((2, 4, 4)), (32, 32)) for name in table.cells.cell_id
+    ]
+
+    def cut_short() -> Iterator[CellAttention]:
+        yield from attention[:3]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_portable_files(tmp_path / "table.parquet", out, attention=cut_short())
+    assert not (out / "result.csv").exists()
+    first = out / "plate" / "cell_0_attention_map.png"
+    written = first.stat().st_mtime_ns
+    assert write_portable_files(tmp_path / "table.parquet", out, attention=attention).attention_maps == 6
+    assert first.stat().st_mtime_ns == written
+    assert len(list((out / "plate").iterdir())) == 18
+    np.testing.assert_array_equal(read_table(out / "result.csv").embeddings, table.embeddings)
+    write_portable_files(tmp_path / "table.parquet", out, attention=attention, form="2024")
+    assert first.stat().st_mtime_ns != written
+
+
 def test_the_command(tmp_path: Path) -> None:
     write_parquet(example_table(), tmp_path / "embeddings.parquet")
     plane = np.random.default_rng(3).random((32, 32), dtype=np.float32)
@@ -116,6 +142,12 @@ def test_the_command(tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     assert "5 cells, 1 attention maps" in run.output
     assert (tmp_path / "out" / "plate" / "cell_4_attention_map.png").is_file()
+    assert "`subcell embed --portable` keeps that of every one" in run.output
+    write_attention(
+        (CellAttention(f"plate/cell_{n}", attention, (32, 32)) for n in range(5)), tmp_path / "attention.parquet"
+    )
+    every = CliRunner().invoke(app, ["portable", str(tmp_path), "--output", str(tmp_path / "every")])
+    assert "5 cells, 5 attention maps" in every.output
     bad = CliRunner().invoke(app, ["portable", str(tmp_path), "--output", str(tmp_path / "x"), "--form", "2023"])
     assert bad.exit_code == 2
     assert "2024, 2025" in bad.output

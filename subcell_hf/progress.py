@@ -1,0 +1,47 @@
+"""How far a long job has come: a bar in a terminal or a notebook, a line now and then in the log of a cluster's job."""
+
+import sys
+from typing import Any
+
+from tqdm.auto import tqdm
+from tqdm.notebook import tqdm as notebook_tqdm
+
+LINE_INTERVAL_S = 30.0
+"""Seconds between two lines in a log."""
+
+_LINE = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed} gone, {remaining} to go{postfix}]"
+
+
+class _LinesOfLog:
+    """Where a bar is drawn if nobody sees it move: each drawing becomes a line of its own."""
+
+    def write(self, drawn: str) -> int:
+        text = drawn.strip()
+        if text:
+            sys.stderr.write(f"{text}\n")
+        return len(drawn)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def progress_bar(total: int, unit: str, description: str, *, shown: bool = True) -> Any:
+    """A bar for a job of known length, to be used in a `with` block.
+
+    Off a terminal, where a bar would fill the log with its drawings, it is a line at the beginning, one each
+    `LINE_INTERVAL_S`, and one at the end.
+
+    Args:
+        total: Steps of the job.
+        unit: What a step is called.
+        description: What the job is called.
+        shown: Whether to show anything.
+
+    Returns:
+        A `tqdm` bar. `update(0)` redraws it where it is time to, with a text given by
+        `set_postfix_str(…, refresh=False)`.
+    """
+    options: dict[str, Any] = {"total": total, "unit": unit, "desc": description, "miniters": 0, "disable": not shown}
+    if issubclass(tqdm, notebook_tqdm) or sys.stderr.isatty():
+        return tqdm(**options)
+    return tqdm(**options, file=_LinesOfLog(), mininterval=LINE_INTERVAL_S, bar_format=_LINE)
