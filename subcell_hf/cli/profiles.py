@@ -1,5 +1,6 @@
 """Commands of the room evaluation: perturbation profiles and the proteome map."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -58,14 +59,35 @@ def perturbation(
     ] = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=TABLE of other profiles of the same wells, such as CellProfiler's; repeatable."),
+        typer.Option(
+            help="NAME=TABLE of other profiles of the same wells, such as CellProfiler's; repeatable. untrained, "
+            "features and pixels take the place of the table that would be made."
+        ),
     ] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines",
+            help="Compare with an untrained network, classical features and pixel components of the same cells; they "
+            "are made where they are not there yet.",
+        ),
+    ] = True,
+    crops: Annotated[
+        str | None,
+        typer.Option(
+            help="Images, crops or shards that the cells were cut from; default: as the folder of `subcell embed` says."
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read and measure cells for baselines.")] = 0,
     null_size: Annotated[int, typer.Option(help="Random rankings behind each p-value.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
 ) -> None:
     """Do replicates of a perturbation, and perturbations of one mechanism, find each other?"""
+    from subcell_hf.cli.table_baselines import BASELINES, find_profile_baselines
+    from subcell_hf.data.splits import parse_named
     from subcell_hf.errors import InputError
     from subcell_hf.evaluation.perturbation import (
+        PerturbationResult,
         PerturbationSettings,
         add_mechanisms,
         evaluate_perturbation,
@@ -99,20 +121,35 @@ def perturbation(
         null_size=null_size,
         seed=seed,
     )
-    table = read_profiles(profiles)
-    if moa_table is not None and moa_column is not None:
-        table = add_mechanisms(table, moa_table, group_column, moa_column)
-    result = evaluate_perturbation(table, settings)
-    comparisons = []
-    for name, path in parse_controls(baseline or ()):
-        other = read_profiles([Path(path)])
+
+    def score(paths: Sequence[Path]) -> PerturbationResult:
+        table = read_profiles(paths)
         if moa_table is not None and moa_column is not None:
-            other = add_mechanisms(other, moa_table, group_column, moa_column)
-        scored = evaluate_perturbation(other, settings)
+            table = add_mechanisms(table, moa_table, group_column, moa_column)
+        return evaluate_perturbation(table, settings)
+
+    result = score(profiles)
+    given = {name: Path(path) for name, path in parse_named(baseline or (), "--baseline").items()}
+    wanted = [name for name in BASELINES if name not in given] if baselines else []
+    found = find_profile_baselines(profiles, wanted, crops=crops, output=output, workers=workers)
+    missing, comparisons = list(found.missing), []
+    tables = {**given, **found.tables}
+    for name in dict.fromkeys((*BASELINES, *given)):
+        if name not in tables:
+            continue
+        try:
+            scored = score([tables[name]])
+        except InputError as error:
+            if name in given:
+                raise
+            missing.append(f"Not compared with the baseline {name}: {error}")
+            continue
         comparisons.append(compare_groups(result.replicates, scored.replicates, name, seed))
-    write_report(result, output, tuple(comparisons))
+    write_report(result, output, tuple(comparisons), tuple(missing))
     for comparison in comparisons:
         typer.echo(comparison["sentence"])
+    for sentence in missing:
+        typer.echo(sentence, err=True)
     scores = result.summary["replicate_retrieval"]
     typer.echo(
         f"Replicate mAP {scores['mean_average_precision']:.4f} over {scores['groups']} groups, "

@@ -137,6 +137,38 @@ def find_baselines(
     return FoundBaselines(found, _explain(failed))
 
 
+def find_profile_baselines(
+    profiles: Sequence[Path], wanted: Sequence[str], *, crops: str | None, output: Path, workers: int
+) -> FoundBaselines:
+    """Find or make the baselines of a table of cells that are aggregated to wells; see `find_baselines`.
+
+    Raises:
+        InputError: If `crops` is given for what is no table of cells, or baselines cannot be made of it.
+    """
+    from subcell_hf.errors import InputError
+    from subcell_hf.evaluation.profiles.table import holds_profiles
+    from subcell_hf.inference.tables import read_table
+
+    if not wanted:
+        return FoundBaselines({})
+    reason = ""
+    if len(profiles) > 1:
+        reason = "they are fitted on the cells of one table, and several were given. Embed all images into one folder"
+    elif holds_profiles(profiles[0]):
+        reason = (
+            f"{profiles[0]} holds profiles, and they are made of the images of single cells. Evaluate a folder of "
+            "`subcell embed`"
+        )
+    if not reason:
+        return find_baselines(profiles[0], read_table(profiles[0]), wanted, crops=crops, output=output, workers=workers)
+    sentence = (
+        f"Not compared with the baselines {', '.join(wanted)}: {reason}, or give other profiles of the same wells"
+    )
+    if crops is not None:
+        raise InputError(f"--crops cannot be used. {sentence} with --baseline NAME=TABLE.")
+    return FoundBaselines({}, (f"{sentence} with --baseline NAME=TABLE.",))
+
+
 def _explain(failed: Mapping[str, str]) -> tuple[str, ...]:
     """One sentence for all baselines that fail for one reason."""
     names: dict[str, list[str]] = {}

@@ -18,7 +18,10 @@ _TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def write_report(
-    result: PerturbationResult, folder: Path, comparisons: tuple[Mapping[str, Any], ...] = ()
+    result: PerturbationResult,
+    folder: Path,
+    comparisons: tuple[Mapping[str, Any], ...] = (),
+    missing: tuple[str, ...] = (),
 ) -> tuple[Path, ...]:
     """Write a result: the same result, the same bytes.
 
@@ -26,6 +29,7 @@ def write_report(
         result: Of `evaluate_perturbation`.
         folder: Where to write; made if missing, files of an earlier call are replaced.
         comparisons: Of `compare_with_baselines`, each with a `sentence`.
+        missing: Sentences that say which baselines are not there, and why.
 
     Returns:
         The files.
@@ -52,10 +56,10 @@ def write_report(
         pdf, png = save_figure(draw_grid(result.grid), folder / "grid")
         files += [pdf, png]
         pictures["grid"] = base64.b64encode(png.read_bytes()).decode()
-    summary = {**result.summary, "comparisons": list(comparisons)}
+    summary = {**result.summary, "comparisons": list(comparisons), "missing_baselines": list(missing)}
     with write_atomically(folder / "report.json") as file:
         file.write((json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
-    page = _render(result, [(heading, part) for heading, part, _, _ in parts], pictures, comparisons)
+    page = _render(result, [(heading, part) for heading, part, _, _ in parts], pictures, comparisons, missing)
     with write_atomically(folder / "report.html") as file:
         file.write(page.encode())
     return (*files, folder / "report.json", folder / "report.html")
@@ -75,6 +79,7 @@ def _render(
     parts: list[tuple[str, Any]],
     pictures: Mapping[str, str],
     comparisons: tuple[Mapping[str, Any], ...],
+    missing: tuple[str, ...],
 ) -> str:
     """The page."""
     import jinja2
@@ -98,6 +103,7 @@ def _render(
             parts=parts,
             pictures=pictures,
             comparisons=comparisons,
+            missing=missing,
             steps={
                 **{name.replace("_", " "): value for name, value in result.summary["steps"].items()},
                 "positives": result.summary["positives"],

@@ -89,14 +89,14 @@ def _read_one(path: Path) -> ProfileTable:
     """One table."""
     if not path.exists():
         raise InputError(f"{path} does not exist; expected a table of profiles.")
-    frame = _read_cytomining_frame(path)
-    if frame is None:
+    if not holds_profiles(path):
         from subcell_hf.inference.tables import read_table
 
         table = read_table(path)
         features = np.asarray(table.embeddings, dtype=np.float64)
         names = tuple(f"embedding_{index}" for index in range(features.shape[1]))
         return ProfileTable(_as_text(table.cells), _finite(features, names, path), names)
+    frame = _read_cytomining_frame(path)
     columns = [str(column) for column in frame.columns]
     metadata = [column for column in columns if column.startswith(METADATA_PREFIX)]
     names = tuple(column for column in columns if not column.startswith(METADATA_PREFIX))
@@ -112,25 +112,33 @@ def _read_one(path: Path) -> ProfileTable:
     return ProfileTable(_as_text(frame[metadata]), _finite(features, names, path), names)
 
 
-def _read_cytomining_frame(path: Path) -> pd.DataFrame | None:
-    """The table with its columns, or None where no column begins with `Metadata_`."""
+def holds_profiles(path: Path) -> bool:
+    """Whether a table is written as pycytominer does, with columns that begin with `Metadata_`."""
     name = path.name.lower()
     if path.is_dir():
-        return None
+        return False
     if any(ending in name for ending in (".csv", ".tsv")):
-        separator = "\t" if ".tsv" in name else ","
-        header = pd.read_csv(path, sep=separator, nrows=0).columns
-        if not any(str(column).startswith(METADATA_PREFIX) for column in header):
-            return None
-        text = {column: str for column in header if str(column).startswith(METADATA_PREFIX)}
-        return pd.read_csv(path, sep=separator, dtype=text)
+        header = pd.read_csv(path, sep=_separator(path), nrows=0).columns
+        return any(str(column).startswith(METADATA_PREFIX) for column in header)
     if name.endswith(".parquet"):
         import pyarrow.parquet as pq
 
         columns = pq.read_schema(path).names
-        if any(str(column).startswith(METADATA_PREFIX) for column in columns) and "embedding" not in columns:
-            return pd.read_parquet(path)
-    return None
+        return any(str(column).startswith(METADATA_PREFIX) for column in columns) and "embedding" not in columns
+    return False
+
+
+def _separator(path: Path) -> str:
+    return "\t" if ".tsv" in path.name.lower() else ","
+
+
+def _read_cytomining_frame(path: Path) -> pd.DataFrame:
+    """The table with its columns."""
+    if path.name.lower().endswith(".parquet"):
+        return pd.read_parquet(path)
+    header = pd.read_csv(path, sep=_separator(path), nrows=0).columns
+    text = {column: str for column in header if str(column).startswith(METADATA_PREFIX)}
+    return pd.read_csv(path, sep=_separator(path), dtype=text)
 
 
 def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
