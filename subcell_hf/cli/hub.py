@@ -86,13 +86,14 @@ def export(
     if space_reference is not None and space is None:
         raise InputError("--space-reference is for the map of a Space: give its folder with --space.")
     folder = export_model(model, output, repository=repository, sources=sources, encoder_only=encoder_only)
+    shown = repository or f"subcell/{output.resolve().name}"
     if space is not None:
         from subcell_hf.hub.space import stage_space
 
-        shown = repository or f"subcell/{output.resolve().name}"
         stage_space(folder, space, repository=shown, reference=space_reference)
-        typer.echo(f"{space} is ready too: hf upload OWNER/NAME {space} --repo-type space")
-    typer.echo(f"{folder} is ready. Look at its README.md, then: subcell push {folder} OWNER/NAME")
+    typer.echo(f"{folder} is ready. Look at its README.md, then: subcell push {folder} {shown}")
+    if space is not None:
+        typer.echo(f"{space} shows it, once it is there: subcell push {space} OWNER/NAME")
 
 
 _Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub.")]
@@ -105,7 +106,9 @@ _DryRun = Annotated[
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `subcell export` wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder that `subcell export` wrote: a model, or a Space.")
+    ],
     repository: _Repository,
     private: _Private = False,
     revision: _Revision = "main",
@@ -113,24 +116,27 @@ def push(
     message: Annotated[str, typer.Option(help="Message of the commit.")] = "Publish with subcell_hf",
     dry_run: _DryRun = False,
 ) -> None:
-    """Upload a staged model in one commit; what the Hub has already does not travel again."""
+    """Upload a staged model, or its Space, in one commit; what the Hub has already does not travel again."""
     from subcell_hf.hub.export import check_export
-    from subcell_hf.hub.push import plan_push, push_files
+    from subcell_hf.hub.push import Kind, plan_push, push_files
+    from subcell_hf.hub.space_folder import check_space, read_sdk
 
-    files = check_export(folder)
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    if f'"{repository}"' not in card:
+    sdk = read_sdk(folder)
+    kind: Kind = "model" if sdk is None else "space"
+    files = check_export(folder) if sdk is None else check_space(folder)
+    if kind == "model" and f'"{repository}"' not in (folder / "README.md").read_text(encoding="utf-8"):
         typer.echo(
             f"The card's examples load another name than {repository}; `subcell export --repository {repository}` "
             "mends that.",
             err=True,
         )
     if dry_run:
-        typer.echo(plan_push(files, repository, revision=revision).describe())
+        typer.echo(plan_push(files, repository, kind, revision).describe())
         return
     plan = push_files(
-        files, repository, revision=revision, create_revision=create_revision, private=private, message=message
-    )
+        files, repository, kind, revision=revision, create_revision=create_revision, private=private,
+        message=message, space_sdk=sdk,
+    )  # fmt: skip
     typer.echo(plan.describe())
 
 

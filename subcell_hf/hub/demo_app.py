@@ -85,20 +85,18 @@ def _inputs(demo: Demo) -> dict[str, Any]:
 
 def _outputs() -> list[Any]:
     """In the order of `Demo`'s answers."""
-    status = gr.HTML(message("Choose an example or your own files on the left.", is_error=False), elem_id="status")
+    status = gr.HTML(message("Choose an example, or open your own files.", is_error=False), elem_id="status")
     picture = gr.State(None, time_to_live=_KEEP_FILES_S)
     quiet: dict[str, Any] = {"format": "png", "interactive": False, "visible": False, "buttons": ["fullscreen"]}
     with gr.Row():
         with gr.Column(min_width=300):
             locations = gr.HTML(elem_id="locations")
-        with gr.Column(min_width=300), gr.Row():
-            seen = gr.Image(label="What the model saw", elem_id="seen", min_width=140, **quiet)
-            attention = gr.Image(label="Where it looked", elem_id="attention", min_width=140, **quiet)
-    with gr.Row():
-        with gr.Column(min_width=280):
             shown = gr.Image(label="Your image", elem_id="shown", **quiet)
             choice = gr.Dropdown([], label="Cell", visible=False, elem_id="cell")
-        with gr.Column(min_width=280):
+        with gr.Column(min_width=300):
+            with gr.Row():
+                seen = gr.Image(label="What it saw", elem_id="seen", min_width=140, **quiet)
+                attention = gr.Image(label="Where it looked", elem_id="attention", min_width=140, **quiet)
             chart = gr.HTML(elem_id="map")
     with gr.Row():
         npy = gr.DownloadButton("Embedding (.npy)", visible=False, elem_id="npy", size="md", min_width=240)

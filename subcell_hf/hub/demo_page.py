@@ -18,16 +18,17 @@ CSS = """
 .message { padding: .7em 1em; border-radius: 8px; border-left: 5px solid #0b8f8f; background: rgba(11,143,143,.12); }
 .message.error { border-color: #c62828; background: rgba(198,40,40,.13); font-weight: 600; }
 .locations { display: grid; gap: .45em; min-width: 15em; }
-.location { display: grid; grid-template-columns: minmax(7em, 11em) 1fr 4.2em; gap: .6em; align-items: center; }
-.location b { text-align: right; font-variant-numeric: tabular-nums; }
+.location { display: grid; grid-template-columns: minmax(7em, 11em) 1fr max-content; gap: .6em; align-items: center; }
+.location b { min-width: 4.4em; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .location .track { background: rgba(128,128,128,.22); border-radius: 4px; height: 1em; overflow: hidden; }
 .location .bar { height: 100%; min-width: 2px; }
-.map svg { width: 100%; max-width: 460px; background: rgba(128,128,128,.08); border-radius: 8px; }
+.map svg { width: 100%; max-width: 460px; background: #f2f2f2; border-radius: 8px; }
 .map h3 { margin: 0 0 .4em; }
 .map .how { font-size: .85em; opacity: .75; }
-.map .own { fill: #fff; stroke: #111; stroke-width: 2; }
+.map p { margin: .6em 0 0; }
+.map .own { fill: #fff; stroke: #111; stroke-width: 2.5; }
 .legend { display: flex; flex-wrap: wrap; gap: .2em .9em; margin-top: .4em; font-size: .9em; }
 .legend i { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .35em; }
 .legend i.own { width: auto; height: auto; font-style: normal; }
-@media (max-width: 640px) { .location { grid-template-columns: 7.5em 1fr 4em; } }
+@media (max-width: 640px) { .location { grid-template-columns: 7.5em 1fr max-content; } }
 """

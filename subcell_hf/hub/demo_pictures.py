@@ -20,7 +20,6 @@ _SHOWN_PX = 1024
 _GAMMA = 0.7
 _HOT = np.array([[0, 0, 0], [120, 0, 60], [230, 60, 20], [255, 180, 40], [255, 255, 200]], np.float32)
 _MAP_PX, _MARGIN_PX = 420, 16
-_LEGEND_NAMES = 14
 _UNKNOWN_COLOUR = "#8a8a8a"
 
 
@@ -98,21 +97,21 @@ def draw_map(reading: CellReading, reference: ReferenceCells | None, colours: Ma
         for (x, y), label in zip(spots[:-1].tolist(), reference.labels, strict=True)
     )
     x, y = spots[-1].tolist()
-    counted = Counter(reference.labels).most_common()
     legend = "".join(
         f'<span><i style="background:{_safe_colour(colours.get(name))}"></i>{html.escape(name)}</span>'
-        for name, _ in counted[:_LEGEND_NAMES]
+        for name, _ in Counter(reference.labels).most_common()
     )
-    if len(counted) > _LEGEND_NAMES:
-        legend += f"<span>and {len(counted) - _LEGEND_NAMES} more: hover over a dot</span>"
-    near = ", ".join(
-        f"{count} {html.escape(name)}" for name, count in Counter(reference.labels[row] for row in rows).most_common(3)
-    )
+    near = Counter(reference.labels[row] for row in rows).most_common(3)
+    named = [f"{count} {html.escape(name)}" for name, count in near]
+    if others := len(rows) - sum(count for _, count in near):
+        named.append(f"{others} others")
+    top, bottom = spots[:, 1].min() - _MARGIN_PX, spots[:, 1].max() + _MARGIN_PX
+    box = f"0 {top:.0f} {_MAP_PX} {bottom - top:.0f}"
     return (
-        f'<div class="map"><h3>Among reference cells</h3><svg viewBox="0 0 {_MAP_PX} {_MAP_PX}" role="img" '
+        f'<div class="map"><h3>Among reference cells</h3><svg viewBox="{box}" role="img" '
         f'aria-label="This cell among reference cells">{dots}<path class="own" d="{_star(x, y, 13)}"/></svg>'
         f'<div class="legend"><span><i class="own">★</i> this cell</span>{legend}</div>'
-        f"<p>Of its {len(rows)} nearest reference cells: {near}.</p>"
+        f"<p>Of its {len(rows)} nearest reference cells: {', '.join(named)}.</p>"
         f'<p class="how">{len(reference.labels):,} reference cells: {html.escape(reference.method)}. '
         f"The star is the mean of the places of the {len(rows)} whose embeddings are most like this cell's, the nearer "
         "the heavier; a cell unlike all of them gets a place too.</p></div>"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from huggingface_hub import CardData, EvalResult, ModelCard, ModelCardData
 
 from subcell_hf import ontology
@@ -106,7 +107,7 @@ def check_card(text: str, where: str) -> CardData:
     """
     try:
         data = ModelCard(text, ignore_metadata_errors=False).data
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, yaml.YAMLError) as error:
         raise InputError(f"{where} has metadata that the Hub cannot read ({error}): export the model again.") from error
     missing = [name for name in _METADATA if not data.get(name)]
     if missing:

@@ -43,6 +43,7 @@ class Repository:
     branches: dict[str, str]
     commits: dict[str, dict[str, StoredFile]]
     messages: list[str] = field(default_factory=list)
+    sdk: str | None = None
 
     @property
     def files(self) -> dict[str, StoredFile]:
@@ -188,10 +189,14 @@ class Handler(BaseHTTPRequestHandler):
         wanted = json.loads(self.body)
         kind, name = wanted.get("type") or "model", f"{wanted.get('organization') or 'subcell'}/{wanted['name']}"
         exists = (kind, name) in self.hub.repositories
+        if kind == "space" and not wanted.get("sdk"):
+            raise RefusalError(400, "BadRequest", "A Space needs an sdk.")
         if not exists:
             commit = self.hub.new_commit()
             private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
-            self.hub.repositories[kind, name] = Repository(private, {"main": commit}, {commit: {}})
+            self.hub.repositories[kind, name] = Repository(
+                private, {"main": commit}, {commit: {}}, sdk=wanted.get("sdk")
+            )
         prefix = "" if kind == "model" else f"{kind}s/"
         self.answer(409 if exists else 200, {"url": f"{self.hub.url}/{prefix}{name}", "name": name, "id": name})
 

@@ -561,7 +561,7 @@ def test_a_visitor_reads_cells(served: str, browser: Any, downloads: Path, model
     wait_for(browser, "#status .error", "bad.npy cannot be decoded")
     assert "Traceback" not in browser.page_source
 
-    browser.set_window_size(420, 900)  # a phone
+    browser.set_window_size(390, 844)  # a phone
     width = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
     assert width <= 0
     assert _hosts(browser) == {served.removeprefix("http://")}

@@ -110,8 +110,9 @@ def test_a_card_with_missing_fields_is_refused_by_their_names(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="lacks license, library_name, pipeline_tag, tags in its metadata"):
         check_card("---\nmodel_name: x\n---\n# x", "README.md")
-    with pytest.raises(InputError, match="metadata that the Hub cannot read"):
-        check_card("---\nmodel-index:\n- title: x\n---\n# x", "README.md")
+    for damaged in ("model-index:\n- title: x", "tags: ["):
+        with pytest.raises(InputError, match="metadata that the Hub cannot read"):
+            check_card(f"---\n{damaged}\n---\n# x", "README.md")
 
 
 @pytest.mark.parametrize("variant", variant_names())
