@@ -26,7 +26,8 @@ def embed(
         Path, typer.Option(help="Folder to write; new, empty, or of an earlier call, which is continued.")
     ],
     models: Annotated[
-        str | None, typer.Option(help="With --model auto: folder of model folders, or their owner on the Hub.")
+        str | None,
+        typer.Option(help="With --model auto: folder of models, or their owner on the Hub; owner/*-mae for some."),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the Hub.")] = None,
     protein_channel: Annotated[

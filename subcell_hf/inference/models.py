@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def find_models(
 
     Args:
         name: A folder, a Hub id, or `"auto"` for the largest variant whose channels a field has.
-        models: With `"auto"`: folder whose sub-folders are models, or owner of models on the Hub.
+        models: With `"auto"`: folder whose sub-folders are models, or owner of models on the Hub; `owner/pattern` takes
+            those whose name is like the pattern, such as `lab/*-mae`.
         revision: Branch, tag or commit on the Hub.
         proteins: Planes that take the protein's place in turn; empty for the model's own.
         crop_px: Edge of the window in the model's pixels; None: the model's own.
@@ -127,7 +129,8 @@ def _folder_of(name: str, revision: str | None) -> tuple[Path, str | None]:
 def _folders_of(models: str | None, revision: str | None) -> list[tuple[str, Path, str | None]]:
     if models is None:
         raise InputError(
-            "--model auto needs --models: a folder whose sub-folders are models, or their owner on the Hub."
+            "--model auto needs --models: a folder whose sub-folders are models, or their owner on the Hub "
+            "(owner/pattern for some of them)."
         )
     if Path(models).is_dir():
         local = [path for path in sorted(Path(models).iterdir()) if (path / "config.json").is_file()]
@@ -135,10 +138,22 @@ def _folders_of(models: str | None, revision: str | None) -> list[tuple[str, Pat
             raise InputError(f"{models} has no sub-folder with a config.json. `subcell convert` makes such folders.")
         return [(path.name, path, None) for path in local]
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
-    ids = sorted(model.id for model in HfApi().list_models(author=models, filter="subcell"))
+    owner, _, pattern = models.partition("/")
+    try:
+        listed = sorted(model.id for model in HfApi().list_models(author=owner, filter="subcell"))
+    except (HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"{models} is no folder here, and the Hub could not be asked for an owner's models: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    ids = [own for own in listed if fnmatchcase(own.partition("/")[2], pattern or "*")]
     if not ids:
-        raise InputError(f"{models} is no folder, and no owner of models tagged `subcell` on the Hub.")
+        raise InputError(
+            f"{models} is no folder here, and the Hub knows no such models: {owner} has "
+            f"{', '.join(listed[:8]) or 'none'} with the tag `subcell`. Give a folder, an owner, or owner/pattern."
+        )
     return [(own, *_folder_of(own, revision)) for own in ids]
 
 
@@ -200,7 +215,8 @@ def _check_together(found: Sequence[ModelFolder]) -> None:
             if set(model.variant.channels) == set(other.variant.channels):
                 raise InputError(
                     f"{other.name} and {model.name} both take {', '.join(model.variant.channels)}: nobody can say "
-                    "which is meant. Give --models with one model for each set of channels."
+                    "which is meant. Give --models with one model for each set of channels, on the Hub with a pattern "
+                    "such as owner/*-mae."
                 )
             if model.classes != other.classes:
                 raise InputError(

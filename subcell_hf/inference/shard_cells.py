@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from subcell_hf.batches import FieldCrops
 from subcell_hf.data.shards.index import CELLS_FILE
 from subcell_hf.data.shards.reader import ShardReader
+from subcell_hf.errors import StoreError, UnreachableError
 from subcell_hf.inference.blocks import CellBlock, Skipped
 from subcell_hf.inference.variants import Variant, choose_variant
 
@@ -65,7 +66,12 @@ class ShardCells:
         return [f"cells {start}" for start in range(0, len(self._rows), CELLS_PER_BLOCK)]
 
     def read(self, name: str) -> CellBlock:
-        """Read a block; where it is damaged, cell by cell."""
+        """Read a block; where it is damaged, cell by cell.
+
+        Raises:
+            StoreError: If no cell can be read: they are not skipped for what is not their fault.
+            UnreachableError: If the network fails, for the same reason.
+        """
         start = int(name.split()[1])
         rows = self._rows[start : start + CELLS_PER_BLOCK]
         form = self._reader.index.crop_format
@@ -73,6 +79,8 @@ class ShardCells:
         try:
             variant = choose_variant(self.variants, form.channels)
             rows, pixels, masks = self._read_rows(rows, skipped)
+        except (StoreError, UnreachableError):
+            raise
         except (ValueError, OSError) as error:
             ids = self._reader.cells.names(rows)
             return CellBlock(None, None, skipped=tuple(Skipped(cell, str(error)) for cell in ids))
@@ -85,6 +93,8 @@ class ShardCells:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any], npt.NDArray[np.bool_]]:
         try:
             return rows, *self._reader.read(rows)
+        except StoreError:
+            raise
         except ValueError:
             sound = []
             for row in rows:

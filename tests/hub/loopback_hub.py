@@ -218,6 +218,17 @@ class Handler(BaseHTTPRequestHandler):
         }  # fmt: skip
         self.answer(200, record, X_Repo_Commit=commit)
 
+    def list_models(self) -> None:
+        """Models of an owner whose card has a tag."""
+        owner, tag = (self.query.get(name, [""])[0] for name in ("author", "filter"))
+        found = [
+            {"_id": "0", "id": name, "modelId": name, "tags": [tag], "private": False, "downloads": 0, "likes": 0}
+            for (kind, name), repository in sorted(self.hub.repositories.items())
+            if kind == "model" and name.split("/")[0] == owner and "README.md" in repository.files
+            and f"\n- {tag}\n" in repository.files["README.md"].content.decode()
+        ]  # fmt: skip
+        self.answer(200, found)
+
     def references(self, kind: str, name: str) -> None:
         branches = self.repository(kind, name).branches.items()
         listed = [{"name": b, "ref": f"refs/heads/{b}", "targetCommit": commit} for b, commit in branches]
@@ -333,6 +344,7 @@ ROUTES: list[tuple[str, Callable[..., None]]] = [
     (rf"{_API}/{_NAME}/tree/(?P<revision>[^/]+)(?:/(?P<path>.*))?", Handler.tree),
     (rf"{_API}/{_NAME}/paths-info/(?P<revision>.+)", Handler.paths_info),
     (rf"{_API}/{_NAME}/refs", Handler.references),
+    (r"/api/models", Handler.list_models),
     (rf"{_API}/{_NAME}", Handler.info),
     (rf"/(?:datasets/|spaces/)?{_NAME}\.git/info/lfs/objects/batch", Handler.lfs_batch),
     (r"/_lfs/(?P<oid>[0-9a-f]{64})", Handler.lfs_put),

@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from subcell_hf.data.shards.cell_table import CellTable
 from subcell_hf.data.shards.codec import decode_mask, decode_pixels
 from subcell_hf.data.shards.index import CELLS_FILE, INDEX_FILE, ShardIndex
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, StoreError, UnreachableError
 
 MAX_GAP_BYTES = 64 * 1024
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
@@ -56,7 +56,7 @@ class ShardReader:
 
     Raises:
         InputError: If the index, the table of cells or the list of files is not as it must be.
-        OSError: If the folder cannot be read.
+        OSError: If the folder cannot be read; `UnreachableError` where a network is at fault.
     """
 
     def __init__(self, url: str | Path, *, compare_files: bool = True) -> None:
@@ -113,8 +113,8 @@ class ShardReader:
             Pixels `[cells, channels, height, width]` of the shards' dtype and masks `[cells, height, width]` bool.
 
         Raises:
-            InputError: If a cell's bytes are not those that were written.
-            OSError: If a shard cannot be read.
+            InputError: If a cell's bytes are not those that were written; `StoreError` where no cell can be read.
+            OSError: If a shard cannot be read; `UnreachableError` where a network is at fault.
         """
         form = self.index.crop_format
         pixels = np.empty((len(rows), *form.shape), form.dtype)
@@ -129,7 +129,7 @@ class ShardReader:
         merged = merge_spans(spans)
         for request, content in zip(merged, self._fetch_all(list(merged)), strict=True):
             if len(content) > request.end - request.start:
-                raise InputError(
+                raise StoreError(
                     f"{self.url} does not answer range requests: got {len(content)} bytes of a shard, expected "
                     f"{request.end - request.start}. Read it as simplecache::{self.url}, or copy the folder to a disk."
                 )
@@ -245,6 +245,8 @@ def _persistently(read: Callable[[], Result], attempt: int = 1) -> Result:
         raise
     except Exception as error:  # Each library has its own kinds of network errors.
         if attempt == REMOTE_ATTEMPTS:
-            raise OSError(f"The network read failed {attempt} times, at last with {error!r}.") from error
+            raise UnreachableError(
+                f"The network read failed {attempt} times, at last with {error!r}. Run the same command again later."
+            ) from error
     time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
     return _persistently(read, attempt + 1)

@@ -1,0 +1,72 @@
+"""Many processes started by a launcher: one table, exit codes a batch script can use, a kill that costs little."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from subcell_hf.cli import app
+from subcell_hf.inference.parts import PartsFolder
+from subcell_hf.inference.runs import Processes
+from tests.inference.embedding_runs import run, save_tiny_model, write_fields
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "recipes/embed.py")
+OPTIONS = ("--precision", "fp32", "--device", "cpu", "--no-report")
+
+
+def launch(fields: Path, model: Path, output: Path) -> subprocess.Popen[str]:
+    command = [*LAUNCH, str(fields), "--model", str(model), "--output", str(output), *OPTIONS]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.slow
+def test_a_process_is_killed_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 60)
+    (fields / "p_A7_1_red.png").write_bytes(b"not a picture")
+    run(fields, model, tmp_path / "one")
+    first = launch(fields, model, tmp_path / "out")
+    folder = PartsFolder(tmp_path / "out", 60)
+    while first.poll() is None and sum(map(folder.is_done, range(60))) < 3:
+        time.sleep(0.005)
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split() if first.poll() is None else []
+    if children:
+        os.kill(int(children[0]), signal.SIGKILL)
+    first.communicate()
+    assert not children or first.returncode == 1 or folder.is_joined()
+    second = launch(fields, model, tmp_path / "out")
+    said, _ = second.communicate()
+    assert second.returncode == 0, said
+    assert "The tables are complete; skipped.csv lists what is not in them" in said
+    for name in ("embeddings.parquet", "embeddings.h5ad", "skipped.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+    alone = CliRunner().invoke(
+        app, ["embed", str(fields), "--model", str(model), "--output", str(tmp_path / "out"), *OPTIONS]
+    )
+    assert alone.exit_code == 3
+
+
+def test_tasks_of_slurm_share_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "0")  # a batch script without srun: no step of several tasks
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert Processes.of_environment() == Processes(0, 1, 0)
+    model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 3)
+    (fields / "p_A1_1_red.png").write_bytes(b"not a picture")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    for rank, ended in ((1, 0), (0, 3)):
+        monkeypatch.setenv("SLURM_PROCID", str(rank))
+        done = CliRunner().invoke(
+            app, ["embed", str(fields), "--model", str(model), "--output", str(tmp_path / "out"), *OPTIONS]
+        )
+        assert done.exit_code == ended, done.output
+    assert "4 cells; 1 inputs were skipped" in done.output
