@@ -104,17 +104,20 @@ def localization(
     """Can places of a protein be read off embeddings, and better than off baselines? Exit code 3: cells left out."""
     from subcell_hf.cli.table_baselines import BASELINES, find_baselines
     from subcell_hf.evaluation.localization import LocalizationSettings, evaluate
-    from subcell_hf.evaluation.locations.labels import class_scheme
+    from subcell_hf.evaluation.locations.labels import class_scheme, label_cells
     from subcell_hf.evaluation.locations.report import write_report
     from subcell_hf.inference.tables import read_table
 
     tables = _read_tables(table, name, baseline or (), metadata)
+    fractions = LocalizationSettings.learning_fractions if learning_curve else ()
+    settings = LocalizationSettings(class_scheme(classes), resamples, seed, allow_shared_genes, fractions)
+    predictors = _predictors(heads, seeds, seed)
+    # A table that cannot be evaluated is refused before hours may go into its baselines.
+    label_cells(tables[name].cells, settings.scheme, allow_shared_genes=allow_shared_genes)
     wanted = [own for own in BASELINES if own not in tables] if baselines else []
     found = find_baselines(table, tables[name], wanted, crops=crops, output=output, workers=workers)
     tables = _in_order(tables, {own: read_table(path) for own, path in found.tables.items()})
-    fractions = LocalizationSettings.learning_fractions if learning_curve else ()
-    settings = LocalizationSettings(class_scheme(classes), resamples, seed, allow_shared_genes, fractions)
-    result = evaluate(tables, _predictors(heads, seeds, seed), settings)
+    result = evaluate(tables, predictors, settings)
     results = write_report(result, tables, output, found.missing)
     for model, score in results["macro_map"].items():
         typer.echo(f"{model}: macro average precision {'–' if score is None else f'{score:.3f}'} ({results['head']})")

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from subcell_hf.cli.table_baselines import Origin
 
-_MEASURED_FOLDER = "measured"
+_MEASURED, _EMBEDDED = ".measured-", ".untrained-"
+"""Beginnings of hidden folders with what has been done until now; the rest of the name tells which input it is of."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class BaselineMaker:
         cells: Metadata of the table.
         folder: Folder of the baselines.
         source: The cells, cut as for the table.
+        key: Tells one state of the input from another.
         measurements: Of the cells; None where features and pixels are not wanted.
         workers: Processes that read and measure.
     """
@@ -88,6 +90,7 @@ class BaselineMaker:
     cells: "pd.DataFrame"
     folder: Path
     source: CellSource
+    key: str
     measurements: Measurements | None
     workers: int
 
@@ -102,13 +105,11 @@ class BaselineMaker:
         """
         models = tuple(_recorded_model(facts) for facts in origin.models)
         source, _, _ = open_source(origin.source, models, EmbedInput.of_arguments(origin.arguments).options())
-        measurements = None
-        if measured:
-            edge, planes = BaselineSettings.pixel_edge, _shared_planes(models, cells)
-            facts = json.dumps([origin.identity, source.fingerprint(), edge, planes])
-            name = hashlib.sha256(facts.encode()).hexdigest()[:16]
-            measurements = Measurements(folder / _MEASURED_FOLDER / name, edge, planes)
-        return cls(origin, cells, folder, source, measurements, workers)
+        edge, planes = BaselineSettings.pixel_edge, _shared_planes(models, cells)
+        facts = json.dumps([origin.identity, source.fingerprint(), edge, planes])
+        key = hashlib.sha256(facts.encode()).hexdigest()[:16]
+        measurements = Measurements(folder / f"{_MEASURED}{key}", edge, planes) if measured else None
+        return cls(origin, cells, folder, source, key, measurements, workers)
 
     @cached_property
     def pieces(self) -> dict[str, tuple[str, ...]]:
@@ -120,7 +121,7 @@ class BaselineMaker:
         """Embed the cells by twins of the models with random weights; goes on where it was stopped.
 
         Args:
-            output: Folder of the run.
+            output: Folder of the run, which appears whole, in the place of an earlier one.
             arguments: For its `run.json`.
 
         Raises:
@@ -131,12 +132,17 @@ class BaselineMaker:
         if self.measurements is not None and source.blocks_per_read == 1:
             source = MeasuredSource(source, self.measurements)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".untrained_model-") as weights:
+        embedded = self.folder / f"{_EMBEDDED}{self.key}"
+        with tempfile.TemporaryDirectory() as weights:
             models = _untrained_twins(self.origin, Path(weights))
             settings = EmbedSettings(
                 precision=self.origin.precision, workers=self.workers if self.workers > 1 else 0, pictures=0, h5ad=False
             )
-            embed_cells(source, models, output, settings, processes=Processes(), arguments=arguments)
+            embed_cells(source, models, embedded, settings, processes=Processes(), arguments=arguments)
+        if output.exists():
+            shutil.rmtree(output)
+        embedded.replace(output)
+        _remove(self.folder, _EMBEDDED)
 
     def measure(self) -> dict[str, EmbeddingTable]:
         """The tables `features` and `pixels`, of what was measured before and what still lacks.
@@ -152,7 +158,7 @@ class BaselineMaker:
         answers = [name for name in self.cells if name == "model" or str(name).startswith("top_")]
         cells = self.cells.drop(columns=answers)  # of the model, not of the cell
         tables = assemble_baselines(measured, cells, channels, BaselineSettings())
-        shutil.rmtree(self.folder / _MEASURED_FOLDER)
+        _remove(self.folder, _MEASURED)
         return tables
 
     def _measure_missing(self, measurements: Measurements) -> None:
@@ -167,6 +173,12 @@ class BaselineMaker:
             return
         for piece, blocks in tqdm(lacking, "measure", disable=None):
             _measure(self.source, measurements, piece, blocks)
+
+
+def _remove(folder: Path, beginning: str) -> None:
+    """Remove what was done for this and for other states of the input."""
+    for path in folder.glob(f"{beginning}*"):
+        shutil.rmtree(path)
 
 
 def _recorded_model(facts: Mapping[str, Any]) -> ModelFolder:

@@ -4,7 +4,6 @@ Evaluation takes tables and never a model, so what a baseline needs of the other
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,6 +110,7 @@ def find_baselines(
 
     if not wanted:
         return FoundBaselines({})
+    path = _run_of(path)
     folder = (path if (path / EMBEDDINGS_FILE).is_file() else output) / KEPT_IN
     files = {name: folder / (name if name == UNTRAINED else f"{name}.parquet") for name in wanted}
     try:
@@ -119,22 +119,26 @@ def find_baselines(
         if crops is not None:
             raise
         kept = {name: file for name, file in files.items() if _is_kept(file, table.cells, None)}
-        lacking = dict.fromkeys((name for name in wanted if name not in kept), str(error))
-        return FoundBaselines(kept, _explain(lacking))
+        return FoundBaselines(kept, _explain({name: str(error) for name in wanted if name not in kept}))
     pending = [name for name in wanted if not _is_kept(files[name], table.cells, origin.identity)]
-    failed: dict[str, str] = {}
-    if pending:
-        typer.echo(
-            f"Making baselines ({', '.join(pending)}) of the same {len(table):,} cells, kept in {folder}; "
-            "--no-baselines leaves them out."
-        )
-        failed = _make(origin, table.cells, folder, pending, workers)
-        if crops is not None and (reasons := [reason for name, reason in failed.items() if name != UNTRAINED]):
-            raise InputError(f"No baselines can be made of --crops {crops}: {reasons[0]}")
-    else:
+    if not pending:
         typer.echo(f"Baselines ({', '.join(wanted)}) are taken from {folder}.")
-    found = {name: file for name, file in files.items() if name not in failed}
-    return FoundBaselines(found, _explain(failed))
+        return FoundBaselines(files)
+    what = f"baselines ({', '.join(pending)}) of the same {len(table):,} cells"
+    typer.echo(f"Making {what}, kept in {folder}; --no-baselines leaves them out.")
+    failed = _make(origin, table.cells, folder, pending, workers)
+    if crops is not None and (reasons := [reason for name, reason in failed.items() if name != UNTRAINED]):
+        raise InputError(f"No baselines can be made of --crops {crops}: {reasons[0]}")
+    return FoundBaselines({name: file for name, file in files.items() if name not in failed}, _explain(failed))
+
+
+def _run_of(path: Path) -> Path:
+    """The folder of `subcell embed` that a table lies in, or the table itself."""
+    from subcell_hf.inference.parts import H5AD_FILE, RUN_FILE
+    from subcell_hf.inference.tables import EMBEDDINGS_FILE
+
+    own = path.name in (EMBEDDINGS_FILE, H5AD_FILE) and path.is_file() and (path.parent / RUN_FILE).is_file()
+    return path.parent if own else path
 
 
 def find_profile_baselines(
@@ -156,7 +160,7 @@ def find_profile_baselines(
         reason = "they are fitted on the cells of one table, and several were given. Embed all images into one folder"
     elif holds_profiles(profiles[0]):
         reason = (
-            f"{profiles[0]} holds profiles, and they are made of the images of single cells. Evaluate a folder of "
+            f"{profiles[0]} holds profiles, and those are made of the images of single cells. Evaluate a folder of "
             "`subcell embed`"
         )
     if not reason:
@@ -174,11 +178,17 @@ def _explain(failed: Mapping[str, str]) -> tuple[str, ...]:
     names: dict[str, list[str]] = {}
     for name, reason in failed.items():
         names.setdefault(reason, []).append(name)
-    return tuple(
-        f"Not compared with the baselines {', '.join(which)}: {reason.rstrip('.')}. Say where the images are with "
-        "--crops INPUT, or give tables of the same cells with --baseline NAME=TABLE."
-        for reason, which in names.items()
-    )
+    sentences = []
+    for reason, which in names.items():
+        remedy = (
+            "Say where the images are with --crops INPUT, or give tables of the same cells with --baseline NAME=TABLE"
+        )
+        if which == [UNTRAINED]:
+            remedy = (
+                f"`subcell untrained` and `subcell embed` make its table; give it with --baseline {UNTRAINED}=TABLE"
+            )
+        sentences.append(f"Not compared with the baselines {', '.join(which)}: {reason.rstrip('.')}. {remedy}.")
+    return tuple(sentences)
 
 
 def _is_kept(path: Path, cells: "pd.DataFrame", identity: str | None) -> bool:
@@ -222,7 +232,6 @@ def _make(origin: Origin, cells: "pd.DataFrame", folder: Path, pending: Sequence
         return dict.fromkeys(pending, str(error))
     if UNTRAINED in pending:
         try:
-            _remove_other(folder / UNTRAINED, origin.identity)
             maker.embed_untrained(folder / UNTRAINED, {_MADE_FOR: origin.identity, "source": origin.source})
             if not _is_kept(folder / UNTRAINED, cells, origin.identity):
                 raise InputError(f"{origin.source} no longer gives all cells of the table")
@@ -271,13 +280,3 @@ def _write(tables: "Mapping[str, EmbeddingTable]", folder: Path, names: Sequence
     for name in names:
         table = tables[name]
         write_parquet(replace(table, provenance={**table.provenance, _MADE_FOR: identity}), folder / f"{name}.parquet")
-
-
-def _remove_other(folder: Path, identity: str) -> None:
-    """Remove an untrained run that this module has made for other images, or that lacks cells."""
-    from subcell_hf.inference.parts import RUN_FILE
-
-    if (folder / RUN_FILE).is_file():
-        arguments = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("arguments", {})
-        if arguments.get(_MADE_FOR, identity) != identity:
-            shutil.rmtree(folder)

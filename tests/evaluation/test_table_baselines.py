@@ -117,7 +117,7 @@ def test_features_are_those_of_subcell_baselines_on_the_same_crops(home: Path, t
 
 def test_the_twin_sees_what_the_model_sees(home: Path, tmp_path: Path) -> None:
     run = embed(home, tmp_path / "run")
-    find(run, tmp_path)
+    assert find(run / "embeddings.parquet", tmp_path).tables["untrained"] == run / "baselines" / "untrained"
     save_untrained(str(home / "model"), tmp_path / "twin")
     expected = read_table(embed(home, tmp_path / "by_hand", model=str(tmp_path / "twin")))
     found = read_table(run / "baselines" / "untrained")
