@@ -120,7 +120,8 @@ def draw_map(reading: CellReading, reference: ReferenceCells | None, colours: Ma
 
 def _spots(positions: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Places from 0 to 1, y upwards → pixels of the map, y downwards."""
-    return np.array([0, _MAP_PX]) + (positions * (_MAP_PX - 2 * _MARGIN_PX) + _MARGIN_PX) * np.array([1, -1])
+    spots = positions * (_MAP_PX - 2 * _MARGIN_PX) + _MARGIN_PX
+    return np.stack([spots[:, 0], _MAP_PX - spots[:, 1]], axis=1)
 
 
 def message(text: str, is_error: bool) -> str:

@@ -1,6 +1,7 @@
 """SubCell encoders and their localization classifier."""
 
 import copy
+import json
 import math
 import os
 import shutil
@@ -304,6 +305,16 @@ class SubCellPooler(nn.Module):
         return (self.projection(pooled) if self.projection is not None else pooled), weights
 
 
+def _check_indices(folder: Path) -> None:
+    for index in folder.glob("*.safetensors.index*.json"):
+        for name in set(json.loads(index.read_bytes())["weight_map"].values()):
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise ValueError(
+                    f"{index} names the weights {name!r}: expected safetensors files, without folders. Do not use "
+                    "weights from a source that you do not trust."
+                )
+
+
 class SubCellPreTrainedModel(PreTrainedModel):
     """Loading, saving and initialisation of every SubCell model."""
 
@@ -319,6 +330,23 @@ class SubCellPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a model; see `PreTrainedModel.from_pretrained`.
+
+        Unless `use_safetensors=False` is given, pickles are not opened.
+
+        Raises:
+            ValueError: If an index of the folder names anything but safetensors files beside it, which transformers
+                would read wherever they are.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        if pretrained_model_name_or_path is not None:
+            _check_indices(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], is_main_process: bool = True, *args: Any, **kwargs: Any

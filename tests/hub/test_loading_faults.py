@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel
 
 from subcell_hf.errors import InputError
 from subcell_hf.hub.endpoint_handler import EndpointHandler
@@ -65,8 +66,10 @@ def test_a_pickle_alone_is_no_model(tmp_path: Path) -> None:
         load_model(folder)
     with pytest.raises(OSError, match="safetensors"):
         EndpointHandler(str(folder), trust_remote_code=False)
-    with pytest.raises(pickle.UnpicklingError, match="mkdir"):  # transformers itself would read tensors from it
+    with pytest.raises(OSError, match="safetensors"):
         SubCellModel.from_pretrained(folder)
+    with pytest.raises(pickle.UnpicklingError, match="mkdir"):  # on demand, transformers would read tensors from it
+        SubCellModel.from_pretrained(folder, use_safetensors=False)
     assert not marker.exists()
 
 
@@ -89,16 +92,54 @@ def test_damaged_weights_are_refused_and_nothing_else_is_tried(damage: str, tmp_
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("name", ["../secret.safetensors", "/tmp/secret.safetensors", "a/b.safetensors", "x.bin", 5])
-def test_an_index_that_leads_elsewhere_is_refused(name: object, tmp_path: Path) -> None:
-    folder = save_tiny("SubCellModel", tmp_path / "model")
+def lead_elsewhere(place: Path, name: object) -> Path:
+    """A model whose index names one file for all weights, which lie beside its folder."""
+    folder = save_tiny("SubCellModel", place / "model")
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    save_file(weights, tmp_path / "secret.safetensors", {"format": "pt"})
+    save_file(weights, place / "secret.safetensors", {"format": "pt"})
     index = {"metadata": {}, "weight_map": dict.fromkeys(weights, name)}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/tmp/secret.safetensors", "a/b.safetensors", "x.bin", 5])
+def test_an_index_that_leads_elsewhere_is_refused(name: object, tmp_path: Path) -> None:
+    folder = lead_elsewhere(tmp_path, name)
     with pytest.raises(InputError, match="without folders"):
         load_model(folder)
+    if isinstance(name, str):
+        for load in (SubCellModel.from_pretrained, AutoModel.from_pretrained, EndpointHandler):
+            with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json names the weights.*without folders"):
+                load(str(folder))
+
+
+# What the code that lies beside the weights does, where this package is not.
+STRANGER = """
+import os, sys
+sys.modules["subcell_hf"] = None
+opened = []
+def watch(event, args):
+    if event == "open" and str(args[0]).endswith("secret.safetensors"):
+        opened.append(str(args[0]))
+sys.addaudithook(watch)
+from transformers import AutoModel
+try:
+    AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+except ValueError as error:
+    print("ValueError", error)
+print("OPENED", opened)
+"""
+
+
+@pytest.mark.slow
+def test_the_code_beside_the_weights_refuses_such_an_index_too(tmp_path: Path) -> None:
+    folder = lead_elsewhere(tmp_path, "../secret.safetensors")
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", STRANGER, str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+    assert "names the weights '../secret.safetensors'" in run.stdout
+    assert "OPENED []" in run.stdout
 
 
 def test_a_sharded_model_is_fine(tmp_path: Path) -> None:
