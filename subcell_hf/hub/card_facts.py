@@ -45,7 +45,7 @@ class CardFacts:
         base_model: Hub name of the model that this one began from.
         datasets: Hub names of the training data.
         results: Of evaluations.
-        hardware: `device`, `processes`, `runtime_s` of training, where known.
+        hardware: `device`, `processes`, `runtime_s` of training and `device_s`, of all its devices.
         carbon: `device_watts`, `grid_g_per_kwh`, `location` to reckon emissions with.
         source: Where converted weights come from: `url`, `files`, `note`.
         crop_advice: Which crops to give.

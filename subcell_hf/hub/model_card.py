@@ -187,7 +187,7 @@ def _describe_carbon(facts: CardFacts) -> tuple[float | None, str]:
     if "runtime_s" not in hardware:
         return None, "Device hours of the training are not known, so no emissions are given."
     processes, device = int(hardware.get("processes", 1)), str(hardware.get("device", "cpu"))
-    hours = float(hardware["runtime_s"]) * processes / 3600
+    hours = float(hardware.get("device_s", float(hardware["runtime_s"]) * processes)) / 3600
     watts = float(said.get("device_watts", DEVICE_WATTS["cpu" if device == "cpu" else "cuda"]))
     intensity = float(said.get("grid_g_per_kwh", GRID_G_PER_KWH))
     grams = hours * watts / 1000 * intensity
@@ -196,5 +196,5 @@ def _describe_carbon(facts: CardFacts) -> tuple[float | None, str]:
     return grams, (
         f"About {grams:.3g} g CO₂ equivalents: {hours:.3g} device hours ({processes} × {device}) × {watts:g} W "
         f"({power}) × {intensity:g} g/kWh {'(as told)' if 'grid_g_per_kwh' in said else grid}. The hours are those of "
-        "the last uninterrupted stretch of the run; cooling and manufacture are left out."
+        "all stretches of the run, up to what their checkpoints kept; cooling and manufacture are left out."
     )

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from subcell_hf.training.checkpoints import (
 )
 from subcell_hf.training.pushing_trainer import PushingTrainer
 from subcell_hf.training.resolution import PreTrainingData
+from subcell_hf.training.training_clock import TrainingClock
 from subcell_hf.training.training_record import TRAINING_RECORD_FILE, describe_training
 
 
@@ -48,6 +50,11 @@ class ResumableTrainer(PushingTrainer):
     data: PreTrainingData
     train_loader: ShardLoader | None = None
     stop_asked: bool = False
+
+    @cached_property
+    def clock(self) -> TrainingClock:
+        """Counts the time of training, over all stretches of the run."""
+        return TrainingClock()
 
     @property
     def run_folder(self) -> Path:
@@ -81,8 +88,12 @@ class ResumableTrainer(PushingTrainer):
                     f"{folder}: set output_dir to the folder that holds it."
                 )
             resume_from_checkpoint = str(chosen)
-        with self._listening_for_sigterm():
-            output: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
+        self.clock.start(Path(resume_from_checkpoint) if resume_from_checkpoint else None)
+        try:
+            with self._listening_for_sigterm():
+                output: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self.clock.stop()
         return output
 
     @contextmanager
@@ -177,7 +188,9 @@ class ResumableTrainer(PushingTrainer):
             config.pixel_size_um,
             normalize=self.data.views.scaling,
         ).save_pretrained(folder)
-        record = describe_training(config, self.args, self.data, self.state.log_history, self.state.global_step)
+        times = self.clock.read(self.args.world_size)
+        state = self.state
+        record = describe_training(config, self.args, self.data, state.log_history, state.global_step, times)
         with write_atomically(folder / TRAINING_RECORD_FILE) as file:
             file.write((json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 

@@ -1,5 +1,6 @@
 """What a run knows of itself, written beside its model, so that a model card can be made from it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +18,12 @@ _HUB_DATASET = "hf://datasets/"
 
 
 def describe_training(
-    config: SubCellConfig, args: PreTrainingArguments, data: PreTrainingData, log: list[dict[str, Any]], steps: int
+    config: SubCellConfig,
+    args: PreTrainingArguments,
+    data: PreTrainingData,
+    log: list[dict[str, Any]],
+    steps: int,
+    times: Mapping[str, float],
 ) -> dict[str, Any]:
     """Facts of a run as plain data; no path of the machine is among them.
 
@@ -27,10 +33,11 @@ def describe_training(
         data: What was read.
         log: The trainer's history.
         steps: Optimizer steps taken.
+        times: `runtime_s` and `device_s` of all stretches of the run, where they are known.
 
     Returns:
-        `training_data`, `recipe`, `hyperparameters`, `hardware` (`device`, `processes`, and `runtime_s` once training
-        has ended) and `results` of the last validation; also `base_model` and `datasets`, where they are on the Hub.
+        `training_data`, `recipe`, `hyperparameters`, `hardware` (`device` and `processes` of the last stretch, and
+        `times`) and `results` of the last validation; also `base_model` and `datasets`, where they are on the Hub.
     """
     weights = {name: getattr(config, f"{name}_weight") for name in _OBJECTIVES}
     objectives = [f"{name.replace('_', ' ')} {weight:g}" for name, weight in weights.items() if weight]
@@ -42,7 +49,7 @@ def describe_training(
         "training_data": _describe_data(data.reader.index),
         "recipe": f"Pretraining with the objectives (weights) {', '.join(objectives)}",
         "hyperparameters": _hyperparameters(config, args, data, steps),
-        "hardware": _describe_hardware(args, log),
+        "hardware": _describe_hardware(args) | dict(times),
         "results": _last_validation(log, data),
     }
     if data.reader.url.startswith(_HUB_DATASET):
@@ -102,14 +109,12 @@ def _hyperparameters(
     }
 
 
-def _describe_hardware(args: PreTrainingArguments, log: list[dict[str, Any]]) -> dict[str, Any]:
+def _describe_hardware(args: PreTrainingArguments) -> dict[str, Any]:
     on_gpu = args.device.type == "cuda"
-    hardware: dict[str, Any] = {
+    return {
         "device": torch.cuda.get_device_name(args.device) if on_gpu else args.device.type,
         "processes": args.world_size,
     }
-    runtimes = [line["train_runtime"] for line in log if "train_runtime" in line]
-    return hardware | ({"runtime_s": runtimes[-1]} if runtimes else {})
 
 
 def _last_validation(log: list[dict[str, Any]], data: PreTrainingData) -> list[dict[str, Any]]:

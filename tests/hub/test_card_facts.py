@@ -8,7 +8,9 @@ import pytest
 from subcell_hf.errors import InputError
 from subcell_hf.hub.card_facts import find_record, gather_facts
 from subcell_hf.hub.evaluation_results import read_results
+from subcell_hf.hub.model_card import CardModel, make_model_card
 from subcell_hf.model.configuration_subcell import SubCellConfig
+from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.training.localization import LocalizationSettings
 from subcell_hf.training.training_record import add_classifier
 
@@ -44,6 +46,17 @@ def test_the_record_of_pretraining_and_of_its_classifiers(tmp_path: Path) -> Non
     assert facts.hyperparameters["classifier_learning_rate"] == 1e-3
     assert facts.hyperparameters["steps"] == 7
     assert not facts.results  # the probe's are those of another head
+
+
+def test_emissions_are_those_of_all_stretches(tmp_path: Path) -> None:
+    hardware = {"device": "cpu", "processes": 4, "runtime_s": 1000.0, "device_s": 3600.0}
+    record = write(tmp_path / "training_record.json", RECORD | {"hardware": hardware})
+    config = SubCellConfig(architectures=["SubCellModel"])
+    processor = SubCellImageProcessor(config.channels, {"height": 64, "width": 64}, 0.16)
+    card = make_model_card(CardModel(config, processor, 5), gather_facts(config, "subcell/x", record=record))
+    assert card.data["co2_eq_emissions"]["emissions"] == pytest.approx(65 / 1000 * 480)
+    assert "1 device hours (4 × cpu)" in card.text
+    assert "hours are those of all stretches of the run" in card.text
 
 
 @pytest.mark.parametrize(("start", "base"), [("/home/me/models/start", None), ("subcell/mae-rybg", "subcell/mae-rybg")])

@@ -115,6 +115,18 @@ def test_going_on_is_bit_equal(shards: Path, straight: PreTrainer, tmp_path: Pat
     assert all(torch.equal(first[key]["exp_avg_sq"], second[key]["exp_avg_sq"]) for key in first)
     rates = [[line["learning_rate"] for line in t.state.log_history if "loss" in line] for t in (straight, trainer)]
     assert rates[0] == rates[1]
+    earlier = _hardware(straight.run_folder / "checkpoint-3")
+    assert earlier["runtime_s"] > 0
+    assert trainer.clock.runtime_s
+    total = pytest.approx(earlier["runtime_s"] + trainer.clock.runtime_s)
+    hardware = _hardware(trainer.save_final_model())
+    assert hardware["runtime_s"] == total
+    assert hardware["device_s"] == total
+
+
+def _hardware(folder: Path) -> dict[str, Any]:
+    hardware: dict[str, Any] = json.loads((folder / "training_record.json").read_bytes())["hardware"]
+    return hardware
 
 
 def test_only_whole_checkpoints_count(straight: PreTrainer, tmp_path: Path) -> None:
