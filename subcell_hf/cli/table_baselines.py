@@ -119,7 +119,8 @@ def find_baselines(
         if crops is not None:
             raise
         kept = {name: file for name, file in files.items() if _is_kept(file, table.cells, None)}
-        return FoundBaselines(kept, _explain({name: str(error) for name in wanted if name not in kept}))
+        lacking = {name: str(error) for name in wanted if name not in kept}
+        return FoundBaselines(kept, _explain(lacking, images_known=False))
     pending = [name for name in wanted if not _is_kept(files[name], table.cells, origin.identity)]
     if not pending:
         typer.echo(f"Baselines ({', '.join(wanted)}) are taken from {folder}.")
@@ -173,7 +174,7 @@ def find_profile_baselines(
     return FoundBaselines({}, (f"{sentence} with --baseline NAME=TABLE.",))
 
 
-def _explain(failed: Mapping[str, str]) -> tuple[str, ...]:
+def _explain(failed: Mapping[str, str], *, images_known: bool = True) -> tuple[str, ...]:
     """One sentence for all baselines that fail for one reason."""
     names: dict[str, list[str]] = {}
     for name, reason in failed.items():
@@ -183,11 +184,12 @@ def _explain(failed: Mapping[str, str]) -> tuple[str, ...]:
         remedy = (
             "Say where the images are with --crops INPUT, or give tables of the same cells with --baseline NAME=TABLE"
         )
-        if which == [UNTRAINED]:
+        if images_known and which == [UNTRAINED]:
             remedy = (
                 f"`subcell untrained` and `subcell embed` make its table; give it with --baseline {UNTRAINED}=TABLE"
             )
-        sentences.append(f"Not compared with the baselines {', '.join(which)}: {reason.rstrip('.')}. {remedy}.")
+        said = f"baseline{'s' if len(which) > 1 else ''} {', '.join(which)}: {reason.rstrip('.')}"
+        sentences.append(f"Not compared with the {said}. {remedy}.")
     return tuple(sentences)
 
 

@@ -136,7 +136,8 @@ def _check_places(ids: npt.NDArray[np.str_], found: npt.NDArray[np.float64], exp
     both = np.isfinite(found) & np.isfinite(expected)
     moved = (both & ~np.isclose(found, expected, rtol=1e-4, atol=1e-6)).any(axis=1)
     if moved.any():
+        first = str(ids[moved][0])
         raise InputError(
-            f"{int(moved.sum())} cells, first {str(ids[moved][0])!r}, lie elsewhere in the images or have another size than "
-            "the table says: the images, their masks or how they are cut have changed. Embed them again."
+            f"{int(moved.sum())} cells, first {first!r}, lie elsewhere in the images or have another size than the "
+            "table says: the images, their masks or how they are cut have changed. Embed them again."
         )

@@ -205,6 +205,7 @@ def test_input_that_is_gone_or_has_changed_is_told(home: Path, tmp_path: Path) -
     assert found.tables == {}
     assert f"{images}, which its cells were cut from, is not there" in found.missing[0]
     assert "--crops INPUT" in found.missing[0]
+    assert "--crops INPUT" in find(run, tmp_path, wanted=("untrained",)).missing[0]
     assert set(find(run, tmp_path, tmp_path / "moved").tables) == set(BASELINES)
     shutil.rmtree(run / "baselines")
     mask = np.zeros((64, 72), np.uint16)
@@ -226,7 +227,7 @@ def test_a_model_that_is_gone_leaves_features_and_pixels(home: Path, tmp_path: P
     shutil.rmtree(tmp_path / "model")
     found = find(run, tmp_path)
     assert set(found.tables) == {"features", "pixels"}
-    assert "baselines untrained: The model" in found.missing[0]
+    assert "baseline untrained: The model" in found.missing[0]
 
 
 def test_tables_without_a_folder_take_crops(home: Path, tmp_path: Path) -> None:

@@ -32,6 +32,14 @@ HEAD_WORDS = {
 }
 
 
+BASELINE_WORDS = {
+    "untrained": "a network of the same shape with random weights",
+    "features": "classical features of each cell: intensity, texture, granularity, overlap of channels",
+    "pixels": "principal components of the shrunken pixels",
+}
+"""What stands behind the names of the usual baselines."""
+
+
 def write_report(
     result: LocalizationResult, tables: Mapping[str, EmbeddingTable], folder: Path, missing: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -198,6 +206,7 @@ def _page(result: LocalizationResult, results: Mapping[str, Any], pictures: Mapp
         classes=results["classes"],
         settings=results["settings"],
         verdicts=_verdicts(result),
+        baselines={name: words for name, words in BASELINE_WORDS.items() if name in result.models[1:]},
         missing=results["missing_baselines"],
         scores=[_score_row(result, item) for item in result.scored],
         several=any(len(item.probabilities) > 1 for item in result.scored),
