@@ -101,7 +101,7 @@ def embed(
     arguments[WORKING_FOLDER] = str(Path.cwd())
     if report:
         check_report_libraries()
-    from subcell_hf.inference.embedding import EmbedSettings, embed_cells
+    from subcell_hf.inference.embedding import EmbedSettings, Processes, embed_cells
     from subcell_hf.inference.models import find_models
     from subcell_hf.inference.sources import open_source
 
@@ -141,9 +141,13 @@ def embed(
         engine=engine,
         actors=actors,
     )
-    run = embed_cells(cells, found, output, settings, arguments=arguments)
+    processes = Processes.of_environment()
+    run = embed_cells(cells, found, output, settings, processes=processes, arguments=arguments)
     if not run.complete:
-        typer.echo("This process has done its share; the one that ends last writes the tables.")
+        typer.echo(
+            f"Process {processes.rank + 1} of {processes.world_size} has done its share; the one that ends last writes "
+            "the tables."
+        )
         return
     typer.echo(f"{output} holds {run.cells} cells; {len(run.skipped)} inputs were skipped.")
     say_locations(output)

@@ -81,7 +81,8 @@ def write_portable_files(
     if form not in FORMS:
         raise InputError(f"Unknown form {form!r} of SubCellPortable's files: choose one of {', '.join(FORMS)}.")
     prefixes = _prefixes(table.cells if isinstance(table, EmbeddingTable) else _names(table))
-    paths = [_path_in(folder, prefix) for prefix in prefixes]
+    for prefix in prefixes:  # all of them before anything is written
+        _path_in(folder, prefix)
     folder.mkdir(parents=True, exist_ok=True)
     files = _CellFiles(form, single_files, _is_begun(folder, table, form), iter(attention))
     blocks = iter([table]) if isinstance(table, EmbeddingTable) else iterate_parquet(table, _ROWS_AT_ONCE)
@@ -89,7 +90,7 @@ def write_portable_files(
     with write_atomically(folder / RESULT_FILE) as file:
         for block in blocks:
             rows = slice(start, start + len(block))
-            files.write(block, paths[rows])
+            files.write(block, [_path_in(folder, prefix) for prefix in prefixes[rows]])
             for lines in _result_rows(block, prefixes[rows], form):
                 file.write(lines.to_csv(index=False, header=file.tell() == 0, lineterminator="\n").encode())
             start += len(block)

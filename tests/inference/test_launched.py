@@ -70,3 +70,20 @@ def test_tasks_of_slurm_share_the_parts(tmp_path: Path, monkeypatch: pytest.Monk
         )
         assert done.exit_code == ended, done.output
     assert "4 cells; 1 inputs were skipped" in done.output
+
+
+def test_the_slurm_script_shares_parts_and_keeps_its_word(tmp_path: Path) -> None:
+    """With an `srun` that runs one task: what the script says and ends with."""
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/bash\necho "$@" > "$(dirname "$0")/said"\nexit "$(cat "$(dirname "$0")/code")"\n')
+    srun.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "8"}
+    script = str(ROOT / "recipes" / "slurm" / "embed.sbatch")
+    for code, ended, words in ((0, 0, ""), (3, 0, "skipped.csv lists"), (2, 2, "")):
+        (tmp_path / "code").write_text(str(code))
+        done = subprocess.run(
+            ["bash", script, "images", "--output", "out"], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == ended
+        assert words in done.stdout
+    assert "subcell embed --workers 7 images --output out" in (tmp_path / "said").read_text()

@@ -180,7 +180,7 @@ def _field_of_row(row: Mapping[str, str], columns: Mapping[str, str | None], tab
     problem = None
     if not name:
         name = f"row {number}"
-        problem = f"Row {number} of {table} has no output_prefix, expected the unique name of the field."
+        problem = f"Row {number} of {table} (not counting empty ones and comments) has no output_prefix, a unique name."
     return ListedField(name, files, None, _beside(table, mask) if mask else None, metadata, None, problem)
 
 
