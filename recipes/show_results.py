@@ -5,6 +5,7 @@ python recipes/show_results.py build/quickstart
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,15 @@ def load_back(folder: Path) -> str:
 
 def main(folder: Path) -> None:
     """Print the table of scores and where everything lies."""
-    scores = json.loads((folder / "results.json").read_text())["macro_map"]
+    results = json.loads((folder / "results.json").read_text())
+    scores = results["macro_map"]
     print(f"\nLoaded back with AutoModel.from_pretrained({str(folder / 'hub')!r}): {load_back(folder / 'hub')}")
     print("\nProtein localization of antibodies that training has not seen (macro mean average precision):\n")
     for name, score in sorted(scores.items(), key=lambda item: -item[1]):
         print(f"  {name:<12}{score:6.3f}  {'█' * round(40 * score)}")
-    best = max((name for name in scores if name != "subcell"), key=scores.__getitem__)
-    margin = scores["subcell"] - scores[best]
-    verdict = "beats" if margin > 0 else "does NOT beat"
-    print(f"\nThe pretrained SubCell {verdict} the best of the others ({best}) by {abs(margin):.3f}.")
+    print()
+    for verdict in results["verdicts"]:
+        print(textwrap.fill(verdict, 100, initial_indent="  ", subsequent_indent="    "))
     print("\n  what new images show    ", folder / "report" / "report.html")
     print("  how good the model is   ", folder / "evaluation" / "report.html")
     print("  ready for the Hub       ", folder / "hub")
