@@ -34,14 +34,15 @@ $(Q)/.pretrained: $(Q)/.shards
 
 $(Q)/.embedded: $(Q)/.pretrained
 	@echo "4/8 Embedding every cell"
-	@$(BIN)/subcell embed $(Q)/shards --model $(Q)/pretraining/model --output $(Q)/embeddings --no-report
+	@$(BIN)/subcell embed $(Q)/shards --model $(Q)/pretraining/model --output $(Q)/embeddings --no-report \
+	    --no-h5ad --pictures 0
 	@touch $@
 
 $(Q)/.localized: $(Q)/.embedded
 	@echo "5/8 Training the localization head on the frozen embeddings"
 	@$(BIN)/python recipes/train_localization.py recipes/configs/localization.yaml \
 	    --table $(Q)/embeddings --encoder $(Q)/pretraining/model --output $(Q)/localization \
-	    --set cells_per_batch=256 max_epochs=60
+	    --set cells_per_batch=256 max_epochs=40
 	@touch $@
 
 $(Q)/.reported: $(Q)/.localized
@@ -51,7 +52,8 @@ $(Q)/.reported: $(Q)/.localized
 
 $(Q)/.evaluated: $(Q)/.embedded
 	@echo "7/8 Evaluating on antibodies that training has not seen, beside an untrained network, features and pixels"
-	@$(BIN)/subcell evaluate localization $(Q)/embeddings --workers 2 --output $(Q)/evaluation
+	@$(BIN)/subcell evaluate localization $(Q)/embeddings --workers 2 --no-learning-curve \
+	    --output $(Q)/evaluation
 	@touch $@
 
 $(Q)/results.json: $(Q)/.reported $(Q)/.evaluated

@@ -112,7 +112,8 @@ def test_shards_and_a_model_of_the_hub(
         embed(environment, url, "--model", "lab/tiny-rybg", "--revision", commit, "--output", tmp_path / name)
         table = read_table(tmp_path / name)
         assert list(table.cells["cell_id"]) == list(here.cells["cell_id"])
-        np.testing.assert_array_equal(table.embeddings, here.embeddings)
+        # Another process may work with another number of threads.
+        np.testing.assert_allclose(table.embeddings, here.embeddings, rtol=0, atol=1e-6)
         facts = json.loads((tmp_path / name / "run.json").read_text())["models"][0]
         assert (facts["revision"], facts["weights_sha256"]) == (commit, local.checksum)
 

@@ -142,10 +142,10 @@ def test_a_run_is_known_in_every_number_before_it_starts(shards: Path, tmp_path:
     words += ["--output_dir", str(tmp_path), "--num_train_epochs", "10", "--image_size", "48"]
     run = resolve(parse_arguments(words), world_size=2)
     assert (run.steps_per_epoch, run.total_steps, run.cells_per_step) == (2, 20, 16)  # 6 antibodies, 4 a batch
-    assert run.training.learning_rate == pytest.approx(6e-3 * 16 / 256)
+    assert run.training.learning_rate == pytest.approx(4e-3 * 16 / 256)
     assert run.training.per_device_train_batch_size == 8
     assert run.training.warmup_steps == 8
-    assert (run.training.eval_strategy, run.training.eval_steps, run.training.save_steps) == ("steps", 40, 40)
+    assert (run.training.eval_strategy, run.training.eval_steps, run.training.save_steps) == ("steps", 36, 36)
     run = resolve(parse_arguments([*words, "--eval_steps", "3", "--save_strategy", "no"]), world_size=2)
     assert (run.training.eval_strategy, run.training.eval_steps, run.training.save_strategy) == ("steps", 3, "no")
     assert len(run.config.id2label) == 35
