@@ -235,7 +235,7 @@ def _argument_kind(annotation: Any) -> dict[str, Any]:
     union = get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     for choice in union:
         if get_origin(choice) is list:
-            return {"type": get_args(choice)[0], "nargs": "+"}
+            return {"type": get_args(choice)[0], "nargs": "*"}
     kind = next(choice for choice in union if choice is not type(None))
     if kind is bool:
         return {"type": _read_bool}

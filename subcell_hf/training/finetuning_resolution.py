@@ -78,7 +78,8 @@ class FineTuningRun:
 
     def describe(self) -> dict[str, Any]:
         """What will be done, as plain data."""
-        counts = self._count_classes()
+        counts, training = self._count_classes(), self.training
+        per_step = training.train_batch_size * training.world_size * training.gradient_accumulation_steps
         return {
             "init_checkpoint": self.init_checkpoint,
             "channels": self.origins.describe(),
@@ -86,11 +87,12 @@ class FineTuningRun:
             "pixel_size_um": self.processor.pixel_size_um or "unknown: crops are stretched to image_size",
             "trained": "head" if self.freeze_encoder else "encoder and head",
             "crops": {"train": len(self.train), "validation": len(self.validation)},
+            "crops_per_step": per_step,
             "classes": {name: f"{counts[0][name]} train, {counts[1][name]} validation" for name in self.classes},
             "labels_left_out": dict(self.left_out),
             "problem": "one class per crop" if self.single_label else "any number of classes per crop",
-            "loss": f"{self.loss}, class weights {self.training.class_weights}",
-            "output_dir": self.training.output_dir,
+            "loss": f"{self.loss}, class weights {training.class_weights}",
+            "output_dir": training.output_dir,
         }
 
     def _count_classes(self) -> tuple[dict[str, int], dict[str, int]]:

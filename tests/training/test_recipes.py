@@ -187,6 +187,14 @@ def test_what_cannot_work_is_refused_by_name(words: list[str], message: str, sha
         resolve(parse_arguments([*start, "--antibodies_per_batch", "4", *words]), world_size=1)
 
 
+def test_lists_may_be_empty(tmp_path: Path) -> None:
+    """A probe without hidden layers."""
+    (tmp_path / "linear.yaml").write_text("probe_hidden_sizes: []\nhidden_size: 64\nnum_attention_heads: 2")
+    config = build_config(parse_arguments([str(tmp_path / "linear.yaml")]))
+    assert config.probe_hidden_sizes == []
+    assert build_config(parse_arguments(["--probe_hidden_sizes", "8", "4"])).probe_hidden_sizes == [8, 4]
+
+
 def test_recipes_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="There is no recipe"):
         parse_arguments([str(tmp_path / "none.yaml")])
