@@ -237,7 +237,7 @@ def test_what_cannot_work_is_refused_by_name(
 
 @pytest.mark.slow
 def test_the_recipe_describes_and_refuses(pretrained: Path, table: Path, tmp_path: Path) -> None:
-    recipe = ["/tmp/lead/ft.py", str(ROOT / "recipes/configs/finetune.yaml")]
+    recipe = [str(ROOT / "recipes" / "finetune.py"), str(ROOT / "recipes/configs/finetune.yaml")]
     start = ["--init_checkpoint", str(pretrained), "--data", str(table), "--output_dir", str(tmp_path)]
     command = [sys.executable, *recipe, *start, *QUICK]
     dry = subprocess.run([*command, *OWN, "--dry_run", "true"], capture_output=True, text=True, check=False)
