@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from subcell_hf.training.checkpoints import (
 )
 from subcell_hf.training.pushing_trainer import PushingTrainer
 from subcell_hf.training.resolution import PreTrainingData
+from subcell_hf.training.run_folder import claim_run_folder
 from subcell_hf.training.training_clock import TrainingClock
 from subcell_hf.training.training_record import TRAINING_RECORD_FILE, describe_training
 
@@ -75,7 +76,7 @@ class ResumableTrainer(PushingTrainer):
             **kwargs: Trainer's.
 
         Raises:
-            InputError: If the checkpoint is damaged or of another model.
+            InputError: If the checkpoint is damaged or of another model, or the run's folder another training's.
             FloatingPointError: If a loss or gradient is not finite.
         """
         if resume_from_checkpoint:
@@ -88,13 +89,18 @@ class ResumableTrainer(PushingTrainer):
                     f"{folder}: set output_dir to the folder that holds it."
                 )
             resume_from_checkpoint = str(chosen)
-        self.clock.start(Path(resume_from_checkpoint) if resume_from_checkpoint else None)
-        try:
-            with self._listening_for_sigterm():
+        with self._claiming_run_folder(bool(resume_from_checkpoint)), self._listening_for_sigterm():
+            self.clock.start(Path(resume_from_checkpoint) if resume_from_checkpoint else None)
+            try:
                 output: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
-        finally:
-            self.clock.stop()
+            finally:
+                self.clock.stop()
         return output
+
+    def _claiming_run_folder(self, resuming: bool) -> AbstractContextManager[None]:
+        if not self.is_world_process_zero():
+            return nullcontext()
+        return claim_run_folder(self.run_folder, resuming=resuming)
 
     @contextmanager
     def _listening_for_sigterm(self) -> Iterator[None]:
