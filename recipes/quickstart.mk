@@ -19,7 +19,7 @@ $(Q)/.fields: | install
 
 $(Q)/.shards: $(Q)/.fields
 	@echo "2/8 Cutting cells out and writing them as shards"
-	@$(BIN)/subcell crops $(Q)/fields --output $(Q)/crops --crop-size-px 512 --output-size-px 96 \
+	@$(BIN)/subcell crops $(Q)/fields --output $(Q)/crops --crop-size-px 384 --output-size-px 72 \
 	    --workers 2
 	@$(BIN)/subcell shards $(Q)/crops --output $(Q)/shards --fractions train=0.7,validation=0.1,test=0.2
 	@rm -rf $(Q)/crops

@@ -5,7 +5,7 @@
 | `reconstruction` | 1 | none | MAE |
 | `multi_task` | 2 | second view | MAE-cellS-protS-contrast, MAE-cellS-protS-byol |
 | `contrastive` | 2 | both | cellS, protS, cellS-protS, byol-ssl, supervised |
-| `gentle` | 2 | both, milder ones; every cell masked | quickstart |
+| `gentle` | 2 | both, milder ones; every cell masked, every channel scaled on its own | quickstart |
 | `validation` | 1 | none, no geometry either, every cell masked | all |
 """
 

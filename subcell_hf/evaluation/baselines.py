@@ -228,7 +228,7 @@ def _measure_piece(crops: _Crops, task: Task) -> Measured:
 def shrink_pixels(
     pixels: npt.NDArray[np.generic], cell_masks: npt.NDArray[np.bool_], edge: int
 ) -> npt.NDArray[np.float16]:
-    """Mask, scale and shrink crops, as a model sees them.
+    """Mask, scale and shrink crops, as the published models see them.
 
     Args:
         pixels: `[cells, channels, height, width]`.
