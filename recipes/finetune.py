@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from subcell_hf.errors import InputError
+from subcell_hf.progress import hide_weight_bars
 from subcell_hf.training.finetuning import FineTuner
 from subcell_hf.training.finetuning_arguments import parse_fine_tuning
 from subcell_hf.training.finetuning_resolution import resolve_fine_tuning
@@ -17,6 +18,7 @@ from subcell_hf.training.finetuning_resolution import resolve_fine_tuning
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, build, run."""
+    hide_weight_bars()
     torch.set_float32_matmul_precision("high")
     run = resolve_fine_tuning(parse_fine_tuning(arguments))
     if run.training.process_index == 0:

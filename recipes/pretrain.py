@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from subcell_hf.errors import InputError
+from subcell_hf.progress import hide_weight_bars
 from subcell_hf.training.arguments import parse_arguments
 from subcell_hf.training.report import describe_run
 from subcell_hf.training.resolution import resolve
@@ -18,6 +19,7 @@ from subcell_hf.training.trainer import PreTrainer
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, build, run."""
+    hide_weight_bars()
     torch.set_float32_matmul_precision("high")  # TF32 where the device has it, as in the published training
     run = resolve(parse_arguments(arguments))
     if run.training.process_index == 0:

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
+from subcell_hf.progress import hide_weight_bars
+
 
 def load_back(folder: Path) -> str:
     """Load a Hub folder with the code that it carries, and embed an empty-handed stranger's random crop."""
@@ -27,6 +29,7 @@ def load_back(folder: Path) -> str:
 
 def main(folder: Path) -> None:
     """Print the table of scores and where everything lies."""
+    hide_weight_bars()
     results = json.loads((folder / "results.json").read_text())
     scores = results["macro_map"]
     print(f"\nLoaded back with AutoModel.from_pretrained({str(folder / 'hub')!r}): {load_back(folder / 'hub')}")

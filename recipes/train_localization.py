@@ -16,6 +16,7 @@ import yaml
 from subcell_hf.errors import InputError
 from subcell_hf.inference.tables import EmbeddingTable, read_table
 from subcell_hf.ontology import challenge_locations, reported_locations, training_locations
+from subcell_hf.progress import hide_weight_bars
 from subcell_hf.training.localization import LabelledEmbeddings, LocalizationSettings, train_ensemble
 from subcell_hf.training.localization_folder import location_targets, save_classifier, split_cells
 
@@ -62,6 +63,7 @@ def split_table(table: EmbeddingTable, by: str, seed: int) -> np.ndarray:
 def main(arguments: Sequence[str]) -> None:
     """Parse, train, write."""
     given = parse(arguments)
+    hide_weight_bars()
     torch.set_float32_matmul_precision("high")  # TF32 where the device has it, as in the published training
     settings, table = read_settings(given.config, given.set), read_table(given.table)
     if "locations" not in table.cells:

@@ -25,6 +25,20 @@ class _LinesOfLog:
         sys.stderr.flush()
 
 
+def hide_weight_bars() -> None:
+    """Switch off transformers' bars of weights that are read or written: over in a moment, they break into ours.
+
+    Downloads keep theirs.
+    """
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging
+
+    downloads_shown = not are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    if downloads_shown:
+        enable_progress_bars()
+
+
 def progress_bar(total: int, unit: str, description: str, *, shown: bool = True) -> Any:
     """A bar for a job of known length, to be used in a `with` block.
 

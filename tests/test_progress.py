@@ -1,7 +1,9 @@
 """Progress is a bar where somebody sees it move, and a line now and then elsewhere."""
 
 import io
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +44,28 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     work(3)
     assert sys.stderr.getvalue().count("\r") >= 2
     assert "3/3 [" in sys.stderr.getvalue()
+
+
+def test_bars_of_weights_can_be_hidden_and_downloads_keep_theirs(tmp_path: Path) -> None:
+    code = (
+        "from huggingface_hub.utils import are_progress_bars_disabled\n"
+        "from subcell_hf.model.modeling_subcell import SubCellConfig, SubCellModel\n"
+        "from subcell_hf.progress import hide_weight_bars\n"
+        "import sys\n"
+        "if sys.argv[2] == 'hidden':\n"
+        "    hide_weight_bars()\n"
+        "config = SubCellConfig(image_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)\n"
+        "SubCellModel(config).save_pretrained(sys.argv[1])\n"
+        "SubCellModel.from_pretrained(sys.argv[1])\n"
+        "print(are_progress_bars_disabled())\n"
+    )
+    done = {
+        how: subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path), how], capture_output=True, text=True, check=True
+        )
+        for how in ("shown", "hidden")
+    }
+    assert "Loading weights" in done["shown"].stderr
+    assert "weights" not in done["hidden"].stderr.lower()
+    assert "shards" not in done["hidden"].stderr
+    assert done["hidden"].stdout.endswith("False\n")

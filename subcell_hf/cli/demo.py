@@ -19,11 +19,11 @@ def demo(
     """Show the model in a browser: upload a cell, see its locations, attention and place among others. Ctrl-C stops."""
     import tempfile
 
-    from subcell_hf.cli.hub import hide_loading_bars
     from subcell_hf.hub.demo_app import launch
     from subcell_hf.hub.space import local_settings
+    from subcell_hf.progress import hide_weight_bars
 
-    hide_loading_bars()
+    hide_weight_bars()
     with tempfile.TemporaryDirectory(prefix="subcell-demo-") as folder:
         settings = local_settings(model, Path(folder) / "examples", reference)
         launch(settings, server_name=host, server_port=port or None, inbrowser=browser)

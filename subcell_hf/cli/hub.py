@@ -8,13 +8,6 @@ import typer
 from subcell_hf.errors import InputError
 
 
-def hide_loading_bars() -> None:
-    """Switch off transformers' bars for reading and writing weights, which takes a moment and says nothing here."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
 def convert(
     encoder: Annotated[Path, typer.Option(help="Published encoder (.pth) or training checkpoint (.ckpt).")],
     channels: Annotated[str, typer.Option(help="rybg, rbg, ybg, bg, or channel names separated by commas.")],
@@ -40,8 +33,9 @@ def convert(
 ) -> None:
     """Convert published weights to a folder that AutoModel.from_pretrained loads."""
     from subcell_hf.hub.conversion import convert
+    from subcell_hf.progress import hide_weight_bars
 
-    hide_loading_bars()
+    hide_weight_bars()
     folder = convert(
         encoder=encoder,
         classifiers=classifier or (),
@@ -89,8 +83,9 @@ def export(
 ) -> None:
     """Stage a complete repository for the Hub: weights, code, card, notebook, example, endpoint handler."""
     from subcell_hf.hub.export import ExportSources, export_model
+    from subcell_hf.progress import hide_weight_bars
 
-    hide_loading_bars()
+    hide_weight_bars()
     sources = ExportSources(run=run, evaluations=tuple(evaluation or ()), variant=variant, facts=facts)
     if space_reference is not None and space is None:
         raise InputError("--space-reference is for the map of a Space: give its folder with --space.")
@@ -203,8 +198,9 @@ def serve(
     from subcell_hf.hub.endpoint_handler import EndpointHandler
     from subcell_hf.hub.endpoint_server import EndpointServer
     from subcell_hf.hub.weights_check import check_weights
+    from subcell_hf.progress import hide_weight_bars
 
-    hide_loading_bars()
+    hide_weight_bars()
     check_weights(model)
     with EndpointServer(EndpointHandler(str(model), trust_remote_code=False), host, port) as server:
         typer.echo(
@@ -223,6 +219,7 @@ def untrained(
 ) -> None:
     """Write a model of the same shape with random weights, for `subcell embed` to make a baseline with."""
     from subcell_hf.hub.untrained import save_untrained
+    from subcell_hf.progress import hide_weight_bars
 
-    hide_loading_bars()
+    hide_weight_bars()
     typer.echo(f"{save_untrained(model, output, seed)} holds a model that has learnt nothing.")

@@ -104,7 +104,9 @@ def embed(
     from subcell_hf.inference.embedding import EmbedSettings, Processes, embed_cells
     from subcell_hf.inference.models import find_models
     from subcell_hf.inference.sources import open_source
+    from subcell_hf.progress import hide_weight_bars
 
+    hide_weight_bars()
     found = find_models(
         model,
         models=models,

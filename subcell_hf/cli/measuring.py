@@ -24,6 +24,7 @@ from subcell_hf.inference.models import AUTO, ModelFolder, find_models
 from subcell_hf.inference.sources import open_source
 from subcell_hf.inference.tables import EmbeddingTable
 from subcell_hf.inference.variants import Variant
+from subcell_hf.progress import hide_weight_bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,6 +129,7 @@ class BaselineMaker:
             InputError: If a model is gone, or cells cannot be embedded.
             OSError: If a file cannot be written.
         """
+        hide_weight_bars()
         source = self.source
         if self.measurements is not None and source.blocks_per_read == 1:
             source = MeasuredSource(source, self.measurements)
