@@ -145,7 +145,7 @@ def test_a_run_is_known_in_every_number_before_it_starts(shards: Path, tmp_path:
     assert run.training.learning_rate == pytest.approx(4e-3 * 16 / 256)
     assert run.training.per_device_train_batch_size == 8
     assert run.training.warmup_steps == 8
-    assert (run.training.eval_strategy, run.training.eval_steps, run.training.save_steps) == ("steps", 40, 40)
+    assert (run.training.eval_strategy, run.training.eval_steps, run.training.save_steps) == ("steps", 50, 50)
     run = resolve(parse_arguments([*words, "--eval_steps", "3", "--save_strategy", "no"]), world_size=2)
     assert (run.training.eval_strategy, run.training.eval_steps, run.training.save_strategy) == ("steps", 3, "no")
     assert len(run.config.id2label) == 35
