@@ -98,6 +98,14 @@ def test_the_trained_model_loads_with_the_auto_class(straight: PreTrainer) -> No
     assert encoder.config.channels == ["red", "yellow", "blue", "green"]
 
 
+def test_a_new_training_does_not_replace_another(shards: Path, straight: PreTrainer) -> None:
+    before = _weights(straight.run_folder, 6)
+    with pytest.raises(InputError, match="holds checkpoint-3 of an earlier training"):
+        build(shards, straight.run_folder).train()
+    after = _weights(straight.run_folder, 6)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def _weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(folder / f"checkpoint-{step}" / "model.safetensors")
 
