@@ -30,7 +30,7 @@ def hide_weight_bars() -> None:
 
     Downloads keep theirs.
     """
-    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging
 
     downloads_shown = not are_progress_bars_disabled()
