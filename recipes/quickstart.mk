@@ -7,7 +7,7 @@ QUICKSTART_ANTIBODIES := 240
 QUICKSTART_OPTICS := --size-px 512 --pixel-size-um 0.160177 --workers 2
 export OMP_NUM_THREADS ?= 2
 
-quickstart: $(Q)/results.json  ## Simulate, pretrain, embed, evaluate, export: ten minutes on two fast cores
+quickstart: $(Q)/results.json  ## Simulate, pretrain, embed, evaluate, export: ten to twenty minutes on two cores
 	@$(BIN)/python recipes/show_results.py $(Q)
 
 $(Q)/.fields: | install

@@ -1,12 +1,15 @@
 """A run's folder belongs to one training at a time, and a new training wants one without another's results."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from subcell_hf.errors import InputError
+from subcell_hf.training import run_folder
 from subcell_hf.training.run_folder import claim_run_folder
 
 
@@ -49,4 +52,21 @@ def test_a_folder_in_use_is_refused_until_its_training_ends_however_it_ends(tmp_
         other.kill()
         other.communicate()
     with claim_run_folder(tmp_path, resuming=False):
+        pass
+
+
+def test_a_file_system_without_locks_is_trained_on_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    warnings: list[str] = []
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    monkeypatch.setattr(run_folder.logger, "warning", warnings.append)
+    with claim_run_folder(tmp_path, resuming=False):
+        (tmp_path / "model").mkdir()
+    assert len(warnings) == 1
+    assert "No locks available" in warnings[0]
+    with pytest.raises(InputError, match="holds model"), claim_run_folder(tmp_path, resuming=False):
         pass
