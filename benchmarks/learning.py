@@ -3,17 +3,20 @@
 Cells are simulated, a model is pretrained through `recipes/pretrain.py` on the antibodies of the train split, and its
 embeddings are frozen. A linear probe learns the locations from the train split's cells and is scored on cells of the
 test split's antibodies (and genes), which neither it nor the model has seen. The score is macro mAP: average precision
-of every location that some of these cells have, and its mean. The same probe scores an untrained SubCell of the same
-seed, intensity and texture features of the same crops (as they are, and with every channel scaled), and principal
-components of their pixels. The strength of the probe's penalty is chosen on the validation split, for each kind of
-features on its own.
+of every location that some of these cells have, and its mean. A second probe tells the cell line, which says what the
+embeddings keep of how a cell looks; its score is the mean over cell lines of the share of test cells told right. The
+same probes score an untrained SubCell of the same seed, intensity and texture features of the same crops (as they are,
+and with every channel scaled), and principal components of their pixels. The strength of a probe's penalty is chosen on
+the validation split, for each kind of features on its own.
 
-`--ablation` pretrains once for every set of objectives. With `--montages` the 90 real cells of that folder are
-classified too (linear and 5 nearest neighbours, leaving one image out at a time).
+The cells are of another seed than the quickstart's, whose scores the recipe was chosen by. `--ablation` pretrains for
+every set of objectives too, with the seeds named. With `--montages` the 90 real cells of that folder are classified as
+well (linear and 5 nearest neighbours, leaving one image out at a time).
 
 Trainings that are there already in `--work` are not run again. The last line is JSON.
 
-    python benchmarks/learning.py --work FOLDER [--seeds 0 1 2] [--ablation] [--montages ../shared/data/hpa_montages]
+    python benchmarks/learning.py --work FOLDER [--seeds 0 1 2] [--ablation 0 1]
+        [--montages ../shared/data/hpa_montages]
 """
 
 import argparse
@@ -23,7 +26,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +38,7 @@ import numpy.typing as npt
 import torch
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -55,7 +58,8 @@ from subcell_hf.model.modeling_subcell import SubCellModel
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "configs" / "quickstart.yaml"
-CROP_PX, OUTPUT_PX, FIELD_PX, FIELD_PIXEL_SIZE_UM = 384, 72, 512, 0.160177
+CROP_PX, OUTPUT_PX, FIELD_PX, FIELD_PIXEL_SIZE_UM = 384, 72, 384, 0.2135694
+FIELDS_SEED = 2
 PENALTIES = (0.003, 0.03, 0.3, 3.0)  # inverse strengths, as scikit-learn counts them
 WITHOUT = {
     "reconstruction": ("--reconstruction_weight", "0", "--mask_ratio", "0"),
@@ -69,6 +73,7 @@ ABLATION = (
     ("reconstruction", "cell", "labels"), ("reconstruction", "cell", "protein"),
 )  # fmt: skip
 """Sets of objectives beside all four: the labels alone, and one left out; the last is that of the published model."""
+ALL = "all objectives"
 MONTAGE_CHANNELS = ("red", "yellow", "blue", "green")
 TILE_PX = 512
 SCALED_FEATURES = "features, channels scaled"
@@ -81,11 +86,17 @@ Floats = npt.NDArray[np.float32]
 
 def prepare_shards(work: Path, fields: int, antibodies: int) -> ShardReader:
     """Simulate, crop and shard, or take what an earlier call made."""
+    where = work / "fields"
     simulate_dataset(
-        fields, 0, work / "fields", antibodies=antibodies, size_px=FIELD_PX, pixel_size_um=FIELD_PIXEL_SIZE_UM,
+        fields,
+        FIELDS_SEED,
+        where,
+        antibodies=antibodies,
+        size_px=FIELD_PX,
+        pixel_size_um=FIELD_PIXEL_SIZE_UM,
         workers=2,
-    )  # fmt: skip
-    crop_fields(work / "fields", work / "crops", settings=CropSettings(crop_px=CROP_PX, output_px=OUTPUT_PX), workers=2)
+    )
+    crop_fields(where, work / "crops", settings=CropSettings(crop_px=CROP_PX, output_px=OUTPUT_PX), workers=2)
     fractions = {"train": 0.7, "validation": 0.1, "test": 0.2}
     write_shards(crop_source(work / "crops"), work / "shards", ShardSettings(split_fractions=fractions))
     return ShardReader(work / "shards")
@@ -169,6 +180,26 @@ def linear_probe(
     return _macro(precisions), precisions
 
 
+def cell_line_probe(
+    features: Sequence[Floats], lines: Sequence[npt.NDArray[np.int32]], penalties: Sequence[float] = PENALTIES
+) -> float:
+    """Mean over cell lines of the share of test cells that a logistic regression tells right.
+
+    Args:
+        features: Of train, validation and test split, `[cells, width]` each.
+        lines: Of the same, `[cells]`.
+        penalties: Of these the best on the validation split is used.
+    """
+    scaler = StandardScaler().fit(features[0])
+    train, validation, test = (scaler.transform(part) for part in features)
+    probes = [
+        LogisticRegression(C=penalty, max_iter=300, class_weight="balanced").fit(train, lines[0])
+        for penalty in penalties
+    ]
+    best = max(probes, key=lambda probe: balanced_accuracy_score(lines[1], probe.predict(validation)))
+    return float(balanced_accuracy_score(lines[2], best.predict(test)))
+
+
 def _average_precisions(
     train: Floats, targets: Floats, scored: Floats, truth: Floats, classes: npt.NDArray[np.intp], penalty: float
 ) -> dict[int, float]:
@@ -185,31 +216,39 @@ def _macro(precisions: dict[int, float]) -> float:
 
 
 def score_simulated(work: Path, reader: ShardReader, runs: dict[str, Path], seeds: Sequence[int]) -> dict[str, Any]:
-    """Macro mAP of every run, of untrained models, and of the baselines.
+    """Both scores of every run, of untrained models, and of the baselines.
 
     Args:
         work: Folder of the shards.
         reader: Of the same.
         runs: Name → folder of a pretraining.
         seeds: Of the untrained models.
+
+    Returns:
+        `macro_map` and `cell_line`, name → score, and `per_location`, name → location → average precision.
     """
     splits = [reader.split_rows(name) for name in ("train", "validation", "test")]
     table = reader.cells
     locations = [table.location_sets[table.location_set[rows]].astype(np.float32) for rows in splits]
-    crops = [reader.read(rows) for rows in splits]
-    scores: dict[str, Any] = {}
+    lines = [table.cell_line[rows] for rows in splits]
+    scores: dict[str, Any] = {"macro_map": {}, "cell_line": {}, "per_location": {}}
+
+    def score(name: str, features: list[Floats]) -> None:
+        macro, found = linear_probe(features, locations)
+        scores["macro_map"][name] = round(macro, 4)
+        scores["cell_line"][name] = round(cell_line_probe(features, lines), 4)
+        scores["per_location"][name] = {reader.index.classes[column]: round(v, 4) for column, v in found.items()}
+
     for name, baseline in make_baselines(work / "shards", workers=2, progress=False).items():
-        scores[name], _ = linear_probe([baseline.embeddings[rows] for rows in splits], locations)
-    scores[SCALED_FEATURES], _ = linear_probe([measure_scaled(*part, reader) for part in crops], locations)
+        score(name, [baseline.embeddings[rows] for rows in splits])
+    crops = [reader.read(rows) for rows in splits]
+    score(SCALED_FEATURES, [measure_scaled(*part, reader) for part in crops])
     models = {name: SubCellModel.from_pretrained(folder / "model") for name, folder in runs.items()}
     first = next(iter(runs.values())) / "model"
-    scaling = scaling_of(first)
     models |= {f"untrained, seed {seed}": untrained_model(first, seed) for seed in seeds}
+    scaling = scaling_of(first)
     for name, model in models.items():
-        scores[name], found = linear_probe([embed(model, scaling, *part) for part in crops], locations)
-        if name == f"seed {seeds[0]}":
-            classes = reader.index.classes
-            scores["per location"] = {classes[column]: round(value, 3) for column, value in found.items()}
+        score(name, [embed(model, scaling, *part) for part in crops])
     return scores
 
 
@@ -274,7 +313,7 @@ def main() -> None:
     parser.add_argument("--fields", type=int, default=480, help="simulated fields of view")
     parser.add_argument("--antibodies", type=int, default=240, help="simulated antibodies")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the pretrainings")
-    parser.add_argument("--ablation", action="store_true", help="pretrain with every set of objectives too")
+    parser.add_argument("--ablation", type=int, nargs="+", default=[], help="seeds of every other set of objectives")
     parser.add_argument("--montages", type=Path, help="folder of real cells")
     parser.add_argument("--words", default="", help="more arguments for every pretraining, as one text")
     parser.add_argument("--output", type=Path, help="JSON file to write")
@@ -285,6 +324,27 @@ def main() -> None:
     print(line)
 
 
+def run_name(kept: Sequence[str], seed: int) -> str:
+    """How a pretraining is called in the figures; its folder is called alike."""
+    return f"seed {seed}" if len(kept) == len(WITHOUT) else f"{'+'.join(kept)}, seed {seed}"
+
+
+def switch_off(kept: Sequence[str]) -> list[str]:
+    """The words that leave the recipe these objectives alone."""
+    return [word for name, words in WITHOUT.items() if name not in kept for word in words]
+
+
+def summarize(scores: Mapping[str, float], runs: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    """Mean over the runs of each kind, and standard deviation where there are several."""
+    found = {}
+    for name, own in runs.items():
+        values = [scores[run] for run in own]
+        found[name] = {"mean": round(float(np.mean(values)), 4)}
+        if len(values) > 1:
+            found[name]["standard_deviation"] = round(float(np.std(values, ddof=1)), 4)
+    return found
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All of it.
 
@@ -293,41 +353,42 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     work, seeds = arguments.work, arguments.seeds
     reader = prepare_shards(work, arguments.fields, arguments.antibodies)
-    jobs = {f"seed {seed}": ("--seed", str(seed)) for seed in seeds}
-    if arguments.ablation:
-        for kept in ABLATION:
-            jobs["+".join(kept)] = tuple(word for name, words in WITHOUT.items() if name not in kept for word in words)
-    runs = {name: work / "runs" / name.replace(" ", "_") for name in jobs}
+    planned = [(tuple(WITHOUT), seed) for seed in seeds]
+    planned += [(kept, seed) for seed in arguments.ablation for kept in ABLATION]
+    jobs = {run_name(kept, seed): ["--seed", str(seed), *switch_off(kept)] for kept, seed in planned}
+    runs = {name: work / "runs" / name.replace(", ", "_").replace(" ", "_") for name in jobs}
     more = arguments.words.split()
     with ThreadPoolExecutor(TRAININGS_AT_ONCE) as pool:
         found = pool.map(lambda name: pretrain(runs[name], work / "shards", [*jobs[name], *more]), jobs)
         seconds = dict(zip(jobs, found, strict=True))
     scores = score_simulated(work, reader, runs, seeds)
-    trained = [scores[f"seed {seed}"] for seed in seeds]
-    untrained = [scores[f"untrained, seed {seed}"] for seed in seeds]
-    best = max(*untrained, scores["features"], scores[SCALED_FEATURES], scores["pixels"])
+    kinds = {ALL: [run_name(tuple(WITHOUT), seed) for seed in seeds]}
+    kinds |= {"+".join(kept): [run_name(kept, seed) for seed in arguments.ablation] for kept in ABLATION}
+    kinds |= {"untrained": [f"untrained, seed {seed}" for seed in seeds]}
+    kinds |= {name: [name] for name in ("features", SCALED_FEATURES, "pixels")}
+    kinds = {name: own for name, own in kinds.items() if own}
+    macro_map = summarize(scores["macro_map"], kinds)
+    margins = {name: round(macro_map[ALL]["mean"] - own["mean"], 4) for name, own in macro_map.items() if name != ALL}
     figures: dict[str, Any] = {
-        "macro_map": {name: round(score, 4) for name, score in scores.items() if isinstance(score, float)},
-        "margins": {
-            "untrained": round(float(np.mean(trained) - np.mean(untrained)), 4),
-            **{
-                name: round(float(np.mean(trained) - scores[name]), 4)
-                for name in ("features", SCALED_FEATURES, "pixels")
-            },
-        },
-        "standard_deviation_over_seeds": round(float(np.std(trained)), 4),
-        "per_location_of_the_first_seed": scores["per location"],
+        "macro_map": scores["macro_map"],
+        "macro_map_over_seeds": macro_map,
+        "macro_map_margins": margins,
+        "cell_line": scores["cell_line"],
+        "cell_line_over_seeds": summarize(scores["cell_line"], kinds),
+        "average_precision": {name: scores["per_location"][name] for name in (f"seed {seeds[0]}", "features")},
         "pretraining_s": {name: round(taken, 1) for name, taken in seconds.items()},
         "cells": {name: len(reader.split_rows(name)) for name in reader.index.splits},
         "antibodies": {name: len(found) for name, found in reader.index.splits.items()},
     }
     if arguments.montages:
-        first = runs[f"seed {seeds[0]}"] / "model"
-        models = {"trained": SubCellModel.from_pretrained(first), "untrained": untrained_model(first, seeds[0])}
-        figures["real_cells_right"] = score_montages(arguments.montages, models, scaling_of(first))
+        trained = {seed: runs[f"seed {seed}"] / "model" for seed in seeds}
+        models = {f"seed {seed}": SubCellModel.from_pretrained(folder) for seed, folder in trained.items()}
+        models |= {f"untrained, seed {seed}": untrained_model(folder, seed) for seed, folder in trained.items()}
+        figures["real_cells_right"] = score_montages(arguments.montages, models, scaling_of(trained[seeds[0]]))
+    references = ("untrained", "features", SCALED_FEATURES, "pixels")
     return {
         "name": "what pretraining learns of held-out antibodies",
-        "ratio": round(float(np.mean(trained)) / best, 3),
+        "ratio": round(macro_map[ALL]["mean"] / max(macro_map[name]["mean"] for name in references), 3),
         "reference": "the best of untrained SubCell, intensity and texture features, and pixel PCA; macro mAP",
         "figures": figures,
     }

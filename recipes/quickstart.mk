@@ -4,7 +4,7 @@
 Q := build/quickstart
 QUICKSTART_FIELDS := 480
 QUICKSTART_ANTIBODIES := 240
-QUICKSTART_OPTICS := --size-px 512 --pixel-size-um 0.160177 --workers 2
+QUICKSTART_OPTICS := --size-px 384 --pixel-size-um 0.2135694 --workers 2
 export OMP_NUM_THREADS ?= 2
 
 quickstart: $(Q)/results.json  ## Simulate, pretrain, embed, evaluate, export: ten to twenty minutes on two cores

@@ -13,9 +13,14 @@ from torch import Tensor
 
 from subcell_hf.inference.batches import Batch, Place, ReadPart
 from subcell_hf.inference.models import CellEncoder, ModelFolder
+from subcell_hf.model.configuration_subcell import SubCellConfig
 
-CPU_BATCH = 2
-"""Cells whose activations fill a CPU's caches; more are not faster (benchmarks/forward.py)."""
+CPU_ACTIVATIONS = 2 * 785 * 3072
+"""Numbers in a layer's widest activations that fill a CPU's caches, tokens times width: of two cells of ViT-B/16 at
+448 px. More are not faster (benchmarks/forward.py)."""
+
+MOST_CELLS_ON_CPU = 64
+"""A batch of a small model; by then the work outweighs what a forward costs of itself."""
 
 CUDA_BATCH = 256
 """Where the search begins on a GPU; halved as often as memory runs out."""
@@ -60,9 +65,10 @@ class BatchEmbedder:
     def __init__(
         self, models: Iterable[ModelFolder], device: torch.device, precision: str, batch_size: int | None = None
     ) -> None:
+        models = tuple(models)
         self.models = {model.variant.name: model for model in models}
         self.device, self.precision = device, precision
-        self.batch_size = batch_size or (CUDA_BATCH if device.type == "cuda" else CPU_BATCH)
+        self.batch_size = batch_size or (CUDA_BATCH if device.type == "cuda" else min(map(_cpu_batch, models)))
         self._encoders: dict[str, CellEncoder] = {}
         self._processors: dict[str, Any] = {}
         # Images are copied and scaled beside the forward of the batch before.
@@ -165,6 +171,16 @@ class BatchEmbedder:
             start += self.batch_size
         columns = zip(*outputs, strict=True)
         return [None if column[0] is None else torch.cat([t for t in column if t is not None]) for column in columns]
+
+
+def _cpu_batch(model: ModelFolder) -> int:
+    """Cells whose activations fill a CPU's caches."""
+    if model.config.get("backbone_config"):
+        return 2
+    config = SubCellConfig.from_dict(model.config)
+    height, width = (max(1, (model.variant.crop_px or edge) // config.patch_size) for edge in config.image_height_width)
+    activations = (height * width + 1) * max(config.hidden_size, config.intermediate_size)
+    return min(max(1, CPU_ACTIVATIONS // activations), MOST_CELLS_ON_CPU)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -26,6 +26,7 @@ from subcell_hf.training.finetuning_arguments import (
     StartArguments,
 )
 from subcell_hf.training.labelled_crops import LabelledCrops, only_split, open_crops, with_random_splits
+from subcell_hf.training.launch_checks import check_processes
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,11 @@ def _build_arguments(parsed: ParsedFineTuning) -> FineTuningArguments:
     if resume not in (None, "true", "True") and not Path(resume).is_dir():
         raise InputError(f"resume_from_checkpoint is {resume!r}: there is no such folder. Give one, or 'true'.")
     try:
-        return FineTuningArguments(**values)
+        training = FineTuningArguments(**values)
     except ValueError as error:
         raise InputError(str(error)) from error
+    check_processes(training)
+    return training
 
 
 def _choose_classes(data: LabelledDataArguments, crops: LabelledCrops, train: npt.NDArray[np.int64]) -> tuple[str, ...]:

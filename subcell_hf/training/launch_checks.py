@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from transformers import TrainingArguments
+
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.training.arguments import PreTrainingArguments
@@ -28,12 +30,27 @@ def check_launch(training: PreTrainingArguments, config: SubCellConfig) -> None:
     _check_chunks(training, config)
 
 
-def _check_machine(training: PreTrainingArguments) -> None:
+def check_processes(training: TrainingArguments) -> None:
+    """Refuse processes that would not train together: each on its own, or one for several GPUs.
+
+    Raises:
+        InputError: With the remedy.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and training.world_size == 1:
+        raise InputError(
+            f"{started} processes were started, but Trainer has not joined them: each would train on its own. On a "
+            "machine without GPUs add --use_cpu true, or start one process."
+        )
     if training.n_gpu > 1:
         raise InputError(
             f"One process sees {training.n_gpu} GPUs: start one process for each with `accelerate launch --multi_gpu` "
             "or torchrun, or show it a single one with CUDA_VISIBLE_DEVICES=0."
         )
+
+
+def _check_machine(training: PreTrainingArguments) -> None:
+    check_processes(training)
     if training.mixed_precision == "fp16" and training.device.type == "cpu":
         raise InputError("fp16 needs a GPU: on a CPU it would be fp32 without a word. Use --bf16 true or leave it out.")
     resume = training.resume_from_checkpoint

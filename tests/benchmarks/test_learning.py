@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.learning import ABLATION, WITHOUT, linear_probe, read_montages
+from benchmarks.learning import (
+    ABLATION,
+    ALL,
+    cell_line_probe,
+    linear_probe,
+    read_montages,
+    summarize,
+    switch_off,
+)
 from subcell_hf.training.arguments import parse_arguments
 from subcell_hf.training.resolution import build_config
 
@@ -27,10 +35,24 @@ def test_the_probe_tells_signal_from_noise() -> None:
     assert linear_probe(noise, locations)[0] < 0.65
 
 
+def test_the_cell_line_probe_counts_every_line_alike() -> None:
+    rng = np.random.default_rng(0)
+    lines = [rng.choice(3, cells, p=(0.8, 0.1, 0.1)).astype(np.int32) for cells in (300, 60, 120)]
+    signal = [np.eye(3, dtype=np.float32)[part] for part in lines]
+    assert cell_line_probe(signal, lines) == 1
+    noise = [rng.normal(size=part.shape).astype(np.float32) for part in signal]
+    assert cell_line_probe(noise, lines) < 0.5  # the most frequent line alone would be right in four of five
+
+
+def test_runs_of_a_kind_are_summarized() -> None:
+    found = summarize({"a": 0.5, "b": 0.7, "c": 0.1}, {"both": ["a", "b"], "one": ["c"]})
+    assert found == {"both": {"mean": 0.6, "standard_deviation": 0.1414}, "one": {"mean": 0.1}}
+
+
 @pytest.mark.parametrize("kept", ABLATION)
 def test_every_ablation_trains_the_encoder(kept: tuple[str, ...]) -> None:
-    words = [word for name, off in WITHOUT.items() if name not in kept for word in off]
-    config = build_config(parse_arguments([str(ROOT / "recipes" / "configs" / "quickstart.yaml"), *words]))
+    recipe = str(ROOT / "recipes" / "configs" / "quickstart.yaml")
+    config = build_config(parse_arguments([recipe, *switch_off(kept)]))
     on = {
         "reconstruction": config.reconstruction_weight,
         "cell": config.cell_contrast_weight,
@@ -58,5 +80,9 @@ def test_a_small_run(shared: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     line: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert line["ratio"] > 0
-    assert {"seed 0", "untrained, seed 0", "features", "pixels"} <= line["figures"]["macro_map"].keys()
-    assert line["figures"]["real_cells_right"].keys() == {"features", "pixels", "trained", "untrained"}
+    figures = line["figures"]
+    for score in ("macro_map", "cell_line"):
+        assert {"seed 0", "untrained, seed 0", "features", "pixels"} <= figures[score].keys()
+        assert figures[f"{score}_over_seeds"][ALL] == {"mean": figures[score]["seed 0"]}
+    assert figures["macro_map_margins"].keys() == figures["macro_map_over_seeds"].keys() - {ALL}
+    assert figures["real_cells_right"].keys() == {"features", "pixels", "seed 0", "untrained, seed 0"}

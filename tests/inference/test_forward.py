@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 import subcell_hf
 from subcell_hf.errors import InputError
 from subcell_hf.inference.batches import read_ahead
+from subcell_hf.inference.forward import BatchEmbedder
 from subcell_hf.inference.models import CellEncoder, choose_device, choose_precision, find_models
+from subcell_hf.model.configuration_subcell import SubCellConfig
 from tests.inference.embedding_runs import random_crops, save_tiny_model
 
 
@@ -32,6 +35,23 @@ def test_memory_that_runs_out_halves_the_batch(tmp_path: Path, monkeypatch: pyte
         small = subcell_hf.embed(crops, model=model, precision="fp32", progress=False, batch_size=10)
     assert sizes == [2] * 5
     np.testing.assert_allclose(small.embeddings, plain.embeddings, atol=1e-5)
+
+
+def test_small_models_get_larger_batches_on_a_cpu(tmp_path: Path) -> None:
+    published = SubCellConfig()  # ViT-B/16 at 448 px, as in benchmarks/forward.py
+    wide = SubCellConfig(image_size=896, hidden_size=1024, intermediate_size=4096, num_attention_heads=16)
+    small = SubCellConfig(image_size=224, hidden_size=384, intermediate_size=1536, num_attention_heads=6)
+    tiny = SubCellConfig(image_size=64, patch_size=8, hidden_size=64, intermediate_size=256, num_attention_heads=2)
+    folder = find_models(save_tiny_model(tmp_path / "model"))[0]
+    found = {}
+    for name, config in {"published": published, "wide": wide, "small": small, "tiny": tiny}.items():
+        variant = replace(folder.variant, crop_px=None)
+        model = replace(folder, config=config.to_dict(), variant=variant)
+        found[name] = BatchEmbedder([model], torch.device("cpu"), "fp32").batch_size
+    assert found == {"published": 2, "wide": 1, "small": 15, "tiny": 64}
+    larger = replace(folder, config=small.to_dict(), variant=replace(folder.variant, crop_px=448))
+    assert BatchEmbedder([larger, model], torch.device("cpu"), "fp32").batch_size == 4  # of the larger of two
+    assert BatchEmbedder([larger], torch.device("cpu"), "fp32", batch_size=7).batch_size == 7
 
 
 def test_other_errors_of_a_model_are_not_taken_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,13 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DeepSpeedPlugin
+from transformers import TrainingArguments
 
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.training.arguments import PreTrainingArguments
-from subcell_hf.training.launch_checks import check_launch
+from subcell_hf.training.finetuning_arguments import FineTuningArguments
+from subcell_hf.training.launch_checks import check_launch, check_processes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -89,6 +91,18 @@ def test_weights_in_pieces_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(InputError, match=r"FSDP is not supported.*DDP"):
         check_launch(training, SubCellConfig())
+
+
+@pytest.mark.parametrize("kind", [PreTrainingArguments, FineTuningArguments])
+def test_processes_that_would_train_each_on_its_own_are_refused(
+    kind: type[TrainingArguments], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer does not join the processes of a launcher on a CPU that it was not told of."""
+    training = kind(output_dir=str(tmp_path), use_cpu=True)
+    check_processes(training)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"2 processes were started.*each would train on its own.*--use_cpu true"):
+        check_processes(training)
 
 
 def test_parts_do_not_go_with_deepspeed(tmp_path: Path) -> None:
