@@ -135,7 +135,7 @@ class Demo:
         shape = next(iter(planes.values())).shape
         size_um = pixel_size_um or self.model.processor.pixel_size_um
         cells = read_mask(mask, shape) if mask else find_cells(planes, size_um)
-        return Picture(planes, cells, size_um)
+        return Picture(planes, cells, size_um, is_size_assumed=pixel_size_um is None)
 
     def _answer(self, read: Callable[[], Picture], hide: bool, cell: int | None = None) -> tuple[Any, ...]:
         """Everything that is shown, or what is wrong."""
@@ -154,6 +154,8 @@ class Demo:
     def _show(self, picture: Picture, labels: list[int], cell: int | None, reading: CellReading) -> tuple[Any, ...]:
         height, width = picture.shape
         size = f"{width}×{height} px, {picture.pixel_size_um or 0:.4g} µm each"
+        if picture.is_size_assumed:
+            size += " (the model's own, for want of yours: open “Mask, pixel size”)"
         if not labels:
             text = f"{size}. No outlines of cells: the centre of the image was taken for one cell."
         elif len(labels) == 1:

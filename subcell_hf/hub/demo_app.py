@@ -87,7 +87,9 @@ def _outputs() -> list[Any]:
     """In the order of `Demo`'s answers."""
     status = gr.HTML(message("Choose an example, or open your own files.", is_error=False), elem_id="status")
     picture = gr.State(None, time_to_live=_KEEP_FILES_S)
-    quiet: dict[str, Any] = {"format": "png", "interactive": False, "visible": False, "buttons": ["fullscreen"]}
+    quiet: dict[str, Any] = {
+        "format": "png", "interactive": False, "visible": False, "buttons": ["fullscreen"], "elem_classes": "picture"
+    }  # fmt: skip
     with gr.Row():
         with gr.Column(min_width=300):
             locations = gr.HTML(elem_id="locations")

@@ -35,11 +35,13 @@ class Picture:
         planes: Channel of the model → `[height, width]` in the file's dtype.
         cells: `[height, width]` int32 labels, 0 is background; None where nobody can tell.
         pixel_size_um: Edge of a pixel in micrometres; None if unknown.
+        is_size_assumed: Whether nobody gave it, so that the model's own was taken.
     """
 
     planes: Mapping[str, Pixels]
     cells: npt.NDArray[np.int32] | None
     pixel_size_um: float | None
+    is_size_assumed: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -22,6 +22,9 @@ CSS = """
 .location b { min-width: 4.4em; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .location .track { background: rgba(128,128,128,.22); border-radius: 4px; height: 1em; overflow: hidden; }
 .location .bar { height: 100%; min-width: 2px; }
+.location .bar, .legend i:not(.own) { border: 1px solid rgba(150,150,150,.75); box-sizing: border-box; }
+.picture .image-container > button, .picture .image-frame, .picture img { width: 100%; }
+.picture img { object-fit: contain; image-rendering: pixelated; }
 .map svg { width: 100%; max-width: 460px; background: #f2f2f2; border-radius: 8px; }
 .map h3 { margin: 0 0 .4em; }
 .map .how { font-size: .85em; opacity: .75; }

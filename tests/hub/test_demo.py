@@ -1,5 +1,6 @@
 """The demo page: what it reads and refuses, what a Space's folder holds, and all of it once in a real browser."""
 
+import html
 import json
 import os
 import re
@@ -299,6 +300,13 @@ def test_pixel_sizes_are_bounded(demo: Demo, tmp_path: Path) -> None:
     assert "expected 0.005 to 10" in demo.open_files(None, 50.0, False, *files.values())[0]
 
 
+def test_a_size_that_nobody_gave_is_called_assumed(demo: Demo, tmp_path: Path) -> None:
+    files = save_all(tmp_path, planes())
+    assumed, given = (demo.open_files(None, size, False, *files.values())[0] for size in (None, 0.64))
+    assert "0.64 µm each (the model's own, for want of yours: open “Mask, pixel size”)" in html.unescape(assumed)
+    assert "0.64 µm each. " in given
+
+
 def test_names_of_strangers_do_no_harm() -> None:
     evil = "<img src=x onerror=alert(1)>"
     assert "<img" not in message(evil, is_error=True)
@@ -541,6 +549,7 @@ def test_a_visitor_reads_cells(served: str, browser: Any, downloads: Path, model
     for picture in ("seen", "attention", "shown"):
         image = wait_for(browser, f"#{picture} img")
         assert browser.execute_script("return arguments[0].naturalWidth", image) >= SIZE
+        assert image.size["width"] >= 120 > SIZE  # a small crop fills its frame
     wait_for(browser, "#npy").click()
     downloaded = wait_for_file(downloads, "*.npy")
     assert np.load(downloaded).shape == (SubCellConfig.from_pretrained(model).embedding_size,)
