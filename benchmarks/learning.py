@@ -3,11 +3,11 @@
 Cells are simulated, a model is pretrained through `recipes/pretrain.py` on the antibodies of the train split, and its
 embeddings are frozen. A linear probe learns the locations from the train split's cells and is scored on cells of the
 test split's antibodies (and genes), which neither it nor the model has seen. The score is macro mAP: average precision
-of every location that some of these cells have, and its mean. A second probe tells the cell line, which says what the
-embeddings keep of how a cell looks; its score is the mean over cell lines of the share of test cells told right. The
-same probes score an untrained SubCell of the same seed, intensity and texture features of the same crops (as they are,
-and with every channel scaled), and principal components of their pixels. The strength of a probe's penalty is chosen on
-the validation split, for each kind of features on its own.
+of every location that some of these cells have, and its mean. Nearest neighbours (`subcell_hf.evaluation`'s) are scored
+alike, and a third probe tells the cell line: mean over lines of the share of test cells told right. The same probes
+score an untrained SubCell of the same seed, intensity and texture features of the same crops (as they are, and with
+every channel scaled), and principal components of their pixels. What a probe leaves open is chosen on the validation
+split, for each kind of features on its own.
 
 The cells are of another seed than the quickstart's, whose scores the recipe was chosen by. `--ablation` pretrains for
 every set of objectives too, with the seeds named. With `--montages` the 90 real cells of that folder are classified as
@@ -53,6 +53,7 @@ from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.data.simulation import simulate_dataset
 from subcell_hf.evaluation.baselines import make_baselines
 from subcell_hf.evaluation.cell_features import measure_cells
+from subcell_hf.evaluation.locations.probes import NeighbourProbe
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellModel
 
@@ -74,12 +75,11 @@ ABLATION = (
 )  # fmt: skip
 """Sets of objectives beside all four: the labels alone, and one left out; the last is that of the published model."""
 ALL = "all objectives"
+SCORES = ("macro_map", "neighbours", "cell_line")
 MONTAGE_CHANNELS = ("red", "yellow", "blue", "green")
 TILE_PX = 512
-SCALED_FEATURES = "features, channels scaled"
-"""Features of crops whose channels are scaled one by one, as the recipe's model sees them."""
-TRAININGS_AT_ONCE = 2
-"""Of one thread each: small layers gain little from a second thread."""
+SCALED_FEATURES = "features, channels scaled"  # one by one, as the recipe's model sees them
+TRAININGS_AT_ONCE = 2  # of one thread each: small layers gain little from a second
 
 Floats = npt.NDArray[np.float32]
 
@@ -128,20 +128,14 @@ def embed(model: SubCellModel, scaling: str, pixels: npt.NDArray[Any], masks: np
     for start in range(0, len(pixels), 128):
         part = slice(start, start + 128)
         cells = len(pixels[part])
+        pictures, inside = torch.from_numpy(np.ascontiguousarray(pixels[part])), torch.from_numpy(masks[part])
         crops = CropBatch(
-            pixels=torch.from_numpy(np.ascontiguousarray(pixels[part])),
-            cell_masks=torch.from_numpy(masks[part]),
-            antibodies=torch.zeros(cells, dtype=torch.int64),
+            pixels=pictures, cell_masks=inside, antibodies=torch.zeros(cells, dtype=torch.int64),
             locations=torch.zeros(cells, 1),
-        )
+        )  # fmt: skip
         view = maker(crops, model.config.channels, torch.Generator().manual_seed(0))["pixel_values"][:, 0]
         found.append(model(view).pooler_output.numpy())
     return np.concatenate(found)
-
-
-def scaling_of(trained: Path) -> str:
-    """How the crops of a training were scaled."""
-    return str(SubCellImageProcessor.from_pretrained(trained).normalize)
 
 
 def measure_scaled(pixels: npt.NDArray[Any], masks: npt.NDArray[np.bool_], reader: ShardReader) -> Floats:
@@ -157,15 +151,12 @@ def untrained_model(trained: Path, seed: int) -> SubCellModel:
     return SubCellModel(SubCellModel.from_pretrained(trained).config)
 
 
-def linear_probe(
-    features: Sequence[Floats], locations: Sequence[Floats], penalties: Sequence[float] = PENALTIES
-) -> tuple[float, dict[int, float]]:
+def linear_probe(features: Sequence[Floats], locations: Sequence[Floats]) -> tuple[float, dict[int, float]]:
     """Macro mAP on the test split of one logistic regression per location.
 
     Args:
         features: Of train, validation and test split, `[cells, width]` each.
         locations: Of the same, `[cells, classes]`.
-        penalties: Of these the best on the validation split is used.
 
     Returns:
         The score and average precision of every location that counts: some cells of the train split and some, but not
@@ -174,27 +165,36 @@ def linear_probe(
     scaler = StandardScaler().fit(features[0])
     train, validation, test = (scaler.transform(part) for part in features)
     known = np.flatnonzero((locations[0].sum(0) > 0) & (locations[0].sum(0) < len(train)))
-    best = max(penalties, key=lambda penalty: _macro(_average_precisions(
+    best = max(PENALTIES, key=lambda penalty: _macro(_average_precisions(
         train, locations[0], validation, locations[1], known, penalty)))  # fmt: skip
     precisions = _average_precisions(train, locations[0], test, locations[2], known, best)
     return _macro(precisions), precisions
 
 
-def cell_line_probe(
-    features: Sequence[Floats], lines: Sequence[npt.NDArray[np.int32]], penalties: Sequence[float] = PENALTIES
-) -> float:
+def neighbour_probe(features: Sequence[Floats], locations: Sequence[Floats]) -> float:
+    """Macro mAP on the test split where nearest cells of the train split vote; for arguments see `linear_probe`."""
+    targets = [part.astype(np.uint8) for part in locations]
+    votes = NeighbourProbe().fit_predict(features[0], targets[0], features[1], targets[1], features[2])[0]
+    scored = [
+        column for column, truth in enumerate(targets[2].T) if targets[0][:, column].any() and 0 < truth.mean() < 1
+    ]
+    return _macro(
+        {column: float(average_precision_score(targets[2][:, column], votes[:, column])) for column in scored}
+    )
+
+
+def cell_line_probe(features: Sequence[Floats], lines: Sequence[npt.NDArray[np.int32]]) -> float:
     """Mean over cell lines of the share of test cells that a logistic regression tells right.
 
     Args:
         features: Of train, validation and test split, `[cells, width]` each.
         lines: Of the same, `[cells]`.
-        penalties: Of these the best on the validation split is used.
     """
     scaler = StandardScaler().fit(features[0])
     train, validation, test = (scaler.transform(part) for part in features)
     probes = [
         LogisticRegression(C=penalty, max_iter=300, class_weight="balanced").fit(train, lines[0])
-        for penalty in penalties
+        for penalty in PENALTIES
     ]
     best = max(probes, key=lambda probe: balanced_accuracy_score(lines[1], probe.predict(validation)))
     return float(balanced_accuracy_score(lines[2], best.predict(test)))
@@ -216,7 +216,7 @@ def _macro(precisions: dict[int, float]) -> float:
 
 
 def score_simulated(work: Path, reader: ShardReader, runs: dict[str, Path], seeds: Sequence[int]) -> dict[str, Any]:
-    """Both scores of every run, of untrained models, and of the baselines.
+    """All scores of every run, of untrained models, and of the baselines.
 
     Args:
         work: Folder of the shards.
@@ -225,17 +225,18 @@ def score_simulated(work: Path, reader: ShardReader, runs: dict[str, Path], seed
         seeds: Of the untrained models.
 
     Returns:
-        `macro_map` and `cell_line`, name → score, and `per_location`, name → location → average precision.
+        `macro_map`, `neighbours`, `cell_line`: name → score; `per_location`: name → location → average precision.
     """
     splits = [reader.split_rows(name) for name in ("train", "validation", "test")]
     table = reader.cells
     locations = [table.location_sets[table.location_set[rows]].astype(np.float32) for rows in splits]
     lines = [table.cell_line[rows] for rows in splits]
-    scores: dict[str, Any] = {"macro_map": {}, "cell_line": {}, "per_location": {}}
+    scores: dict[str, Any] = {score: {} for score in (*SCORES, "per_location")}
 
     def score(name: str, features: list[Floats]) -> None:
         macro, found = linear_probe(features, locations)
         scores["macro_map"][name] = round(macro, 4)
+        scores["neighbours"][name] = round(neighbour_probe(features, locations), 4)
         scores["cell_line"][name] = round(cell_line_probe(features, lines), 4)
         scores["per_location"][name] = {reader.index.classes[column]: round(v, 4) for column, v in found.items()}
 
@@ -246,7 +247,7 @@ def score_simulated(work: Path, reader: ShardReader, runs: dict[str, Path], seed
     models = {name: SubCellModel.from_pretrained(folder / "model") for name, folder in runs.items()}
     first = next(iter(runs.values())) / "model"
     models |= {f"untrained, seed {seed}": untrained_model(first, seed) for seed in seeds}
-    scaling = scaling_of(first)
+    scaling = SubCellImageProcessor.from_pretrained(first).normalize
     for name, model in models.items():
         score(name, [embed(model, scaling, *part) for part in crops])
     return scores
@@ -325,7 +326,7 @@ def main() -> None:
 
 
 def run_name(kept: Sequence[str], seed: int) -> str:
-    """How a pretraining is called in the figures; its folder is called alike."""
+    """How a pretraining, and its folder, is called."""
     return f"seed {seed}" if len(kept) == len(WITHOUT) else f"{'+'.join(kept)}, seed {seed}"
 
 
@@ -367,14 +368,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     kinds |= {"untrained": [f"untrained, seed {seed}" for seed in seeds]}
     kinds |= {name: [name] for name in ("features", SCALED_FEATURES, "pixels")}
     kinds = {name: own for name, own in kinds.items() if own}
-    macro_map = summarize(scores["macro_map"], kinds)
-    margins = {name: round(macro_map[ALL]["mean"] - own["mean"], 4) for name, own in macro_map.items() if name != ALL}
-    figures: dict[str, Any] = {
-        "macro_map": scores["macro_map"],
-        "macro_map_over_seeds": macro_map,
-        "macro_map_margins": margins,
-        "cell_line": scores["cell_line"],
-        "cell_line_over_seeds": summarize(scores["cell_line"], kinds),
+    over_seeds = {score: summarize(scores[score], kinds) for score in SCORES}
+    figures: dict[str, Any] = {score: scores[score] for score in SCORES}
+    for score, found_of in over_seeds.items():
+        figures[f"{score}_over_seeds"] = found_of
+        figures[f"{score}_margins"] = {
+            name: round(found_of[ALL]["mean"] - own["mean"], 4) for name, own in found_of.items() if name != ALL
+        }
+    figures |= {
         "average_precision": {name: scores["per_location"][name] for name in (f"seed {seeds[0]}", "features")},
         "pretraining_s": {name: round(taken, 1) for name, taken in seconds.items()},
         "cells": {name: len(reader.split_rows(name)) for name in reader.index.splits},
@@ -384,11 +385,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         trained = {seed: runs[f"seed {seed}"] / "model" for seed in seeds}
         models = {f"seed {seed}": SubCellModel.from_pretrained(folder) for seed, folder in trained.items()}
         models |= {f"untrained, seed {seed}": untrained_model(folder, seed) for seed, folder in trained.items()}
-        figures["real_cells_right"] = score_montages(arguments.montages, models, scaling_of(trained[seeds[0]]))
-    references = ("untrained", "features", SCALED_FEATURES, "pixels")
+        scaling = SubCellImageProcessor.from_pretrained(trained[seeds[0]]).normalize
+        figures["real_cells_right"] = score_montages(arguments.montages, models, scaling)
+    best = max(over_seeds["macro_map"][name]["mean"] for name in ("untrained", "features", SCALED_FEATURES, "pixels"))
     return {
         "name": "what pretraining learns of held-out antibodies",
-        "ratio": round(macro_map[ALL]["mean"] / max(macro_map[name]["mean"] for name in references), 3),
+        "ratio": round(over_seeds["macro_map"][ALL]["mean"] / best, 3),
         "reference": "the best of untrained SubCell, intensity and texture features, and pixel PCA; macro mAP",
         "figures": figures,
     }

@@ -14,6 +14,7 @@ from benchmarks.learning import (
     ALL,
     cell_line_probe,
     linear_probe,
+    neighbour_probe,
     read_montages,
     summarize,
     switch_off,
@@ -33,6 +34,8 @@ def test_the_probe_tells_signal_from_noise() -> None:
     assert score > 0.99
     assert found.keys() == {0, 1}  # nothing has the third
     assert linear_probe(noise, locations)[0] < 0.65
+    assert neighbour_probe(signal, locations) > 0.8
+    assert neighbour_probe(noise, locations) < 0.65
 
 
 def test_the_cell_line_probe_counts_every_line_alike() -> None:
@@ -81,7 +84,7 @@ def test_a_small_run(shared: Path, tmp_path: Path) -> None:
     line: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert line["ratio"] > 0
     figures = line["figures"]
-    for score in ("macro_map", "cell_line"):
+    for score in ("macro_map", "neighbours", "cell_line"):
         assert {"seed 0", "untrained, seed 0", "features", "pixels"} <= figures[score].keys()
         assert figures[f"{score}_over_seeds"][ALL] == {"mean": figures[score]["seed 0"]}
     assert figures["macro_map_margins"].keys() == figures["macro_map_over_seeds"].keys() - {ALL}
