@@ -176,7 +176,7 @@ class BatchEmbedder:
 def _cpu_batch(model: ModelFolder) -> int:
     """Cells whose activations fill a CPU's caches."""
     if model.config.get("backbone_config"):
-        return 2
+        return 2  # another family's encoder is taken to be as large as the published one
     config = SubCellConfig.from_dict(model.config)
     height, width = (max(1, (model.variant.crop_px or edge) // config.patch_size) for edge in config.image_height_width)
     activations = (height * width + 1) * max(config.hidden_size, config.intermediate_size)
