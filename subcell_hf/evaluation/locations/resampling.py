@@ -5,7 +5,9 @@ is sorted once, cells are counted by antibody and rank, and a resample is one ma
 512 ranks are counted one by one, later ones in bins that grow with the rank, by 1/128 of it.
 """
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +19,8 @@ from subcell_hf.evaluation.locations.ranking import METRICS, Scores, Targets, ra
 
 EXACT_RANKS = 512
 BINS_PER_FOLD = 128
-_RESAMPLES_AT_ONCE = 512
+_RESAMPLES_AT_ONCE = 128
+"""Few enough that their counts by rank stay in a core's cache: twice as fast as 512."""
 
 Weights = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -35,17 +38,21 @@ class RankCounts:
     positive: sparse.csr_matrix
     total: sparse.csr_matrix
 
-    def weigh(self, weights: Weights) -> tuple[Values, Values]:
-        """Counts where clusters have weights `[resamples, clusters]`: both `[resamples, bins]`."""
-        positive, total = (_weigh(weights, counts) for counts in (self.positive, self.total))
-        return positive, total
+    def resample(self, weights: Weights) -> Values:
+        """Average precision and ROC AUC where clusters have weights `[resamples, clusters]`: `[2, resamples]`."""
+        dense = [_dense_rows(counts) for counts in (self.positive, self.total)]
+        found = []
+        for start in range(0, len(weights), _RESAMPLES_AT_ONCE):
+            piece = weights[start : start + _RESAMPLES_AT_ONCE]
+            positive, total = ((piece[:, rows] @ counts).astype(np.float64) for rows, counts in dense)
+            found.append((average_precision(positive, total), roc_auc(positive, total)))
+        return np.concatenate(found, axis=1)
 
 
-def _weigh(weights: Weights, counts: sparse.csr_matrix) -> Values:
-    """Product with the clusters that count anything: few have a rare class, and a dense product is the quicker one."""
+def _dense_rows(counts: sparse.csr_matrix) -> tuple[npt.NDArray[np.int64], Weights]:
+    """The clusters that count anything, which few do of a rare class: a dense product with them is the quicker one."""
     rows = np.flatnonzero(np.diff(counts.indptr))
-    product: Values = (weights[:, rows] @ counts[rows].toarray()).astype(np.float64)
-    return product
+    return rows, counts[rows].toarray()
 
 
 @dataclass(frozen=True)
@@ -164,21 +171,16 @@ def resample_metrics(counted: ClusteredScores, weights: Weights) -> dict[str, Va
     Returns:
         Metric → `[resamples]`.
     """
-    pieces = [
-        _metrics(counted, weights[start : start + _RESAMPLES_AT_ONCE])
-        for start in range(0, len(weights), _RESAMPLES_AT_ONCE)
-    ]
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in METRICS}
-
-
-def _metrics(counted: ClusteredScores, weights: Weights) -> dict[str, Values]:
-    weighed = (counts.weigh(weights) for counts in counted.classes)
-    by_class = [(average_precision(*pair), roc_auc(*pair)) for pair in weighed]
+    # NumPy lets go of the interpreter's lock while it sums.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        resampled = pool.map(lambda counts: counts.resample(weights), (*counted.classes, counted.pooled))
+        *by_class, (micro_map, _) = resampled
+    precisions, areas = np.stack(by_class, axis=1)
     cells = weights @ counted.cells
     return {
-        "macro_map": _mean_of_known(np.stack([precision for precision, _ in by_class])),
-        "macro_auc": _mean_of_known(np.stack([area for _, area in by_class])),
-        "micro_map": average_precision(*counted.pooled.weigh(weights)),
+        "macro_map": _mean_of_known(precisions),
+        "macro_auc": _mean_of_known(areas),
+        "micro_map": micro_map,
         "lrap": weights @ counted.ranking / cells,
         "coverage_error": weights @ counted.coverage / cells,
     }

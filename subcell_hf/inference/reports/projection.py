@@ -1,5 +1,6 @@
 """Embeddings of cells → a map in two dimensions."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +43,13 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
         return CellMap(_fit_square(components[:, :2]), method)
     if not np.ptp(directions, axis=0).any():
         return CellMap(_fit_square(components[:, :2]), "all embeddings are the same, so there is nothing to lay out")
+    from sklearn.neighbors import NearestNeighbors
     from umap import UMAP
 
     neighbours = min(15, cells - 1)
+    # Exact, and at once: UMAP's own search is compiled for ten seconds before it begins.
+    search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(components)
+    distances, nearest = search.kneighbors(components)
     layout = UMAP(
         n_neighbors=neighbours,
         min_dist=0.15,
@@ -52,8 +57,12 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
         init=components[:, :2] / max(float(np.abs(components[:, :2]).max()), 1e-9) * 10,
         random_state=seed,
         n_jobs=1,
+        precomputed_knn=(nearest, distances.astype(np.float32)),
+        force_approximation_algorithm=True,  # else UMAP searches on its own where cells are few
     )
-    positions: Any = layout.fit_transform(components)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*precomputed_knn")  # no other cells are to be laid out
+        positions: Any = layout.fit_transform(components)
     return CellMap(
         _fit_square(positions), f"UMAP of the cosine between embeddings, {neighbours} neighbours, seed {seed}"
     )
