@@ -42,7 +42,7 @@ $(Q)/.localized: $(Q)/.embedded
 	@echo "5/8 Training the localization head on the frozen embeddings"
 	@$(BIN)/python recipes/train_localization.py recipes/configs/localization.yaml \
 	    --table $(Q)/embeddings --encoder $(Q)/pretraining/model --output $(Q)/localization \
-	    --set cells_per_batch=256 max_epochs=40
+	    --set cells_per_batch=256 max_epochs=40 "seeds=[0, 1, 2]"
 	@touch $@
 
 $(Q)/.reported: $(Q)/.localized

@@ -581,9 +581,9 @@ def _hosts(driver: Any) -> set[str]:
     hosts = set()
     for entry in driver.get_log("performance"):
         event = json.loads(entry["message"])["message"]
-        url = (
-            event["params"].get("request", {}).get("url", "") if event["method"] == "Network.requestWillBeSent" else ""
-        )
-        if url.startswith("http"):
-            hosts.add(url.split("/")[2])
+        # The browser's own first tab, chrome://new-tab-page, asks for things, too.
+        if event["method"] == "Network.requestWillBeSent" and event["params"]["documentURL"].startswith("http"):
+            url = event["params"]["request"]["url"]
+            if url.startswith("http"):
+                hosts.add(url.split("/")[2])
     return hosts
