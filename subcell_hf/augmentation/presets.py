@@ -6,6 +6,7 @@
 | `multi_task` | 2 | second view | MAE-cellS-protS-contrast, MAE-cellS-protS-byol |
 | `contrastive` | 2 | both | cellS, protS, cellS-protS, byol-ssl, supervised |
 | `gentle` | 2 | both, milder ones; every cell masked, every channel scaled on its own | quickstart |
+| `moderate` | 2 | as `gentle`, but stronger, and so is the geometry | quickstart on more cells |
 | `validation` | 1 | none, no geometry either, every cell masked | all |
 """
 
