@@ -76,7 +76,8 @@ ABLATION = (
 """Sets of objectives beside all four: the labels alone, and one left out; the last is that of the published model."""
 ALL = "all objectives"
 SCORES = ("macro_map", "neighbours", "cell_line")
-MONTAGE_CHANNELS, TILE_PX = ("red", "yellow", "blue", "green"), 512
+MONTAGE_CHANNELS = ("red", "yellow", "blue", "green")
+TILE_PX = 512
 SCALED_FEATURES = "features, channels scaled"  # one by one, as the recipe's model sees them
 TRAININGS_AT_ONCE = 2  # of one thread each: small layers gain little from a second
 
@@ -376,7 +377,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         }
     figures |= {
         "average_precision": {name: scores["per_location"][name] for name in (f"seed {seeds[0]}", "features")},
-        "arguments": arguments.words,
         "pretraining_s": {name: round(taken, 1) for name, taken in seconds.items()},
         "cells": {name: len(reader.split_rows(name)) for name in reader.index.splits},
         "antibodies": {name: len(found) for name, found in reader.index.splits.items()},

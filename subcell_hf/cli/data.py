@@ -262,7 +262,11 @@ def views(
     shards: Annotated[str, typer.Argument(help="Folder or URL of shards.")],
     output: Annotated[Path, typer.Option(help="Picture to write (.png).")],
     pipeline: Annotated[
-        str, typer.Option(help="reconstruction, multi_task, contrastive, validation, or a YAML file of view settings.")
+        str,
+        typer.Option(
+            help="reconstruction, multi_task, contrastive, gentle, moderate, validation, or a YAML file of view "
+            "settings."
+        ),
     ] = "multi_task",
     split: Annotated[str | None, typer.Option(help="Split to take cells from; default: all cells.")] = None,
     antibodies: Annotated[int, typer.Option(min=1, help="Antibodies to show.")] = 2,

@@ -134,12 +134,8 @@ class SubCellPatchEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`[batch, channels, height, width]` → `[batch, patches, hidden_size]`."""
-        batch, channels, height, width = pixel_values.shape
-        size = self.projection.kernel_size[0]
-        grid = pixel_values.reshape(batch, channels, height // size, size, width // size, size)
-        patches = grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * size * size)
-        # Patches do not overlap, so the convolution is one matrix product; its backward pass on CPUs is much slower.
-        return F.linear(patches, self.projection.weight.flatten(1), self.projection.bias)
+        patches: Tensor = self.projection(pixel_values)  # [batch, hidden_size, rows, columns]
+        return patches.flatten(2).transpose(1, 2)
 
 
 class SubCellEmbeddings(nn.Module):

@@ -134,7 +134,7 @@ def reconstruction_loss(
     """
     target = patchify(pixel_values, patch_size)
     if normalize_target:
-        # In two passes, which on a CPU take half the time of torch.var_mean.
+        # In two passes, which on a CPU take 0.6 of the time of torch.var_mean.
         centred = target - target.mean(-1, keepdim=True)
         variance = centred.square().sum(-1, keepdim=True) / (target.shape[-1] - 1)
         target = centred / (variance + 1e-6).sqrt()

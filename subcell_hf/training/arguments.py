@@ -57,7 +57,9 @@ class DataArguments:
     short_antibodies: str = field(default="repeat", metadata={"help": "repeat cells of antibodies with few, or drop."})
     views: str = field(
         default="multi_task",
-        metadata={"help": "reconstruction, multi_task, contrastive, or a YAML file of view settings."},
+        metadata={
+            "help": "reconstruction, multi_task, contrastive, gentle, moderate, or a YAML file of view settings."
+        },
     )
 
 

@@ -43,13 +43,9 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
         return CellMap(_fit_square(components[:, :2]), method)
     if not np.ptp(directions, axis=0).any():
         return CellMap(_fit_square(components[:, :2]), "all embeddings are the same, so there is nothing to lay out")
-    from sklearn.neighbors import NearestNeighbors
     from umap import UMAP
 
     neighbours = min(15, cells - 1)
-    # Exact, and at once: UMAP's own search is compiled for ten seconds before it begins.
-    search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(components)
-    distances, nearest = search.kneighbors(components)
     layout = UMAP(
         n_neighbors=neighbours,
         min_dist=0.15,
@@ -57,7 +53,7 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
         init=components[:, :2] / max(float(np.abs(components[:, :2]).max()), 1e-9) * 10,
         random_state=seed,
         n_jobs=1,
-        precomputed_knn=(nearest, distances.astype(np.float32)),
+        precomputed_knn=nearest_cells(components, neighbours),  # UMAP's own search compiles for ten seconds
         force_approximation_algorithm=True,  # else UMAP searches on its own where cells are few
     )
     with warnings.catch_warnings():
@@ -66,6 +62,27 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
     return CellMap(
         _fit_square(positions), f"UMAP of the cosine between embeddings, {neighbours} neighbours, seed {seed}"
     )
+
+
+def nearest_cells(
+    components: npt.NDArray[np.float32], neighbours: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Exact nearest cells, as UMAP takes them.
+
+    Args:
+        components: `[cells, width]`.
+        neighbours: How many for each cell, itself included; at most all cells.
+
+    Returns:
+        Rows of the cells and Euclidean distances, `[cells, neighbours]` each. A cell is its own first neighbour at a
+        distance of exactly 0: UMAP would take rounding in its place for the distance of the nearest other cell.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    others = NearestNeighbors(n_neighbors=neighbours - 1, algorithm="brute").fit(components)
+    distances, rows = others.kneighbors()
+    cells = len(components)
+    return np.column_stack([np.arange(cells), rows]), np.column_stack([np.zeros(cells), distances]).astype(np.float32)
 
 
 def _principal_components(values: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:

@@ -1,0 +1,37 @@
+"""The neighbours that the report's map is laid out by."""
+
+import numpy as np
+import pytest
+
+from subcell_hf.inference.reports.projection import nearest_cells
+
+
+def _cells() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    # Apart from the origin, where distances by way of scalar products are rounded.
+    return (rng.normal(size=(120, 50)) + rng.integers(0, 4, (120, 1)) + 3).astype(np.float32)
+
+
+def test_every_cell_comes_first_at_no_distance() -> None:
+    cells = _cells()
+    cells[7] = cells[90]
+    rows, distances = nearest_cells(cells, 15)
+    assert rows.shape == distances.shape == (120, 15)
+    np.testing.assert_array_equal(rows[:, 0], np.arange(120))
+    assert not distances[:, 0].any()
+    assert rows[7, 1] == 90
+    every = np.linalg.norm(cells[:, None].astype(np.float64) - cells[None], axis=2)
+    np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :15], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_umap_makes_of_them_what_it_makes_of_its_own() -> None:
+    from umap.umap_ import fuzzy_simplicial_set
+
+    cells = _cells()
+    rows, distances = nearest_cells(cells, 15)
+    own = fuzzy_simplicial_set(cells, 15, np.random.RandomState(0), "euclidean")[0]
+    ours = fuzzy_simplicial_set(
+        cells, 15, np.random.RandomState(0), "euclidean", knn_indices=rows, knn_dists=distances
+    )[0]
+    np.testing.assert_allclose(ours.toarray(), own.toarray(), atol=1e-4)
