@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
-from scipy.special import expit, log_expit
+from scipy.special import expit
 from sklearn.neighbors import NearestNeighbors
 
 from subcell_hf.errors import InputError
@@ -142,7 +142,10 @@ class LinearProbe:
         def loss(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
             weights = flat.reshape(start.shape)
             logits = train @ weights[:-1].astype(np.float32) + weights[-1].astype(np.float32)
-            value = -(log_expit(np.where(truth > 0, logits, -logits))).sum(dtype=np.float64) / len(train)
+            # log(1 + exp(-margin)) by numpy's fast functions; scipy's log_expit took half the time of a fit.
+            margin = np.where(truth > 0, logits, -logits)
+            surprise = np.log(1 + np.exp(-np.abs(margin))) - np.minimum(margin, 0)
+            value = surprise.sum(dtype=np.float64) / len(train)
             error = (expit(logits) - truth) / len(train)
             gradient = np.vstack([train.T @ error + penalty * weights[:-1], error.sum(axis=0, dtype=np.float64)])
             return value + penalty / 2 * float((weights[:-1] ** 2).sum()), gradient.ravel().astype(np.float64)
