@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from subcell_hf.inference.reports.projection import nearest_cells
+from subcell_hf.inference.reports.projection import nearest_cells, project_cells
 
 
 def _cells() -> np.ndarray:
@@ -35,3 +35,16 @@ def test_umap_makes_of_them_what_it_makes_of_its_own() -> None:
         cells, 15, np.random.RandomState(0), "euclidean", knn_indices=rows, knn_dists=distances
     )[0]
     np.testing.assert_allclose(ours.toarray(), own.toarray(), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_groups_of_few_cells_are_no_specks_on_the_map() -> None:
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(4), 20)
+    embeddings = (3 * rng.normal(size=(4, 64))[group] + rng.normal(size=(80, 64))).astype(np.float32)
+    positions = project_cells(embeddings, seed=0).positions
+    parts = [positions[group == number] for number in range(4)]
+    assert all(0.09 < np.ptp(part, axis=0).max() < 0.3 for part in parts)
+    middles = np.stack([part.mean(axis=0) for part in parts])
+    apart = np.linalg.norm(middles[:, None] - middles, axis=2)[np.triu_indices(4, 1)]
+    assert apart.min() > 0.3

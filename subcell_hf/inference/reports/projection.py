@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 FEWEST_FOR_UMAP = 15
 _COMPONENTS = 50
+_CELLS_THAT_FILL_A_MAP = 900
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,12 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
     from umap import UMAP
 
     neighbours = min(15, cells - 1)
+    # UMAP begins on a square of one size. Few cells would shrink to specks on it; they take more room each.
+    room = max(1.0, (_CELLS_THAT_FILL_A_MAP / cells) ** 0.5)
     layout = UMAP(
         n_neighbors=neighbours,
-        min_dist=0.15,
+        min_dist=0.15 * room,
+        spread=room,
         metric="euclidean",  # of unit vectors, which orders cells as the cosine does
         init=components[:, :2] / max(float(np.abs(components[:, :2]).max()), 1e-9) * 10,
         random_state=seed,
