@@ -38,6 +38,7 @@ def test_umap_makes_of_them_what_it_makes_of_its_own() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_groups_of_few_cells_are_no_specks_on_the_map() -> None:
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(4), 20)
@@ -48,3 +49,4 @@ def test_groups_of_few_cells_are_no_specks_on_the_map() -> None:
     middles = np.stack([part.mean(axis=0) for part in parts])
     apart = np.linalg.norm(middles[:, None] - middles, axis=2)[np.triu_indices(4, 1)]
     assert apart.min() > 0.3
+    assert np.ptp(project_cells(embeddings[::5], seed=0).positions, axis=0).max() == pytest.approx(1)

@@ -45,14 +45,17 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
     if not np.ptp(directions, axis=0).any():
         return CellMap(_fit_square(components[:, :2]), "all embeddings are the same, so there is nothing to lay out")
     from umap import UMAP
+    from umap.umap_ import find_ab_params
 
     neighbours = min(15, cells - 1)
-    # UMAP begins on a square of one size. Few cells would shrink to specks on it; they take more room each.
+    # UMAP begins on a square of one size. Few cells would shrink to specks on it; they take more room each: its curve
+    # 1 / (1 + a · distance ^ 2b), of distances that count as near, is stretched.
     room = max(1.0, (_CELLS_THAT_FILL_A_MAP / cells) ** 0.5)
+    a, b = find_ab_params(spread=1.0, min_dist=0.15)
     layout = UMAP(
         n_neighbors=neighbours,
-        min_dist=0.15 * room,
-        spread=room,
+        a=a / room ** (2 * b),
+        b=b,
         metric="euclidean",  # of unit vectors, which orders cells as the cosine does
         init=components[:, :2] / max(float(np.abs(components[:, :2]).max()), 1e-9) * 10,
         random_state=seed,
