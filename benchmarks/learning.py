@@ -69,10 +69,10 @@ WITHOUT = {
     "labels": ("--probe_detached", "true"),
 }
 """How each objective of the recipe is switched off; `labels` is the probe's loss reaching the encoder."""
-ABLATION = (
-    ("labels",), ("cell", "protein", "labels"), ("reconstruction", "protein", "labels"), ("reconstruction", "cell",
-    "labels"), ("reconstruction", "cell", "protein"), ("cell", "protein"), ("reconstruction", "protein"), ("protein",),
-)  # fmt: skip
+ABLATION = tuple(tuple(kept.split("+")) for kept in (
+    "labels", "cell+protein+labels", "reconstruction+protein+labels", "reconstruction+cell+labels",
+    "reconstruction+cell+protein", "cell+protein", "reconstruction+protein", "protein",
+))  # fmt: skip
 """Sets of objectives beside all four: labels alone, one left out, and fewer of the published model's three."""
 ALL = "all objectives"
 SCORES = ("macro_map", "neighbours", "cell_line")

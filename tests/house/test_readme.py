@@ -1,4 +1,4 @@
-"""Every command and every Python example of the README runs, in order, in one folder."""
+"""Every command and example of the README runs: blocks in order and in one folder, then the commands that judge."""
 
 import os
 import re

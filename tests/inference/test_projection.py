@@ -1,4 +1,4 @@
-"""The neighbours that the report's map is laid out by."""
+"""The report's map: the neighbours that it is laid out by, and the room that few cells get."""
 
 import numpy as np
 import pytest
@@ -49,4 +49,6 @@ def test_groups_of_few_cells_are_no_specks_on_the_map() -> None:
     middles = np.stack([part.mean(axis=0) for part in parts])
     apart = np.linalg.norm(middles[:, None] - middles, axis=2)[np.triu_indices(4, 1)]
     assert apart.min() > 0.3
-    assert np.ptp(project_cells(embeddings[::5], seed=0).positions, axis=0).max() == pytest.approx(1)
+    few = project_cells(embeddings[::5], seed=0).positions  # four of each
+    apart = np.linalg.norm(few[:, None] - few, axis=2)
+    assert np.median(np.sort(apart, axis=1)[:, 1]) > 0.17
