@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 SHARED = Path(__file__).parents[2] / "shared"
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -17,7 +18,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder of golden files and real data; tests that need it skip, saying so, where it is missing."""
+    """Folder of real data outside the repository; tests that need it skip, saying so, where it is missing."""
     if not SHARED.is_dir():
-        pytest.skip(f"no golden files: {SHARED} is missing")
+        pytest.skip(f"no real data: {SHARED} is missing")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden_files() -> Path:
+    """Folder of numbers that the published code gave; its README says how they were made."""
+    return GOLDEN

@@ -19,8 +19,8 @@ from ..model.published import draw_published_weights, published_forward
 
 
 @pytest.fixture(scope="module")
-def rybg(shared: Path) -> Path:
-    return shared / "fixtures" / "small_rybg"
+def rybg(golden_files: Path) -> Path:
+    return golden_files / "small_rybg"
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,8 @@ def test_golden_numbers_with_classifiers(rybg: Path, converted: Path, size: str)
     assert outputs.member_logits.shape == (2, 2, 31)
 
 
-def test_golden_numbers_of_the_two_channel_model(shared: Path, tmp_path: Path) -> None:
-    folder = shared / "fixtures" / "small_bg"
+def test_golden_numbers_of_the_two_channel_model(golden_files: Path, tmp_path: Path) -> None:
+    folder = golden_files / "small_bg"
     convert(
         folder / "encoder.pth",
         tmp_path / "bg",
@@ -166,8 +166,8 @@ def test_position_kind_is_read_from_the_weights(tmp_path: Path) -> None:
         assert AutoModel.from_pretrained(tmp_path / name).config.position_embedding_type == kind
 
 
-def test_lightning_checkpoint_with_and_without_its_pretraining_parts(shared: Path, tmp_path: Path) -> None:
-    golden = np.load(shared / "fixtures" / "losses" / "mae_small.npz")
+def test_lightning_checkpoint_with_and_without_its_pretraining_parts(golden_files: Path, tmp_path: Path) -> None:
+    golden = np.load(golden_files / "losses" / "mae_small.npz")
     state = {key[2:]: torch.tensor(golden[key]) for key in golden if key.startswith("w.")}
     torch.save({"state_dict": state, "epoch": 3, "global_step": 7, "optimizer_states": []}, tmp_path / "last.ckpt")
     options = {"channels": "rybg", "num_attention_heads": 4}

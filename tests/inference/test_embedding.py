@@ -35,8 +35,8 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_fields(tmp_path_factory.mktemp("fields"), 5)
 
 
-def test_given_crops_give_the_published_embeddings(shared: Path, tmp_path: Path) -> None:
-    published = shared / "fixtures" / "small_rybg"
+def test_given_crops_give_the_published_embeddings(golden_files: Path, tmp_path: Path) -> None:
+    published = golden_files / "small_rybg"
     folder = convert(
         published / "encoder.pth",
         tmp_path / "model",

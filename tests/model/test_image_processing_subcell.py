@@ -30,15 +30,15 @@ def processor(**settings: Any) -> SubCellImageProcessor:
 
 
 @pytest.mark.parametrize(("normalize", "golden"), [("image", "out.min_max"), ("channel", "out.min_max_channel")])
-def test_scaling_equals_the_published_one(shared: Path, normalize: str, golden: str) -> None:
-    arrays = np.load(shared / "fixtures/losses/minmax.npz")
+def test_scaling_equals_the_published_one(golden_files: Path, normalize: str, golden: str) -> None:
+    arrays = np.load(golden_files / "losses/minmax.npz")
     got = processor(size=8, normalize=normalize)(arrays["in.x"])["pixel_values"]
     np.testing.assert_allclose(got.numpy(), arrays[golden], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("size", ["", "_64x96", "_96x96"])
-def test_pixel_values_equal_the_published_input(shared: Path, size: str) -> None:
-    folder = shared / "fixtures/small_rybg"
+def test_pixel_values_equal_the_published_input(golden_files: Path, size: str) -> None:
+    folder = golden_files / "small_rybg"
     crops, golden = np.load(folder / f"input{size}.npy"), np.load(folder / f"output{size}.npz")["input_norm"]
     for settings in ({"do_center_crop": False, "do_pad": False}, {"size": golden.shape[2:]}):
         got = processor()(crops, **settings)["pixel_values"]

@@ -41,13 +41,13 @@ def batch(cells: int = 6, views: int = 2, size: int = 64) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def mae(shared: Path):
-    return np.load(shared / "fixtures" / "losses" / "mae_small.npz")
+def mae(golden_files: Path):
+    return np.load(golden_files / "losses" / "mae_small.npz")
 
 
 @pytest.fixture(scope="module")
-def step(shared: Path):
-    return np.load(shared / "fixtures" / "losses" / "train_step_small.npz")
+def step(golden_files: Path):
+    return np.load(golden_files / "losses" / "train_step_small.npz")
 
 
 @pytest.fixture
@@ -133,8 +133,8 @@ def test_gradients_of_the_whole_training_step_are_golden(golden_model: SubCellFo
         assert float(difference.abs().max()) <= 2e-4 * max(float(golden[name].abs().max()), 0.1), name
 
 
-def test_object_aware_counts_are_golden(shared: Path) -> None:
-    golden = np.load(shared / "fixtures" / "losses" / "object_aware.npz")
+def test_object_aware_counts_are_golden(golden_files: Path) -> None:
+    golden = np.load(golden_files / "losses" / "object_aware.npz")
     objects = torch.tensor(golden["in.object_mask"]) > 0
     for seed in range(3):
         noise = torch.rand(objects.shape, generator=torch.Generator().manual_seed(seed))
@@ -157,8 +157,8 @@ def test_object_patches_are_chosen_uniformly() -> None:
     torch.testing.assert_close(seen, torch.full((12,), 0.5), atol=0.03, rtol=0)
 
 
-def test_pixel_mask_becomes_the_golden_patch_mask(shared: Path) -> None:
-    golden = np.load(shared / "fixtures" / "losses" / "object_aware.npz")
+def test_pixel_mask_becomes_the_golden_patch_mask(golden_files: Path) -> None:
+    golden = np.load(golden_files / "losses" / "object_aware.npz")
     masks = torch.tensor(golden["in.pixel_mask_u8"])  # [2, 1, 448, 448]
     expected = torch.tensor(golden["out.patch_mask"]) > 0
     few = {"num_hidden_layers": 1, "decoder_num_hidden_layers": 1, "projection_hidden_sizes": [8]}

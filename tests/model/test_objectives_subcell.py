@@ -38,8 +38,8 @@ def assert_relative(ours: Tensor, golden: Tensor, tolerance: float = 1e-5) -> No
 
 
 @pytest.fixture
-def golden(shared: Path, request: pytest.FixtureRequest) -> Golden:
-    return Golden(shared / "fixtures" / "losses" / f"{request.param}.npz")
+def golden(golden_files: Path, request: pytest.FixtureRequest) -> Golden:
+    return Golden(golden_files / "losses" / f"{request.param}.npz")
 
 
 @pytest.mark.parametrize("golden", ["contrastive"], indirect=True)

@@ -48,9 +48,9 @@ def locate(classifier: SubCellForImageClassification) -> Any:
 
 
 @pytest.fixture(scope="module")
-def published(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(golden_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden model as a converted folder."""
-    golden, folder = shared / "fixtures/small_rybg", tmp_path_factory.mktemp("converted") / "model"
+    golden, folder = golden_files / "small_rybg", tmp_path_factory.mktemp("converted") / "model"
     members = [golden / f"classifier_s{seed}.pth" for seed in (0, 1)]
     settings = {"config": golden / "model_config.yaml", "crop_size_px": 64}
     return convert(golden / "encoder.pth", folder, "rybg", classifiers=members, **settings)
@@ -61,9 +61,11 @@ def published(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("size", ["", "_64x96", "_96x96"])
 @pytest.mark.parametrize("form", ["array", "npy", "tiff", "ome", "planes"])
-def test_files_give_the_golden_numbers(shared: Path, published: Path, tmp_path: Path, size: str, form: str) -> None:
-    crops = np.load(shared / f"fixtures/small_rybg/input{size}.npy")
-    golden = np.load(shared / f"fixtures/small_rybg/output{size}.npz")
+def test_files_give_the_golden_numbers(
+    golden_files: Path, published: Path, tmp_path: Path, size: str, form: str
+) -> None:
+    crops = np.load(golden_files / f"small_rybg/input{size}.npy")
+    golden = np.load(golden_files / f"small_rybg/output{size}.npz")
     locate = pipeline(model=str(published), trust_remote_code=True, device="cpu", size=crops.shape[2:])
     assert locate.task == "subcell-localization"
     inputs = [write(crop, tmp_path / f"cell {number}", form) for number, crop in enumerate(crops)]

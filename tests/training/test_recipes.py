@@ -99,9 +99,9 @@ def test_variants_are_chosen_by_name() -> None:
     assert config.channels == ["blue", "green"]
 
 
-def test_learning_rate_is_golden(shared: Path) -> None:
+def test_learning_rate_is_golden(golden_files: Path) -> None:
     """The published code sets the rate after the step; here step s runs at the rate of s."""
-    golden = np.load(shared / "fixtures" / "losses" / "lr_schedule.npz")
+    golden = np.load(golden_files / "losses" / "lr_schedule.npz")
     peak = peak_learning_rate(1e-4, 896)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=peak)
     schedule = get_polynomial_decay_schedule_with_warmup(optimizer, 500, 30_000, **straight_line(peak, 1e-3))

@@ -17,8 +17,8 @@ CHANNELS = ("red", "yellow", "blue", "green")
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> dict[str, Any]:
-    return dict(np.load(shared / "fixtures/crops_small.npz"))
+def golden(golden_files: Path) -> dict[str, Any]:
+    return dict(np.load(golden_files / "crops_small.npz"))
 
 
 def _field(golden: dict[str, Any]) -> FieldOfView:
