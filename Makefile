@@ -9,7 +9,7 @@ OLDEST := build/transformers-$(OLDEST_TRANSFORMERS)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install develop quickstart real lint test coverage docs clean
+.PHONY: help install develop quickstart real lint test fuzz coverage docs clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -42,6 +42,9 @@ test: lint docs $(OLDEST)  ## Run the whole suite, fast tests first
 	$(PYTEST) -m 'not slow'
 	$(PYTEST) -m slow
 	PYTHONPATH=$(OLDEST) $(PYTEST) tests/model
+
+fuzz: develop  ## Read 2,000 damaged files of every kind; what fails is kept in build/fuzz
+	$(BIN)/python -m tests.fuzz --seed 0 --cases 2000
 
 coverage: develop  ## Run the whole suite and say which lines it leaves out
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered

@@ -1,0 +1,109 @@
+"""Tables: metadata, boxes, embeddings, profiles, results."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from subcell_hf.data.images.tables import read_boxes, read_field_metadata
+from subcell_hf.evaluation.profiles.table import read_profiles
+from subcell_hf.inference.embedding_table import table_facts
+from subcell_hf.inference.pictures import iterate_pictures, write_pictures
+from subcell_hf.inference.tables import read_table, write_h5ad, write_parquet
+from tests.fuzz.runner import Kind
+from tests.inference.example_output import example_cells, example_pictures
+
+
+def _frame(prefix: str = "") -> pd.DataFrame:
+    table = example_cells(12)
+    values = {f"{prefix}feat{n:04d}": table.embeddings[:, n] for n in range(6)}
+    return table.cells[["cell_id", "gene", "locations", "plate"]].assign(**values)
+
+
+def _profiles() -> pd.DataFrame:
+    frame = _frame()
+    return frame.rename(columns={name: f"Metadata_{name}" for name in ("cell_id", "gene", "locations", "plate")})
+
+
+def read_tables(folder: Path) -> None:
+    """As `evaluate`, `report` and `map` read embedding tables."""
+    for path in sorted(folder.iterdir()):
+        table = read_table(path)
+        table_facts(table)
+
+
+def read_all_profiles(folder: Path) -> None:
+    """As `subcell evaluate perturbation` reads profiles."""
+    for path in sorted(folder.iterdir()):
+        read_profiles([path])
+
+
+def write_metadata(folder: Path) -> None:
+    """Metadata of fields and boxes of cells."""
+    (folder / "metadata.csv").write_text("field_of_view,antibody,pixel_size_um\na_1,HPA1,0.08\na_2,HPA2,\n")
+    (folder / "boxes.csv").write_text(
+        "field_of_view,cell_id,top,left,height,width\na_1,1,0,0,8,9\na_1,2,10,0,8,9\na_2,1,4,4,8,8\n"
+    )
+
+
+def read_metadata(folder: Path) -> None:
+    """As every command reads what lies beside images."""
+    read_field_metadata(folder / "metadata.csv")
+    read_boxes(folder / "boxes.csv")
+
+
+def write_npz(folder: Path) -> None:
+    """Arrays of NumPy."""
+    table = example_cells(12)
+    ids = table.cells["cell_id"].to_numpy(str)
+    np.savez(folder / "x.npz", embeddings=table.embeddings, probabilities=table.probabilities, ids=ids)
+
+
+def write_pictures_file(folder: Path) -> None:
+    """Pictures of cells, as a report shows them."""
+    write_pictures(example_pictures(example_cells(6)), folder / "pictures.parquet")
+
+
+def read_pictures_file(folder: Path) -> None:
+    """As `subcell report` reads them."""
+    for picture in iterate_pictures(folder / "pictures.parquet"):
+        assert picture.cell_id is not None
+
+
+TABLE_KINDS = [
+    Kind(
+        "csv",
+        {
+            "comma": lambda folder: _frame().to_csv(folder / "x.csv", index=False),
+            "tab": lambda folder: _frame().to_csv(folder / "x.tsv", sep="\t", index=False),
+            "gzip": lambda folder: _frame().to_csv(folder / "x.csv.gz", index=False),
+        },
+        read_tables,
+        8,
+    ),
+    Kind(
+        "parquet",
+        {
+            "ours": lambda folder: write_parquet(example_cells(12), folder / "x.parquet"),
+            "other": lambda folder: pq.write_table(pa.Table.from_pandas(_frame()), folder / "x.parquet"),
+        },
+        read_tables,
+        9,
+    ),
+    Kind("h5ad", {"ours": lambda folder: write_h5ad(example_cells(12), folder / "x.h5ad")}, read_tables, 6),
+    Kind("npz", {"arrays": write_npz}, read_tables, 4),
+    Kind(
+        "profiles",
+        {
+            "csv": lambda folder: _profiles().to_csv(folder / "x.csv", index=False),
+            "gzip": lambda folder: _profiles().to_csv(folder / "x.csv.gz", index=False),
+            "parquet": lambda folder: _profiles().to_parquet(folder / "x.parquet", index=False),
+        },
+        read_all_profiles,
+        8,
+    ),
+    Kind("metadata", {"csv": write_metadata}, read_metadata, 6),
+    Kind("pictures", {"parquet": write_pictures_file}, read_pictures_file, 2),
+]
