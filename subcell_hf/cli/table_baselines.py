@@ -195,8 +195,7 @@ def _explain(failed: Mapping[str, str], *, images_known: bool = True) -> tuple[s
 
 def _is_kept(path: Path, cells: "pd.DataFrame", identity: str | None) -> bool:
     """Whether a baseline is there and holds these cells; one that was made for other images does not count."""
-    import pyarrow.parquet as pq
-
+    from subcell_hf.data.parquet_files import read_parquet_file
     from subcell_hf.inference.parts import RUN_FILE
     from subcell_hf.inference.table_parquet import parquet_facts
     from subcell_hf.inference.tables import EMBEDDINGS_FILE
@@ -209,7 +208,7 @@ def _is_kept(path: Path, cells: "pd.DataFrame", identity: str | None) -> bool:
         facts = json.loads((path / RUN_FILE).read_text(encoding="utf-8")).get("arguments", {})
     if identity is not None and facts.get(_MADE_FOR, identity) != identity:
         return False
-    ids = pq.read_table(file, columns=["cell_id"])["cell_id"].to_pandas()
+    ids = read_parquet_file(file, ["cell_id"])["cell_id"].to_pandas()
     return bool(cells["cell_id"].isin(ids).all())
 
 

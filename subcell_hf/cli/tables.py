@@ -115,11 +115,10 @@ def draw_report(folder: Path, *, title: str | None = None, max_cells: int = 20_0
 
 def say_locations(folder: Path) -> None:
     """Name the locations that most cells of a run were predicted to; nothing where there is no classifier."""
-    import pyarrow.parquet as pq
-
+    from subcell_hf.data.parquet_files import open_parquet
     from subcell_hf.inference.tables import EMBEDDINGS_FILE
 
-    with pq.ParquetFile(folder / EMBEDDINGS_FILE) as file:
+    with open_parquet(folder / EMBEDDINGS_FILE) as file:
         if "top_location_1" not in file.schema_arrow.names:
             return
         counts = file.read(columns=["top_location_1"]).to_pandas()["top_location_1"].value_counts()

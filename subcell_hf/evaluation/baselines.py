@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from subcell_hf.data.crops.folder import TABLE_FILE, read_crop_table, read_crops_json, read_field_crops
 from subcell_hf.data.images.listing import CROPS_FILE
-from subcell_hf.data.shards.cell_table import CELL_COLUMNS
-from subcell_hf.data.shards.index import CELLS_FILE
+from subcell_hf.data.shards.cell_table import CELL_COLUMNS, read_cell_records
 from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.cell_features import check_crops, measure_cells
@@ -75,7 +74,7 @@ class _ShardCrops:
         self._reader = ShardReader(url)
         index = self._reader.index
         self.channels = index.crop_format.channels
-        self.cells = _metadata(pd.read_parquet(f"{self._reader.url}/{CELLS_FILE}"))
+        self.cells = _metadata(read_cell_records(self._reader.url).to_pandas())
         splits = {antibody: split for split, antibodies in index.splits.items() for antibody in antibodies}
         if splits:
             self.cells["split"] = [splits.get(antibody, "") for antibody in self.cells["antibody"]]

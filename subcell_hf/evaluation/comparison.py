@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
+from subcell_hf.data.parquet_files import read_parquet_file
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.locations.alignment import make_levels
 from subcell_hf.evaluation.locations.comparison import COMPARED_LEVELS, compare_pairs
@@ -116,7 +116,7 @@ def read_predictions(path: Path, name: str | None = None, head: str | None = Non
 
 
 def _from_folder(path: Path, name: str | None, head: str | None) -> Predictions:
-    table = pq.read_table(path)
+    table = read_parquet_file(path)
     facts = json.loads((table.schema.metadata or {}).get(PREDICTIONS_KEY, b"null"))
     if facts is None:
         raise InputError(f"{path} was not written by `subcell evaluate localization`. Run that command again.")

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from subcell_hf.data.atomic import write_atomically
+from subcell_hf.data.parquet_files import WRITING, open_parquet
 from subcell_hf.errors import InputError
 
 ATTENTION_FILE = "attention.parquet"
@@ -52,7 +53,7 @@ class CellAttention:
 
 def write_attention(cells: Iterable[CellAttention], path: Path) -> None:
     """Write attention whole or not at all, holding some hundred cells at a time."""
-    with write_atomically(path) as file, pq.ParquetWriter(file, _SCHEMA, compression="zstd") as writer:
+    with write_atomically(path) as file, pq.ParquetWriter(file, _SCHEMA, compression="zstd", **WRITING) as writer:
         waiting: list[dict[str, Any]] = []
         for cell in cells:
             kept = np.asarray(cell.attention, np.float16)
@@ -80,12 +81,12 @@ def iterate_attention(path: Path) -> Iterator[CellAttention]:
         InputError: If it is none.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for batch in file.iter_batches(_ROWS_AT_ONCE, columns=_SCHEMA.names):
                 for row in batch.to_pylist():
                     attention = np.frombuffer(row["attention"], np.float16).reshape(row["attention_shape"])
                     yield CellAttention(row["cell_id"], attention, tuple(row["image_px"]))
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (ValueError, KeyError) as error:
         raise InputError(f"{path} cannot be read as attention of cells: {error}. Embed again to write it.") from error
 
 

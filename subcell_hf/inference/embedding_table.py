@@ -151,6 +151,9 @@ def facts_from_json(text: str | bytes, where: str) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads(text)
         found = int(facts["schema_version"])
+        known = [facts[name] for name in ("classes", "passes", "provenance")]
+        if list(map(type, known)) != [list, list, dict]:
+            raise ValueError("classes, passes and provenance are of other kinds")
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{where}: its {METADATA_KEY} metadata are damaged ({error}). Write the table again."

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from subcell_hf.data.atomic import write_atomically
+from subcell_hf.data.parquet_files import WRITING, open_parquet
 from subcell_hf.errors import InputError
 from subcell_hf.inference.attention_maps import CellAttention
 from subcell_hf.ontology import CHANNEL_DISPLAY_RGB
@@ -153,7 +154,7 @@ def _png(image: Image.Image) -> bytes:
 
 def write_pictures(pictures: Iterable[CellPicture], path: Path) -> None:
     """Write pictures whole or not at all, one row group per 256 of them."""
-    with write_atomically(path) as file, pq.ParquetWriter(file, _SCHEMA, compression="none") as writer:
+    with write_atomically(path) as file, pq.ParquetWriter(file, _SCHEMA, compression="none", **WRITING) as writer:
         waiting: list[dict[str, Any]] = []
         for picture in pictures:
             waiting.append(_row(picture))
@@ -186,13 +187,13 @@ def iterate_pictures(path: Path | str) -> Iterator[CellPicture]:
     path = Path(path)
     path = path / PICTURES_FILE if path.is_dir() else path
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for batch in file.iter_batches(256, columns=_SCHEMA.names):
                 for row in batch.to_pylist():
                     shape = row["attention_shape"]
                     attention = np.frombuffer(row["attention"], np.float16).reshape(shape) if any(shape) else None
                     yield CellPicture(row["cell_id"], row["composite"], row["outline"], attention)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (ValueError, KeyError) as error:
         raise InputError(f"{path} cannot be read as pictures of cells: {error}. Embed again to write it.") from error
 
 

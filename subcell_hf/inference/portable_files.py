@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
 
 from subcell_hf.data.atomic import write_atomically
 from subcell_hf.data.crops.folder import write_json
+from subcell_hf.data.parquet_files import open_parquet
 from subcell_hf.errors import InputError
 from subcell_hf.inference.attention_maps import CellAttention, draw_attention
 from subcell_hf.inference.tables import EmbeddingTable, iterate_parquet
@@ -145,7 +145,7 @@ def _is_begun(folder: Path, table: EmbeddingTable | Path, form: str) -> bool:
 
 def _names(path: Path) -> pd.DataFrame:
     """The columns of a table that may name files."""
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         known = [name for name in ("cell_id", PREFIX_COLUMN) if name in file.schema_arrow.names]
         return file.read(columns=known).to_pandas()
 

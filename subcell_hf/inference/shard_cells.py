@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from subcell_hf.batches import FieldCrops
-from subcell_hf.data.shards.index import CELLS_FILE
+from subcell_hf.data.shards.cell_table import read_cell_records
 from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.errors import StoreError, UnreachableError
 from subcell_hf.inference.blocks import CellBlock, Skipped
@@ -52,8 +50,7 @@ class ShardCells:
     @cached_property
     def _records(self) -> pa.Table:
         """What is known of the cells, beside where they lie."""
-        with fsspec.open(f"{self._reader.url}/{CELLS_FILE}", "rb") as file:
-            table = pq.read_table(file)
+        table = read_cell_records(self._reader.url)
         return table.drop_columns([name for name in _PLACES if name in table.column_names])
 
     @cached_property

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from subcell_hf.data.atomic import write_atomically
+from subcell_hf.data.parquet_files import open_parquet
 from subcell_hf.errors import InputError
 from subcell_hf.inference.embedding_table import (
     CELL_ID,
@@ -55,7 +55,7 @@ def h5ad_from_parquet(parquet: Path, path: Path | str) -> None:
         raise InputError(
             f"{parquet} is not an embedding table of subcell_hf. Read it with read_table and write it anew."
         )
-    with pq.ParquetFile(parquet) as file:
+    with open_parquet(parquet) as file:
         widths = {i.name: i.type.list_size for i in file.schema_arrow if pa.types.is_fixed_size_list(i.type)}
         scalars = [name for name in file.schema_arrow.names if name not in widths]
         columns = ((name, file.read(columns=[name]).column(0).to_pandas()) for name in scalars)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from subcell_hf.data.atomic import write_atomically
+from subcell_hf.data.parquet_files import WRITING, check_rows, open_parquet, read_parquet_schema
 from subcell_hf.errors import InputError
 from subcell_hf.inference.embedding_table import (
     CELL_ID,
@@ -52,9 +53,9 @@ def read_parquet(path: Path, facts: Mapping[str, Any] | None = None) -> Embeddin
     Raises:
         InputError: If the file is damaged, of an unknown version, or its columns do not fit together.
     """
-    with _open(path) as file:
+    with open_parquet(path) as file:
         facts = facts or _facts(file, path)
-        blocks = _block_columns(file.schema_arrow, facts, path)
+        blocks = _block_columns(file, facts, path)
         rows = file.metadata.num_rows
         arrays = {name: np.empty((rows, width), np.float32) for name, width in blocks.items()}
         start = 0
@@ -81,9 +82,9 @@ def iterate_parquet(path: Path | str, cells_per_block: int = CELLS_PER_GROUP) ->
     """
     path = Path(path)
     path = path / "embeddings.parquet" if path.is_dir() else path
-    with _open(path) as file:
+    with open_parquet(path) as file:
         facts = _facts(file, path)
-        blocks = _block_columns(file.schema_arrow, facts, path)
+        blocks = _block_columns(file, facts, path)
         for batch in batches_of(file, None, cells_per_block):
             cells = _cells_frame(pa.Table.from_batches([batch]).drop_columns(list(blocks)))
             arrays = {n: _numbers(batch.column(n), width, f"{path}, {n}") for n, width in blocks.items()}
@@ -109,14 +110,14 @@ def join_parquet(parts: Sequence[Path], path: Path | str, facts: Mapping[str, An
     """
     if not parts:
         raise InputError(f"Nothing to write to {path}: there is no part, expected at least one.")
-    schemas = [pq.read_schema(part) for part in parts]
+    schemas = [read_parquet_schema(part) for part in parts]
     facts = facts or facts_from_json(schemas[0].metadata[METADATA_KEY.encode()], str(parts[0]))
     schema = _joined_schema(schemas, parts, facts)
     waiting: list[pa.Table] = []
     rows = 0
     with open_parquet_writer(path, schema) as writer:
         for part in parts:
-            with pq.ParquetFile(part) as file:
+            with open_parquet(part) as file:
                 for batch in batches_of(file):
                     waiting.append(_fitted(pa.Table.from_batches([batch]), schema))
                     rows += len(batch)
@@ -235,7 +236,13 @@ def open_parquet_writer(path: Path | str, schema: pa.Schema) -> Iterator[pq.Parq
     lists = [f"{item.name}.list.element" for item in schema if pa.types.is_fixed_size_list(item.type)]
     with write_atomically(path) as file:
         writer = pq.ParquetWriter(
-            file, schema, compression="zstd", compression_level=1, use_dictionary=texts, use_byte_stream_split=lists
+            file,
+            schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=texts,
+            use_byte_stream_split=lists,
+            **WRITING,
         )
         with writer:
             yield writer
@@ -251,18 +258,12 @@ def batches_of(
         columns: Names of the columns; None for all.
         cells_per_batch: Rows of a batch at most.
     """
+    rows = 0
     for group in range(file.num_row_groups):
-        yield from file.iter_batches(cells_per_batch, row_groups=[group], columns=columns)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read as Parquet: {error}. Copy it again, or write it again.") from error
-    with file:
-        yield file
+        for batch in file.iter_batches(cells_per_batch, row_groups=[group], columns=columns):
+            rows += len(batch)
+            yield batch
+    check_rows(rows, file)
 
 
 def parquet_facts(path: Path | str) -> dict[str, Any] | None:
@@ -271,7 +272,7 @@ def parquet_facts(path: Path | str) -> dict[str, Any] | None:
     Raises:
         InputError: If it is no Parquet file.
     """
-    with _open(Path(path)) as file:
+    with open_parquet(Path(path)) as file:
         metadata = file.schema_arrow.metadata or {}
         return _facts(file, Path(path)) if METADATA_KEY.encode() in metadata else None
 
@@ -283,14 +284,21 @@ def _facts(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
     return facts_from_json(metadata[METADATA_KEY.encode()], str(path))
 
 
-def _block_columns(schema: pa.Schema, facts: Mapping[str, Any], path: Path) -> dict[str, int]:
+def _block_columns(file: pq.ParquetFile, facts: Mapping[str, Any], path: Path) -> dict[str, int]:
     """Width of every column of lists; refuses a file that lacks one its facts promise."""
+    schema, metadata = file.schema_arrow, file.metadata
+    held_bytes = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
     widths = {item.name: item.type.list_size for item in schema if pa.types.is_fixed_size_list(item.type)}
     wanted = [EMBEDDING, *([PROBABILITIES] if facts["classes"] else ()), *(PASS_PREFIX + n for n in facts["passes"])]
     missing = [name for name in wanted if name not in widths]
     if missing:
         raise InputError(
             f"{path} lacks the column {missing[0]} (lists of one length); it has {', '.join(schema.names)}."
+        )
+    announced_bytes = metadata.num_rows * sum(widths[name] for name in wanted) * np.dtype(np.float32).itemsize
+    if announced_bytes > held_bytes:
+        raise InputError(
+            f"{path} announces {announced_bytes} bytes of numbers and holds {held_bytes}: it is damaged. Copy it again."
         )
     return {name: widths[name] for name in wanted}
 

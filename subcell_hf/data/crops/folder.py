@@ -33,6 +33,7 @@ import tifffile
 from subcell_hf.batches import FieldCrops
 from subcell_hf.data.atomic import remove_leftovers, write_atomically
 from subcell_hf.data.images.listing import CROPS_FILE
+from subcell_hf.data.parquet_files import WRITING, read_parquet_file
 from subcell_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ def write_crop_table(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     metadata = {name: pa.string() for record in records for name in record if name not in _OWN_COLUMNS}
     schema = pa.schema({**_OWN_COLUMNS, **dict(sorted(metadata.items()))})
     with write_atomically(path) as file:
-        pq.write_table(pa.Table.from_pylist([dict(record) for record in records], schema), file, compression="zstd")
+        table = pa.Table.from_pylist([dict(record) for record in records], schema)
+        pq.write_table(table, file, compression="zstd", **WRITING)
 
 
 def read_crops(folder: Path | str) -> Iterator[FieldCrops]:
@@ -172,7 +174,7 @@ def read_crops(folder: Path | str) -> Iterator[FieldCrops]:
     folder = Path(folder)
     facts = read_crops_json(folder)
     rows_by_file: dict[str, list[dict[str, Any]]] = {}
-    for row in pq.read_table(folder / TABLE_FILE).to_pylist():
+    for row in read_parquet_file(folder / TABLE_FILE).to_pylist():
         rows_by_file.setdefault(row["file"], []).append(row)
     for rows in rows_by_file.values():
         yield read_field_crops(folder, rows, facts)
@@ -200,7 +202,7 @@ def read_crop_table(folder: Path | str) -> "pd.DataFrame":
         InputError: If the folder is none of crops or not finished.
     """
     read_crops_json(Path(folder))
-    return pq.read_table(Path(folder) / TABLE_FILE).to_pandas()
+    return read_parquet_file(Path(folder) / TABLE_FILE).to_pandas()
 
 
 def count_crops(folder: Path | str) -> dict[str, int]:

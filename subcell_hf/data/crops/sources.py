@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from subcell_hf.batches import FieldCrops
 from subcell_hf.data.crops.folder import TABLE_FILE, read_crops_json, read_field_crops
 from subcell_hf.data.crops.single_cells import CropSettings, crop_field
 from subcell_hf.data.fields_of_view import FieldSource, ReadingOptions, find_fields
 from subcell_hf.data.images.listing import CROPS_FILE
+from subcell_hf.data.parquet_files import read_parquet_file
 from subcell_hf.data.segmentation import segment_cells
 from subcell_hf.data.shards.jobs import CropSource, ListedCrops
 from subcell_hf.errors import InputError
@@ -36,7 +36,7 @@ class CroppedFields:
     @cached_property
     def _table(self) -> pa.Table:
         read_crops_json(self.folder)  # Refuses a folder that is not finished.
-        return pq.read_table(self.folder / TABLE_FILE)
+        return read_parquet_file(self.folder / TABLE_FILE)
 
     @cached_property
     def _rows(self) -> Mapping[str, npt.NDArray[np.int64]]:

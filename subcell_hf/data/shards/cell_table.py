@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from subcell_hf.data.shards.index import ShardIndex
+from subcell_hf.data.parquet_files import WRITING, read_parquet_file
+from subcell_hf.data.shards.index import CELLS_FILE, ShardIndex
 from subcell_hf.errors import InputError
 
 TAR_BLOCK_BYTES = 512
@@ -104,7 +106,7 @@ class CellTable:
             )
         needed = list(CELL_COLUMNS)
         try:
-            columns = pq.read_table(pa.BufferReader(content), columns=needed)
+            columns = pq.read_table(pa.BufferReader(content), columns=needed, page_checksum_verification=True)
             missing = [name for name in needed if name not in columns.column_names]
         except pa.ArrowException as error:
             raise InputError(f"{where} is no Parquet table ({error}).") from error
@@ -174,6 +176,20 @@ def location_targets(locations: str, classes: Sequence[str]) -> npt.NDArray[np.f
     return targets
 
 
+def read_cell_records(url: str) -> "pa.Table":
+    """All columns of `cells.parquet`, unchecked against the index.
+
+    Args:
+        url: Folder or URL of the shards.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    where = f"{url}/{CELLS_FILE}"
+    with fsspec.open(where, "rb") as file:
+        return read_parquet_file(file, where=where)
+
+
 def cells_parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
     """The bytes of `cells.parquet`; the same columns give the same bytes.
 
@@ -189,7 +205,7 @@ def cells_parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
         else:
             arrays[name] = pa.array(values)
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(arrays), sink, compression="zstd")
+    pq.write_table(pa.table(arrays), sink, compression="zstd", **WRITING)
     return bytes(sink.getvalue())
 
 

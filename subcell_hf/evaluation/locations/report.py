@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from subcell_hf.data.atomic import write_atomically
+from subcell_hf.data.parquet_files import WRITING
 from subcell_hf.evaluation.localization import LocalizationResult, ScoredHead
 from subcell_hf.evaluation.locations.comparison import verdict_sentence
 from subcell_hf.evaluation.locations.figures import draw_all
@@ -104,7 +105,7 @@ def write_predictions(result: LocalizationResult, path: Path) -> None:
     facts = {"classes": list(result.labelled.scheme.classes), "heads": heads, "model": result.models[0]}
     metadata = {PREDICTIONS_KEY: json.dumps(facts, ensure_ascii=False)}
     with write_atomically(path) as file:
-        pq.write_table(pa.table(columns, metadata=metadata), file, compression="zstd")
+        pq.write_table(pa.table(columns, metadata=metadata), file, compression="zstd", **WRITING)
 
 
 def _lists(values: Any) -> Any:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
 
+from subcell_hf.data.parquet_files import open_parquet, read_parquet_file, read_parquet_schema
 from subcell_hf.errors import InputError
 from subcell_hf.inference.tables import EMBEDDINGS_FILE, iterate_parquet, read_table
 
@@ -71,12 +71,12 @@ def average_fields(path: Path, columns: Sequence[str] = (), where: Mapping[str, 
 def _open(path: Path) -> tuple[pd.DataFrame, Iterator[npt.NDArray[np.float32]]]:
     """Metadata of the cells, and their embeddings in blocks."""
     file = path / EMBEDDINGS_FILE if path.is_dir() else path
-    if file.suffix == ".parquet" and file.is_file() and _KEY in (pq.read_schema(file).metadata or {}):
+    if file.suffix == ".parquet" and file.is_file() and _KEY in (read_parquet_schema(file).metadata or {}):
         next(iterate_parquet(file, 1), None)  # Says what is wrong with a table that this version cannot read.
-        schema = pq.read_schema(file)
+        schema = read_parquet_schema(file)
         names = [field.name for field in schema if not str(field.type).startswith("fixed_size_list")]
         wanted = [name for name in names if not name.startswith(("qc_", "top_"))]
-        cells = pq.read_table(file, columns=wanted).to_pandas()
+        cells = read_parquet_file(file, wanted).to_pandas()
         return _fill_text(cells), _parquet_blocks(file)
     table = read_table(path)
     blocks = (table.embeddings[start : start + _CELLS_AT_ONCE] for start in range(0, len(table), _CELLS_AT_ONCE))
@@ -85,7 +85,7 @@ def _open(path: Path) -> tuple[pd.DataFrame, Iterator[npt.NDArray[np.float32]]]:
 
 def _parquet_blocks(file: Path) -> Iterator[npt.NDArray[np.float32]]:
     """The embeddings alone, float32 [up to 4096, width] each."""
-    with pq.ParquetFile(file) as table:
+    with open_parquet(file) as table:
         for batch in table.iter_batches(_CELLS_AT_ONCE, columns=["embedding"]):
             numbers = batch.column(0).flatten().to_numpy(zero_copy_only=False)
             yield numbers.reshape(len(batch), -1)

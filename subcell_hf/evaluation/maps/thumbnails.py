@@ -30,13 +30,14 @@ def read_thumbnails(file: Path, cells: Mapping[str, Sequence[str]]) -> dict[str,
     Returns:
         Gene → JPEG bytes, 96 × 96 px; genes without pictures are absent.
     """
-    import pyarrow.parquet as pq
     from PIL import Image
+
+    from subcell_hf.data.parquet_files import open_parquet
 
     gene_of = {cell: gene for gene, ids in cells.items() for cell in ids}
     most = max(1, min(_PER_GENE, _MOST // max(len(cells), 1)))
     found: dict[str, list[bytes]] = {}
-    with pq.ParquetFile(file) as pictures:
+    with open_parquet(file) as pictures:
         for batch in pictures.iter_batches(256, columns=["cell_id", "composite"]):
             for row in batch.to_pylist():
                 gene = gene_of.get(row["cell_id"])
