@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subcell_hf.cli.outputs import claims_output
+
 if TYPE_CHECKING:
     from subcell_hf.evaluation.locations.probes import Predictor
     from subcell_hf.inference.tables import EmbeddingTable
@@ -15,6 +17,7 @@ evaluate = typer.Typer(
 )
 
 
+@claims_output
 def baselines(
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="Folder or URL of shards, or folder that `subcell crops` wrote.")
@@ -43,6 +46,7 @@ def baselines(
 
 
 @evaluate.command()
+@claims_output
 def localization(
     table: Annotated[
         Path,
@@ -184,6 +188,7 @@ def _predictors(heads: str, seeds: int, seed: int) -> "list[Predictor]":
 
 
 @evaluate.command()
+@claims_output
 def compare(
     models: Annotated[
         list[str],

@@ -101,7 +101,12 @@ def embed(
     arguments[WORKING_FOLDER] = str(Path.cwd())
     if report:
         check_report_libraries()
-    from subcell_hf.inference.embedding import EmbedSettings, Processes, embed_cells
+    from subcell_hf.inference.processes import ALONE, Processes
+
+    processes = Processes.of_environment()
+    if processes.world_size > 1:
+        typer.echo(processes.describe(), err=True)
+    from subcell_hf.inference.embedding import EmbedSettings, embed_cells
     from subcell_hf.inference.models import find_models
     from subcell_hf.inference.sources import open_source
     from subcell_hf.progress import hide_weight_bars
@@ -143,12 +148,13 @@ def embed(
         engine=engine,
         actors=actors,
     )
-    processes = Processes.of_environment()
     run = embed_cells(cells, found, output, settings, processes=processes, arguments=arguments)
     if not run.complete:
         typer.echo(
-            f"Process {processes.rank + 1} of {processes.world_size} has done its share; the one that ends last writes "
-            "the tables."
+            f"{output} is not complete: process {processes.rank + 1} of {processes.world_size} has done its share, and "
+            f"{run.missing_parts} of {run.parts} parts are left to the others; the last to end writes the tables. If "
+            f"none of them is running, run the same command again, which keeps what is done. {ALONE}",
+            err=True,
         )
         return
     typer.echo(f"{output} holds {run.cells} cells; {len(run.skipped)} inputs were skipped.")

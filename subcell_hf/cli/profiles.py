@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
+from subcell_hf.cli.outputs import claims_output
 
+
+@claims_output
 def perturbation(
     profiles: Annotated[
         list[Path],
@@ -157,6 +160,7 @@ def perturbation(
     )
 
 
+@claims_output
 def proteome_map(
     table: Annotated[
         Path, typer.Argument(help="Embedding table with a column gene, or the folder that `subcell embed` wrote.")

@@ -105,6 +105,7 @@ def find_baselines(
     Raises:
         InputError: If baselines cannot be made of `crops`.
     """
+    from subcell_hf.data.folder_lock import claim_folder, is_writable
     from subcell_hf.errors import InputError
     from subcell_hf.inference.tables import EMBEDDINGS_FILE
 
@@ -112,7 +113,7 @@ def find_baselines(
         return FoundBaselines({})
     path = _run_of(path)
     folder = (path if (path / EMBEDDINGS_FILE).is_file() else output) / KEPT_IN
-    files = {name: folder / (name if name == UNTRAINED else f"{name}.parquet") for name in wanted}
+    files = {name: _file_of(folder, name) for name in wanted}
     try:
         origin = Origin.of_table(path, table.provenance, crops)
     except InputError as error:
@@ -121,16 +122,32 @@ def find_baselines(
         kept = {name: file for name, file in files.items() if _is_kept(file, table.cells, None)}
         lacking = {name: str(error) for name in wanted if name not in kept}
         return FoundBaselines(kept, _explain(lacking, images_known=False))
-    pending = [name for name in wanted if not _is_kept(files[name], table.cells, origin.identity)]
-    if not pending:
+
+    def find_pending() -> list[str]:
+        return [name for name in wanted if not _is_kept(files[name], table.cells, origin.identity)]
+
+    failed: dict[str, str] = {}
+    if find_pending():
+        if not is_writable(folder):
+            typer.echo(f"{folder} cannot be written: baselines are kept in {output / KEPT_IN}.", err=True)
+            folder = output / KEPT_IN
+            files |= {name: _file_of(folder, name) for name in find_pending()}
+        # Two evaluations of one table need the same baselines: the second waits and takes them.
+        with claim_folder(folder, wait=True):
+            if pending := find_pending():
+                what = f"baselines ({', '.join(pending)}) of the same {len(table):,} cells"
+                typer.echo(f"Making {what}, kept in {folder}; --no-baselines leaves them out.")
+                failed = _make(origin, table.cells, folder, pending, workers)
+    if not failed:
         typer.echo(f"Baselines ({', '.join(wanted)}) are taken from {folder}.")
-        return FoundBaselines(files)
-    what = f"baselines ({', '.join(pending)}) of the same {len(table):,} cells"
-    typer.echo(f"Making {what}, kept in {folder}; --no-baselines leaves them out.")
-    failed = _make(origin, table.cells, folder, pending, workers)
     if crops is not None and (reasons := [reason for name, reason in failed.items() if name != UNTRAINED]):
         raise InputError(f"No baselines can be made of --crops {crops}: {reasons[0]}")
     return FoundBaselines({name: file for name, file in files.items() if name not in failed}, _explain(failed))
+
+
+def _file_of(folder: Path, name: str) -> Path:
+    """Where a baseline is kept."""
+    return folder / (name if name == UNTRAINED else f"{name}.parquet")
 
 
 def _run_of(path: Path) -> Path:

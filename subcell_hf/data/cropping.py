@@ -31,6 +31,7 @@ from subcell_hf.data.crops.folder import (
 )
 from subcell_hf.data.crops.single_cells import CropSettings, crop_field, cut_cells, select_cells
 from subcell_hf.data.fields_of_view import FieldError, FieldSource, ReadingOptions, find_fields
+from subcell_hf.data.folder_lock import claim_folder
 from subcell_hf.data.images.listing import CROPS_FILE
 from subcell_hf.data.images.tables import CellBox, read_boxes
 from subcell_hf.data.ray_tasks import check_engine, map_on_ray
@@ -140,26 +141,33 @@ def crop_fields(
     check_engine(engine)
     found = find_fields(source, reading)
     boxes_by_field = read_boxes(boxes) if boxes is not None else None
-    facts = open_crops_folder(output, _describe(source, settings, reading, segmentation, boxes))
-    if "channels" not in facts:
-        first = _first_readable(found)
-        if first is not None:
-            facts |= {"channels": list(first.channels), "dtype": first.pixels.dtype.name}
-            facts["pixel_size_um"] = settings.output_pixel_size_um
-            write_json(output / CROPS_FILE, facts)
-    channels, dtype = tuple(facts.get("channels", ())), facts.get("dtype", "")
-    tasks = [
-        _Task(item, _boxes_of(item, boxes_by_field), settings, segmentation, channels, dtype, output) for item in found
-    ]
-    skipped = {}
-    for task, problem in tqdm(
-        _run(tasks, workers, engine), total=len(tasks), unit="field", desc="crops", disable=None if progress else True
-    ):
-        if problem is not None:
-            if strict:
-                raise FieldError(problem)
-            skipped[task.source.name] = problem
-    return _finish(output, facts, [task for task in tasks if task.source.name not in skipped], skipped)
+    described = _describe(source, settings, reading, segmentation, boxes)
+    with claim_folder(output):
+        facts = open_crops_folder(output, described)
+        if "channels" not in facts:
+            first = _first_readable(found)
+            if first is not None:
+                facts |= {"channels": list(first.channels), "dtype": first.pixels.dtype.name}
+                facts["pixel_size_um"] = settings.output_pixel_size_um
+                write_json(output / CROPS_FILE, facts)
+        channels, dtype = tuple(facts.get("channels", ())), facts.get("dtype", "")
+        tasks = [
+            _Task(item, _boxes_of(item, boxes_by_field), settings, segmentation, channels, dtype, output)
+            for item in found
+        ]
+        skipped = {}
+        for task, problem in tqdm(
+            _run(tasks, workers, engine),
+            total=len(tasks),
+            unit="field",
+            desc="crops",
+            disable=None if progress else True,
+        ):
+            if problem is not None:
+                if strict:
+                    raise FieldError(problem)
+                skipped[task.source.name] = problem
+        return _finish(output, facts, [task for task in tasks if task.source.name not in skipped], skipped)
 
 
 def _describe(

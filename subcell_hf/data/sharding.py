@@ -27,6 +27,7 @@ from tqdm import tqdm
 from subcell_hf import ontology
 from subcell_hf.data.atomic import write_atomically
 from subcell_hf.data.crops.folder import SKIPPED_FILE, write_csv
+from subcell_hf.data.folder_lock import claim_folder
 from subcell_hf.data.ray_tasks import check_engine, map_on_ray
 from subcell_hf.data.shards.archive import format_of
 from subcell_hf.data.shards.cell_table import cells_parquet
@@ -142,18 +143,22 @@ def write_shards(
     fingerprint = _fingerprint(source, plan, genes, crop_format, settings)
     if (output / INDEX_FILE).is_file():
         return _finished(output, fingerprint)
-    open_progress(output, fingerprint)
-    jobs = [
-        ShardJob(output, number, groups, crop_format, settings.classes, strict) for number, groups in enumerate(plan)
-    ]
-    pending = [job for job in jobs if not job.is_done()]
-    _run(source, pending, workers, len(jobs), progress, engine)
-    joined = join_notes(jobs)
-    skipped = [(name, _NO_ANTIBODY) for name in unnamed] + joined.skipped
-    reasons = [{"field_of_view": name, "reason": reason} for name, reason in skipped]
-    write_csv(output / SKIPPED_FILE, ("field_of_view", "reason"), reasons)
-    index = _write_index(output, joined, genes, crop_format, settings, fingerprint)
-    remove_progress(output)
+    with claim_folder(output):
+        if (output / INDEX_FILE).is_file():  # of a job that ended meanwhile
+            return _finished(output, fingerprint)
+        open_progress(output, fingerprint)
+        jobs = [
+            ShardJob(output, number, groups, crop_format, settings.classes, strict)
+            for number, groups in enumerate(plan)
+        ]
+        pending = [job for job in jobs if not job.is_done()]
+        _run(source, pending, workers, len(jobs), progress, engine)
+        joined = join_notes(jobs)
+        skipped = [(name, _NO_ANTIBODY) for name in unnamed] + joined.skipped
+        reasons = [{"field_of_view": name, "reason": reason} for name, reason in skipped]
+        write_csv(output / SKIPPED_FILE, ("field_of_view", "reason"), reasons)
+        index = _write_index(output, joined, genes, crop_format, settings, fingerprint)
+        remove_progress(output)
     return ShardReport(index, tuple(skipped), len(jobs) - len(pending))
 
 

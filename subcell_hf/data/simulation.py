@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from subcell_hf.data.atomic import TEMPORARY_SUFFIX, remove_leftovers, write_atomically
+from subcell_hf.data.folder_lock import LOCK_FILE, claim_folder
 from subcell_hf.data.simulated.antibodies import ProteinStyle, SimulatedAntibody, simulate_antibodies
 from subcell_hf.data.simulated.fields import (
     PlannedField,
@@ -112,22 +113,25 @@ def simulate_dataset(
         raise InputError(f"workers is {workers}: expected at least 1.")
     output = Path(output)
     planned = plan_fields(fields, seed, antibodies)
-    _claim_folder(output, settings, planned)
-    missing = [field for field in planned if not all(path.is_file() for path in _field_files(output, field, settings))]
-    done = _write_fields(missing, settings, output, workers)
-    for _ in tqdm(done, total=fields, initial=fields - len(missing), unit="field", disable=not progress):
-        pass
-    with write_atomically(output / "metadata.csv") as file:
-        file.write(_metadata_table(planned, settings).encode())
+    with claim_folder(output):
+        _open_folder(output, settings, planned)
+        missing = [
+            field for field in planned if not all(path.is_file() for path in _field_files(output, field, settings))
+        ]
+        done = _write_fields(missing, settings, output, workers)
+        for _ in tqdm(done, total=fields, initial=fields - len(missing), unit="field", disable=not progress):
+            pass
+        with write_atomically(output / "metadata.csv") as file:
+            file.write(_metadata_table(planned, settings).encode())
     return len(missing)
 
 
-def _claim_folder(output: Path, settings: SimulationSettings, planned: Sequence[PlannedField]) -> None:
+def _open_folder(output: Path, settings: SimulationSettings, planned: Sequence[PlannedField]) -> None:
     """Make the folder ours, or make sure that it already is."""
     wanted: dict[str, Any] = json.loads(json.dumps({"version": _VERSION, **asdict(settings)}))
     marker = output / _SETTINGS_FILE
     if not marker.is_file():
-        strangers = [path.name for path in output.glob("*") if not path.name.endswith(TEMPORARY_SUFFIX)]
+        strangers = [path.name for path in output.glob("*") if not path.name.endswith((TEMPORARY_SUFFIX, LOCK_FILE))]
         if strangers:
             raise InputError(
                 f"{output} is not empty (it holds {strangers[0]!r}) and has no {_SETTINGS_FILE}: choose a new folder."

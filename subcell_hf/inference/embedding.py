@@ -19,7 +19,8 @@ from subcell_hf.inference.forward import BatchEmbedder
 from subcell_hf.inference.models import ModelFolder, choose_device, choose_precision
 from subcell_hf.inference.parts import H5AD_FILE, RUN_FILE, PartResults, PartsFolder, plan_parts
 from subcell_hf.inference.pictures import PictureBudget
-from subcell_hf.inference.runs import EmbedRun, EmbedSettings, Processes, write_part
+from subcell_hf.inference.processes import Processes
+from subcell_hf.inference.runs import EmbedRun, EmbedSettings, claim_run, write_part
 from subcell_hf.inference.tables import EMBEDDINGS_FILE, h5ad_from_parquet
 from subcell_hf.progress import progress_bar
 
@@ -47,14 +48,21 @@ class EmbedReport:
         cells: Rows of the table.
         skipped: Input and reason, for all that is not in the table.
         resumed_parts: Parts that an earlier run had finished.
-        complete: Whether the tables are written; False where other processes are still at work, which will do it.
+        parts: Parts of the whole run.
+        missing_parts: Parts that other processes have not finished yet; the last to finish writes the tables.
     """
 
     output: Path
     cells: int
     skipped: Sequence[tuple[str, str]]
     resumed_parts: int
-    complete: bool = True
+    parts: int
+    missing_parts: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the tables are written."""
+        return not self.missing_parts
 
 
 def embed_cells(
@@ -85,9 +93,18 @@ def embed_cells(
         OSError: If a file cannot be written.
     """
     settings, processes = settings or EmbedSettings(), processes or Processes.of_environment()
-    run = _prepare(source, models, output, settings, processes, arguments or {})
+    run, plan = _prepare(source, models, output, settings, processes, arguments or {})
     if run.folder.is_joined():
+        run.folder.open(*plan)
         return _finished(run)
+    with claim_run(output, processes):
+        run.folder.open(*plan)
+        return _finished(run) if run.folder.is_joined() else _embed(run)
+
+
+def _embed(run: EmbedRun) -> EmbedReport:
+    """Embed the share of this process; whoever ends last joins the parts."""
+    processes, settings = run.processes, run.settings
     started = time.perf_counter()
     own = [part for part in range(len(run.parts)) if part % processes.world_size == processes.rank]
     pending = [part for part in own if not run.folder.is_done(part)]
@@ -99,12 +116,19 @@ def embed_cells(
         _embed_parts(run, pending)
     seconds = time.perf_counter() - started
     resumed = len(own) - len(pending)
-    if not all(run.folder.is_done(part) for part in range(len(run.parts))):
-        return EmbedReport(output, 0, (), resumed, complete=False)
-    with run.folder.lock() as still_to_do:
-        if not still_to_do:
+    missing = sum(not run.folder.is_done(part) for part in range(len(run.parts)))
+    if missing and not run.folder.is_joined():
+        return EmbedReport(run.folder.output, 0, (), resumed, len(run.parts), missing)
+    with run.folder.lock():
+        if run.folder.is_joined():
             return replace(_finished(run), resumed_parts=resumed)
-        return _join(run, seconds, resumed)
+        try:
+            return _join(run, seconds, resumed)
+        except FileNotFoundError:
+            # Without locks another process may have joined the parts, and removed them, at the same time.
+            if not run.folder.is_joined():
+                raise
+            return replace(_finished(run), resumed_parts=resumed)
 
 
 def _prepare(
@@ -114,8 +138,8 @@ def _prepare(
     settings: EmbedSettings,
     processes: Processes,
     arguments: Mapping[str, Any],
-) -> EmbedRun:
-    """Plan the run and open its folder."""
+) -> tuple[EmbedRun, tuple[str, Mapping[str, Any]]]:
+    """Plan the run; also returns what its folder is to be opened with."""
     device = choose_device(settings.device, processes.local_rank)
     precision = choose_precision(settings.precision, device)
     names = list(source.names())
@@ -134,12 +158,11 @@ def _prepare(
     facts = [source.fingerprint(), [m.checksum for m in models], precision, settings.pictures, SCHEMA_VERSION]
     facts += ["attention"] if settings.attention_maps else []
     fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    folder.open(fingerprint, shown, alone=processes.world_size == 1)
     run = EmbedRun(
         source, tuple(models), settings, processes, names, parts, folder, budget, device, precision, dict(arguments)
     )
     run.arguments = {**run.arguments, "fingerprint": fingerprint, "settings": shown}
-    return run
+    return run, (fingerprint, shown)
 
 
 def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
@@ -204,7 +227,7 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
             },
         }
     )
-    return EmbedReport(run.folder.output, cells, tuple(skipped), resumed)
+    return EmbedReport(run.folder.output, cells, tuple(skipped), resumed, len(run.parts))
 
 
 def _finished(run: EmbedRun) -> EmbedReport:
@@ -214,7 +237,7 @@ def _finished(run: EmbedRun) -> EmbedReport:
     if run.settings.h5ad and not (output / H5AD_FILE).is_file():
         h5ad_from_parquet(output / EMBEDDINGS_FILE, output / H5AD_FILE)
     facts = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
-    return EmbedReport(output, facts["cells"], run.folder.read_skipped(), len(run.parts))
+    return EmbedReport(output, facts["cells"], run.folder.read_skipped(), len(run.parts), len(run.parts))
 
 
 def _version(name: str) -> str | None:

@@ -21,6 +21,7 @@ import pandas as pd
 
 from subcell_hf.data.atomic import remove_leftovers, write_atomically
 from subcell_hf.data.crops.folder import write_csv, write_json
+from subcell_hf.data.folder_lock import claim_folder
 from subcell_hf.errors import InputError
 from subcell_hf.inference.attention_maps import ATTENTION_FILE, CellAttention, iterate_attention, write_attention
 from subcell_hf.inference.batches import BlockNotes, Place
@@ -42,6 +43,7 @@ SKIPPED_FILE = "skipped.csv"
 H5AD_FILE = "embeddings.h5ad"
 
 _PLAN_FILE = "plan.json"
+_JOIN_LOCK = ".joining.lock"
 _SMALLEST_RUN_PARTS = 64
 
 
@@ -164,13 +166,12 @@ class PartsFolder:
         """Where the parts lie until they are joined."""
         return self.output / PARTS_FOLDER
 
-    def open(self, fingerprint: str, settings: Mapping[str, Any], *, alone: bool) -> None:
-        """Begin a run, or go on with it.
+    def open(self, fingerprint: str, settings: Mapping[str, Any]) -> None:
+        """Begin a run, or resume it.
 
         Args:
             fingerprint: Of the inputs, models and settings.
             settings: For the message, should they differ.
-            alone: Whether no other process works in the folder, so that leftovers can be removed.
 
         Raises:
             InputError: If the folder holds a run of something else.
@@ -180,8 +181,6 @@ class PartsFolder:
         for path in (self.folder / _PLAN_FILE, self.output / RUN_FILE):
             if path.is_file():
                 _compare(self.output, json.loads(path.read_text(encoding="utf-8")), plan)
-                if alone:
-                    remove_leftovers(self.folder)
                 return
         strangers = [path.name for path in self.output.glob("*") if path.name != PARTS_FOLDER]
         if strangers and not all(name.startswith(".") for name in strangers):
@@ -229,17 +228,10 @@ class PartsFolder:
         return [json.loads(self._path(part, "json").read_text(encoding="utf-8")) for part in range(self.parts)]
 
     @contextmanager
-    def lock(self) -> Iterator[bool]:
-        """Only one process at a time; says whether there is still something to join.
-
-        The system gives the lock back when its holder dies.
-        """
-        import fcntl
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield not self.is_joined()
+    def lock(self) -> Iterator[None]:
+        """Only one process of a run joins the parts; the others wait."""
+        with claim_folder(self.output, lock=_JOIN_LOCK, wait=True):
+            yield
 
     def join(self, facts: Mapping[str, Any], *, h5ad: bool) -> list[Skipped]:
         """Join all parts into the files of the run.

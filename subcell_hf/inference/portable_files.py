@@ -29,6 +29,7 @@ import pandas as pd
 
 from subcell_hf.data.atomic import write_atomically
 from subcell_hf.data.crops.folder import write_json
+from subcell_hf.data.folder_lock import claim_folder
 from subcell_hf.data.parquet_files import open_parquet
 from subcell_hf.errors import InputError
 from subcell_hf.inference.attention_maps import CellAttention, draw_attention
@@ -83,18 +84,18 @@ def write_portable_files(
     prefixes = _prefixes(table.cells if isinstance(table, EmbeddingTable) else _names(table))
     for prefix in prefixes:  # all of them before anything is written
         _path_in(folder, prefix)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = _CellFiles(form, single_files, _is_begun(folder, table, form), iter(attention))
-    blocks = iter([table]) if isinstance(table, EmbeddingTable) else iterate_parquet(table, _ROWS_AT_ONCE)
-    start = 0
-    with write_atomically(folder / RESULT_FILE) as file:
-        for block in blocks:
-            rows = slice(start, start + len(block))
-            files.write(block, [_path_in(folder, prefix) for prefix in prefixes[rows]])
-            for lines in _result_rows(block, prefixes[rows], form):
-                file.write(lines.to_csv(index=False, header=file.tell() == 0, lineterminator="\n").encode())
-            start += len(block)
-    return PortableReport(start, files.drawn)
+    with claim_folder(folder):
+        files = _CellFiles(form, single_files, _is_begun(folder, table, form), iter(attention))
+        blocks = iter([table]) if isinstance(table, EmbeddingTable) else iterate_parquet(table, _ROWS_AT_ONCE)
+        start = 0
+        with write_atomically(folder / RESULT_FILE) as file:
+            for block in blocks:
+                rows = slice(start, start + len(block))
+                files.write(block, [_path_in(folder, prefix) for prefix in prefixes[rows]])
+                for lines in _result_rows(block, prefixes[rows], form):
+                    file.write(lines.to_csv(index=False, header=file.tell() == 0, lineterminator="\n").encode())
+                start += len(block)
+        return PortableReport(start, files.drawn)
 
 
 class _CellFiles:

@@ -1,12 +1,14 @@
 """What the steps of an embedding run share: its settings, its plan, its folder."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from subcell_hf.data.folder_lock import claim_folder
 from subcell_hf.data.ray_tasks import check_engine
 from subcell_hf.errors import InputError
 from subcell_hf.inference.batches import ReadPart
@@ -14,6 +16,7 @@ from subcell_hf.inference.blocks import CellSource
 from subcell_hf.inference.models import ModelFolder
 from subcell_hf.inference.parts import PartResults, PartsFolder
 from subcell_hf.inference.pictures import DEFAULT_PICTURES, PictureBudget
+from subcell_hf.inference.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -59,30 +62,6 @@ class EmbedSettings:
         check_engine(self.engine)
 
 
-@dataclass(frozen=True)
-class Processes:
-    """Which of how many processes this is.
-
-    Attributes:
-        rank: Number of this process.
-        world_size: Processes in all.
-        local_rank: Number of this process on its machine.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-
-    @classmethod
-    def of_environment(cls) -> "Processes":
-        """As `accelerate launch` and `torchrun` say it, or else Slurm's `srun`; alone where none does."""
-        for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
-            # A batch script without srun has a SLURM_PROCID, too, but is no step of several tasks.
-            if names[1] in os.environ:
-                return cls(*(int(os.environ.get(name, 0)) for name in names))
-        return cls()
-
-
 @dataclass
 class EmbedRun:
     """All that the steps of a run share."""
@@ -107,6 +86,21 @@ class EmbedRun:
     @property
     def proteins(self) -> tuple[str, ...]:
         return self.models[0].variant.proteins
+
+
+@contextmanager
+def claim_run(output: Path, processes: Processes) -> Iterator[None]:
+    """Keep the folder of a run for the process alone, or for the processes of its launch together.
+
+    Raises:
+        InputError: If another job works there, or another process has the same number.
+    """
+    if processes.world_size == 1:
+        with claim_folder(output):
+            yield
+        return
+    with claim_folder(output, shared=True), claim_folder(output, lock=f".process-{processes.rank}.lock"):
+        yield
 
 
 def write_part(run: EmbedRun, part: ReadPart, results: PartResults, seconds: float) -> None:

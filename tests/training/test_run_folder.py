@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from subcell_hf.errors import InputError
-from subcell_hf.training import run_folder
 from subcell_hf.training.run_folder import claim_run_folder
 
 
@@ -44,7 +42,7 @@ def test_a_folder_in_use_is_refused_until_its_training_ends_however_it_ends(tmp_
         assert other.stdout.readline() == "claimed\n"
         for resuming in (False, True):
             with (
-                pytest.raises(InputError, match="another training is writing there"),
+                pytest.raises(InputError, match=rf"is in use: process {other.pid} on .* is writing there"),
                 claim_run_folder(tmp_path, resuming=resuming),
             ):
                 pass
@@ -56,17 +54,15 @@ def test_a_folder_in_use_is_refused_until_its_training_ends_however_it_ends(tmp_
 
 
 def test_a_file_system_without_locks_is_trained_on_with_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    warnings: list[str] = []
-    monkeypatch.setattr(FileLock, "acquire", refuse)
-    monkeypatch.setattr(run_folder.logger, "warning", warnings.append)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with claim_run_folder(tmp_path, resuming=False):
         (tmp_path / "model").mkdir()
-    assert len(warnings) == 1
-    assert "No locks available" in warnings[0]
+    assert len(caplog.messages) == 1
+    assert "No locks available" in caplog.messages[0]
     with pytest.raises(InputError, match="holds model"), claim_run_folder(tmp_path, resuming=False):
         pass

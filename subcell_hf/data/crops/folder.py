@@ -32,6 +32,7 @@ import tifffile
 
 from subcell_hf.batches import FieldCrops
 from subcell_hf.data.atomic import remove_leftovers, write_atomically
+from subcell_hf.data.folder_lock import LOCK_FILE
 from subcell_hf.data.images.listing import CROPS_FILE
 from subcell_hf.data.parquet_files import WRITING, read_parquet_file
 from subcell_hf.errors import InputError
@@ -103,9 +104,9 @@ def open_crops_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, An
             )
         remove_leftovers(folder)
         remove_leftovers(folder / FIELDS_FOLDER)
-    # A run that was killed at its very beginning leaves a part of crops.json and nothing else.
+    # A run that was killed at its very beginning leaves a part of crops.json and its lock.
     elif folder.exists() and not (
-        folder.is_dir() and all(path.name.startswith(f".{CROPS_FILE}.") for path in folder.iterdir())
+        folder.is_dir() and all(path.name.startswith((f".{CROPS_FILE}.", LOCK_FILE)) for path in folder.iterdir())
     ):
         raise InputError(f"{folder} exists and is no folder of crops. Choose a new folder (--output).")
     facts["finished"] = False

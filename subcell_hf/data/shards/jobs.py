@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -208,4 +209,5 @@ def remove_progress(output: Path) -> None:
         remove_leftovers(output)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == _PLAN_FILE):
             path.unlink(missing_ok=True)
-        folder.rmdir()
+        with suppress(FileNotFoundError):  # another process found the run complete and does the same
+            folder.rmdir()
