@@ -40,6 +40,6 @@ def main(arguments: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -6,8 +6,6 @@ containers; every key is accounted for before anything is written.
 
 import math
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from subcell_hf import ontology
+from subcell_hf.data.folders import write_folder_atomically
 from subcell_hf.hub.published_files import (
     ENCODER_PATTERNS,
     PRETRAINING_PATTERNS,
@@ -300,15 +299,7 @@ def _load_strictly(model: SubCellPreTrainedModel, weights: StateDict, path: Path
 
 def _write_whole(model: SubCellPreTrainedModel, processor: SubCellImageProcessor, output: Path) -> Path:
     """Write beside the output and rename, so that the folder is complete whenever it is there."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        model.save_pretrained(scratch)
-        processor.save_pretrained(scratch)
-        scratch.chmod(0o755)
-        if output.exists():
-            output.rmdir()
-        scratch.rename(output)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with write_folder_atomically(output) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
     return output

@@ -1,7 +1,5 @@
 """A trained or converted model → a complete repository for the Hub, in a folder that appears whole or not at all."""
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from transformers import AutoImageProcessor
 
+from subcell_hf.data.folders import write_folder_atomically
 from subcell_hf.errors import InputError
 from subcell_hf.hub.card_facts import RECORD_FILES, CardFacts, cards_folder, find_record, gather_facts
 from subcell_hf.hub.evaluation_results import read_results
@@ -25,7 +24,6 @@ from subcell_hf.model.modeling_subcell import (
     SubCellPreTrainedModel,
 )
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
-from subcell_hf.training.checkpoints import publish_folder
 
 _CLASSES: dict[str, type[SubCellPreTrainedModel]] = {
     kind.__name__: kind for kind in (SubCellModel, SubCellForImageClassification, SubCellForPreTraining)
@@ -110,15 +108,9 @@ def export_model(
         facts=sources.facts,
         results=[result for path in sources.evaluations for result in read_results(path)],
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
+    with write_folder_atomically(output, replace=True) as staging:
         _write_repository(staging, model, processor, facts)
         check_export(staging)
-        staging.chmod(0o755)
-        publish_folder(staging, output)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return output
 
 
@@ -231,8 +223,6 @@ def _write_repository(
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-    for path in folder.rglob("*.safetensors"):
-        path.chmod(0o644)
 
 
 def _fill(template: str, facts: CardFacts) -> bytes:

@@ -1,8 +1,6 @@
 """A Gradio Space that shows a model: staged as a folder, or served from this machine."""
 
 import json
-import shutil
-import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +11,7 @@ import yaml
 from PIL import Image
 from transformers import AutoConfig
 
+from subcell_hf.data.folders import write_folder_atomically
 from subcell_hf.errors import InputError
 from subcell_hf.hub.demo_answers import DemoSettings
 from subcell_hf.hub.demo_model import ReferenceCells
@@ -22,7 +21,6 @@ from subcell_hf.hub.weights_check import check_weights
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.ontology import CHANNEL_STAINS, location_colours
-from subcell_hf.training.checkpoints import publish_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,9 +70,7 @@ def stage_space(
     config, processor = _load_facts(Path(model))
     cells = None if reference is None else map_reference(reference, config)
     title = title or f"SubCell: {repository.rpartition('/')[2]}"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
+    with write_folder_atomically(output, replace=True) as staging:
         for own, uploaded in _APP_FILES.items():
             text = (Path(__file__).parent / own).read_text(encoding="utf-8")
             # On the Hub the files lie beside each other; the package may be there or not.
@@ -86,10 +82,6 @@ def stage_space(
         write_examples(staging / "examples", processor)
         if cells is not None:
             cells.save(staging / "reference.npz")
-        staging.chmod(0o755)
-        publish_folder(staging, output)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return output
 
 

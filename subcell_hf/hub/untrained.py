@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from subcell_hf.data.folders import write_folder_atomically
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
@@ -36,6 +37,7 @@ def save_untrained(model: str, output: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = SubCellModel(config)
-    network.save_pretrained(output)
-    processor.save_pretrained(output)
+    with write_folder_atomically(output) as folder:
+        network.save_pretrained(folder)
+        processor.save_pretrained(folder)
     return output

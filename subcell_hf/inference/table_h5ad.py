@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from subcell_hf.data.atomic import write_atomically
+from subcell_hf.data.hdf5 import write_hdf5
 from subcell_hf.data.parquet_files import open_parquet
 from subcell_hf.errors import InputError
 from subcell_hf.inference.embedding_table import (
@@ -75,10 +75,9 @@ def _write(
     facts: Mapping[str, Any],
 ) -> None:
     import anndata
-    import h5py
 
-    # HDF5 reads back what it has written, so it opens the temporary file by its name.
-    with write_atomically(path) as file, h5py.File(file.name, "w") as h5:
+    with write_hdf5(path) as file:
+        h5 = file.root
         h5.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         _write_obs(h5.create_group("obs"), columns)
         variables = pd.DataFrame(index=pd.Index([f"embedding_{n}" for n in range(widths[EMBEDDING])], dtype=object))
@@ -94,6 +93,7 @@ def _write(
             stop = start + len(block[EMBEDDING])
             for name, values in block.items():
                 arrays[name][start:stop] = values
+            file.check()
             start = stop
 
 

@@ -6,7 +6,6 @@ written as `.checkpoint-<step>.part`, so that a kill at any moment leaves the ea
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 from transformers.utils import logging
 
 from subcell_hf.data.atomic import write_atomically
+from subcell_hf.data.folders import publish_folder, remove_folder
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
 
@@ -55,16 +55,6 @@ def finish_checkpoint(staging: Path, step: int) -> Path:
         file.write((json.dumps(record, indent=1) + "\n").encode())
     publish_folder(staging, final)
     return final
-
-
-def publish_folder(staging: Path, final: Path) -> None:
-    """Flush a written folder to the disk and give it its name; a folder that stood there before is replaced."""
-    for path in (*staging.rglob("*"), staging):
-        _flush(path)
-    if final.exists():
-        remove_folder(final)
-    staging.rename(final)
-    _flush(final.parent)
 
 
 def find_problems(checkpoint: Path, *, read_bytes: bool = True) -> list[str]:
@@ -181,15 +171,6 @@ def rotate_checkpoints(run_folder: Path, limit: int | None, keep: Iterable[Path]
             surplus -= 1
 
 
-def remove_folder(path: Path) -> None:
-    """Remove a folder in one step, so that a kill leaves no half of it under its name."""
-    hidden = path.with_name(f".{path.name}.removed")
-    if hidden.exists():
-        shutil.rmtree(hidden)
-    path.rename(hidden)
-    shutil.rmtree(hidden)
-
-
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -197,11 +178,3 @@ def _plain(value: Any) -> Any:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

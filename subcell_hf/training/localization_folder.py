@@ -1,8 +1,6 @@
 """A trained ensemble beside its encoder, as a folder that transformers loads."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from subcell_hf.data.folders import write_folder_atomically
 from subcell_hf.data.splits import split_antibodies
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
@@ -122,9 +121,7 @@ def save_classifier(
             for kind, values in zip(("weight", "bias"), pair, strict=True)
         }
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
-        folder = Path(temporary) / output.name
+    with write_folder_atomically(output) as folder:
         model.save_pretrained(folder)
         SubCellImageProcessor.from_pretrained(encoder).save_pretrained(folder)
         if (encoder / TRAINING_RECORD_FILE).is_file():
@@ -132,7 +129,4 @@ def save_classifier(
             extra = {TRAINING_RECORD_FILE: json.dumps(record, indent=1, ensure_ascii=False) + "\n", **(extra or {})}
         for name, text in (extra or {}).items():
             (folder / name).write_text(text, encoding="utf-8")
-        if output.is_dir():
-            output.rmdir()
-        shutil.move(folder, output)
     return output

@@ -16,6 +16,8 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
 from subcell_hf.data.atomic import write_atomically
+from subcell_hf.data.folders import publish_folder
+from subcell_hf.data.full_disk import naming_full_disk
 from subcell_hf.data.streaming import ShardLoader
 from subcell_hf.errors import InputError
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
@@ -26,7 +28,6 @@ from subcell_hf.training.checkpoints import (
     check_checkpoint,
     finish_checkpoint,
     newest_checkpoint,
-    publish_folder,
     rotate_checkpoints,
     staging_folder,
 )
@@ -35,6 +36,17 @@ from subcell_hf.training.resolution import PreTrainingData
 from subcell_hf.training.run_folder import claim_run_folder
 from subcell_hf.training.training_clock import TrainingClock
 from subcell_hf.training.training_record import TRAINING_RECORD_FILE, describe_training
+
+
+@contextmanager
+def _clearing_up(staging: Path, final: Path) -> Iterator[None]:
+    """Name a full disk, and give back what a folder that cannot be finished takes of it."""
+    try:
+        with naming_full_disk(final):
+            yield
+    except Exception:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
 
 
 class ResumableTrainer(PushingTrainer):
@@ -127,15 +139,18 @@ class ResumableTrainer(PushingTrainer):
             rotate_checkpoints(run, None, ())
             staging.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        self.save_model(str(staging), _internal_call=True)
-        self._save_optimizer_and_scheduler(str(staging))
-        self._save_scaler(str(staging))
-        self._save_rng_state(str(staging))
-        if self.is_world_process_zero():
-            self._save_state(staging)
+        with _clearing_up(staging, run / f"checkpoint-{step}"):
+            self.save_model(str(staging), _internal_call=True)
+            self._save_optimizer_and_scheduler(str(staging))
+            self._save_scaler(str(staging))
+            self._save_rng_state(str(staging))
+            if self.is_world_process_zero():
+                self._save_state(staging)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            self.push_checkpoint(finish_checkpoint(staging, step))
+            with _clearing_up(staging, run / f"checkpoint-{step}"):
+                complete = finish_checkpoint(staging, step)
+            self.push_checkpoint(complete)
             best = self.state.best_model_checkpoint
             kept = [Path(best)] if best else []
             rotate_checkpoints(run, self.args.save_total_limit, [*kept, self.pushing] if self.pushing else kept)
@@ -152,7 +167,8 @@ class ResumableTrainer(PushingTrainer):
         if self.is_world_process_zero() and staging.exists():
             shutil.rmtree(staging)
         self.accelerator.wait_for_everyone()
-        self.save_model(str(staging), _internal_call=True)
+        with _clearing_up(staging, final):
+            self.save_model(str(staging), _internal_call=True)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             publish_folder(staging, final)

@@ -1,7 +1,6 @@
 """The files of a proteome map."""
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from subcell_hf.data.atomic import write_atomically
+from subcell_hf.data.hdf5 import write_hdf5
 from subcell_hf.evaluation.maps.exports import cx2_text, edges_text, gml_text, newick_text, nodes_text
 from subcell_hf.evaluation.maps.figures import draw_map
 from subcell_hf.evaluation.maps.interactive import draw_page
@@ -78,12 +78,8 @@ def _write_h5ad(made: ProteomeMap, path: Path) -> None:
         obsp={"connectivities": made.graph.connectivities},
         uns={"proteome_map": json.dumps(made.summary, sort_keys=True)},
     )
-    # HDF5 wants a name, not an open file; the finished file is then copied whole.
-    with tempfile.TemporaryDirectory() as scratch:
-        written = Path(scratch) / path.name
-        table.write_h5ad(written, convert_strings_to_categoricals=False)
-        with write_atomically(path) as file:
-            file.write(written.read_bytes())
+    with write_hdf5(path) as file:
+        anndata.io.write_elem(file.root, "/", table)
 
 
 def _plain_text(column: pd.Series) -> pd.Series:

@@ -1,0 +1,105 @@
+"""HDF5 files that appear whole or not at all, also on a full disk and where the file system has no locks."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from subcell_hf.data.atomic import write_atomically
+
+
+class _Sink(io.RawIOBase):
+    """The file that HDF5 writes to; after a failure it takes everything and keeps nothing.
+
+    HDF5 cannot close a file whose last writes fail: it ends with a segmentation fault. So it is never told, and the
+    failure is raised when HDF5 has let go of the file.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.failure: OSError | None = None
+        self._descriptor, self._position, self._end = descriptor, 0, 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        found = os.pread(self._descriptor, len(view), self._position)
+        view[: len(found)] = found
+        view[len(found) :] = bytes(len(view) - len(found))
+        self._position += len(view)
+        return len(view)
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while done < len(view) and self.failure is None:
+                done += os.pwrite(self._descriptor, view[done:], self._position + done)
+        except OSError as error:
+            self.failure = error
+        self._position += len(view)
+        self._end = max(self._end, self._position)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._end = self._position if size is None else size
+        try:
+            if self.failure is None:
+                os.ftruncate(self._descriptor, self._end)
+        except OSError as error:
+            self.failure = error
+        return self._end
+
+    def flush(self) -> None:
+        """Written at once; `write_atomically` flushes to the disk."""
+
+
+class Hdf5File:
+    """An HDF5 file that is being written.
+
+    Attributes:
+        root: The open `h5py.File`.
+    """
+
+    def __init__(self, root: Any, sink: _Sink) -> None:
+        self.root, self._sink = root, sink
+
+    def check(self) -> None:
+        """Raise what has kept the file from being written; to be called now and then, so that no work is in vain.
+
+        Raises:
+            OSError: The first failure.
+        """
+        if self._sink.failure is not None:
+            raise self._sink.failure
+
+
+@contextmanager
+def write_hdf5(path: Path | str) -> Iterator[Hdf5File]:
+    """Open an HDF5 file for writing; see `write_atomically`, whose errors it raises.
+
+    Args:
+        path: File to write.
+    """
+    import h5py
+
+    with write_atomically(path) as file:
+        descriptor = os.open(file.name, os.O_RDWR)  # HDF5 reads back what it has written
+        try:
+            sink = _Sink(descriptor)
+            try:
+                with h5py.File(sink, "w") as root:
+                    yield Hdf5File(root, sink)
+            finally:
+                if sink.failure is not None:
+                    raise sink.failure
+        finally:
+            os.close(descriptor)
