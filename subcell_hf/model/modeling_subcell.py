@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -40,14 +40,15 @@ class SubCellModelOutput(ModelOutput):
         pooler_attentions: `[batch, pooling heads, rows, columns]`, weight of every patch in the pooling. They do
             not add up to 1 where CLS takes a share; hidden patches have weight 0; None with CLS pooling.
         hidden_states: With `output_hidden_states=True` the input of the first layer and the output of every layer, each
-            `[batch, tokens, hidden_size]`; feature maps of the stages with another backbone.
+            `[batch, tokens, hidden_size]`; feature maps of the stages with another backbone. With indices instead of
+            True, None takes the place of those not asked for.
         attentions: With `output_attentions=True` one `[batch, heads, tokens, tokens]` per layer.
     """
 
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
     pooler_attentions: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
 
@@ -70,7 +71,7 @@ class SubCellImageClassifierOutput(ModelOutput):
     member_logits: Tensor | None = None
     pooler_output: Tensor | None = None
     pooler_attentions: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
 
@@ -85,13 +86,13 @@ def sincos_position_embeddings(hidden_size: int, rows: int, columns: int) -> Ten
         columns: Columns of the patch grid.
 
     Returns:
-        `[1, 1 + rows · columns, hidden_size]` float32.
+        `[1, 1 + rows · columns, hidden_size]` in torch's default dtype, as parameters are made.
     """
     frequency = 10000.0 ** -(torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size // 4))
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = [axis.flatten()[:, None] * frequency for axis in (column, row)]
     positions = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
-    return F.pad(positions, (0, 0, 1, 0)).float()[None]
+    return F.pad(positions, (0, 0, 1, 0)).to(torch.get_default_dtype())[None]
 
 
 def interpolate_position_embeddings(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
@@ -105,7 +106,8 @@ def interpolate_position_embeddings(positions: Tensor, grid: tuple[int, int], ne
     Returns:
         `[1, 1 + new rows · new columns, hidden_size]`.
     """
-    if grid == new_grid:
+    # A trace must not keep the size that it was made with; interpolation to the same size changes nothing.
+    if grid == new_grid and not torch.jit.is_tracing():  # type: ignore[attr-defined]  # exported by another name
         return positions
     patches = positions[:, 1:].reshape(1, *grid, -1).permute(0, 3, 1, 2).float()
     patches = F.interpolate(patches, size=new_grid, mode="bicubic", align_corners=False)
@@ -145,7 +147,7 @@ class SubCellEmbeddings(nn.Module):
         super().__init__()
         self.config = config
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.patch_embeddings = SubCellPatchEmbeddings(config)
+        self.patch_embeddings: nn.Module = SubCellPatchEmbeddings(config)
         rows, columns = config.patch_grid
         if config.position_embedding_type == "learned":
             self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))
@@ -163,11 +165,14 @@ class SubCellEmbeddings(nn.Module):
                 f"pixel_values are {pixel_values.shape[-2]}×{pixel_values.shape[-1]} px, but the position embeddings "
                 f"are for {grid[0] * size}×{grid[1] * size} px: resize the images or set interpolate_pos_encoding."
             )
-        positions = interpolate_position_embeddings(self.position_embeddings, grid, new_grid)
+        # A buffer may have another precision than the parameters, by loading or by a policy of mixed precision.
+        positions = self.position_embeddings.to(self.cls_token.dtype)
+        positions = interpolate_position_embeddings(positions, grid, new_grid)
         patches = self.patch_embeddings(pixel_values) + positions[:, 1:]
         if kept_patches is not None:
             patches = gather_tokens(patches, kept_patches)
-        cls_token = (self.cls_token + positions[:, :1]).expand(len(patches), -1, -1)
+        # Not len(patches): a trace or an exported graph takes any batch.
+        cls_token = (self.cls_token + positions[:, :1]).expand(patches.shape[0], -1, -1)
         return self.dropout(torch.cat([cls_token, patches], dim=1))  # type: ignore[no-any-return]
 
 
@@ -298,7 +303,7 @@ class SubCellPooler(nn.Module):
         if self.pooling_type == "cls":
             pooled = tokens[:, 0]
         elif self.pooling_type == "mean":
-            weights = tokens.new_full((len(tokens), 1, tokens.shape[1]), 1 / tokens.shape[1])
+            weights = torch.ones_like(tokens[:, None, :, 0]) / tokens.shape[1]
             pooled = tokens.mean(1)
         else:
             pooled, weights = self.attention(tokens)
@@ -405,13 +410,20 @@ class SubCellModel(SubCellPreTrainedModel):
             return self.backbone.get_input_embeddings()  # type: ignore[no-any-return]
         return self.embeddings.patch_embeddings
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the module that turns pixels into tokens; see `get_input_embeddings`."""
+        if self.config.backbone_config is not None:
+            self.backbone.set_input_embeddings(value)
+        else:
+            self.embeddings.patch_embeddings = value
+
     @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor,
         kept_patches: Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         interpolate_pos_encoding: bool = True,
     ) -> SubCellModelOutput:
         """Embed images.
@@ -420,27 +432,30 @@ class SubCellModel(SubCellPreTrainedModel):
             pixel_values: `[batch, channels, height, width]`, scaled as the image processor does.
             kept_patches: `[batch, kept]` int64, the patches that the encoder sees; None for all. ViT only.
             output_attentions: Whether to return the attention probabilities, which costs the fused kernel.
-            output_hidden_states: Whether to return the hidden states.
+            output_hidden_states: Whether to return the hidden states, or the indices of those to keep: 0 is the input
+                of the first layer, -1 the output of the last.
             interpolate_pos_encoding: Whether images of another size than the configuration's are allowed.
 
         Returns:
             Embedding, attention map and tokens; a tuple with `return_dict=False`.
 
         Raises:
-            ValueError: If the images have the wrong shape, number of channels, or a size that patches do not divide.
+            ValueError: If the images have the wrong shape, number of channels, or a size that patches do not divide,
+                or there is no hidden state of an index.
         """
         self._check_images(pixel_values)
         attend = self.config.output_attentions if output_attentions is None else output_attentions
         keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         if self.config.backbone_config is not None:
-            return self._forward_backbone(pixel_values, kept_patches, bool(attend), bool(keep))
+            return self._forward_backbone(pixel_values, kept_patches, bool(attend), keep)
+        kept_states = _wanted_states(keep, 1 + len(self.layers))
         hidden_states = self.embeddings(
             pixel_values.to(self.embeddings.cls_token.dtype), kept_patches, interpolate_pos_encoding
         )
-        all_hidden_states, all_attentions = [hidden_states], []
-        for layer in self.layers:
+        all_hidden_states, all_attentions = [hidden_states if 0 in kept_states else None], []
+        for index, layer in enumerate(self.layers, start=1):
             hidden_states, probabilities = layer(hidden_states, attend)
-            all_hidden_states.append(hidden_states)
+            all_hidden_states.append(hidden_states if index in kept_states else None)
             all_attentions.append(probabilities)
         tokens = self.layernorm(hidden_states)
         pooled, weights = self.pooler(tokens)
@@ -449,16 +464,23 @@ class SubCellModel(SubCellPreTrainedModel):
             last_hidden_state=tokens,
             pooler_output=pooled,
             pooler_attentions=_attention_map(weights, kept_patches, grid),
-            hidden_states=tuple(all_hidden_states) if keep else None,
+            hidden_states=tuple(all_hidden_states) if kept_states else None,
             attentions=tuple(all_attentions) if attend else None,
         )
 
     def _forward_backbone(
-        self, pixel_values: Tensor, kept_patches: Tensor | None, attend: bool, keep: bool
+        self, pixel_values: Tensor, kept_patches: Tensor | None, attend: bool, keep: bool | int | Sequence[int] | None
     ) -> SubCellModelOutput:
         if kept_patches is not None:
             raise ValueError("kept_patches needs the ViT: a backbone sees every position. Leave kept_patches out.")
-        outputs = self.backbone(pixel_values.to(self.dtype), output_attentions=attend, output_hidden_states=keep)
+        outputs = self.backbone(
+            pixel_values.to(self.dtype),
+            output_attentions=attend,
+            output_hidden_states=keep is not None and keep is not False,
+            return_dict=True,
+        )
+        states = outputs.hidden_states or ()
+        kept_states = _wanted_states(keep, len(states))
         features = outputs.feature_maps[-1]  # [batch, hidden_size, rows, columns]
         tokens = features.flatten(2).transpose(1, 2)
         pooled, weights = self.pooler(tokens)
@@ -471,7 +493,9 @@ class SubCellModel(SubCellPreTrainedModel):
             last_hidden_state=tokens,
             pooler_output=pooled,
             pooler_attentions=weights.unflatten(-1, features.shape[-2:]),
-            hidden_states=outputs.hidden_states if keep else None,
+            hidden_states=tuple(state if index in kept_states else None for index, state in enumerate(states))
+            if kept_states
+            else None,
             attentions=outputs.attentions if attend else None,
         )
 
@@ -494,7 +518,7 @@ class SubCellModel(SubCellPreTrainedModel):
                 f"embed_panel: pixel_values have shape {list(pixel_values.shape)}; expected [batch, passes, channels, "
                 "height, width]. For one protein per cell call the model itself."
             )
-        embeddings = self(pixel_values.flatten(0, 1)).pooler_output
+        embeddings = self(pixel_values.flatten(0, 1), return_dict=True).pooler_output
         return embeddings.unflatten(0, pixel_values.shape[:2]).flatten(1)  # type: ignore[no-any-return]
 
     def _check_images(self, pixel_values: Tensor) -> None:
@@ -515,6 +539,19 @@ class SubCellModel(SubCellPreTrainedModel):
                 f"pixel_values are {height}×{width} px; height and width must be multiples of the patch size {size}: "
                 "crop or pad the images, for example with SubCellImageProcessor(size=…)."
             )
+
+
+def _wanted_states(selection: bool | int | Sequence[int] | None, count: int) -> set[int]:
+    """Which of `count` hidden states are asked for; the same in every version of transformers."""
+    if selection is None or isinstance(selection, bool):
+        return set(range(count)) if selection else set()
+    indices = list(selection) if isinstance(selection, Iterable) else [selection]
+    if not all(isinstance(index, int) and -count <= index < count for index in indices):
+        raise ValueError(
+            f"output_hidden_states={selection!r}; expected True, False or whole numbers from {-count} to {count - 1}: "
+            "0 is the input of the first layer, -1 the output of the last."
+        )
+    return {index % count for index in indices}
 
 
 def _attention_map(weights: Tensor | None, kept: Tensor | None, grid: tuple[int, int]) -> Tensor | None:
@@ -578,7 +615,7 @@ class SubCellForImageClassification(SubCellPreTrainedModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         interpolate_pos_encoding: bool = True,
     ) -> SubCellImageClassifierOutput:
         """Classify images; embedding and attention map come with the same forward.
@@ -588,7 +625,7 @@ class SubCellForImageClassification(SubCellPreTrainedModel):
             labels: `[batch, labels]` multi-hot (multi-label: sigmoid focal loss of `logits`), or `[batch]` int64
                 (single-label: cross-entropy).
             output_attentions: Whether to return the attention probabilities.
-            output_hidden_states: Whether to return the hidden states.
+            output_hidden_states: Whether to return the hidden states, or the indices of those to keep.
             interpolate_pos_encoding: Whether images of another size than the configuration's are allowed.
 
         Returns:
@@ -602,6 +639,7 @@ class SubCellForImageClassification(SubCellPreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             interpolate_pos_encoding=interpolate_pos_encoding,
+            return_dict=True,
         )
         member_logits = self.classifier(outputs.pooler_output)
         multi_label = self.config.problem_type == "multi_label_classification"

@@ -1,5 +1,6 @@
 """SubCell's pretraining: patch masking, decoder, projection heads, online probe and EMA teacher."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -45,6 +46,9 @@ class SubCellForPreTrainingOutput(ModelOutput):
         pooler_output: `[cells, views, embedding_size]`.
         pooler_attentions: `[cells, views, pooling heads, rows, columns]`; None with CLS pooling.
         probe_logits: `[cells, views, labels]`.
+        hidden_states: As in `SubCellModelOutput`, each `[cells, views, 1 + patches, hidden_size]`, 0 where a patch was
+            hidden from the encoder.
+        attentions: As in `SubCellModelOutput`, each `[cells, views, heads, 1 + patches, 1 + patches]`, 0 likewise.
     """
 
     loss: Tensor | None = None
@@ -54,6 +58,8 @@ class SubCellForPreTrainingOutput(ModelOutput):
     pooler_output: Tensor | None = None
     pooler_attentions: Tensor | None = None
     probe_logits: Tensor | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 class PatchSelection(NamedTuple):
@@ -204,9 +210,10 @@ class SubCellDecoder(nn.Module):
         hidden_states = self.embed(tokens)
         cls_token, patches = hidden_states[:, :1], hidden_states[:, 1:]
         if restore is not None:
-            hidden = self.mask_token.to(patches.dtype).expand(len(patches), restore.shape[1] - patches.shape[1], -1)
+            hidden = self.mask_token.to(patches.dtype).expand(patches.shape[0], restore.shape[1] - patches.shape[1], -1)
             patches = gather_tokens(torch.cat([patches, hidden], dim=1), restore)
-        positions = interpolate_position_embeddings(self.position_embeddings, self.config.patch_grid, grid)
+        positions = self.position_embeddings.to(self.mask_token.dtype)  # a buffer, as in SubCellEmbeddings
+        positions = interpolate_position_embeddings(positions, self.config.patch_grid, grid)
         hidden_states = torch.cat([cls_token, patches], dim=1) + positions.to(patches.dtype)
         for layer in self.layers:
             hidden_states, _ = layer(hidden_states)
@@ -313,6 +320,8 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         noise: Tensor | None = None,
         teacher_noise: Tensor | None = None,
         centroid_noise: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
     ) -> SubCellForPreTrainingOutput:
         """Compute the losses of a batch of views.
 
@@ -329,6 +338,8 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
                 torch's default generator if None and a ratio is above 0.
             teacher_noise: Same, for the teacher, which hides patches of its own choice.
             centroid_noise: `[antibodies, projection_size]` unit vectors, if `centroid_noise_weight` > 0; drawn if None.
+            output_attentions: Whether to return the encoder's attention probabilities.
+            output_hidden_states: Whether to return the encoder's hidden states, or the indices of those to keep.
 
         Returns:
             Loss, its named components and what pictures and metrics need; a tuple with `return_dict=False`.
@@ -338,7 +349,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         """
         views = self._check_views(pixel_values, antibodies)
         selections = self.hide_patches(pixel_values, cell_masks, noise)
-        outputs = self.encode(pixel_values, selections)
+        outputs = self.encode(pixel_values, selections, output_attentions, output_hidden_states)
         embeddings = torch.stack([output.pooler_output for output in outputs], dim=1)  # [cells, views, embedding_size]
         losses: dict[str, Tensor] = {}
         reconstruction = None
@@ -358,12 +369,26 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             pooler_output=embeddings,
             pooler_attentions=torch.stack(maps, dim=1) if maps[0] is not None else None,
             probe_logits=probe_logits,
+            hidden_states=_join_views([output.hidden_states for output in outputs], selections, (1,)),
+            attentions=_join_views([output.attentions for output in outputs], selections, (2, 3)),
         )
 
-    def encode(self, pixel_values: Tensor, selections: list[PatchSelection | None]) -> list[Any]:
+    def encode(
+        self,
+        pixel_values: Tensor,
+        selections: list[PatchSelection | None],
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
+    ) -> list[Any]:
         """Run the encoder over every view of `[cells, views, channels, height, width]`; a `SubCellModelOutput` each."""
         return [
-            self.subcell(view, kept_patches=selection.kept if selection is not None else None)
+            self.subcell(
+                view,
+                kept_patches=selection.kept if selection is not None else None,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+                return_dict=True,
+            )
             for view, selection in zip(pixel_values.unbind(1), selections, strict=True)
         ]
 
@@ -433,7 +458,8 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         cells, views, _, height, width = pixel_values.shape
         patches = (height // self.config.patch_size) * (width // self.config.patch_size)
         if noise is None:
-            return torch.rand(cells, views, patches, device=pixel_values.device)
+            # Not in a default dtype of 16 bits, of which many patches would draw the same number.
+            return torch.rand(cells, views, patches, device=pixel_values.device, dtype=torch.float32)
         if list(noise.shape) != [cells, views, patches]:
             raise ValueError(f"noise has shape {list(noise.shape)}; expected {[cells, views, patches]}.")
         return noise
@@ -496,7 +522,13 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
     def teach(self, pixel_values: Tensor, selections: list[PatchSelection | None]) -> Tensor:
         """The teacher's embeddings, `[cells, views, embedding_size]`."""
         outputs = [
-            self.teacher.subcell(view, kept_patches=selection.kept if selection is not None else None)
+            self.teacher.subcell(
+                view,
+                kept_patches=selection.kept if selection is not None else None,
+                output_attentions=False,
+                output_hidden_states=False,
+                return_dict=True,
+            )
             for view, selection in zip(pixel_values.unbind(1), selections, strict=True)
         ]
         return torch.stack([output.pooler_output for output in outputs], dim=1)
@@ -527,7 +559,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         if self.config.backbone_config is not None:
             return None
         patches = (view.shape[-2] // self.config.patch_size) * (view.shape[-1] // self.config.patch_size)
-        nothing = torch.zeros(len(view), patches, device=view.device)
+        nothing = torch.zeros(view.shape[0], patches, device=view.device, dtype=torch.float32)
         return torch.stack([nothing if chosen is None else chosen.patch_mask for chosen in selections], dim=1)
 
 
@@ -537,10 +569,39 @@ def _project(head: nn.Module, embeddings: Tensor) -> Tensor:
     return F.normalize(features.float() if features.dtype != torch.float64 else features, dim=-1)
 
 
+def _join_views(
+    views: list[tuple[Tensor | None, ...] | None], selections: list[PatchSelection | None], token_axes: tuple[int, ...]
+) -> tuple[Any, ...] | None:
+    """One tensor per layer with all views, `[cells, views, ...]`, the tokens of kept patches back in their places."""
+    layers = [view for view in views if view is not None]
+    if not layers:
+        return None
+    return tuple(
+        None
+        if any(state is None for state in states)
+        else torch.stack(
+            [_put_back(state, selection, token_axes) for state, selection in zip(states, selections, strict=True)], 1
+        )
+        for states in zip(*layers, strict=True)
+    )
+
+
+def _put_back(state: Tensor, selection: PatchSelection | None, token_axes: tuple[int, ...]) -> Tensor:
+    if selection is None:
+        return state
+    places = F.pad(selection.kept + 1, (1, 0))  # CLS comes first
+    for axis in token_axes:
+        shape = list(state.shape)
+        shape[axis] = 1 + selection.restore.shape[1]
+        index = places.view([size if at in (0, axis) else 1 for at, size in enumerate(state.shape)])
+        state = state.new_zeros(shape).scatter(axis, index.expand_as(state), state)
+    return state
+
+
 def _draw_directions(antibodies: Tensor, like: Tensor) -> Tensor:
     """One random unit vector per antibody of the global batch, the same on every process."""
     count = len(torch.unique(gather_from_processes(antibodies)))
-    directions = torch.randn(count, like.shape[-1], device=like.device)
+    directions = torch.randn(count, like.shape[-1], device=like.device, dtype=torch.float32)
     if world_size() > 1:
         torch.distributed.broadcast(directions, src=0)
     return F.normalize(directions, dim=-1)
