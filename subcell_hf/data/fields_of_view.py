@@ -1,6 +1,6 @@
 """Image files + masks + pixel size → `FieldOfView`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from subcell_hf.batches import FieldOfView
-from subcell_hf.data.images.file_metadata import MAX_PIXEL_SIZE_UM, MIN_PIXEL_SIZE_UM, is_sane_pixel_size
+from subcell_hf.data.images.file_metadata import MAX_PIXEL_SIZE_UM, MIN_PIXEL_SIZE_UM, ImageMetadata, is_sane_pixel_size
 from subcell_hf.data.images.files import IMAGE_SUFFIXES, MAX_DECODED_BYTES, FieldError, Image, image_suffix, read_image
 from subcell_hf.data.images.listing import ListedField, list_folder, list_table, refuse_duplicates
 from subcell_hf.data.images.planes import (
@@ -96,28 +96,28 @@ class FieldSource:
         if self.listed.problem:
             raise FieldError(self.listed.problem)
         try:
-            pixels, channels, measured_um = self._read_channels()
+            pixels, channels, said_by_files = self._read_channels()
             mask = None
             if self.listed.mask_file is not None:
                 image = read_image(self.listed.mask_file, self.options.max_decoded_bytes)
                 mask = check_label_mask(image, pixels.shape[1:])
-            size = self._pixel_size_um(measured_um)
+            size = self._pixel_size_um(said_by_files)
         except FieldError as error:
             raise FieldError(f"Field {self.name!r}: {error}") from error
         return FieldOfView(self.name, pixels, channels, size, mask, dict(self.metadata))
 
-    def _read_channels(self) -> tuple[npt.NDArray[Any], tuple[str, ...], float | None]:
-        """Pixels, their channels, and the pixel size that the files tell."""
+    def _read_channels(self) -> tuple[npt.NDArray[Any], tuple[str, ...], list[ImageMetadata]]:
+        """Pixels, their channels, and what the files say of themselves."""
         limit, projection = self.options.max_decoded_bytes, self.options.z_projection
         if self.listed.stack_file is not None:
             image = read_image(self.listed.stack_file, limit)
             stack = channel_stack(image, projection, len(self.options.channel_names))
             planes = dict(zip(self._stack_channels(image, len(stack)), stack, strict=True))
-            sizes = [image.metadata.pixel_size_um]
+            said_by_files = [image.metadata]
         else:
             images = {name: read_image(path, limit) for name, path in self.listed.channel_files.items()}
             planes = {name: single_plane(image, projection) for name, image in images.items()}
-            sizes = [image.metadata.pixel_size_um for image in images.values()]
+            said_by_files = [image.metadata for image in images.values()]
         wanted = self.options.channels or tuple(sorted(planes, key=_channel_order))
         missing = [name for name in wanted if name not in planes]
         if missing:
@@ -129,7 +129,7 @@ class FieldSource:
         pixels = stack_planes({name: check_intensities(planes[name], f"channel {name}") for name in wanted})
         if all(plane.min() == plane.max() for plane in pixels):
             raise FieldError("every channel is constant, expected at least one with signal. Take the field again.")
-        return pixels, wanted, _one_pixel_size([size for size in sizes if size is not None])
+        return pixels, wanted, said_by_files
 
     def _stack_channels(self, image: Image, count: int) -> list[str]:
         """Our names of the planes of a multi-channel file."""
@@ -148,12 +148,14 @@ class FieldSource:
             )
         return mapped
 
-    def _pixel_size_um(self, measured_um: float | None) -> float:
+    def _pixel_size_um(self, said_by_files: Sequence[ImageMetadata]) -> float:
         said = self.metadata.get("pixel_size_um")
         try:
             stated = float(said) if said else None
         except ValueError as error:
             raise FieldError(f"pixel_size_um is {said!r} in the metadata, expected a number of micrometres.") from error
+        is_given = self.options.pixel_size_um is not None or stated is not None
+        measured_um = None if is_given else _one_pixel_size(said_by_files)
         for size in (self.options.pixel_size_um, stated, measured_um, self.listed.default_pixel_size_um):
             if size is None:
                 continue
@@ -184,7 +186,15 @@ def _mapped(name: str, channel_mapping: Mapping[str, str]) -> str:
     return name.lower() if name.lower() in CHANNEL_STAINS else name
 
 
-def _one_pixel_size(sizes: list[float]) -> float | None:
+def _one_pixel_size(said_by_files: Sequence[ImageMetadata]) -> float | None:
+    """The pixel size on which the files of a field agree; None where they say nothing."""
+    for metadata in said_by_files:
+        if metadata.pixel_size_problem is not None:
+            raise FieldError(
+                f"{metadata.pixel_size_problem}. Give the true size in micrometres (--pixel-size-um, or a metadata "
+                "column pixel_size_um)."
+            )
+    sizes = [metadata.pixel_size_um for metadata in said_by_files if metadata.pixel_size_um is not None]
     if sizes and max(sizes) > 1.01 * min(sizes):
         raise FieldError(
             f"channels differ in pixel size: {sizes} um, expected one. Give the true size (--pixel-size-um)."

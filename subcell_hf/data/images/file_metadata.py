@@ -1,4 +1,4 @@
-"""Channel names and pixel size, as image files tell them."""
+"""Channel names and pixel size, as image files give them."""
 
 import math
 import xml.etree.ElementTree as ElementTree
@@ -29,10 +29,28 @@ class ImageMetadata:
     Attributes:
         channel_names: One per channel, empty where the file names none.
         pixel_size_um: Edge of a pixel in micrometres; None where the file does not say.
+        pixel_size_problem: Why the size in the file cannot be used; None where it can, or where there is none. It
+            matters only where nobody gives the size.
     """
 
     channel_names: tuple[str, ...] = ()
     pixel_size_um: float | None = None
+    pixel_size_problem: str | None = None
+
+
+@dataclass(frozen=True)
+class OmeImage:
+    """One image of an OME-TIFF, as its OME-XML describes it.
+
+    Attributes:
+        height: Rows.
+        width: Columns.
+        metadata: Channel names and pixel size.
+    """
+
+    height: int
+    width: int
+    metadata: ImageMetadata
 
 
 def is_sane_pixel_size(pixel_size_um: float) -> bool:
@@ -40,52 +58,77 @@ def is_sane_pixel_size(pixel_size_um: float) -> bool:
     return math.isfinite(pixel_size_um) and MIN_PIXEL_SIZE_UM <= pixel_size_um <= MAX_PIXEL_SIZE_UM
 
 
-def _square_pixel(size_x_um: float, size_y_um: float) -> float:
-    """The edge of a square pixel.
+def _described(names: Sequence[str], size_x_um: object, size_y_um: object) -> ImageMetadata:
+    """Metadata with the edge of a square pixel, or with the reason why there is none.
 
-    Raises:
-        ValueError: If the pixel is not square.
+    Args:
+        names: Channel names; they count only where every channel has one.
+        size_x_um: Width of a pixel in micrometres, as a number or text; None or 0 where it is unknown.
+        size_y_um: Height of a pixel.
     """
-    if min(size_x_um, size_y_um) <= 0 or not max(size_x_um, size_y_um) <= _MAX_ANISOTROPY * min(size_x_um, size_y_um):
-        raise ValueError(f"pixels are {size_x_um} x {size_y_um} um, expected positive and square; resample the image")
-    return size_x_um
+    channel_names = tuple(names) if all(names) else ()
+    try:
+        sizes = [float(str(size or 0)) for size in (size_x_um, size_y_um)]
+    except ValueError:
+        sizes = [math.nan]
+    if not any(sizes):
+        return ImageMetadata(channel_names)
+    said = f"in the file, pixels are {size_x_um} x {size_y_um} um"
+    if not all(math.isfinite(size) and size > 0 for size in sizes):
+        return ImageMetadata(channel_names, None, f"{said}, expected two positive numbers")
+    if max(sizes) > _MAX_ANISOTROPY * min(sizes):
+        return ImageMetadata(channel_names, None, f"{said}, expected positive and square; resample the image")
+    return ImageMetadata(channel_names, sizes[0])
 
 
-def _in_um(size: float, unit: str) -> float | None:
+def _in_um(size: float | str | None, unit: str) -> float | str | None:
+    """A length in micrometres; None where the unit is no length, the text itself where it is no number."""
     factor = _UNITS_UM.get(unit.strip().lower())
-    return None if factor is None else size * factor
+    if size is None or factor is None:
+        return None
+    try:
+        return float(size) * factor
+    except ValueError:
+        return size
 
 
-def metadata_from_ome_xml(text: str) -> ImageMetadata:
-    """Channel names and pixel size of the first image in OME-XML.
+def read_ome_xml(text: str, most_planes: int) -> list[OmeImage]:
+    """The images of an OME-TIFF.
+
+    Args:
+        text: OME-XML.
+        most_planes: How many planes the file can hold at most.
 
     Raises:
-        ValueError: If the XML is malformed or the pixels are not square.
+        ValueError: If the XML is malformed, or announces more planes than that.
     """
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise ValueError(f"its OME-XML is malformed ({error})") from error
-    pixels = root.find("{*}Image/{*}Pixels")
-    if pixels is None:
-        return ImageMetadata()
-    names = tuple(channel.get("Name") or channel.get("Fluor") or "" for channel in pixels.findall("{*}Channel"))
-    sizes = [pixels.get(f"PhysicalSize{axis}") for axis in "XY"]
-    if sizes[0] is None or sizes[1] is None:
-        return ImageMetadata(names if all(names) else ())
+    images = []
+    for pixels in root.iterfind("{*}Image/{*}Pixels"):
+        planes = math.prod(int(pixels.get(f"Size{axis}", 1)) for axis in "CZT")
+        counts = [int(value) for data in pixels.iterfind("{*}TiffData") for key, value in data.items() if key != "ID"]
+        if max([planes, *counts]) > most_planes:
+            raise ValueError(
+                f"its OME-XML announces {max([planes, *counts]):,} planes, expected at most {most_planes:,}"
+            )
+        height, width = (int(pixels.get(f"Size{axis}", 0)) for axis in "YX")
+        images.append(OmeImage(height, width, _metadata_of_pixels(pixels)))
+    return images
+
+
+def _metadata_of_pixels(pixels: ElementTree.Element) -> ImageMetadata:
+    names = [channel.get("Name") or channel.get("Fluor") or "" for channel in pixels.iterfind("{*}Channel")]
     size_x, size_y = (
-        _in_um(float(s), pixels.get(f"PhysicalSize{a}Unit", "µm")) for s, a in zip(sizes, "XY", strict=True) if s
+        _in_um(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"
     )
-    size = None if size_x is None or size_y is None else _square_pixel(size_x, size_y)
-    return ImageMetadata(names if all(names) else (), size)
+    return _described(names, size_x, size_y)
 
 
 def metadata_from_imagej(tiff: tifffile.TiffFile) -> ImageMetadata:
-    """Channel labels and pixel size of an ImageJ TIFF.
-
-    Raises:
-        ValueError: If the pixels are not square.
-    """
+    """Channel labels and pixel size of an ImageJ TIFF."""
     facts: Mapping[str, Any] = tiff.imagej_metadata or {}
     labels: Sequence[str] = facts.get("Labels") or ()
     channels = int(facts.get("channels", 1))
@@ -95,11 +138,11 @@ def metadata_from_imagej(tiff: tifffile.TiffFile) -> ImageMetadata:
     if resolution is None:
         return ImageMetadata(names)
     size_x, size_y = (_in_um(1 / per_unit, unit) for per_unit in resolution)
-    return ImageMetadata(names, None if size_x is None or size_y is None else _square_pixel(size_x, size_y))
+    return _described(names, size_x, size_y)
 
 
 def metadata_from_tiff_tags(page: Any) -> ImageMetadata:
-    """Pixel size from the resolution tags of a plain TIFF, where they tell a microscope's.
+    """Pixel size from the resolution tags of a plain TIFF, where they are a microscope's.
 
     Most software writes 72 or 96 dpi without meaning it; such a resolution counts as missing, not as wrong.
     """
@@ -107,10 +150,10 @@ def metadata_from_tiff_tags(page: Any) -> ImageMetadata:
     unit = _BASELINE_UNITS.get(int(page.tags["ResolutionUnit"].value) if "ResolutionUnit" in page.tags else 2)
     if resolution is None or unit is None:
         return ImageMetadata()
-    size_x, size_y = (_in_um(1 / per_unit, unit) for per_unit in resolution)
-    if size_x is None or size_y is None or not is_sane_pixel_size(size_x) or not is_sane_pixel_size(size_y):
+    size_x, size_y = (float(_in_um(1 / per_unit, unit) or 0) for per_unit in resolution)
+    if not is_sane_pixel_size(size_x) or not is_sane_pixel_size(size_y):
         return ImageMetadata()
-    return ImageMetadata((), _square_pixel(size_x, size_y))
+    return _described((), size_x, size_y)
 
 
 def _pixels_per_unit(page: Any) -> tuple[float, float] | None:
@@ -125,7 +168,7 @@ def _pixels_per_unit(page: Any) -> tuple[float, float] | None:
 
 
 def metadata_from_ome_zarr(attributes: Mapping[str, Any]) -> tuple[ImageMetadata, str, str]:
-    """Metadata, axes and path of the full-resolution array of an OME-Zarr image (versions 0.4 and 0.5).
+    """Metadata, axes and path of the full-resolution array of an OME-Zarr image (versions 0.1 to 0.5).
 
     Args:
         attributes: Attributes of the image's group.
@@ -135,20 +178,28 @@ def metadata_from_ome_zarr(attributes: Mapping[str, Any]) -> tuple[ImageMetadata
 
     Raises:
         KeyError: If the group is no OME-Zarr image.
-        ValueError: If the pixels are not square.
+        ValueError: If its axes have no rows or columns.
     """
     attributes = attributes.get("ome", attributes)
     multiscale = attributes["multiscales"][0]
-    axes = "".join(str(axis["name"]) for axis in multiscale["axes"]).upper()
+    described = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in multiscale.get("axes", "tczyx")]
+    axes = "".join(str(axis["name"]) for axis in described).upper()
     dataset = multiscale["datasets"][0]
     scales = [*dataset.get("coordinateTransformations", ()), *multiscale.get("coordinateTransformations", ())]
-    factors = [scale["scale"] for scale in scales if scale.get("type") == "scale"]
+    factors = [scale.get("scale") for scale in scales if scale.get("type") == "scale"]
     sizes = []
     for letter in "XY":
         axis = axes.index(letter)
-        unit = str(multiscale["axes"][axis].get("unit", ""))
-        sizes.append(_in_um(math.prod(float(factor[axis]) for factor in factors), unit) if factors else None)
+        unit = str(described[axis].get("unit", ""))
+        sizes.append(_in_um(_product(factors, axis), unit) if factors else None)
     channels = attributes.get("omero", {}).get("channels", ())
-    names = tuple(str(channel.get("label", "")) for channel in channels)
-    size = None if sizes[0] is None or sizes[1] is None else _square_pixel(sizes[0], sizes[1])
-    return ImageMetadata(names if all(names) else (), size), axes, str(dataset["path"])
+    names = [str(channel.get("label", "")) for channel in channels]
+    return _described(names, sizes[0], sizes[1]), axes, str(dataset["path"])
+
+
+def _product(factors: Sequence[Any], axis: int) -> float | str:
+    """The scale of an axis; a text where it is no number."""
+    try:
+        return math.prod(float(factor[axis]) for factor in factors)
+    except (ValueError, TypeError, IndexError):
+        return str(factors)

@@ -6,112 +6,171 @@ depth stays what it is.
 
 import gzip
 import io
-import json
 import math
+import os
+import stat
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
-import tifffile
-import zarr
 
-from subcell_hf.data.images.file_metadata import (
-    ImageMetadata,
-    metadata_from_imagej,
-    metadata_from_ome_xml,
-    metadata_from_ome_zarr,
-    metadata_from_tiff_tags,
-)
-from subcell_hf.errors import InputError
+from subcell_hf.data.images.file_metadata import ImageMetadata
+from subcell_hf.data.images.image import MAX_DECODED_BYTES, FieldError, Image, check_size, too_large, without_alpha
+from subcell_hf.data.images.ome_zarr import read_ome_zarr
+from subcell_hf.data.images.tiff import Position, decode_tiff, tiff_positions
 
-MAX_DECODED_BYTES = 4 * 2**30
-"""Largest image that is decoded: four 16-bit channels of 16,384 x 16,384 pixels take half of it."""
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_DECODED_BYTES",
+    "FieldError",
+    "Image",
+    "image_positions",
+    "image_suffix",
+    "read_image",
+]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".tif.gz", ".tiff.gz", ".npy")
+_TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".tif.gz", ".tiff.gz")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", *_TIFF_SUFFIXES, ".npy")
 
+_KNOWN_SUFFIXES = (*IMAGE_SUFFIXES, *(f".ome{suffix}" for suffix in (*_TIFF_SUFFIXES, ".zarr")), ".zarr")
 _GZIP_BLOCK_BYTES = 2**20
 _MOST_CHANNELS = 16
+_PNG_GREY, _PNG_RGB, _PNG_PALETTE = 0, 2, 3
+_PNG_SAMPLES = {_PNG_GREY: 1, _PNG_RGB: 3, _PNG_PALETTE: 4, 4: 2, 6: 4}
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
-class FieldError(InputError):
-    """A field of view that cannot be used; the message says what, where, got, expected and the remedy."""
-
-
-@dataclass(frozen=True)
-class Image:
-    """What one file holds.
-
-    Attributes:
-        path: Where it was read from.
-        pixels: Any shape and dtype, as stored.
-        axes: One letter per axis of `pixels`: `T` time, `C` channel, `Z` plane, `Y` row, `X` column, `S` sample of a
-            red-green-blue image, `Q` unknown.
-        metadata: Channel names and pixel size, as far as the file tells them.
-    """
-
-    path: Path
-    pixels: npt.NDArray[Any]
-    axes: str
-    metadata: ImageMetadata
-
-
 def image_suffix(path: Path) -> str | None:
     """The part of a file's name that marks it as an image, `.zarr` folders included; None for any other file."""
-    name = path.name.lower()
-    if name.endswith(".zarr"):
-        return name[-len(".zarr") :]
-    matches = [suffix for suffix in (".ome.tif", ".ome.tiff", *IMAGE_SUFFIXES) if name.endswith(suffix)]
+    matches = [suffix for suffix in _KNOWN_SUFFIXES if path.name.lower().endswith(suffix)]
     return max(matches, key=len) if matches else None
 
 
-def read_image(path: Path, max_decoded_bytes: int = MAX_DECODED_BYTES) -> Image:
+def read_image(path: Path, max_decoded_bytes: int = MAX_DECODED_BYTES, position: int | None = None) -> Image:
     """Read one image file, or one OME-Zarr folder at full resolution.
 
     Args:
         path: The file.
         max_decoded_bytes: Larger images are refused before they are decoded, and gzip streams stop there.
+        position: Which image of a TIFF that holds several, see `image_positions`; None demands that there is one.
 
     Raises:
-        FieldError: If the file is missing, empty, truncated, corrupt, too large or of an unknown kind.
+        FieldError: If the file is missing, empty, truncated, corrupt, too large, of an unknown kind, or holds several
+            images.
     """
-    if path.is_dir():
-        return _read_ome_zarr(path, max_decoded_bytes)
     try:
-        if path.stat().st_size > max_decoded_bytes:
-            raise _too_large(path, f"a file of {path.stat().st_size:,} bytes", max_decoded_bytes)
-        data = path.read_bytes()
-    except OSError as error:
-        raise FieldError(f"Cannot read {path}: {error.strerror}. Give a path to an image that exists.") from error
-    if data[:2] == b"\x1f\x8b":
-        data = _gunzip(data, path, max_decoded_bytes)
-    if not data:
+        if path.is_dir():
+            return read_ome_zarr(path, max_decoded_bytes)
+        return _read_file(path, max_decoded_bytes, position)
+    except FieldError:
+        raise
+    except MemoryError as error:
+        raise FieldError(
+            f"{path} needs more memory than there is ({error}). If it is not damaged, cut it into tiles."
+        ) from error
+    except Exception as error:  # on damaged files, decoders raise nearly anything that Python can
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise FieldError(f"{path} is truncated or corrupt ({reason}). Copy or export the file again.") from error
+
+
+def _read_file(path: Path, max_decoded_bytes: int, position: int | None) -> Image:
+    with _open(path, max_decoded_bytes) as stream:
+        start = stream.read(_MAGIC_BYTES)
+        stream.seek(0)
+        if start.startswith(_TIFF_MAGICS):
+            return decode_tiff(stream, path, max_decoded_bytes, position)
+        for magic, decode in _DECODERS.items():
+            if start.startswith(magic):
+                return decode(_all_bytes(stream, path, max_decoded_bytes), path, max_decoded_bytes)
+    if not start:
         raise FieldError(f"{path} is empty (0 bytes), expected an image. Copy the file again from its source.")
-    for magic, decode in _DECODERS.items():
-        if data.startswith(magic):
-            return _decode(decode, data, path, max_decoded_bytes)
     raise FieldError(
-        f"{path} is no image that can be read: it begins with {data[:8]!r}, expected PNG, JPEG, TIFF, NumPy or gzip "
+        f"{path} is no image that can be read: it begins with {start!r}, expected PNG, JPEG, TIFF, NumPy or gzip "
         "around one of them. Convert it to TIFF or PNG."
     )
 
 
-def _decode(decode: "_Decoder", data: bytes, path: Path, max_decoded_bytes: int) -> Image:
-    """Run a decoder and give its many exceptions one face."""
+def image_positions(path: Path) -> list[Position]:
+    """The images of a TIFF that may be fields of view; empty for every other kind of file, and for a damaged one.
+
+    A TIFF within gzip has none either, for it would be unpacked only to count them.
+    """
     try:
-        return decode(data, path, max_decoded_bytes)
-    except FieldError:
-        raise
-    except (ValueError, RuntimeError, OSError, KeyError, IndexError, TypeError, struct.error) as error:
-        # imagecodecs raises RuntimeError, tifffile ValueError and, on damaged tags, nearly anything that Python can.
-        raise FieldError(f"{path} is truncated or corrupt: {error}. Copy or export the file again.") from error
+        with _open_file(path) as stream:
+            if not stream.read(_MAGIC_BYTES).startswith(_TIFF_MAGICS):
+                return []
+            stream.seek(0)
+            return tiff_positions(stream, path)
+    except Exception:  # `read_image` reports it when the file's turn comes
+        return []
+
+
+class _Unnamed(io.RawIOBase):
+    """An open file without `fileno` and name: tifffile would look for further files beside it."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        return self._file.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _open_file(path: Path) -> BinaryIO:
+    """Open a file of a disk.
+
+    Raises:
+        FieldError: If it cannot be opened, or is a pipe or device, which may never end.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise FieldError(f"{path} is no regular file, expected an image. Give a path to an image on a disk.")
+        return io.BufferedReader(_Unnamed(path))
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        if isinstance(error, FieldError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FieldError(f"Cannot read {path}: {reason}. Give a path to an image that exists.") from error
+
+
+def _open(path: Path, max_decoded_bytes: int) -> BinaryIO:
+    """Open an image file, unpacked where it is gzip."""
+    stream = _open_file(path)
+    if stream.read(2) != b"\x1f\x8b":
+        stream.seek(0)
+        return stream
+    with stream:
+        stream.seek(0)
+        return io.BytesIO(_gunzip(_all_bytes(stream, path, max_decoded_bytes), path, max_decoded_bytes))
+
+
+def _all_bytes(stream: BinaryIO, path: Path, max_decoded_bytes: int) -> bytes:
+    size = stream.seek(0, os.SEEK_END)
+    if size > max_decoded_bytes:
+        raise too_large(path, f"a file of {size:,} bytes", max_decoded_bytes)
+    stream.seek(0)
+    return stream.read()
 
 
 def _gunzip(data: bytes, path: Path, max_decoded_bytes: int) -> bytes:
@@ -122,22 +181,10 @@ def _gunzip(data: bytes, path: Path, max_decoded_bytes: int) -> bytes:
             while block := stream.read(_GZIP_BLOCK_BYTES):
                 unpacked.write(block)
                 if unpacked.tell() > max_decoded_bytes:
-                    raise _too_large(path, f"more than {unpacked.tell():,} bytes of gzip content", max_decoded_bytes)
+                    raise too_large(path, f"more than {unpacked.tell():,} bytes of gzip content", max_decoded_bytes)
     except (EOFError, OSError, zlib.error) as error:
         raise FieldError(f"{path} is a truncated or corrupt gzip file: {error}. Copy the file again.") from error
     return unpacked.getvalue()
-
-
-def _too_large(path: Path, got: str, max_decoded_bytes: int) -> FieldError:
-    return FieldError(
-        f"{path} is too large: {got}, expected at most {max_decoded_bytes:,} bytes once decoded. If the image is what "
-        "you think it is, cut it into tiles or raise max_decoded_bytes (--max-decoded-gib)."
-    )
-
-
-def _check_size(path: Path, shape: tuple[int, ...], item_bytes: int, max_decoded_bytes: int) -> None:
-    if math.prod(shape) * item_bytes > max_decoded_bytes:
-        raise _too_large(path, f"shape {shape} of {item_bytes} bytes each", max_decoded_bytes)
 
 
 def _plain_image(path: Path, pixels: npt.NDArray[Any]) -> Image:
@@ -148,16 +195,27 @@ def _plain_image(path: Path, pixels: npt.NDArray[Any]) -> Image:
 
 def _decode_png(data: bytes, path: Path, max_decoded_bytes: int) -> Image:
     width, height, bit_depth, colour_type = struct.unpack(">IIBB", data[16:26])
-    samples = {0: 1, 2: 3, 3: 4, 4: 2, 6: 4}.get(colour_type, 4)
-    _check_size(path, (height, width, samples), max(1, bit_depth // 8), max_decoded_bytes)
+    samples = _PNG_SAMPLES.get(colour_type, 4)
+    check_size(path, (height, width, samples), max(1, bit_depth // 8), max_decoded_bytes)
     if b"IEND" not in data[-64:]:
         raise FieldError(f"{path} is a truncated PNG: its end mark is missing. Copy or export the file again.")
-    return _plain_image(path, imagecodecs.png_decode(data))
+    pixels = imagecodecs.png_decode(data)
+    if colour_type in (_PNG_GREY, _PNG_RGB) and pixels.ndim == 3:
+        pixels = pixels[
+            :, :, :samples
+        ]  # one value shown as transparent becomes an alpha; the values stay what they are
+    elif pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        pixels = without_alpha(pixels, path)
+    if colour_type == _PNG_PALETTE and pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
+        pixels = pixels[:, :, :1]
+    return _plain_image(path, pixels)
 
 
 def _decode_jpeg(data: bytes, path: Path, max_decoded_bytes: int) -> Image:
     height, width, samples = _jpeg_shape(data, path)
-    _check_size(path, (height, width, samples), 1, max_decoded_bytes)
+    if samples not in (1, 3):
+        raise FieldError(f"{path} is a JPEG of {samples} samples (CMYK), expected grey or RGB. Save it as a grey TIFF.")
+    check_size(path, (height, width, samples), 1, max_decoded_bytes)
     # libjpeg fills what is missing with grey and says nothing; but no end mark occurs inside of a scan.
     if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise FieldError(f"{path} is a truncated JPEG: its end mark is missing. Copy or export the file again.")
@@ -181,38 +239,6 @@ def _jpeg_shape(data: bytes, path: Path) -> tuple[int, int, int]:
     raise FieldError(f"{path} is a truncated or corrupt JPEG: it has no frame header. Copy or export the file again.")
 
 
-def _decode_tiff(data: bytes, path: Path, max_decoded_bytes: int) -> Image:
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        series = tiff.series[0]
-        _check_size(path, series.shape, series.dtype.itemsize, max_decoded_bytes)
-        _check_segments(tiff, len(data), path)
-        if tiff.is_ome:
-            metadata = metadata_from_ome_xml(tiff.ome_metadata or "")
-        elif tiff.is_imagej:
-            metadata = metadata_from_imagej(tiff)
-        else:
-            metadata = metadata_from_tiff_tags(tiff.pages[0])
-        # tifffile calls an axis that no metadata explains Q or I ("image series").
-        axes = series.axes.replace("I", "Q")
-        return Image(path, series.asarray(maxworkers=1), axes, metadata)
-
-
-def _check_segments(tiff: tifffile.TiffFile, file_bytes: int, path: Path) -> None:
-    """Refuse a TIFF that lacks pixels: a decoder would take zeros, or whatever it finds, in their place."""
-    for page in tiff.series[0].pages:
-        if page is None:
-            raise FieldError(
-                f"{path} is one of several files that make up an OME-TIFF image; expected all planes in one file. Save "
-                "the image as a single file."
-            )
-        for offset, length in zip(getattr(page, "dataoffsets", ()), getattr(page, "databytecounts", ()), strict=True):
-            if length == 0 or offset + length > file_bytes:
-                raise FieldError(
-                    f"{path} is a truncated TIFF: {length:,} bytes of pixels should lie at byte {offset:,}, the file "
-                    f"ends at {file_bytes:,}. Copy or export the file again."
-                )
-
-
 def _decode_npy(data: bytes, path: Path, max_decoded_bytes: int) -> Image:
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
@@ -222,7 +248,13 @@ def _decode_npy(data: bytes, path: Path, max_decoded_bytes: int) -> Image:
         raise FieldError(
             f"{path} holds Python objects, expected numbers. Save a plain array with np.save(allow_pickle=False)."
         )
-    _check_size(path, shape, dtype.itemsize, max_decoded_bytes)
+    check_size(path, shape, dtype, max_decoded_bytes)
+    announced, stored = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
+    if announced != stored:
+        raise FieldError(
+            f"{path} is truncated or corrupt: its header announces {announced:,} bytes of pixels, {stored:,} follow. "
+            "Copy or export the file again."
+        )
     pixels = np.frombuffer(data, dtype, count=math.prod(shape), offset=stream.tell())
     pixels = pixels.reshape(shape, order="F" if fortran_order else "C")
     # Channels first or last: a field of view is wider than it has channels.
@@ -230,32 +262,11 @@ def _decode_npy(data: bytes, path: Path, max_decoded_bytes: int) -> Image:
     return Image(path, pixels, "YXQ" if channels_last else "Q" * (pixels.ndim - 2) + "YX", ImageMetadata())
 
 
-def _read_ome_zarr(path: Path, max_decoded_bytes: int) -> Image:
-    try:
-        group = zarr.open_group(path, mode="r")
-        metadata, axes, dataset = metadata_from_ome_zarr(dict(group.attrs))
-        array = group[dataset]
-        if not isinstance(array, zarr.Array):
-            raise TypeError(f"{dataset!r} is no array")
-        _check_size(path, array.shape, array.dtype.itemsize, max_decoded_bytes)
-        pixels = np.asarray(array[...])
-    except FieldError:
-        raise
-    except (ValueError, KeyError, TypeError, IndexError, OSError, RuntimeError, json.JSONDecodeError) as error:
-        raise FieldError(
-            f"{path} is no OME-Zarr image that can be read: {type(error).__name__} {error}. Expected a group with "
-            "`multiscales`; of a plate give the folder of one image, such as plate.zarr/A/1/0."
-        ) from error
-    return Image(path, pixels, axes, metadata)
-
-
 _Decoder = Callable[[bytes, Path, int], Image]
+_MAGIC_BYTES = 8
+_TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _DECODERS: dict[bytes, _Decoder] = {
     b"\x89PNG\r\n\x1a\n": _decode_png,
     b"\xff\xd8\xff": _decode_jpeg,
-    b"II*\x00": _decode_tiff,
-    b"MM\x00*": _decode_tiff,
-    b"II+\x00": _decode_tiff,
-    b"MM\x00+": _decode_tiff,
     b"\x93NUMPY": _decode_npy,
 }

@@ -7,13 +7,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from subcell_hf.data.images.files import FieldError, Image
+from subcell_hf.data.images.image import FieldError, Image, without_alpha
 
 ZProjection = Literal["max", "mean"] | int
 """How a Z-stack becomes one plane: brightest or mean value of all planes, or the index of one of them."""
 
 MAX_LABELS = 65_535
 """Most cells that one label mask may hold; a mask with more is noise or not a label mask."""
+
+_MOST_STAINS = 16
+"""With more entries, an axis is no list of channels."""
 
 # Measured on the eight HPA JPEGs of two fields: after chroma subsampling, at most 8e-5 of the pixels have a sample that
 # exceeds half of the signal by more than 16 of 255. In a composite of nuclei and protein it is some percent, because
@@ -52,8 +55,9 @@ def channel_stack(image: Image, z_projection: ZProjection | None = None, named_c
     Args:
         image: Any image; the samples of a red-green-blue image count as one channel.
         z_projection: Needed where the image has several Z-planes.
-        named_channels: How many channels the user has named. Some writers store three channels as red, green and blue:
-            where the names are as many as the samples, each sample is a channel.
+        named_channels: How many channels the user has named. Some writers store channels as red, green and blue, as
+            Z-planes or as time points: where the names are as many as those, and there are no other channels, each is
+            a channel.
 
     Returns:
         `[channels, height, width]` of the file's dtype.
@@ -62,12 +66,16 @@ def channel_stack(image: Image, z_projection: ZProjection | None = None, named_c
         FieldError: If the image has time points, or Z-planes without a choice, or axes that nobody can tell apart.
     """
     pixels, axes = image.pixels, image.axes
-    if "Y" not in axes or "X" not in axes:
+    if "Y" not in axes or "X" not in axes or len(set(axes)) != len(axes):
         raise FieldError(
             f"{image.path} has axes {axes!r} and shape {pixels.shape}, expected an image with rows and columns."
         )
-    if "S" in axes and "C" not in axes and pixels.shape[axes.index("S")] == named_channels:
-        axes = axes.replace("S", "C")
+    if image.has_palette:
+        raise FieldError(
+            f"{image.path} has the photometric interpretation Palette, and its palette is no ramp from black to one "
+            "colour: its values are numbers of colours, expected intensities. Save it as a grey TIFF."
+        )
+    axes = _with_named_channels(axes, pixels.shape, named_channels, z_projection)
     if "S" in axes:
         pixels = _signal_of_colour_image(np.moveaxis(pixels, axes.index("S"), -1), image.path)
         axes = axes.replace("S", "")
@@ -83,12 +91,34 @@ def channel_stack(image: Image, z_projection: ZProjection | None = None, named_c
         else:
             raise FieldError(
                 f"{image.path} has {pixels.shape[position]} entries along axis {axis} (shape {image.pixels.shape}, "
-                f"axes {image.axes}), expected one. Save every time point or position as a file of its own."
+                f"axes {image.axes}), expected one. {_advice(image, axis)}Save every time point or position as a file "
+                "of its own."
             )
         axes = axes[:position] + axes[position + 1 :]
     if "C" not in axes:
         pixels, axes = pixels[None], "C" + axes
     return np.ascontiguousarray(np.transpose(pixels, [axes.index(axis) for axis in "CYX"]))
+
+
+def _with_named_channels(
+    axes: str, shape: tuple[int, ...], named_channels: int, z_projection: ZProjection | None
+) -> str:
+    """Call an axis channels where the user has named as many channels as it has entries, and there is no other."""
+    lengths = {axis: length for axis, length in zip(axes, shape, strict=True) if axis not in "YX" and length > 1}
+    if len(lengths) != 1 or named_channels not in lengths.values():
+        return axes
+    (axis,) = lengths
+    if axis not in ("SZTQ" if z_projection is None else "SQ"):
+        return axes
+    return axes.translate({ord(axis): "C", ord("C"): axis})
+
+
+def _advice(image: Image, axis: str) -> str:
+    """What to do where an axis holds stains; nothing where the image has channels beside it, or too many entries."""
+    lengths = dict(zip(image.axes, image.pixels.shape, strict=True))
+    if axis not in "ZT" or lengths[axis] > _MOST_STAINS or lengths.get("C", 1) > 1:
+        return ""
+    return f"If they are its channels, name all {lengths[axis]} (--channel-names). "
 
 
 def _project(
@@ -98,7 +128,8 @@ def _project(
     if z_projection is None:
         raise FieldError(
             f"{image.path} is a Z-stack of {planes} planes (shape {image.pixels.shape}, axes {image.axes}), expected "
-            "one plane. Choose z_projection (--z-projection): max, mean, or the index of a plane."
+            f"one plane. {_advice(image, 'Z')}To project it, choose z_projection (--z-projection): max, mean, or the "
+            "index of a plane."
         )
     if z_projection == "max":
         return np.asarray(pixels.max(axis=position))
@@ -118,12 +149,7 @@ def _signal_of_colour_image(samples: npt.NDArray[Any], path: Path) -> npt.NDArra
         path: For the message.
     """
     if samples.shape[-1] in (2, 4):
-        alpha = samples[..., -1]
-        if alpha.min() != alpha.max():
-            raise FieldError(
-                f"{path} has a transparency that varies, expected plain intensities. Save it without alpha."
-            )
-        samples = samples[..., :-1]
+        samples = without_alpha(samples, path)
     means = samples.reshape(-1, samples.shape[-1]).mean(axis=0)
     lit = means >= _LEAK_FRACTION_OF_SIGNAL * means.max()
     signal = samples[..., lit].mean(axis=-1, dtype=np.float32)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from subcell_hf.data.images.file_metadata import is_sane_pixel_size, metadata_from_ome_xml
+from subcell_hf.data.fields_of_view import find_fields
+from subcell_hf.data.images.file_metadata import ImageMetadata, is_sane_pixel_size, read_ome_xml
 from subcell_hf.data.images.files import FieldError, read_image
 
 PIXELS = np.zeros((2, 16, 16), np.uint16)
@@ -41,18 +42,18 @@ def test_baseline_tags_count_only_where_they_tell_a_microscope(
 
 
 def test_pixels_that_are_not_square_are_refused(tmp_path: Path) -> None:
-    facts = {"axes": "CYX", "PhysicalSizeX": 0.1, "PhysicalSizeY": 0.3}
-    tifffile.imwrite(tmp_path / "a.ome.tif", PIXELS, metadata=facts)
+    facts = {"axes": "CYX", "PhysicalSizeX": 0.1, "PhysicalSizeY": 0.3, "Channel": {"Name": ["blue", "green"]}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.arange(2 * 16 * 16, dtype=np.uint16).reshape(2, 16, 16), metadata=facts)
     with pytest.raises(FieldError, match=r"0\.1 x 0\.3 um, expected positive and square"):
-        read_image(tmp_path / "a.ome.tif")
+        find_fields(tmp_path)[0].read()
 
 
 def test_ome_xml_without_facts_says_nothing() -> None:
     text = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels/></Image></OME>'
-    assert metadata_from_ome_xml(text).pixel_size_um is None
-    assert metadata_from_ome_xml(text).channel_names == ()
+    (image,) = read_ome_xml(text, 1)
+    assert image.metadata == ImageMetadata()
     with pytest.raises(ValueError, match="malformed"):
-        metadata_from_ome_xml("<OME")
+        read_ome_xml("<OME", 1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""What every reader of image files returns, raises and checks."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subcell_hf.data.images.file_metadata import ImageMetadata
+from subcell_hf.errors import InputError
+
+MAX_DECODED_BYTES = 4 * 2**30
+"""Largest image that is decoded: four 16-bit channels of 16,384 x 16,384 pixels take half of it."""
+
+
+class FieldError(InputError):
+    """A field of view that cannot be used; the message says what, where, got, expected and the remedy."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """What one file holds.
+
+    Attributes:
+        path: Where it was read from.
+        pixels: Any shape and dtype, as stored.
+        axes: One letter per axis of `pixels`: `T` time, `C` channel, `Z` plane, `Y` row, `X` column, `S` sample of a
+            red-green-blue image, `Q` unknown.
+        metadata: Channel names and pixel size, as far as the file contains them.
+        has_palette: Whether the pixels are indices of a palette that is no ramp from black to one colour: they may be
+            labels, but are no intensities.
+    """
+
+    path: Path
+    pixels: npt.NDArray[Any]
+    axes: str
+    metadata: ImageMetadata
+    has_palette: bool = False
+
+
+def too_large(path: Path, got: str, max_decoded_bytes: int) -> FieldError:
+    """The error for an image above the limit."""
+    return FieldError(
+        f"{path} is too large: {got}, expected at most {max_decoded_bytes:,} bytes once decoded. If the image is what "
+        "you think it is, cut it into tiles or raise max_decoded_bytes (--max-decoded-gib)."
+    )
+
+
+def check_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any] | int, max_decoded_bytes: int) -> None:
+    """Refuse an image by what its header announces.
+
+    Args:
+        path: Its file.
+        shape: Its shape.
+        dtype: Its dtype, or the bytes of one value.
+        max_decoded_bytes: The limit.
+
+    Raises:
+        FieldError: If it is too large, or has no pixel.
+    """
+    if min(shape, default=0) < 1:
+        raise FieldError(f"{path} has the shape {shape}, expected an image with pixels. Copy or export the file again.")
+    item_bytes = dtype if isinstance(dtype, int) else dtype.itemsize
+    if math.prod(shape) * item_bytes > max_decoded_bytes:
+        raise too_large(path, f"shape {shape} of {item_bytes} bytes each", max_decoded_bytes)
+
+
+def without_alpha(samples: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
+    """Drop a last sample that is transparency.
+
+    Args:
+        samples: `[..., samples]`, the last of them transparency.
+        path: For the message.
+
+    Raises:
+        FieldError: If the transparency varies: what the colours mean depends on it.
+    """
+    alpha = samples[..., -1]
+    if alpha.min() != alpha.max():
+        raise FieldError(f"{path} has a transparency that varies, expected plain intensities. Save it without alpha.")
+    return samples[..., :-1]
