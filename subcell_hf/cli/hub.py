@@ -197,11 +197,11 @@ def serve(
     """Answer requests over HTTP as an inference endpoint does, to try a model locally. Stop with Ctrl-C."""
     from subcell_hf.hub.endpoint_handler import EndpointHandler
     from subcell_hf.hub.endpoint_server import EndpointServer
-    from subcell_hf.hub.weights_check import check_weights
+    from subcell_hf.model_folders import check_model, read_processor
     from subcell_hf.progress import hide_weight_bars
 
     hide_weight_bars()
-    check_weights(model)
+    read_processor(model, check_model(model))
     with EndpointServer(EndpointHandler(str(model), trust_remote_code=False), host, port) as server:
         typer.echo(
             f"POST JSON to http://{host}:{server.server_port}/ ; what it takes stands in {model / 'handler.py'}."

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from transformers import AutoImageProcessor
 
 from subcell_hf.data.folders import write_folder_atomically
 from subcell_hf.errors import InputError
@@ -15,19 +13,11 @@ from subcell_hf.hub.example_cell import make_example
 from subcell_hf.hub.model_card import CardModel, check_card, make_model_card
 from subcell_hf.hub.notebook import make_notebook
 from subcell_hf.hub.push import Content, collect_files
-from subcell_hf.hub.weights_check import check_weights
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
-from subcell_hf.model.modeling_subcell import (
-    SubCellForImageClassification,
-    SubCellModel,
-    SubCellPreTrainedModel,
-)
-from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
+from subcell_hf.model.modeling_subcell import SubCellPreTrainedModel
+from subcell_hf.model_folders import PROCESSOR_FILE, check_model, load_model, read_processor
 
-_CLASSES: dict[str, type[SubCellPreTrainedModel]] = {
-    kind.__name__: kind for kind in (SubCellModel, SubCellForImageClassification, SubCellForPreTraining)
-}
 _HANDLER_FILES = {
     "endpoint_handler.py": "handler.py",
     "endpoint_batching.py": "endpoint_batching.py",
@@ -127,55 +117,22 @@ def check_export(folder: Path) -> dict[str, Content]:
     missing = [name for name in REQUIRED_FILES if name not in files]
     if missing:
         raise InputError(f"{folder} lacks {', '.join(missing)}: give a folder that `subcell export` wrote.")
-    check_weights(folder)
+    read_processor(folder, check_model(folder))
     check_card((folder / "README.md").read_text(encoding="utf-8"), str(folder / "README.md"))
     return files
-
-
-def load_model(folder: Path) -> SubCellPreTrainedModel:
-    """Load weights that are whole, complete and finite.
-
-    Raises:
-        InputError: If they are not, or the folder is of another kind of model.
-    """
-    check_weights(folder)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} has no config.json: give a trained, converted or downloaded model's folder.")
-    try:
-        config = SubCellConfig.from_pretrained(folder)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{folder / 'config.json'} is no SubCell configuration ({error}).") from error
-    name = (config.architectures or ["nothing"])[0]
-    if name not in _CLASSES:
-        raise InputError(f"{folder} holds {name}: expected one of {', '.join(_CLASSES)}.")
-    loaded: Any = _CLASSES[name].from_pretrained(folder, output_loading_info=True, use_safetensors=True)
-    model: SubCellPreTrainedModel = loaded[0].eval()
-    info: dict[str, Any] = loaded[1]
-    wrong = [*info["missing_keys"], *info["mismatched_keys"]]
-    if wrong:
-        raise InputError(f"{folder} lacks weights of {name}: {', '.join(map(str, wrong[:5]))}. Write it again.")
-    broken = [key for key, value in model.state_dict().items() if not bool(value.isfinite().all())]
-    if broken:
-        raise InputError(f"{folder} holds NaN or infinite weights in {broken[0]}: use a checkpoint before that.")
-    return model
 
 
 def load_processor(folder: Path, config: SubCellConfig) -> SubCellImageProcessor:
     """The folder's image processor, or the one that follows from the configuration of a trained model.
 
     Raises:
-        InputError: If it makes other channels than the model takes.
+        InputError: If it is damaged, or makes other channels than the model takes.
     """
-    if not (folder / "preprocessor_config.json").is_file():
+    path = folder / PROCESSOR_FILE
+    if not path.exists() and not path.is_symlink():  # a link to nowhere is a fault, not a missing file
         height, width = config.image_height_width
         return SubCellImageProcessor(config.channels, {"height": height, "width": width}, config.pixel_size_um)
-    processor = AutoImageProcessor.from_pretrained(folder)
-    if not isinstance(processor, SubCellImageProcessor) or list(processor.channels) != list(config.channels):
-        raise InputError(
-            f"{folder / 'preprocessor_config.json'} makes {getattr(processor, 'channels', 'other images')}, the model "
-            f"takes {', '.join(config.channels)}: write the processor again with SubCellImageProcessor(channels=…)."
-        )
-    return processor
+    return read_processor(folder, config)
 
 
 def _take_encoder(model: SubCellPreTrainedModel) -> SubCellPreTrainedModel:

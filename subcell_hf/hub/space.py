@@ -4,12 +4,11 @@ import json
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
 from PIL import Image
-from transformers import AutoConfig
 
 from subcell_hf.data.folders import write_folder_atomically
 from subcell_hf.errors import InputError
@@ -17,9 +16,9 @@ from subcell_hf.hub.demo_answers import DemoSettings
 from subcell_hf.hub.demo_model import ReferenceCells
 from subcell_hf.hub.example_cell import make_example
 from subcell_hf.hub.export import load_processor
-from subcell_hf.hub.weights_check import check_weights
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
+from subcell_hf.model_folders import check_model
 from subcell_hf.ontology import CHANNEL_STAINS, location_colours
 
 if TYPE_CHECKING:
@@ -174,8 +173,7 @@ def write_examples(folder: Path, processor: SubCellImageProcessor) -> dict[str, 
 
 
 def _load_facts(model: Path) -> tuple[SubCellConfig, SubCellImageProcessor]:
-    check_weights(model)
-    config: Any = AutoConfig.from_pretrained(model)
+    config = check_model(model)
     return config, load_processor(model, config)
 
 

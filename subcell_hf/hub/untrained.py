@@ -6,9 +6,8 @@ import torch
 
 from subcell_hf.data.folders import write_folder_atomically
 from subcell_hf.errors import InputError
-from subcell_hf.model.configuration_subcell import SubCellConfig
-from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellModel
+from subcell_hf.model_folders import build_empty, check_model, find_folder, read_config, read_processor
 
 
 def save_untrained(model: str, output: Path, seed: int = 0) -> Path:
@@ -23,17 +22,14 @@ def save_untrained(model: str, output: Path, seed: int = 0) -> Path:
         The folder.
 
     Raises:
-        InputError: If there is no such model, or `output` holds something.
+        InputError: If there is no such model, a file of it is damaged, or `output` holds something.
     """
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output} is not empty. Choose another folder, or remove what is in it.")
-    try:
-        config = SubCellConfig.from_pretrained(model)
-        processor = SubCellImageProcessor.from_pretrained(model)
-    except OSError as error:
-        raise InputError(
-            f"{model!r} is neither the folder of a SubCell model nor its id on the Hub: {error}"
-        ) from error
+    folder, _ = find_folder(model, weights=False)
+    config = check_model(folder) if any(folder.glob("*.safetensors")) else read_config(folder)
+    processor = read_processor(folder, config)
+    build_empty(config, folder)  # refuses sizes that no memory could hold
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = SubCellModel(config)

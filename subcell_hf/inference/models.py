@@ -1,7 +1,6 @@
 """Models by name: loaded, identified by the checksum of their weights, and put on a device in a precision."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -13,14 +12,13 @@ from torch import Tensor, nn
 
 from subcell_hf.errors import InputError
 from subcell_hf.inference.variants import PUBLISHED_CROP_PX, Variant
-from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
+from subcell_hf.model_folders import check_model, find_folder, load_weights, read_processor
 from subcell_hf.ontology import PUBLISHED_PIXEL_SIZE_UM
 
 AUTO = "auto"
 PRECISIONS = ("auto", "fp32", "bf16")
 
-_FILES = ["*.json", "*.safetensors"]
 _CLASSIFIER = "SubCellForImageClassification"
 
 
@@ -96,34 +94,13 @@ def find_models(
     if name != AUTO:
         if models is not None:
             raise InputError(f"--models {models} is only used with --model auto; got --model {name}.")
-        folders = [(name, *_folder_of(name, revision))]
+        folders = [(name, *find_folder(name, revision))]
     else:
         folders = _folders_of(models, revision)
     found = [_read_model(own, folder, commit, proteins, crop_px, mask_cells) for own, folder, commit in folders]
     found.sort(key=lambda model: (-len(model.variant.channels), model.name))
     _check_together(found)
     return tuple(found)
-
-
-def _folder_of(name: str, revision: str | None) -> tuple[Path, str | None]:
-    if Path(name).is_dir():
-        if revision is not None:
-            raise InputError(f"{name} is a local folder, which has no revision {revision!r}. Leave --revision out.")
-        return Path(name), None
-    if not Path(name).exists() and name.count("/") == 1 and not name.startswith((".", "/")):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-            raise InputError(
-                f"The model {name!r} is no folder here and was not found on the Hub: {str(error).splitlines()[0]}"
-            ) from error
-        return folder, folder.name
-    raise InputError(
-        f"The model {name!r} is neither a folder nor an id such as owner/name. `subcell convert` makes one."
-    )
 
 
 def _folders_of(models: str | None, revision: str | None) -> list[tuple[str, Path, str | None]]:
@@ -154,7 +131,7 @@ def _folders_of(models: str | None, revision: str | None) -> list[tuple[str, Pat
             f"{models} is no folder here, and the Hub knows no such models: {owner} has "
             f"{', '.join(listed[:8]) or 'none'} with the tag `subcell`. Give a folder, an owner, or owner/pattern."
         )
-    return [(own, *_folder_of(own, revision)) for own in ids]
+    return [(own, *find_folder(own, revision)) for own in ids]
 
 
 def _read_model(
@@ -165,17 +142,8 @@ def _read_model(
     crop_px: int | None,
     mask_cells: bool | None,
 ) -> ModelFolder:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        settings = SubCellImageProcessor.from_pretrained(folder).to_dict()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name} is no model folder: {error}. `subcell convert` makes one.") from error
-    weights = sorted(folder.glob("*.safetensors"))
-    if config.get("model_type") != "subcell" or not weights:
-        raise InputError(
-            f"{name} has model_type {config.get('model_type')!r} and {len(weights)} safetensors files, expected "
-            "'subcell' and at least one. `subcell convert` makes such a folder."
-        )
+    checked = check_model(folder)
+    config, settings = checked.to_dict(), read_processor(folder, checked).to_dict()
     names = ("channels", "size", "pixel_size_um", "do_resize", "do_center_crop", "do_pad", "do_normalize", "do_mask")
     settings = {key: settings[key] for key in (*names, "normalize")}
     if mask_cells is not None:
@@ -189,7 +157,7 @@ def _read_model(
         patch_px=1 if config.get("backbone_config") else int(config.get("patch_size", 16)),
         settings=settings,
     )
-    return ModelFolder(name, folder, revision, config, variant, _checksum(weights))
+    return ModelFolder(name, folder, revision, config, variant, _checksum(sorted(folder.glob("*.safetensors"))))
 
 
 def _window(settings: dict[str, Any]) -> int:
@@ -281,11 +249,11 @@ class CellEncoder(nn.Module):
         self.exact = precision == "fp32"
         self.classifier: nn.Module | None = None
         if model.classes:
-            whole = SubCellForImageClassification.from_pretrained(model.folder, dtype=torch.float32)
+            whole = load_weights(SubCellForImageClassification, model.folder)
             self.encoder, self.classifier = whole.subcell, whole.classifier
             self.multi_label = whole.config.problem_type == "multi_label_classification"
         else:
-            self.encoder = SubCellModel.from_pretrained(model.folder, dtype=torch.float32)
+            self.encoder = load_weights(SubCellModel, model.folder)
         self.eval().to(device)
         if precision == "bf16":
             self.encoder.to(torch.bfloat16)

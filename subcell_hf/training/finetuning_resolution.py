@@ -15,6 +15,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
+from subcell_hf.model_folders import check_model, find_folder, load_weights
 from subcell_hf.training.channel_adaptation import ChannelOrigins, adapt_encoder, plan_channels
 from subcell_hf.training.finetuning_arguments import (
     CLASS_WEIGHTS,
@@ -69,7 +70,7 @@ class FineTuningRun:
 
     def build_model(self) -> SubCellForImageClassification:
         """The trained encoder, adapted, under a new head from the run's seed."""
-        trained = SubCellModel.from_pretrained(self.init_checkpoint, dtype=torch.float32)
+        trained = load_weights(SubCellModel, find_folder(self.init_checkpoint)[0])
         torch.manual_seed(self.training.seed)
         model = SubCellForImageClassification(self.config)
         model.subcell.load_state_dict(adapt_encoder(trained, self.config, self.origins))
@@ -226,7 +227,7 @@ def _make_targets(
 def _adapt_config(
     checkpoint: str, start: StartArguments, crops: LabelledCrops, classes: tuple[str, ...], single_label: bool
 ) -> tuple[SubCellConfig, ChannelOrigins]:
-    trained = SubCellConfig.from_pretrained(checkpoint)
+    trained = check_model(find_folder(checkpoint)[0])
     channels = start.channels or list(trained.channels)
     missing = [name for name in channels if name not in crops.channels]
     if missing:

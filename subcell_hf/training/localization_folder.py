@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from subcell_hf.data.folders import write_folder_atomically
 from subcell_hf.data.splits import split_antibodies
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
-from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
+from subcell_hf.model_folders import load_weights, read_processor
 from subcell_hf.ontology import training_locations
 from subcell_hf.training.localization import LocalizationSettings, TrainedEnsemble
 from subcell_hf.training.training_record import TRAINING_RECORD_FILE, add_classifier
@@ -93,7 +92,8 @@ def save_classifier(
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output} exists and is not an empty folder: choose another output.")
-    base = SubCellModel.from_pretrained(encoder, dtype=torch.float32)
+    base = load_weights(SubCellModel, encoder)
+    processor = read_processor(encoder, base.config)
     width = ensemble.layers[0][0].shape[-1]
     if base.config.embedding_size != width:
         raise InputError(
@@ -123,7 +123,7 @@ def save_classifier(
     )
     with write_folder_atomically(output) as folder:
         model.save_pretrained(folder)
-        SubCellImageProcessor.from_pretrained(encoder).save_pretrained(folder)
+        processor.save_pretrained(folder)
         if (encoder / TRAINING_RECORD_FILE).is_file():
             record = add_classifier(json.loads((encoder / TRAINING_RECORD_FILE).read_bytes()), settings)
             extra = {TRAINING_RECORD_FILE: json.dumps(record, indent=1, ensure_ascii=False) + "\n", **(extra or {})}

@@ -16,6 +16,7 @@ from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
+from subcell_hf.model_folders import check_model, find_folder, load_weights
 from subcell_hf.training.arguments import METRICS, DataArguments, ParsedArguments, PreTrainingArguments
 from subcell_hf.training.launch_checks import check_launch
 from subcell_hf.training.optimization import peak_learning_rate, straight_line
@@ -69,10 +70,7 @@ class PreTrainingRun:
         torch.manual_seed(self.training.seed)
         if self.init_checkpoint is None:
             return SubCellForPreTraining(self.config)
-        model: SubCellForPreTraining = SubCellForPreTraining.from_pretrained(
-            self.init_checkpoint, config=self.config, dtype=torch.float32
-        )
-        return model
+        return load_weights(SubCellForPreTraining, find_folder(self.init_checkpoint)[0], self.config)
 
 
 def resolve(parsed: ParsedArguments, world_size: int | None = None) -> PreTrainingRun:
@@ -133,7 +131,7 @@ def build_config(parsed: ParsedArguments, index: ShardIndex | None = None) -> Su
         raise InputError(f"size is {model.size!r}: expected one of {', '.join(SIZES)}.")
     base: dict[str, Any] = dict(SIZES[model.size]) if model.size else {}
     if model.init_checkpoint:
-        base = _known_fields(SubCellConfig.from_pretrained(model.init_checkpoint).to_dict())
+        base = _known_fields(check_model(find_folder(model.init_checkpoint)[0]).to_dict())
     try:
         if index is not None:
             changes = _from_index(base | changes, changes, index)

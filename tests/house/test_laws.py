@@ -18,9 +18,10 @@ ISLAND = sorted((PACKAGE / "model").glob("*_subcell*.py"))
 TIERS = {
     "errors": -1, "extras": -1, "progress": -1, "batches": 0, "ontology": 0,
     "model": 1, "data": 1, "augmentation": 1,
-    "registration": 2, "training": 2, "inference": 2,
-    "evaluation": 3, "hub": 4,
-    "__init__": 5, "cli": 6,
+    "model_folders": 2,
+    "registration": 3, "training": 3, "inference": 3,
+    "evaluation": 4, "hub": 5,
+    "__init__": 6, "cli": 7,
 }  # fmt: skip
 
 

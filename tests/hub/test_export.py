@@ -192,7 +192,7 @@ def test_broken_models_are_refused_and_nothing_is_written(tmp_path: Path) -> Non
     save_file(
         {k: v for k, v in weights.items() if k != "layernorm.weight"}, model / "model.safetensors", {"format": "pt"}
     )
-    refuse("lacks weights of SubCellModel: layernorm.weight")
+    refuse("1 are missing, such as layernorm.weight")
     weights["layernorm.bias"][0] = float("nan")
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     refuse(r"NaN or infinite weights in layernorm\.bias")

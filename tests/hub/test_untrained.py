@@ -29,7 +29,7 @@ def test_an_untrained_twin(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="neither the folder of a SubCell model nor its id"):
+    with pytest.raises(InputError, match="neither a folder nor an id such as owner/name"):
         save_untrained(str(tmp_path / "nothing"), tmp_path / "out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
