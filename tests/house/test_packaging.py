@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from subcell_hf.extras import EXTRAS, explain_missing
+from tests.house.test_laws import FILES, imports_of
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -24,6 +25,20 @@ def test_every_library_of_an_extra_is_known_by_the_name_that_it_is_imported_by()
         for module in modules:
             if module in distributions:  # cellpose is not installed for the tests
                 assert wanted & {name.lower() for name in distributions[module]}, f"{module} is not of [{extra}]"
+
+
+def test_every_import_is_declared() -> None:
+    """Nothing works by the luck that some other library brings what we import."""
+    distributions = packages_distributions()
+    optional = {module for modules in EXTRAS.values() for module in modules}
+    core = {Requirement(text).name.lower().replace("-", "_") for text in PROJECT["dependencies"]}
+    for path in FILES:
+        for level, name in imports_of(path):
+            top = name.partition(".")[0]
+            if level or top in sys.stdlib_module_names or top == "subcell_hf":
+                continue
+            of_core = core & {found.lower().replace("-", "_") for found in distributions.get(top, ())}
+            assert of_core or top in optional, f"{path.name} imports {top}: declare it in pyproject.toml and extras.py"
 
 
 def test_a_missing_library_is_explained() -> None:

@@ -1,5 +1,6 @@
-"""Genes as a graph of neighbours, and as points of a plane; scanpy does both."""
+"""Genes as a graph of neighbours, and as points of a plane, both by UMAP (McInnes et al. 2018)."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,19 +53,31 @@ def neighbour_graph(embeddings: npt.NDArray[np.float64], *, neighbours: int, met
         raise InputError(f"A gene must have at least 2 neighbours, itself among them; got {neighbours}.")
     if metric not in ("cosine", "euclidean"):
         raise InputError(f"Unknown metric {metric!r}: choose cosine or euclidean.")
-    import anndata
-    import scanpy
+    from sklearn.neighbors import NearestNeighbors
+    from umap import UMAP
 
     neighbours = min(neighbours, len(embeddings) - 1)
-    genes = anndata.AnnData(embeddings.astype(np.float32))
-    scanpy.pp.neighbors(
-        genes, n_neighbors=neighbours, use_rep="X", metric=metric, transformer="sklearn", random_state=seed
+    points = embeddings.astype(np.float32)
+    others = NearestNeighbors(n_neighbors=neighbours - 1, metric=metric, algorithm="brute").fit(points)
+    distances, rows = others.kneighbors()
+    # Every gene is its own first neighbour at a distance of exactly 0, as UMAP expects.
+    own_rows, own_distances = np.arange(len(points)), np.zeros(len(points), np.float32)
+    layout = UMAP(
+        n_neighbors=neighbours,
+        metric=metric,
+        min_dist=0.5,
+        random_state=seed,
+        n_jobs=1,
+        precomputed_knn=(np.column_stack([own_rows, rows]), np.column_stack([own_distances, distances])),
+        force_approximation_algorithm=True,  # else UMAP searches on its own where genes are few
     )
-    scanpy.tl.umap(genes, random_state=seed)
-    connectivities, pieces = bridge_pieces(genes.obsp["connectivities"].tocsr(), embeddings, metric)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*precomputed_knn")  # no other genes are to be laid out
+        layout.fit(points)
+    connectivities, pieces = bridge_pieces(layout.graph_.tocsr(), embeddings, metric)
     return GeneGraph(
         connectivities=connectivities,
-        positions=np.asarray(genes.obsm["X_umap"], dtype=np.float32),
+        positions=np.asarray(layout.embedding_, dtype=np.float32),
         neighbours=neighbours,
         pieces=pieces,
     )

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array, triu
+from scipy.sparse import coo_array, csr_matrix, diags_array
 
 from subcell_hf.errors import InputError
 
 DEFAULT_RESOLUTIONS = (0.01, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 ROOT = "all"
+
+_RUNS = 10
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,13 @@ def nested_leiden(
     rising = list(resolutions)
     if not rising or rising != sorted(set(rising)) or rising[0] <= 0:
         raise InputError(f"Resolutions must be positive and rise, got {', '.join(map(str, rising)) or 'none'}.")
-    degrees = np.asarray(connectivities.sum(axis=1), dtype=np.float64).ravel()
-    edges = triu(connectivities, k=1).tocoo()
+    edges = coo_array(connectivities)
     if not edges.nnz:
         raise InputError("The graph of genes has no edges.")
     levels = []
-    membership = np.zeros(len(degrees), dtype=np.int64)
+    membership = np.zeros(edges.shape[0], dtype=np.int64)
     for resolution in rising:
-        membership = _partition(edges, degrees, membership, resolution, seed)
+        membership = _partition(edges, membership, resolution, seed)
         levels.append(membership)
     stacked = np.stack(levels)
     return Hierarchy(_nested_clusters(stacked, rising, min_size), stacked, tuple(rising))
@@ -94,36 +95,36 @@ def nested_leiden(
 
 def leiden_partition(connectivities: Any, resolution: float, seed: int = 0) -> npt.NDArray[np.int64]:
     """Clusters at a single resolution, numbered by size, int64 [genes]; as scanpy's Leiden."""
-    degrees = np.asarray(connectivities.sum(axis=1), dtype=np.float64).ravel()
-    edges = triu(connectivities, k=1).tocoo()
-    return _partition(edges, degrees, np.zeros(len(degrees), dtype=np.int64), resolution, seed)
+    return _partition(coo_array(connectivities), np.zeros(connectivities.shape[0], dtype=np.int64), resolution, seed)
 
 
-def _partition(
-    edges: coo_array,
-    degrees: npt.NDArray[np.float64],
-    parts: npt.NDArray[np.int64],
-    resolution: float,
-    seed: int,
-) -> npt.NDArray[np.int64]:
-    """Leiden within given parts; numbered by size, of equals the one with the first gene first."""
-    import igraph
-    import leidenalg
+def _partition(edges: coo_array, parts: npt.NDArray[np.int64], resolution: float, seed: int) -> npt.NDArray[np.int64]:
+    """Leiden within given parts, the best of several runs; numbered by size, of equals the one with the first gene."""
+    from sknetwork.clustering import Leiden
 
     inside = parts[edges.row] == parts[edges.col]
-    pairs = np.column_stack([edges.row[inside], edges.col[inside]])
-    graph = igraph.Graph(n=len(degrees), edges=pairs.tolist(), directed=False)
-    # The constant Potts model with degrees as sizes of nodes is modularity; its sizes may be those of the whole graph.
-    found = leidenalg.find_partition(
-        graph,
-        leidenalg.CPMVertexPartition,
-        weights=edges.data[inside].astype(np.float64).tolist(),
-        node_sizes=degrees.tolist(),
-        resolution_parameter=resolution / degrees.sum(),
-        n_iterations=-1,
-        seed=seed,
-    )
-    membership = np.asarray(found.membership, dtype=np.int64)
+    kept = (edges.data[inside], (edges.row[inside], edges.col[inside]))
+    graph = csr_matrix(kept, shape=edges.shape, dtype=np.float64)
+    # What a gene has lost by earlier cuts becomes a loop to itself: its degree stays that of the whole graph.
+    degrees = np.bincount(edges.row, edges.data, minlength=len(parts))
+    graph += csr_matrix(diags_array(degrees - graph.sum(axis=1).A1))
+    best, membership = -np.inf, parts
+    for run in range(_RUNS):
+        # Tolerances are shares of the modularity; at the default ones it stops before small clusters are settled.
+        leiden = Leiden(
+            resolution,
+            modularity="newman",
+            tol_optimization=1e-9,
+            tol_aggregation=1e-9,
+            shuffle_nodes=True,
+            random_state=seed * _RUNS + run,
+        )
+        found = leiden.fit_predict(graph).astype(np.int64)
+        joined = inside & (found[edges.row] == found[edges.col])
+        weights = np.bincount(found, degrees)
+        quality = edges.data[joined].sum() - resolution * (weights**2).sum() / degrees.sum()
+        if quality > best + 1e-12:
+            best, membership = quality, found
     _, firsts, inverse, counts = np.unique(membership, return_index=True, return_inverse=True, return_counts=True)
     rank = np.empty(len(counts), dtype=np.int64)
     rank[np.lexsort((firsts, -counts))] = np.arange(len(counts))
