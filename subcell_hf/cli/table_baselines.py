@@ -212,13 +212,19 @@ def _explain(failed: Mapping[str, str], *, images_known: bool = True) -> tuple[s
 
 def _is_kept(path: Path, cells: "pd.DataFrame", identity: str | None) -> bool:
     """Whether a baseline is there and holds these cells; one that was made for other images does not count."""
-    from subcell_hf.data.parquet_files import read_parquet_file
+    from subcell_hf.data.parquet_files import check_parquet, read_parquet_file
+    from subcell_hf.errors import InputError
     from subcell_hf.inference.parts import RUN_FILE
     from subcell_hf.inference.table_parquet import parquet_facts
     from subcell_hf.inference.tables import EMBEDDINGS_FILE
 
     file = path / EMBEDDINGS_FILE if path.is_dir() else path
     if not file.is_file() or (path.is_dir() and not (path / RUN_FILE).is_file()):
+        return False
+    try:
+        check_parquet(file)
+    except InputError as error:
+        typer.echo(f"A baseline is made again: {error}", err=True)
         return False
     facts = (parquet_facts(file) or {}).get("provenance", {})
     if path.is_dir():

@@ -35,6 +35,7 @@ from subcell_hf.data.folder_lock import claim_folder
 from subcell_hf.data.images.listing import CROPS_FILE
 from subcell_hf.data.images.tables import CellBox, read_boxes
 from subcell_hf.data.ray_tasks import check_engine, map_on_ray
+from subcell_hf.data.records import describe_files, find_damage, read_record, write_record
 from subcell_hf.data.segmentation import SEGMENTERS, segment_cells
 from subcell_hf.errors import InputError
 
@@ -250,17 +251,20 @@ def _crop_one(task: _Task) -> str | None:
         "fingerprint": task.fingerprint(),
         "cells": [{**record, "file": file, "index": index} for index, record in enumerate(crops.cells)],
         "filtered": [{**cell.record, "reason": reason} for cell, reason in filtered],
+        "files": describe_files(task.rows_path.parent, [task.pixels_path] if kept else []),
     }
-    write_json(task.rows_path, rows)
+    write_record(task.rows_path, rows)
     return None
 
 
 def _is_finished(task: _Task) -> bool:
-    """Whether an earlier run has completed this field, and its images have not changed since."""
-    if task.source.listed.problem or not task.rows_path.is_file():
+    """Whether an earlier run has completed this field, its files are sound, and its images have not changed since."""
+    if task.source.listed.problem:
         return False
-    rows = json.loads(task.rows_path.read_text(encoding="utf-8"))
-    if rows["fingerprint"] != task.fingerprint() or (rows["cells"] and not task.pixels_path.is_file()):
+    rows = read_record(task.rows_path)
+    if rows is None or rows["fingerprint"] != task.fingerprint():
+        return False
+    if find_damage(task.rows_path.parent, rows["files"]):
         return False
     done = task.rows_path.stat().st_mtime_ns
     return all(path.exists() and path.stat().st_mtime_ns <= done for path in task.source.files)
@@ -285,7 +289,9 @@ def _finish(output: Path, facts: dict[str, Any], done: Sequence[_Task], skipped:
     cells: list[dict[str, Any]] = []
     filtered: list[dict[str, Any]] = []
     for task in done:
-        rows = json.loads(task.rows_path.read_text(encoding="utf-8"))
+        rows = read_record(task.rows_path)
+        if rows is None:
+            raise InputError(f"{task.rows_path} was damaged while the run was at work. Run the same command again.")
         cells += rows["cells"]
         filtered += rows["filtered"]
     report = CropReport(len(done), len(cells), len(filtered), dict(sorted(skipped.items())))

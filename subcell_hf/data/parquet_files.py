@@ -66,6 +66,16 @@ def read_parquet_file(source: Path | Any, columns: Sequence[str] | None = None, 
         return table
 
 
+def check_parquet(source: Path) -> None:
+    """Read every page of a file, a row group at a time, and keep nothing.
+
+    Raises:
+        InputError: If the file is damaged or is not Parquet.
+    """
+    with open_parquet(source) as file:
+        check_rows(sum(len(file.read_row_group(number)) for number in range(file.num_row_groups)), file)
+
+
 def _check_footer(file: pq.ParquetFile) -> None:
     """Refuse a footer that contradicts itself: nothing else protects what is said there twice."""
     metadata = file.metadata

@@ -148,7 +148,7 @@ def write_shards(
             return _finished(output, fingerprint)
         open_progress(output, fingerprint)
         jobs = [
-            ShardJob(output, number, groups, crop_format, settings.classes, strict)
+            ShardJob(output, number, groups, crop_format, settings.classes, strict, fingerprint)
             for number, groups in enumerate(plan)
         ]
         pending = [job for job in jobs if not job.is_done()]

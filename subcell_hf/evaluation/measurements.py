@@ -11,6 +11,7 @@ import pandas as pd
 
 from subcell_hf.batches import FieldCrops
 from subcell_hf.data.atomic import write_atomically
+from subcell_hf.data.records import describe_files, find_damage, read_record, write_record
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.baselines import Measured, shrink_pixels
 from subcell_hf.evaluation.cell_features import measure_cells
@@ -34,8 +35,9 @@ class Measurements:
     channels: tuple[str, ...] = ()
 
     def has(self, piece: str) -> bool:
-        """Whether a piece is there."""
-        return self._path(piece).is_file()
+        """Whether a piece is there, with every byte as it was written."""
+        record = read_record(self._path(piece).with_suffix(".json"))
+        return record is not None and not find_damage(self.folder, record["files"])
 
     def measure(self, piece: str, blocks: Sequence[FieldCrops]) -> None:
         """Measure the cells of a piece and write what was found.
@@ -63,6 +65,8 @@ class Measurements:
         }
         with write_atomically(self._path(piece)) as file:
             np.savez(file, allow_pickle=False, **columns)
+        files = describe_files(self.folder, [self._path(piece)])
+        write_record(self._path(piece).with_suffix(".json"), {"files": files})
 
     def find_channels(self, pieces: Iterable[str]) -> tuple[str, ...]:
         """The planes of the first piece that has cells; empty where none has."""

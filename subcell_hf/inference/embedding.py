@@ -17,11 +17,10 @@ from subcell_hf.inference.blocks import CellSource
 from subcell_hf.inference.embedding_table import SCHEMA_VERSION
 from subcell_hf.inference.forward import BatchEmbedder
 from subcell_hf.inference.models import ModelFolder, choose_device, choose_precision
-from subcell_hf.inference.parts import H5AD_FILE, RUN_FILE, PartResults, PartsFolder, plan_parts
+from subcell_hf.inference.parts import PartResults, PartsFolder, plan_parts
 from subcell_hf.inference.pictures import PictureBudget
 from subcell_hf.inference.processes import Processes
 from subcell_hf.inference.runs import EmbedRun, EmbedSettings, claim_run, write_part
-from subcell_hf.inference.tables import EMBEDDINGS_FILE, h5ad_from_parquet
 from subcell_hf.progress import progress_bar
 
 __all__ = ["EmbedReport", "EmbedSettings", "Processes", "embed_cells"]
@@ -93,12 +92,12 @@ def embed_cells(
         OSError: If a file cannot be written.
     """
     settings, processes = settings or EmbedSettings(), processes or Processes.of_environment()
-    run, plan = _prepare(source, models, output, settings, processes, arguments or {})
+    run, shown = _prepare(source, models, output, settings, processes, arguments or {})
     if run.folder.is_joined():
-        run.folder.open(*plan)
+        run.folder.open(shown)
         return _finished(run)
     with claim_run(output, processes):
-        run.folder.open(*plan)
+        run.folder.open(shown)
         return _finished(run) if run.folder.is_joined() else _embed(run)
 
 
@@ -107,7 +106,7 @@ def _embed(run: EmbedRun) -> EmbedReport:
     processes, settings = run.processes, run.settings
     started = time.perf_counter()
     own = [part for part in range(len(run.parts)) if part % processes.world_size == processes.rank]
-    pending = [part for part in own if not run.folder.is_done(part)]
+    pending = [part for part in own if not run.folder.is_sound(part)]
     if settings.engine == "ray":
         from subcell_hf.inference.cluster import embed_on_ray
 
@@ -123,6 +122,9 @@ def _embed(run: EmbedRun) -> EmbedReport:
         if run.folder.is_joined():
             return replace(_finished(run), resumed_parts=resumed)
         try:
+            # What other processes have written is looked at here for the first time.
+            others = [part for part in range(len(run.parts)) if part % processes.world_size != processes.rank]
+            _embed_parts(run, [part for part in others if not run.folder.is_sound(part)])
             return _join(run, seconds, resumed)
         except FileNotFoundError:
             # Without locks another process may have joined the parts, and removed them, at the same time.
@@ -138,15 +140,14 @@ def _prepare(
     settings: EmbedSettings,
     processes: Processes,
     arguments: Mapping[str, Any],
-) -> tuple[EmbedRun, tuple[str, Mapping[str, Any]]]:
-    """Plan the run; also returns what its folder is to be opened with."""
+) -> tuple[EmbedRun, Mapping[str, Any]]:
+    """Plan the run; also returns the settings that its folder is to be opened with."""
     device = choose_device(settings.device, processes.local_rank)
     precision = choose_precision(settings.precision, device)
     names = list(source.names())
     if not names:
         raise InputError("The input holds no cell and no field of view. Give one that does.")
     parts = plan_parts(names, source.blocks_per_read, source.blocks_per_part)
-    folder = PartsFolder(output, len(parts))
     budget = PictureBudget.of_fields(names, settings.pictures)
     shown = {
         "models": [f"{model.name} {model.checksum[:16]}" for model in models],
@@ -158,11 +159,12 @@ def _prepare(
     facts = [source.fingerprint(), [m.checksum for m in models], precision, settings.pictures, SCHEMA_VERSION]
     facts += ["attention"] if settings.attention_maps else []
     fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    folder = PartsFolder(output, len(parts), fingerprint)
     run = EmbedRun(
         source, tuple(models), settings, processes, names, parts, folder, budget, device, precision, dict(arguments)
     )
     run.arguments = {**run.arguments, "fingerprint": fingerprint, "settings": shown}
-    return run, (fingerprint, shown)
+    return run, shown
 
 
 def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
@@ -233,10 +235,9 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
 def _finished(run: EmbedRun) -> EmbedReport:
     """The report of a run that is complete already; adds an AnnData file that was not wanted then."""
     output = run.folder.output
+    run.folder.check_tables(h5ad=run.settings.h5ad)
     run.folder.clear()
-    if run.settings.h5ad and not (output / H5AD_FILE).is_file():
-        h5ad_from_parquet(output / EMBEDDINGS_FILE, output / H5AD_FILE)
-    facts = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
+    facts = run.folder.read_run()
     return EmbedReport(output, facts["cells"], run.folder.read_skipped(), len(run.parts), len(run.parts))
 
 

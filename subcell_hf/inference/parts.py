@@ -1,13 +1,14 @@
 """A table in the making: parts, written whole as they finish, and joined when the last one is there.
 
 `OUT/parts/` holds `plan.json`, and for each part `part-000000.parquet`, `.pictures.parquet` and `.attention.parquet`,
-where it has any, and `part-000000.json`, written last: with it the part is finished. What a part holds depends on the
-inputs and the settings alone, never on the number of processes. Whoever finishes the last part joins them, under a
-lock.
+where it has any, and `part-000000.json`, written last: with it the part is finished, and it records sizes and
+checksums: a part that is damaged is made again. What a part holds depends on the inputs and the settings alone, never
+on the number of processes. Whoever finishes the last part joins them, under a lock.
 """
 
 import csv
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from subcell_hf.data.atomic import remove_leftovers, write_atomically
+from subcell_hf.data.atomic import remove_leftovers
 from subcell_hf.data.crops.folder import write_csv, write_json
 from subcell_hf.data.folder_lock import claim_folder
+from subcell_hf.data.records import describe_files, find_damage, read_record, write_record
 from subcell_hf.errors import InputError
 from subcell_hf.inference.attention_maps import ATTENTION_FILE, CellAttention, iterate_attention, write_attention
 from subcell_hf.inference.batches import BlockNotes, Place
@@ -45,6 +47,8 @@ H5AD_FILE = "embeddings.h5ad"
 _PLAN_FILE = "plan.json"
 _JOIN_LOCK = ".joining.lock"
 _SMALLEST_RUN_PARTS = 64
+
+_logger = logging.getLogger(__name__)
 
 
 def plan_parts(names: Sequence[str], smallest: int, largest: int) -> list[tuple[str, ...]]:
@@ -156,39 +160,47 @@ class PartsFolder:
     Attributes:
         output: Folder of the run.
         parts: Number of parts.
+        fingerprint: Of the inputs, models and settings; parts of a run with another one do not count.
     """
 
     output: Path
     parts: int
+    fingerprint: str | None = None
 
     @property
     def folder(self) -> Path:
         """Where the parts lie until they are joined."""
         return self.output / PARTS_FOLDER
 
-    def open(self, fingerprint: str, settings: Mapping[str, Any]) -> None:
+    def open(self, settings: Mapping[str, Any]) -> None:
         """Begin a run, or resume it.
 
         Args:
-            fingerprint: Of the inputs, models and settings.
             settings: For the message, should they differ.
 
         Raises:
-            InputError: If the folder holds a run of something else.
+            InputError: If the folder holds a run of something else, or what it holds is damaged.
         """
-        plan = {"fingerprint": fingerprint, "settings": dict(settings), "parts": self.parts}
+        plan = {"fingerprint": self.fingerprint, "settings": dict(settings), "parts": self.parts}
         plan = json.loads(json.dumps(plan))
-        for path in (self.folder / _PLAN_FILE, self.output / RUN_FILE):
-            if path.is_file():
-                _compare(self.output, json.loads(path.read_text(encoding="utf-8")), plan)
-                return
+        if self.is_joined():
+            _compare(self.output, self.read_run(), plan)
+            return
+        earlier = read_record(self.folder / _PLAN_FILE)
+        if earlier is not None:
+            _compare(self.output, earlier, plan)
+            return
+        finished = list(self.folder.glob("part-*.json"))
+        for path in finished:  # without the plan, parts still know where they belong
+            _compare(self.output, {**plan, **(read_record(path) or {})}, plan)
         strangers = [path.name for path in self.output.glob("*") if path.name != PARTS_FOLDER]
-        if strangers and not all(name.startswith(".") for name in strangers):
+        begun = finished or (self.folder / _PLAN_FILE).is_file()
+        if strangers and not begun and not all(name.startswith(".") for name in strangers):
             raise InputError(
                 f"{self.output} holds {', '.join(sorted(strangers)[:3])} and is no run of subcell embed. Choose a new "
                 "folder (--output)."
             )
-        write_json(self.folder / _PLAN_FILE, plan)
+        write_record(self.folder / _PLAN_FILE, plan)
 
     def is_joined(self) -> bool:
         """Whether the run is complete."""
@@ -200,8 +212,26 @@ class PartsFolder:
             return tuple(Skipped(row["input"], row["reason"]) for row in csv.DictReader(file))
 
     def is_done(self, part: int) -> bool:
-        """Whether a part is finished."""
-        return self._path(part, "json").is_file()
+        """Whether a part is finished, by its record and the sizes of its files."""
+        record = self._record(part)
+        return record is not None and not find_damage(self.folder, record["files"], read_bytes=False)
+
+    def is_sound(self, part: int) -> bool:
+        """Whether every byte of a finished part is as it was written; damage is named in a warning."""
+        record, path = self._record(part), self._path(part, "json")
+        if record is None:
+            damage = [f"{path.name} is damaged"] if path.is_file() else []
+        else:
+            damage = find_damage(self.folder, record["files"])
+        if damage:
+            _logger.warning("A part in %s is embedded again: %s.", self.folder, "; ".join(damage))
+        return record is not None and not damage
+
+    def _record(self, part: int) -> dict[str, Any] | None:
+        """What is known of a finished part of this run."""
+        record = read_record(self._path(part, "json"))
+        known = record is not None and self.fingerprint in (None, record["fingerprint"])
+        return record if known else None
 
     def _path(self, part: int, suffix: str) -> Path:
         return self.folder / f"part-{part:06d}.{suffix}"
@@ -214,18 +244,37 @@ class PartsFolder:
             write_pictures(content.pictures, self._path(part, PICTURES_FILE))
         if content.attention:
             write_attention(content.attention, self._path(part, ATTENTION_FILE))
+        written = {
+            "parquet": content.table is not None,
+            PICTURES_FILE: bool(content.pictures),
+            ATTENTION_FILE: bool(content.attention),
+        }
         notes = {
+            "fingerprint": self.fingerprint,
+            "files": describe_files(self.folder, [self._path(part, kind) for kind, there in written.items() if there]),
             "cells": 0 if content.table is None else len(content.table),
             "pictures": len(content.pictures),
             "attention": len(content.attention),
             "skipped": [list(item) for item in content.skipped],
             "seconds": round(seconds, 3),
         }
-        write_json(self._path(part, "json"), notes)
+        write_record(self._path(part, "json"), notes)
 
     def notes(self) -> list[dict[str, Any]]:
-        """What is known of every part."""
-        return [json.loads(self._path(part, "json").read_text(encoding="utf-8")) for part in range(self.parts)]
+        """What is known of every part.
+
+        Raises:
+            FileNotFoundError: If a part is not finished, or not any more.
+        """
+        notes = []
+        for part in range(self.parts):
+            note = self._record(part)
+            if note is None:
+                raise FileNotFoundError(
+                    f"{self._path(part, 'json')} is missing or damaged. Run the same command again."
+                )
+            notes.append(note)
+        return notes
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -270,9 +319,44 @@ class PartsFolder:
 
     def finish(self, run: Mapping[str, Any]) -> None:
         """Write `run.json`, which says that the run is complete, and remove the parts."""
-        with write_atomically(self.output / RUN_FILE) as file:
-            file.write((json.dumps(run, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+        tables = [self.output / name for name in (EMBEDDINGS_FILE, PICTURES_FILE, ATTENTION_FILE, H5AD_FILE)]
+        files = describe_files(self.output, filter(Path.is_file, tables))
+        write_json(self.output / RUN_FILE, {**run, "files": files})
         self.clear()
+
+    def read_run(self) -> dict[str, Any]:
+        """What `run.json` of a complete run says.
+
+        Raises:
+            InputError: If it is damaged.
+        """
+        path = self.output / RUN_FILE
+        try:
+            return dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{path} is damaged ({error}). Copy the folder again, or choose a new one (--output)."
+            ) from error
+
+    def check_tables(self, *, h5ad: bool) -> None:
+        """Compare the tables of a complete run with what was written; the AnnData file is written again if need be.
+
+        Args:
+            h5ad: Whether there is to be an AnnData file.
+
+        Raises:
+            InputError: If a table is damaged that only embedding again can give.
+        """
+        files = self.read_run().get("files", {})
+        made_again = files.pop(H5AD_FILE, None)
+        if damage := find_damage(self.output, files):
+            raise InputError(
+                f"{self.output} holds a complete run, but it is damaged: {'; '.join(damage)}. Copy the folder again, "
+                "or embed into a new one (--output)."
+            )
+        path = self.output / H5AD_FILE
+        if h5ad and (not path.is_file() or (made_again and find_damage(self.output, {H5AD_FILE: made_again}))):
+            h5ad_from_parquet(self.output / EMBEDDINGS_FILE, path)
 
     def clear(self) -> None:
         """Remove the parts of a complete run; another process may be at it as well."""

@@ -17,7 +17,6 @@ Tables in Parquet are read block by block, so that memory does not grow with the
 """
 
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,7 +27,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from subcell_hf.data.atomic import write_atomically
-from subcell_hf.data.crops.folder import write_json
 from subcell_hf.data.folder_lock import claim_folder
 from subcell_hf.data.parquet_files import open_parquet
 from subcell_hf.errors import InputError
@@ -70,8 +68,7 @@ def write_portable_files(
     Args:
         table: One row per cell, or a Parquet file of such a table, which may be larger than memory. A cell's prefix is
             its `output_prefix` where the table has that column and no value comes twice, else its `cell_id`.
-        folder: Folder to write; files of the same names are replaced, but for those that an earlier call wrote of the
-            same Parquet file.
+        folder: Folder to write; files of the same names are replaced.
         form: One of `FORMS`.
         single_files: Whether to write the `.npy` files of every cell beside `result.csv`.
         attention: Of some or all cells, in the table's order.
@@ -85,7 +82,7 @@ def write_portable_files(
     for prefix in prefixes:  # all of them before anything is written
         _path_in(folder, prefix)
     with claim_folder(folder):
-        files = _CellFiles(form, single_files, _is_begun(folder, table, form), iter(attention))
+        files = _CellFiles(form, single_files, iter(attention))
         blocks = iter([table]) if isinstance(table, EmbeddingTable) else iterate_parquet(table, _ROWS_AT_ONCE)
         start = 0
         with write_atomically(folder / RESULT_FILE) as file:
@@ -101,8 +98,8 @@ def write_portable_files(
 class _CellFiles:
     """Writes the files of cells, one block of the table after the other."""
 
-    def __init__(self, form: str, arrays: bool, is_begun: bool, attention: Iterator[CellAttention]) -> None:
-        self.form, self.arrays, self.is_begun = form, arrays, is_begun
+    def __init__(self, form: str, arrays: bool, attention: Iterator[CellAttention]) -> None:
+        self.form, self.arrays = form, arrays
         self._attention = attention
         self._next = next(attention, None)
         self.drawn = 0
@@ -120,28 +117,16 @@ class _CellFiles:
 
     def _write(self, path: Path, ending: str, encode: Callable[[Any], bytes], content: Any) -> None:
         target = path.with_name(path.name + ending)
-        if not (self.is_begun and target.is_file()):
+        encoded = encode(content)
+        # A file of an interrupted run stays, if it is sound.
+        if not (target.is_file() and target.read_bytes() == encoded):
             with write_atomically(target) as file:
-                file.write(encode(content))
+                file.write(encoded)
 
     def _picture_file(self, cell: CellAttention) -> bytes:
         content = io.BytesIO()
         draw_attention(cell.attention, cell.image_px, form=self.form).save(content, "PNG")
         return content.getvalue()
-
-
-def _is_begun(folder: Path, table: EmbeddingTable | Path, form: str) -> bool:
-    """Whether files of the same table lie in the folder; notes which table it is, if it is a file."""
-    plan_file = folder / _PLAN_FILE
-    if isinstance(table, EmbeddingTable):
-        plan_file.unlink(missing_ok=True)
-        return False
-    status = table.stat()
-    plan = {"table": str(table.resolve()), "bytes": status.st_size, "time_ns": status.st_mtime_ns, "form": form}
-    if plan_file.is_file() and json.loads(plan_file.read_text(encoding="utf-8")) == plan:
-        return True
-    write_json(plan_file, plan)
-    return False
 
 
 def _names(path: Path) -> pd.DataFrame:

@@ -4,7 +4,6 @@ A checkpoint is a folder `checkpoint-<step>` with a `manifest.json` that lists s
 written as `.checkpoint-<step>.part`, so that a kill at any moment leaves the earlier ones as they were.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -16,6 +15,7 @@ from transformers.utils import logging
 
 from subcell_hf.data.atomic import write_atomically
 from subcell_hf.data.folders import publish_folder, remove_folder
+from subcell_hf.data.records import describe_files, find_damage
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
 
@@ -44,12 +44,12 @@ def finish_checkpoint(staging: Path, step: int) -> Path:
         The complete folder. One that stood under that name before is replaced.
     """
     final = staging.parent / f"checkpoint-{step}"
-    files = {path.relative_to(staging).as_posix(): path for path in sorted(staging.rglob("*")) if path.is_file()}
+    files = [path for path in sorted(staging.rglob("*")) if path.is_file()]
     record = {
         "format": _FORMAT,
         "version": 1,
         "step": step,
-        "files": {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in files.items()},
+        "files": describe_files(staging, files),
     }
     with write_atomically(staging / MANIFEST_FILE) as file:
         file.write((json.dumps(record, indent=1) + "\n").encode())
@@ -76,16 +76,7 @@ def find_problems(checkpoint: Path, *, read_bytes: bool = True) -> list[str]:
         return [f"it has no {MANIFEST_FILE}: it was not finished, or not written by this package"]
     except (ValueError, KeyError, TypeError) as error:
         return [f"{MANIFEST_FILE} cannot be read ({error!r})"]
-    problems = []
-    for name, expected in files.items():
-        path = checkpoint / name
-        if not path.is_file():
-            problems.append(f"{name} is missing")
-        elif path.stat().st_size != expected["bytes"]:
-            problems.append(f"{name} has {path.stat().st_size} bytes, expected {expected['bytes']}")
-        elif read_bytes and _sha256(path) != expected["sha256"]:
-            problems.append(f"{name} has other bytes than were written")
-    return problems
+    return find_damage(checkpoint, files, read_bytes=read_bytes)
 
 
 def complete_checkpoints(run_folder: Path) -> list[Path]:
@@ -173,8 +164,3 @@ def rotate_checkpoints(run_folder: Path, limit: int | None, keep: Iterable[Path]
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

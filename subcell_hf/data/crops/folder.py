@@ -35,6 +35,7 @@ from subcell_hf.data.atomic import remove_leftovers, write_atomically
 from subcell_hf.data.folder_lock import LOCK_FILE
 from subcell_hf.data.images.listing import CROPS_FILE
 from subcell_hf.data.parquet_files import WRITING, read_parquet_file
+from subcell_hf.data.records import find_damage, read_record
 from subcell_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -231,7 +232,8 @@ def read_crops_json(folder: Path, *, finished: bool = True) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{folder} is no folder of crops: {path} cannot be read ({error}). Make one with subcell crops."
+            f"{folder} is no folder of crops: {path} cannot be read ({error}). Make one with subcell crops, in a new "
+            "folder."
         ) from error
     if finished and not facts.get("finished"):
         raise InputError(
@@ -249,20 +251,21 @@ def _record_of_row(row: Mapping[str, Any]) -> dict[str, Any]:
 def _read_field(
     path: Path, records: tuple[Mapping[str, Any], ...], channels: tuple[str, ...], pixel_size_um: float
 ) -> FieldCrops:
+    record = read_record(path.with_name(f"{path.name.removesuffix('.tiff')}.json"))
+    damage = find_damage(path.parent, record["files"]) if record is not None else []
+    if damage:
+        raise InputError(f"{path} is damaged: {'; '.join(damage)}. Run the same subcell crops command again.")
     try:
         with tifffile.TiffFile(path) as tiff:
             pixels, masks = (series.asarray(maxworkers=1) for series in tiff.series)
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{path} cannot be read: {error}. Remove it and its .json, and run subcell crops again."
-        ) from error
+        raise InputError(f"{path} cannot be read: {error}. Run the same subcell crops command again.") from error
     size = pixels.shape[-1]
     # tifffile drops axes of length 1.
     shape = (len(records), len(channels), size, size)
     if pixels.size != np.prod(shape) or masks.size != len(records) * size * size:
         raise InputError(
-            f"{path} has shape {pixels.shape}, expected {shape} by the table. Remove it and its .json, and run subcell "
-            "crops again."
+            f"{path} has shape {pixels.shape}, expected {shape} by the table. Run the same subcell crops command again."
         )
     masks = masks.reshape(len(records), size, size) > 0
     return FieldCrops(str(records[0]["field_of_view"]), pixels.reshape(shape), masks, channels, pixel_size_um, records)

@@ -1,6 +1,5 @@
 """Which fields go into which shard, and the work of writing one shard."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from subcell_hf.batches import FieldCrops
 from subcell_hf.data.atomic import remove_leftovers, write_atomically
+from subcell_hf.data.records import find_damage, read_record, write_record
 from subcell_hf.data.shards.archive import EncodedCell, ShardWriter, cell_key, deal_parts, encode_field
 from subcell_hf.data.shards.cell_table import CELL_COLUMNS
 from subcell_hf.data.shards.codec import CropFormat
@@ -63,6 +63,7 @@ class ShardJob:
     crop_format: CropFormat
     classes: tuple[str, ...]
     strict: bool
+    fingerprint: str
 
     @property
     def shard(self) -> Path:
@@ -75,10 +76,11 @@ class ShardJob:
         return self.output / PROGRESS_FOLDER / f"{self.shard.stem}.json"
 
     def is_done(self) -> bool:
-        """Whether an earlier run completed this shard; its note is written after it."""
-        if not self.note.is_file() or not self.shard.is_file():
+        """Whether an earlier run completed this shard and every byte is as it was written; its note comes after it."""
+        note = read_record(self.note)
+        if note is None or note["fingerprint"] != self.fingerprint:
             return False
-        return bool(json.loads(self.note.read_bytes())["shard"]["bytes"] == self.shard.stat().st_size)
+        return not find_damage(self.output, {self.shard.name: note["shard"]})
 
 
 def plan_shards(
@@ -127,8 +129,7 @@ def write_shard(source: CropSource, job: ShardJob) -> None:
         size_bytes, sha256 = writer.finish()
     antibodies = len({row["antibody"] for row in rows})
     entry = ShardEntry(job.shard.name, len(rows), part, antibodies, size_bytes, sha256)
-    with write_atomically(job.note) as file:
-        file.write(json.dumps({"shard": asdict(entry), "skipped": skipped, "rows": rows}).encode())
+    write_record(job.note, {"fingerprint": job.fingerprint, "shard": asdict(entry), "skipped": skipped, "rows": rows})
 
 
 def _encode_group(
@@ -168,7 +169,9 @@ def join_notes(jobs: Sequence[ShardJob]) -> JoinedNotes:
     skipped: list[tuple[str, str]] = []
     columns: dict[str, list[Any]] = {name: [] for name in CELL_COLUMNS}
     for job in jobs:
-        note = json.loads(job.note.read_bytes())
+        note = read_record(job.note)
+        if note is None:
+            raise InputError(f"{job.note} was damaged while the run was at work. Run the same command again.")
         skipped += [(name, reason) for name, reason in note["skipped"]]
         if not note["rows"]:
             job.shard.unlink()
@@ -186,20 +189,21 @@ def join_notes(jobs: Sequence[ShardJob]) -> JoinedNotes:
 def open_progress(output: Path, fingerprint: str) -> None:
     """Begin, or go on with, a run in this folder."""
     plan = output / PROGRESS_FOLDER / _PLAN_FILE
-    if plan.is_file():
-        if json.loads(plan.read_bytes())["fingerprint"] != fingerprint:
-            raise InputError(
-                f"{output} holds the beginning of a run with other inputs or settings. Give the same ones to go on, "
-                "choose another folder, or delete this one."
-            )
-        remove_leftovers(output)
-        remove_leftovers(plan.parent)
-        return
-    strangers = sorted(path.name for path in output.glob("*.tar"))
+    # Without a sound plan the notes still know where they belong.
+    found = [read_record(path) for path in (plan, *plan.parent.glob("*.json"))]
+    if any(record is not None and record["fingerprint"] != fingerprint for record in found):
+        raise InputError(
+            f"{output} holds the beginning of a run with other inputs or settings. Give the same ones to go on, "
+            "choose another folder, or delete this one."
+        )
+    begun = plan.is_file() or any(record is not None for record in found)
+    strangers = [] if begun else sorted(path.name for path in output.glob("*.tar"))
     if strangers:
         raise InputError(f"{output} holds {', '.join(strangers[:3])} without an index. Choose an empty folder.")
-    with write_atomically(plan) as file:
-        file.write(json.dumps({"fingerprint": fingerprint}).encode())
+    remove_leftovers(output)
+    remove_leftovers(plan.parent)
+    if found[0] is None:
+        write_record(plan, {"fingerprint": fingerprint})
 
 
 def remove_progress(output: Path) -> None:
