@@ -14,15 +14,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from subcell_hf.hub.endpoint_images import Budget, Limits, RequestError, decode_image
+from subcell_hf.hub.endpoint_images import (
+    MOST_LEAKING_PIXELS,
+    Budget,
+    Limits,
+    RequestError,
+    decode_image,
+    signal_of_colours,
+)
 
 LIMITS = Limits(max_request_bytes=64_000_000, max_decoded_bytes=256_000_000, max_edge_px=3072)
 KINDS = [".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy"]
 
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _COLOUR_PLANES = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
-_LARGEST_LEAK = 0.35
-"""Mean of a picture's other colours by that of its own: JPEG's colours run a little, a composite's are as strong."""
 
 Pixels = npt.NDArray[Any]
 
@@ -182,19 +187,16 @@ def _read_jpeg(content: bytes, name: str, budget: Budget) -> Pixels:
         raise RequestError(f"{name} cannot be decoded ({error}): it may be damaged, fetch it again.", 422) from error
 
 
-def _one_colour(pixels: npt.NDArray[np.uint8], channel: str, name: str) -> npt.NDArray[np.uint8]:
+def _one_colour(pixels: npt.NDArray[np.uint8], channel: str, name: str) -> npt.NDArray[Any]:
     """The plane of an RGB picture that carries a channel, if no other colour carries signal."""
-    means = pixels.reshape(-1, 3).mean(axis=0)
-    if np.ptp(means) < 0.5:
-        return pixels[..., 0]
-    own = _COLOUR_PLANES.get(channel, (int(means.argmax()),))
-    leak = max(mean for plane, mean in enumerate(means) if plane not in own)
-    if leak > _LARGEST_LEAK * means[list(own)].mean() + 1:
+    signal, lit, leaking = signal_of_colours(pixels)
+    own = _COLOUR_PLANES.get(channel, lit)
+    if leaking > MOST_LEAKING_PIXELS or lit not in (own, (0, 1, 2)):
         raise RequestError(
             f"{name} shows several colours, expected {channel} alone: choose the picture of that channel, not the "
             "composite."
         )
-    return pixels[..., own[0]]
+    return signal
 
 
 def _check_sizes(planes: dict[str, Pixels]) -> dict[str, Pixels]:
