@@ -16,6 +16,7 @@ import yaml
 from subcell_hf.errors import InputError
 from subcell_hf.inference.tables import EmbeddingTable, read_table
 from subcell_hf.ontology import challenge_locations, reported_locations, training_locations
+from subcell_hf.plain_files import read_yaml
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.training.localization import LabelledEmbeddings, LocalizationSettings, train_ensemble
 from subcell_hf.training.localization_folder import location_targets, save_classifier, split_cells
@@ -43,9 +44,10 @@ def read_settings(path: Path, changes: Sequence[str]) -> LocalizationSettings:
     """The recipe of a file, with changes."""
     if not path.is_file():
         raise InputError(f"{path} does not exist, expected a YAML file such as {CONFIG}.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) | {
-        name: yaml.safe_load(value) for name, _, value in (change.partition("=") for change in changes)
-    }
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold `name: value` lines.")
+    values |= {name: yaml.safe_load(value) for name, _, value in (change.partition("=") for change in changes)}
     try:
         return LocalizationSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     except TypeError as error:

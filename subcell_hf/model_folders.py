@@ -4,11 +4,9 @@ Every command that takes a model reads it through this file, so that a damaged, 
 sentence that names the file. Nothing of a folder is run, and no pickle is opened.
 """
 
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +18,7 @@ from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel, SubCellPreTrainedModel
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
+from subcell_hf.plain_files import explaining, one_line, read_json, refuse_lfs_pointer
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -34,7 +33,6 @@ MODEL_CLASSES: dict[str, type[SubCellPreTrainedModel]] = {
 _MOST_PARAMETERS = 20_000_000_000
 _MOST_LAYERS = 1000
 _MOST_EDGE_PX = 16_384
-_LFS_BEGINNING = b"version https://git-lfs.github.com/spec/"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors")
 _NEEDED_FILES = ("*.json", "*.safetensors")
 
@@ -69,7 +67,7 @@ def find_folder(name: str | Path, revision: str | None = None, *, weights: bool 
             folder = Path(snapshot_download(text, revision=revision, allow_patterns=patterns))
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             raise InputError(
-                f"The model {text!r} is no folder here and was not found on the Hub: {str(error).splitlines()[0]}"
+                f"The model {text!r} is no folder here and was not found on the Hub: {one_line(error)}"
             ) from error
         return folder, folder.name
     raise InputError(
@@ -145,7 +143,7 @@ def load_weights(
         model: Model = kind.from_pretrained(folder, config=config, dtype=dtype)
     except RuntimeError as error:
         raise InputError(
-            f"The weights in {folder} do not fit the model that was asked for: {' '.join(str(error).split())[:500]}"
+            f"The weights in {folder} do not fit the model that was asked for: {one_line(error)}"
         ) from error
     check_finite(model.state_dict(), str(folder))
     model.eval()
@@ -182,17 +180,17 @@ def read_config(folder: Path) -> SubCellConfig:
             f"{path} is of a model of type {values.get('model_type')!r}, expected {SubCellConfig.model_type!r}: "
             "`subcell convert` and training make such folders."
         )
-    with _explained(path):
+    with explaining(path):
         config: SubCellConfig = SubCellConfig.from_dict(values)
         _architecture(config, folder)
         labels = config.id2label or {}
         if sorted(labels) != list(range(len(labels))) or not all(isinstance(name, str) for name in labels.values()):
-            raise InputError(f"id2label numbers {list(labels)[:5]} …, expected names by the numbers from 0 on")
+            raise ValueError(f"id2label numbers {list(labels)[:5]} …, expected names by the numbers from 0 on")
         if len(set(labels.values())) != len(labels):
-            raise InputError("id2label has a name twice, expected every class once")
+            raise ValueError("id2label has a name twice, expected every class once")
         layers = max(config.num_hidden_layers, config.decoder_num_hidden_layers)
         if layers > _MOST_LAYERS or max(config.image_height_width) > _MOST_EDGE_PX:
-            raise InputError(
+            raise ValueError(
                 f"{layers} layers and images of {config.image_size} px, expected at most {_MOST_LAYERS} layers and "
                 f"{_MOST_EDGE_PX} px"
             )
@@ -206,11 +204,11 @@ def build_empty(config: SubCellConfig, folder: Path) -> SubCellPreTrainedModel:
         InputError: If it cannot be built, or has more parameters than any such model.
     """
     path = folder / CONFIG_FILE
-    with _explained(path), torch.device("meta"):
+    with explaining(path), torch.device("meta"):
         model = MODEL_CLASSES[_architecture(config, folder)](config)
         size = sum(value.numel() for value in model.state_dict().values())
         if size > _MOST_PARAMETERS:
-            raise InputError(f"it asks for {size:,} parameters, expected at most {_MOST_PARAMETERS:,}")
+            raise ValueError(f"it asks for {size:,} parameters, expected at most {_MOST_PARAMETERS:,}")
     return model
 
 
@@ -229,14 +227,14 @@ def read_processor(folder: Path, config: SubCellConfig) -> SubCellImageProcessor
     kind = values.get("image_processor_type", SubCellImageProcessor.__name__)
     if kind != SubCellImageProcessor.__name__:
         raise InputError(f"{path} is of a {kind!r}, expected {SubCellImageProcessor.__name__}. Write it again.")
-    with _explained(path):
+    with explaining(path):
         processor: SubCellImageProcessor = SubCellImageProcessor.from_dict(values)
         switches = ("do_resize", "do_center_crop", "do_pad", "do_normalize", "do_mask")
         wrong = [name for name in switches if not isinstance(getattr(processor, name), bool)]
         if wrong:
-            raise InputError(f"{wrong[0]} is {getattr(processor, wrong[0])!r}, expected true or false")
+            raise ValueError(f"{wrong[0]} is {getattr(processor, wrong[0])!r}, expected true or false")
         if max(processor.size.values()) > _MOST_EDGE_PX:
-            raise InputError(f"size is {processor.size}, expected at most {_MOST_EDGE_PX} px")
+            raise ValueError(f"size is {processor.size}, expected at most {_MOST_EDGE_PX} px")
     if list(processor.channels) != list(config.channels):
         raise InputError(
             f"{path} makes {', '.join(processor.channels)}, the model takes {', '.join(config.channels)}: write the "
@@ -289,20 +287,13 @@ def _architecture(config: SubCellConfig, folder: Path) -> str:
     return name
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Whatever values of a file make a constructor raise becomes one sentence that names the file."""
-    try:
-        yield
-    except Exception as error:  # anything that wrong types and sizes lead to in transformers and torch
-        text = str(error).strip()
-        lines = " ".join(text.split())[:500] if text else type(error).__name__
-        raise InputError(f"{path} cannot be used: {lines.rstrip('.')}. Fetch it again, or write it again.") from error
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     """A mapping from a JSON file, with or without a byte order mark."""
-    values = _parse_json(path)
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder {path.parent}: give a trained, converted or downloaded model's folder.")
+    if not path.exists() and not path.is_symlink():
+        raise InputError(f"{path.parent} has no {path.name}: give a trained, converted or downloaded model's folder.")
+    values = read_json(path)
     if not isinstance(values, dict):
         raise InputError(f"{path} holds a {type(values).__name__}, expected a JSON object. Fetch it again.")
     endless = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
@@ -311,34 +302,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _parse_json(path: Path) -> Any:
-    if not path.parent.is_dir():
-        raise InputError(f"There is no folder {path.parent}: give a trained, converted or downloaded model's folder.")
-    if not path.is_file():
-        gone = f", but a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
-        raise InputError(
-            f"{path.parent} has no {path.name}{gone}: give a trained, converted or downloaded model's folder."
-        )
-    content = path.read_bytes()
-    _refuse_pointer(path, content[: len(_LFS_BEGINNING)])
-    try:
-        return json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        got = "it is empty" if not content.strip() else str(error)
-        raise InputError(f"{path} is damaged or no JSON ({got}): fetch it again, or write it again.") from error
-
-
-def _refuse_pointer(path: Path, beginning: bytes) -> None:
-    if beginning.startswith(_LFS_BEGINNING):
-        raise InputError(
-            f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder, or download the "
-            "model again."
-        )
-
-
 def _read_index(path: Path) -> dict[str, set[str]]:
     """File name → names of its tensors."""
-    content = _parse_json(path)
+    content = read_json(path)
     tensors = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not tensors:
         raise InputError(f"{path} is no index of weights: it has no weight_map of names. Fetch it again.")
@@ -358,7 +324,7 @@ def _open_weights(path: Path) -> dict[str, list[int]]:
     if not path.is_file():
         raise InputError(f"{path} is missing, though the index names it: fetch it again.")
     with path.open("rb") as start:
-        _refuse_pointer(path, start.read(len(_LFS_BEGINNING)))
+        refuse_lfs_pointer(path, start.read(100))
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()

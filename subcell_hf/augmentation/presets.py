@@ -15,8 +15,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from subcell_hf.augmentation import geometric as geometric
 from subcell_hf.augmentation import intensity as intensity
 from subcell_hf.augmentation.registry import OneOf, Transform, build_transform, refuse_unknown_keys
@@ -24,6 +22,7 @@ from subcell_hf.augmentation.registry import OneOf, Transform, build_transform, 
 # Importing the two modules of transforms registers their names.
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import PROTEIN_CHANNEL
+from subcell_hf.plain_files import explaining, read_yaml
 
 SCALINGS = ("image", "channel")
 _PRESETS = Path(__file__).parent / "presets"
@@ -105,13 +104,11 @@ def settings_from_yaml(path: Path | str) -> AugmentationSettings:
     Raises:
         InputError: If there is no such file, it is no YAML, or its content is refused.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file of view settings {path}: check the path.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from error
-    return settings_from_dict(values, where=str(path))
+    if not Path(path).exists():
+        raise InputError(f"There is no file of view settings {path}: check the path.")
+    values = read_yaml(Path(path))
+    with explaining(path, "Correct the file."):
+        return settings_from_dict(values, where=str(path))
 
 
 def preset_names() -> tuple[str, ...]:

@@ -173,13 +173,14 @@ def shards(
     from subcell_hf.data.sharding import ShardSettings, write_shards
     from subcell_hf.data.splits import parse_fractions
     from subcell_hf.ontology import channels_from_variant, training_locations
+    from subcell_hf.plain_files import read_lines
 
     reading = ReadingOptions(
         channels=channels_from_variant(channels) if channels else None, pixel_size_um=pixel_size_um, metadata=metadata
     )
     settings = ShardSettings(
         fields_per_shard=fields_per_shard,
-        classes=tuple(classes.read_text(encoding="utf-8").splitlines()) if classes else training_locations(),
+        classes=tuple(read_lines(classes)) if classes else training_locations(),
         source=description,
         split_by=None if split_by == "none" else split_by,
         split_fractions=parse_fractions(fractions),

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from subcell_hf.errors import InputError
+from subcell_hf.plain_files import read_lines
 
 
 def convert(
@@ -43,7 +44,7 @@ def convert(
         channels=channels,
         output=output,
         num_attention_heads=attention_heads,
-        labels=labels.read_text(encoding="utf-8").splitlines() if labels else None,
+        labels=read_lines(labels) if labels else None,
         keep_pretraining=keep_pretraining,
         crop_size_px=crop_size_px,
         pixel_size_um=pixel_size_um,

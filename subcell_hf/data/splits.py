@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import annotations_folder
+from subcell_hf.plain_files import read_lines
 
 SPLIT_METHODS = ("gene", "antibody")
 
@@ -163,12 +164,11 @@ def read_antibody_lists(files: Mapping[str, Path]) -> dict[str, list[str]]:
         Split name → its antibodies, sorted.
 
     Raises:
-        InputError: If a list is empty or names an antibody twice, or two lists share one.
-        OSError: If a file cannot be read.
+        InputError: If a list cannot be read, is empty or names an antibody twice, or two lists share one.
     """
     splits = {}
     for split, path in files.items():
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = read_lines(path)
         if not names or len(set(names)) != len(names):
             twice = sorted({name for name in names if names.count(name) > 1})[:10]
             raise InputError(

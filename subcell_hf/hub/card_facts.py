@@ -1,18 +1,16 @@
 """What a model card says, gathered from the objects of a run; what is missing is asked for by name."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from subcell_hf.errors import InputError
 from subcell_hf.hub.evaluation_results import Result, result_from_mapping
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.ontology import CHANNEL_VARIANTS
+from subcell_hf.plain_files import explaining, read_json, read_yaml
 from subcell_hf.training.training_record import TRAINING_RECORD_FILE
 
 FINE_TUNING_FILE = "fine_tuning.json"
@@ -132,10 +130,11 @@ def gather_facts(
     plain = [name for name in ("training_data", "hyperparameters") if not isinstance(told[name], Mapping)]
     if plain:
         raise InputError(f"{facts or record}: {', '.join(plain)} must hold `name: value` lines, got plain text.")
-    told["results"] = (*map(result_from_mapping, told.get("results") or ()), *results)
-    for name in _LISTS & told.keys():
-        told[name] = (told[name],) if isinstance(told[name], str) else tuple(told[name])
-    return CardFacts(**told)
+    with explaining(facts or record or repository, _REMEDY):
+        told["results"] = (*map(result_from_mapping, told.get("results") or ()), *results)
+        for name in _LISTS & told.keys():
+            told[name] = (told[name],) if isinstance(told[name], str) else tuple(told[name])
+        return CardFacts(**told)
 
 
 def _published_facts(variant: str, config: SubCellConfig) -> dict[str, Any]:
@@ -175,12 +174,12 @@ def find_record(folder: Path) -> Path | None:
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_bytes())
+        record = read_json(path)
         if path.name == FINE_TUNING_FILE:
             return _read_fine_tuning(record)
         if record["format"] != "subcell-training-record" or record["version"] != 1:
             raise ValueError(f"format {record['format']!r}, version {record['version']!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no training record ({error!r}): give the folder of a run with --run.") from error
     return {name: value for name, value in record.items() if name not in ("format", "version")}
 
@@ -203,10 +202,7 @@ def _read_fine_tuning(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read as YAML ({error}).") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold `field: value` lines.")
     return values

@@ -20,10 +20,11 @@ from subcell_hf.hub.published_files import (
     PRETRAINING_PATTERNS,
     ConversionError,
     StateDict,
+    describe_tensor,
     name_some,
     protein_pattern,
+    read_model_yaml,
     read_state_dict,
-    read_yaml,
     rename,
 )
 from subcell_hf.model.configuration_subcell import SubCellConfig
@@ -35,6 +36,8 @@ from subcell_hf.model.modeling_subcell import (
     sincos_position_embeddings,
 )
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
+from subcell_hf.model_folders import check_finite
+from subcell_hf.plain_files import explaining
 
 PUBLISHED_CROP_SIZE_PX = 640
 
@@ -71,8 +74,8 @@ def convert(
         The folder.
 
     Raises:
-        ConversionError: If a file is missing, no such checkpoint, would run code, or holds missing, unexpected or
-            wrongly shaped keys; or if the output folder is in use.
+        InputError: If a file is missing, damaged, no such checkpoint, would run code, or holds missing, unexpected or
+            wrongly shaped keys or weights that are not finite; or if the output folder is in use.
     """
     output, members = Path(output), [Path(path) for path in classifiers]
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -87,14 +90,17 @@ def convert(
     else:
         patterns, left_out = ENCODER_PATTERNS, [*PRETRAINING_PATTERNS, protein_pattern(published)]
     weights = rename(published, patterns, left_out, Path(encoder))
-    options = read_yaml(Path(config)) if config is not None else {}
+    check_finite(weights, f"{encoder} (our names)")
+    options = read_model_yaml(Path(config)) if config is not None else {}
     if num_attention_heads is not None:
         options["num_attention_heads"] = num_attention_heads
     settings = _geometry(weights, names, options, Path(encoder)) | {"pixel_size_um": pixel_size_um}
     model_class: type[SubCellPreTrainedModel] = SubCellModel
     if keep_pretraining:
-        model_class, settings = SubCellForPreTraining, settings | _pretraining_settings(weights)
-        settings |= _label_settings(_last_bias(weights, "probe").shape[0], labels)
+        model_class = SubCellForPreTraining
+        with explaining(encoder, "Download it again, or convert it without --keep-pretraining."):
+            settings |= _pretraining_settings(weights)
+            settings |= _label_settings(_last_bias(weights, "probe").shape[0], labels)
     elif members:
         model_class = SubCellForImageClassification
         heads = _stack_classifiers(members)
@@ -108,7 +114,8 @@ def convert(
         weights |= heads
     else:
         weights = {key.removeprefix("subcell."): value for key, value in weights.items()}
-    model = model_class(SubCellConfig(**settings))
+    with explaining(config or encoder, "Download it again."):
+        model = model_class(SubCellConfig(**settings))
     _load_strictly(model, weights, Path(encoder))
     fits = crop_size_px is not None
     processor = SubCellImageProcessor(
@@ -119,13 +126,20 @@ def convert(
 
 def _geometry(weights: StateDict, names: tuple[str, ...], options: dict[str, Any], path: Path) -> dict[str, Any]:
     """Configuration that the weights tell, completed by the options; contradictions are refused."""
-    required = (
-        "embeddings.cls_token", "embeddings.position_embeddings", "embeddings.patch_embeddings.projection.weight",
-        "layers.0.mlp.fc1.weight", "pooler.attention.value.weight", "pooler.attention.score.weight",
-    )  # fmt: skip
+    required = {
+        "embeddings.cls_token": 3, "embeddings.position_embeddings": 3,
+        "embeddings.patch_embeddings.projection.weight": 4, "layers.0.mlp.fc1.weight": 2,
+        "pooler.attention.value.weight": 2, "pooler.attention.score.weight": 2,
+    }  # fmt: skip
     missing = [name for name in required if f"subcell.{name}" not in weights]
     if missing:
         raise ConversionError(f"{path} is not a SubCell encoder; our names of what is missing: {name_some(missing)}.")
+    for name, axes in required.items():
+        if weights[f"subcell.{name}"].ndim != axes:
+            raise ConversionError(
+                f"{path} is not a SubCell encoder; {name} (our name) is {describe_tensor(weights[f'subcell.{name}'])}, "
+                f"expected {axes} axes."
+            )
     kernel = weights["subcell.embeddings.patch_embeddings.projection.weight"]  # [hidden_size, channels, patch, patch]
     if kernel.shape[1] != len(names):
         raise ConversionError(
@@ -134,6 +148,11 @@ def _geometry(weights: StateDict, names: tuple[str, ...], options: dict[str, Any
         )
     positions = weights["subcell.embeddings.position_embeddings"]
     hidden_size, patch_size = kernel.shape[0], kernel.shape[-1]
+    if positions.shape[0] != 1 or positions.shape[1] < 2 or positions.shape[2] != hidden_size:
+        raise ConversionError(
+            f"{path} is not a SubCell encoder; its position embeddings are {describe_tensor(positions)}, expected "
+            f"[1, patches + 1, {hidden_size}]."
+        )
     gated = "subcell.pooler.attention.gate.weight" in weights
     projection = weights.get("subcell.pooler.projection.weight")
     told = {
@@ -196,7 +215,7 @@ def _stack_classifiers(paths: Sequence[Path]) -> StateDict:
     members = []
     for path in paths:
         state = read_state_dict(path)
-        unexpected = [key for key in state if not re.fullmatch(r"\d+\.(weight|bias)", key)]
+        unexpected = [key for key in state if not re.fullmatch(r"\d{1,4}\.(weight|bias)", key)]
         order = sorted({int(key.split(".")[0]) for key in state if key not in unexpected})
         missing = [f"{i}.{kind}" for i in order for kind in ("weight", "bias") if f"{i}.{kind}" not in state]
         if unexpected or missing:
@@ -204,6 +223,12 @@ def _stack_classifiers(paths: Sequence[Path]) -> StateDict:
                 f"{path} is not a SubCell classifier; unexpected keys: {name_some(unexpected)}; missing keys: "
                 f"{name_some(missing)}."
             )
+        flat = [key for key, value in state.items() if value.ndim != (2 if key.endswith("weight") else 1)]
+        if flat:
+            raise ConversionError(
+                f"{path} is not a SubCell classifier; {flat[0]} is {describe_tensor(state[flat[0]])}."
+            )
+        check_finite(state, str(path))
         members.append(
             {
                 f"classifier.layers.{n}.{kind}": state[f"{i}.{kind}"]

@@ -1,12 +1,12 @@
 """Numbers of evaluations, with their intervals, for model cards."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from subcell_hf.errors import InputError
+from subcell_hf.plain_files import read_json
 
 RESULT_FILES = ("results.json", "report.json")
 """What `subcell evaluate` writes for machines: localization, perturbation."""
@@ -84,9 +84,9 @@ def read_results(path: Path) -> tuple[Result, ...]:
     if file is None:
         raise InputError(f"{path} has no {' or '.join(RESULT_FILES)}: give a folder that `subcell evaluate` wrote.")
     try:
-        record = json.loads(file.read_bytes())
+        record = read_json(file)
         found = tuple(_read_record(record))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
             f"{file} holds no results ({error!r}): give a folder that `subcell evaluate` wrote."
         ) from error

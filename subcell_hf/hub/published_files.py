@@ -1,19 +1,25 @@
 """What the published files hold: their keys beside ours, read without running any code of theirs."""
 
+import math
 import pickle
 import re
+import reprlib
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
+from transformers.utils import logging
 
 from subcell_hf.errors import InputError
+from subcell_hf.plain_files import one_line, read_yaml, refuse_lfs_pointer
 
 StateDict = dict[str, Tensor]
+
+logger = logging.get_logger(__name__)
 
 
 class ConversionError(InputError):
@@ -71,9 +77,31 @@ PRETRAINING_PATTERNS = [
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Tensors of a published file, without running any code that it may hold."""
+    """Tensors of a published file, without running any code that it may hold.
+
+    Files that are zip archives, as torch writes them since its version 1.6, are compared with their checksums; older
+    ones have none, and a warning says so.
+
+    Args:
+        path: A `.pth` or `.ckpt` file.
+
+    Raises:
+        ConversionError: If it is damaged, no checkpoint, would run code, or holds anything but arrays of numbers.
+    """
     if not path.is_file():
-        raise ConversionError(f"{path} does not exist.")
+        raise ConversionError(f"{path} does not exist, or is no file.")
+    with path.open("rb") as file:
+        beginning = file.read(200)
+    refuse_lfs_pointer(path, beginning)
+    if beginning[8:10] == b'{"':
+        raise ConversionError(
+            f"{path} is a safetensors file, expected a .pth or .ckpt file of torch. A folder with a converted model is "
+            "used as it is."
+        )
+    if beginning.startswith(b"PK"):
+        _check_archive(path)
+    else:
+        logger.warning(f"{path} has torch's old format, without checksums: single wrong bits cannot be noticed.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on old formats is not for the user of a converter
@@ -84,8 +112,10 @@ def read_state_dict(path: Path) -> StateDict:
             "If you trust it, open it yourself and save its state_dict alone with torch.save. "
             f"({str(error).splitlines()[0]})"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError) as error:
-        raise ConversionError(f"{path} is not a torch checkpoint, or is damaged: {error}") from error
+    except Exception as error:  # on damaged bytes, torch's unpickler raises nearly anything that Python can
+        raise ConversionError(
+            f"{path} is not a torch checkpoint, or is damaged ({one_line(error)}). Download it again."
+        ) from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not loaded:
@@ -95,7 +125,50 @@ def read_state_dict(path: Path) -> StateDict:
         raise ConversionError(
             f"{path}: expected tensors only, but these entries are none: {', '.join(strangers[:10])}."
         )
+    odd = [key for key, value in loaded.items() if not _holds_numbers(key, value)]
+    if odd:
+        raise ConversionError(
+            f"{path}: {odd[0]} is {describe_tensor(loaded[odd[0]])}, expected floating-point numbers that the file "
+            "holds in full. Download it again."
+        )
     return dict(loaded)
+
+
+def describe_tensor(value: Tensor) -> str:
+    """Shape and dtype of a tensor, in words."""
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
+
+
+def _check_archive(path: Path) -> None:
+    """Compare every member of a zip archive with its CRC-32, which torch does not."""
+    remedy = "Download it again."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            # Torch stores its members as they are; a compressed one could unpack to any size.
+            packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
+            if packed or len({member.filename for member in members}) < len(members):
+                raise ConversionError(
+                    f"{path} has {'compressed members' if packed else 'members of equal names'}, as torch writes none."
+                    f" {remedy}"
+                )
+            damaged = archive.testzip()
+    except ConversionError:
+        raise
+    except Exception as error:  # on damaged bytes, zipfile raises nearly anything that Python can
+        raise ConversionError(f"{path} is truncated or damaged ({one_line(error)}). {remedy}") from error
+    if damaged is not None:
+        raise ConversionError(f"{path} is damaged: the checksum of its member {damaged} differs. {remedy}")
+
+
+def _holds_numbers(name: str, value: Tensor) -> bool:
+    """Whether a tensor is a plain array of floats whose memory is not larger than what the file stores."""
+    plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    if not plain or not value.numel():
+        return False
+    if not value.is_floating_point():
+        return name.endswith("num_batches_tracked") and not value.is_complex()
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def protein_pattern(published: StateDict) -> tuple[str, str]:
@@ -126,22 +199,50 @@ def rename(
     return renamed
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """What a published model_config.yaml says and weights do not."""
-    if not path.is_file():
-        raise ConversionError(f"{path} does not exist.")
-    try:
-        vit = yaml.safe_load(path.read_text(encoding="utf-8"))["model_config"]["vit_model"]
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ConversionError(
-            f"{path} has no section model_config.vit_model: is it the encoder's yaml? ({error})"
-        ) from error
-    wanted = (
-        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
-        "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps", "image_size",
-        "patch_size", "num_channels", "qkv_bias",
-    )  # fmt: skip
-    return {name: vit[name] for name in wanted if name in vit}
+def read_model_yaml(path: Path) -> dict[str, Any]:
+    """What a published model_config.yaml says and weights do not.
+
+    Raises:
+        InputError: If it is damaged, has no such section, or a value of the wrong type.
+    """
+    content = read_yaml(path, "Download it again.")
+    vit = content
+    for section in ("model_config", "vit_model"):
+        vit = vit.get(section) if isinstance(vit, dict) else None
+    if not isinstance(vit, dict):
+        raise ConversionError(f"{path} has no section model_config.vit_model: is it the encoder's yaml?")
+    wanted = {name: vit[name] for name in (*_YAML_FIELDS, "image_size") if name in vit}
+    for name, value in wanted.items():
+        size = value if isinstance(value, list) else [value]
+        sound = (
+            len(size) in (1, 2) and isinstance(value, list) == (len(size) == 2) and all(map(_is_whole, size))
+            if name == "image_size"
+            else _fits(value, _YAML_FIELDS[name])
+        )
+        if not sound:
+            kind = "a whole number or two" if name == "image_size" else _YAML_FIELDS[name].__name__
+            raise ConversionError(f"{path} says {name}: {reprlib.repr(value)}, expected {kind}. Download it again.")
+    return wanted
+
+
+_YAML_FIELDS: dict[str, type] = {
+    "hidden_size": int, "num_hidden_layers": int, "num_attention_heads": int, "intermediate_size": int,
+    "hidden_act": str, "hidden_dropout_prob": float, "attention_probs_dropout_prob": float,
+    "initializer_range": float, "layer_norm_eps": float, "patch_size": int, "num_channels": int, "qkv_bias": bool,
+}  # fmt: skip
+"""Fields of the yaml beside `image_size`, and their kinds."""
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _fits(value: object, kind: type) -> bool:
+    if kind is int:
+        return _is_whole(value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind)
 
 
 def name_some(names: Sequence[str], most: int = 20) -> str:

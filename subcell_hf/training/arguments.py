@@ -18,12 +18,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, get_args, get_origin
 
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.ontology import CHANNEL_VARIANTS
+from subcell_hf.plain_files import parse_json, read_yaml
 
 METRICS = ("loss", "macro_auprc", "label_ranking_average_precision", "top5")
 """What validation measures, as `eval_<name>`; one of them chooses the best checkpoint."""
@@ -193,20 +193,15 @@ def _distribute(found: Namespace, given: frozenset[str]) -> ParsedArguments:
     if image_size and len(image_size) == 1:
         config["image_size"] = image_size[0]
     if isinstance(config.get("backbone_config"), str):
-        config["backbone_config"] = json.loads(config["backbone_config"])
+        config["backbone_config"] = parse_json(config["backbone_config"], "backbone_config", "Give a JSON object.")
     return ParsedArguments(ModelArguments(**model), config, DataArguments(**data), training, given)
 
 
 def _read_recipe(path: Path) -> list[str]:
     """The file's keys as words of a command line, so that both are checked alike."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"There is no recipe {path}: check the path; recipes/configs holds those of SubCell."
-        ) from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from error
+    if not path.exists():
+        raise InputError(f"There is no recipe {path}: check the path; recipes/configs holds those of SubCell.")
+    values = read_yaml(path)
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise InputError(f"{path} must hold `name: value` lines, one argument each.")
     words: list[str] = []

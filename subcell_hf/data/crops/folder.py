@@ -37,6 +37,7 @@ from subcell_hf.data.images.listing import CROPS_FILE
 from subcell_hf.data.parquet_files import WRITING, read_parquet_file
 from subcell_hf.data.records import find_damage, read_record
 from subcell_hf.errors import InputError
+from subcell_hf.plain_files import explaining, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,8 +176,11 @@ def read_crops(folder: Path | str) -> Iterator[FieldCrops]:
     """
     folder = Path(folder)
     facts = read_crops_json(folder)
+    table = read_parquet_file(folder / TABLE_FILE)
+    if missing := [name for name in _OWN_COLUMNS if name not in table.column_names]:
+        raise InputError(f"{folder / TABLE_FILE} lacks the column {missing[0]}. Make the folder again.")
     rows_by_file: dict[str, list[dict[str, Any]]] = {}
-    for row in read_parquet_file(folder / TABLE_FILE).to_pylist():
+    for row in table.to_pylist():
         rows_by_file.setdefault(row["file"], []).append(row)
     for rows in rows_by_file.values():
         yield read_field_crops(folder, rows, facts)
@@ -193,8 +197,17 @@ def read_field_crops(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Map
     Raises:
         ValueError: If the field's file is damaged or does not fit the rows.
     """
-    records = tuple(_record_of_row(row) for row in rows)
-    return _read_field(folder / rows[0]["file"], records, tuple(facts["channels"]), float(facts["pixel_size_um"]))
+    records, file = tuple(_record_of_row(row) for row in rows), str(rows[0]["file"])
+    if not file.startswith(f"{FIELDS_FOLDER}/") or Path(file).name != file.removeprefix(f"{FIELDS_FOLDER}/"):
+        raise InputError(
+            f"{folder / TABLE_FILE} names the file {file!r}, expected files in {FIELDS_FOLDER}/. Do not use crops from "
+            "a source that you do not trust."
+        )
+    with explaining(folder / CROPS_FILE, "Make the folder again with subcell crops."):
+        channels, pixel_size_um = tuple(map(str, facts["channels"])), float(facts["pixel_size_um"])
+        if not 0 < pixel_size_um < float("inf"):
+            raise ValueError(f"pixel_size_um is {pixel_size_um}")
+    return _read_field(folder / file, records, channels, pixel_size_um)
 
 
 def read_crop_table(folder: Path | str) -> "pd.DataFrame":
@@ -228,13 +241,11 @@ def read_crops_json(folder: Path, *, finished: bool = True) -> dict[str, Any]:
         InputError: If the file is missing, damaged, or of an unfinished run.
     """
     path = folder / CROPS_FILE
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder} is no folder of crops: {path} cannot be read ({error}). Make one with subcell crops, in a new "
-            "folder."
-        ) from error
+    if not path.is_file():
+        raise InputError(f"{folder} is no folder of crops: it has no {CROPS_FILE}. Make one with subcell crops.")
+    facts: dict[str, Any] = read_json(path, "Copy the folder again, or make one with subcell crops, in a new folder.")
+    if not isinstance(facts, dict):
+        raise InputError(f"{path} is no description of crops. Make the folder again with subcell crops.")
     if finished and not facts.get("finished"):
         raise InputError(
             f"{folder} is not finished. Run the same subcell crops command again; finished fields are kept."

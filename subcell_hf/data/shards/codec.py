@@ -23,7 +23,6 @@ What saves another tenth of the bytes takes two to twelve times as long to decod
 A mask is packed to bits and compressed with zstd: about 1 kB.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subcell_hf.errors import InputError
+from subcell_hf.plain_files import parse_json
 
 MASK_MEMBER = "mask.pzst"
 """Ending of the member that holds a cell's mask: `pzst`, packed bits and zstd. No library knows these endings, so none
@@ -115,7 +115,7 @@ class CropFormat:
                 dtype=str(record["dtype"]),
                 pixel_size_um=float(record["pixel_size_um"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"No description of the crops ({error!r}): expected channels, crop_size_px, dtype and pixel_size_um."
             ) from error
@@ -202,7 +202,7 @@ def decode_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     try:
         if RECORD_MEMBER not in members:
             raise ValueError(f"member {RECORD_MEMBER} is missing, got {', '.join(sorted(members)) or 'none'}")
-        record = json.loads(sample[RECORD_MEMBER])
+        record = parse_json(sample[RECORD_MEMBER], RECORD_MEMBER)
         crop_format = CropFormat.from_record(record["format"])
         expected = {MASK_MEMBER, RECORD_MEMBER, crop_format.pixels_member}
         if members != expected:
@@ -211,7 +211,7 @@ def decode_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
         cell_mask = np.empty(crop_format.shape[1:], np.bool_)
         decode_pixels(sample[crop_format.pixels_member], pixels)
         decode_mask(sample[MASK_MEMBER], cell_mask)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(
             f"Sample {key} cannot be read: {error}. Write the shards again with `subcell shards`."
         ) from error

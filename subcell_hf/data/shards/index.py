@@ -9,6 +9,7 @@ from typing import Any
 
 from subcell_hf.data.shards.codec import CropFormat
 from subcell_hf.errors import InputError
+from subcell_hf.plain_files import parse_json
 
 FORMAT_NAME = "subcell-shards"
 FORMAT_VERSION = 1
@@ -112,10 +113,7 @@ class ShardIndex:
         Raises:
             InputError: If it is no such index, of a newer version, or names anything but plain tar files.
         """
-        try:
-            record = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{where} is no JSON ({error}). Write the shards again with `subcell shards`.") from error
+        record = parse_json(text, where, "Copy the folder again, or write it again with `subcell shards`.")
         if not isinstance(record, dict) or record.get("format") != FORMAT_NAME:
             raise InputError(
                 f'{where} is no index of shards: expected "format": "{FORMAT_NAME}". '
@@ -144,7 +142,7 @@ class ShardIndex:
             )
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"{where} is incomplete or damaged ({error!r}). Write the shards again with `subcell shards`."
             ) from error

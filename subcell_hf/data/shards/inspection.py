@@ -1,7 +1,6 @@
 """Is a folder of shards what its index says, down to the last byte?"""
 
 import hashlib
-import json
 import multiprocessing
 import tarfile
 from collections.abc import Mapping, Sequence, Set
@@ -20,6 +19,7 @@ from subcell_hf.data.shards.codec import MASK_MEMBER, RECORD_MEMBER
 from subcell_hf.data.shards.index import ShardIndex
 from subcell_hf.data.shards.reader import ShardReader, file_problems
 from subcell_hf.errors import InputError
+from subcell_hf.plain_files import parse_json
 
 _MAX_LISTED = 5
 
@@ -123,8 +123,8 @@ def _member_problem(
     if place.cell_id is not None:
         file = archive.extractfile(info)
         try:
-            record = json.loads(file.read()) if file else None
-        except ValueError:
+            record = parse_json(file.read(), info.name) if file else None
+        except InputError:
             return "has records that are no JSON"
         if not isinstance(record, dict) or record.get("cell_id") != place.cell_id:
             return "has records of other cells than the table says"

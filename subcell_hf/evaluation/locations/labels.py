@@ -18,6 +18,7 @@ from subcell_hf.ontology import (
     reported_locations,
     training_locations,
 )
+from subcell_hf.plain_files import read_lines
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {"training": "train", "valid": "validation", "val": "validation", "testing": "test"}
@@ -66,7 +67,7 @@ def class_scheme(text: str) -> ClassScheme:
         return ClassScheme(text, tuple(sorted(set(grouped.values()))), grouped, known)
     if not Path(text).is_file():
         raise InputError(f"Unknown classes {text!r}: expected 31, 19, 35, {', '.join(GROUPINGS)}, or a text file.")
-    classes = tuple(filter(None, (line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines())))
+    classes = tuple(read_lines(Path(text)))
     if not classes or len(set(classes)) < len(classes):
         raise InputError(f"{text} must name each class once, one per line; it has {len(classes)} lines.")
     return ClassScheme(Path(text).name, classes, {name: name for name in classes})
