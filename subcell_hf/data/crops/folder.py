@@ -243,7 +243,10 @@ def read_crops_json(folder: Path, *, finished: bool = True) -> dict[str, Any]:
     path = folder / CROPS_FILE
     if not path.is_file():
         raise InputError(f"{folder} is no folder of crops: it has no {CROPS_FILE}. Make one with subcell crops.")
-    facts: dict[str, Any] = read_json(path, "Copy the folder again, or make one with subcell crops, in a new folder.")
+    try:
+        facts: dict[str, Any] = read_json(path, "Make one with subcell crops, in a new folder.")
+    except InputError as error:
+        raise InputError(f"{folder} is no folder of crops: {error}") from error
     if not isinstance(facts, dict):
         raise InputError(f"{path} is no description of crops. Make the folder again with subcell crops.")
     if finished and not facts.get("finished"):

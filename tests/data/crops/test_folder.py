@@ -89,7 +89,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     path = folder / "fields/p_A1_1.tiff"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"p_A1_1\.tiff cannot be read.*run subcell crops again"):
+    with pytest.raises(ValueError, match=r"p_A1_1\.tiff is damaged.*same subcell crops command again"):
         list(read_crops(folder))
     tifffile.imwrite(path, np.zeros((1, 4, 16, 16), np.uint8), photometric="minisblack")
     with pytest.raises(ValueError, match=r"p_A1_1\.tiff"):
