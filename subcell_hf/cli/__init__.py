@@ -23,6 +23,10 @@ class _Commands(TyperGroup):
                 raise
             typer.secho(f"Error: {message}", fg="red", err=True)
             raise typer.Exit(2) from error
+        except EOFError as error:  # of which typer would make "Aborted." without a reason
+            reason = str(error) or "it ends too early"
+            typer.secho(f"Error: A file is incomplete: {reason}. Copy the input again.", fg="red", err=True)
+            raise typer.Exit(2) from error
         except (InputError, OSError) as error:
             typer.secho(f"Error: {error}", fg="red", err=True)
             raise typer.Exit(2) from error

@@ -125,8 +125,11 @@ def perturbation(
         seed=seed,
     )
 
+    named = {group_column, plate_column, well_column, field_column, *(column for column, _ in settings.controls)}
+    named |= {moa_column} if moa_column else set()
+
     def score(paths: Sequence[Path]) -> PerturbationResult:
-        table = read_profiles(paths)
+        table = read_profiles(paths, named)
         if moa_table is not None and moa_column is not None:
             table = add_mechanisms(table, moa_table, group_column, moa_column)
         return evaluate_perturbation(table, settings)

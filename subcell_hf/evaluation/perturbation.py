@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from subcell_hf.data.foreign_tables import read_foreign_table
+from subcell_hf.data.text_values import plain_text
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.profiles.aggregation import aggregate_profiles, consensus_profiles
 from subcell_hf.evaluation.profiles.postprocessing import (
@@ -140,7 +142,7 @@ def find_controls(table: ProfileTable, controls: Sequence[tuple[str, str]]) -> n
     found = np.zeros(len(table), dtype=bool)
     for column, value in controls:
         values = table.column(column)
-        rows = np.array([cell == value for cell in values], dtype=bool)
+        rows = np.array([cell == plain_text(value) for cell in values], dtype=bool)
         if not rows.any():
             known = sorted({str(cell) for cell in values if cell is not None})
             raise InputError(
@@ -214,22 +216,21 @@ def add_mechanisms(profiles: ProfileTable, table: Path, group_column: str, colum
 
     Args:
         profiles: Profiles to extend.
-        table: CSV with the columns `group_column` and `column`, one row per group.
+        table: CSV or Parquet with the columns `group_column` and `column`, one row per group.
         group_column: Column that both have.
         column: Column to add.
 
     Raises:
         InputError: If the table lacks a column, says two things of one group, or names none of the groups.
     """
-    frame = pd.read_csv(table, dtype=str)
-    missing = [name for name in (group_column, column) if name not in frame.columns]
-    if missing:
-        raise InputError(f"{table} has no column {missing[0]!r}; its columns are {', '.join(map(str, frame.columns))}.")
-    known = frame[[group_column, column]].dropna().drop_duplicates()
-    twice = known[group_column][known[group_column].duplicated()].unique()
-    if len(twice):
-        raise InputError(f"{table} gives more than one {column} to {twice[0]!r}; separate several with '|' in one row.")
-    mechanisms = dict(zip(known[group_column], known[column], strict=True))
+    rows = read_foreign_table(table)
+    rows.require((group_column, column))
+    mechanisms: dict[str, str] = {}
+    for group, value in zip(rows.text(group_column), rows.text(column), strict=True):
+        if group and value and mechanisms.setdefault(group, value) != value:
+            raise InputError(
+                f"{table} gives more than one {column} to {group!r}; separate several with '|' in one row."
+            )
     values = [mechanisms.get(group) for group in profiles.column(group_column)]
     if not any(values):
         raise InputError(f"{table} names none of the groups in {group_column!r}.")

@@ -1,6 +1,7 @@
 """Embedding tables as AnnData files: `X`, `obs`, `obsm["probabilities"]`, `uns["subcell_hf"]`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from subcell_hf.data.foreign_tables import foreign_table_of
 from subcell_hf.data.hdf5 import write_hdf5
 from subcell_hf.data.parquet_files import open_parquet
 from subcell_hf.errors import InputError
@@ -22,8 +24,12 @@ from subcell_hf.inference.embedding_table import (
     facts_to_json,
     table_facts,
 )
+from subcell_hf.inference.foreign_cells import cells_of
 from subcell_hf.inference.table_parquet import EMBEDDING, PASS_PREFIX, PROBABILITIES, batches_of, parquet_facts
 from subcell_hf.ontology import reported_locations
+
+_RENAMED = "renamed"
+"""Among the facts of an AnnData file: name of a column or pass → what it is called there."""
 
 Block = Mapping[str, npt.NDArray[np.float32]]
 
@@ -41,7 +47,7 @@ def write_h5ad(table: EmbeddingTable, path: Path | str) -> None:
     arrays |= {PASS_PREFIX + name: values for name, values in table.pass_probabilities.items()}
     columns = ((str(name), table.cells[name]) for name in table.cells.columns)
     widths = {name: values.shape[1] for name, values in arrays.items()}
-    _write(path, len(table), columns, widths, [arrays], table_facts(table))
+    _write(path, len(table), list(map(str, table.cells.columns)), columns, widths, [arrays], table_facts(table))
 
 
 def h5ad_from_parquet(parquet: Path, path: Path | str) -> None:
@@ -63,12 +69,34 @@ def h5ad_from_parquet(parquet: Path, path: Path | str) -> None:
             {n: batch.column(n).flatten().to_numpy().reshape(len(batch), width) for n, width in widths.items()}
             for batch in batches_of(file, list(widths))
         )
-        _write(path, file.metadata.num_rows, columns, widths, blocks, facts)
+        _write(path, file.metadata.num_rows, scalars, columns, widths, blocks, facts)
+
+
+def stored_names(names: Iterable[str]) -> dict[str, str]:
+    """What columns are called in an AnnData file, where HDF5 or AnnData cannot hold their names.
+
+    Args:
+        names: Of columns, or of passes.
+
+    Returns:
+        Name → another, for those that need one: without `/`, and not `.` or `_index`.
+    """
+    names = list(names)
+    needing = [name for name in names if re.search(r"[/\0]", name) or name in ("", ".", "_index")]
+    taken, stored = set(names) - set(needing), dict[str, str]()
+    for name in needing:
+        other = re.sub(r"[/\0]", "_", name).strip("._") or "unnamed"
+        while other in taken:
+            other += "_"
+        taken.add(other)
+        stored[name] = other
+    return stored
 
 
 def _write(
     path: Path | str,
     rows: int,
+    names: Sequence[str],
     columns: Iterable[tuple[str, pd.Series]],
     widths: Mapping[str, int],
     blocks: Iterable[Block],
@@ -79,14 +107,17 @@ def _write(
     with write_hdf5(path) as file:
         h5 = file.root
         h5.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        _write_obs(h5.create_group("obs"), columns)
+        renamed = stored_names((*names, *facts["passes"]))
+        facts = {**facts, _RENAMED: renamed} if renamed else facts
+        _write_obs(h5.create_group("obs"), ((renamed.get(name, name), column) for name, column in columns))
         variables = pd.DataFrame(index=pd.Index([f"embedding_{n}" for n in range(widths[EMBEDDING])], dtype=object))
         anndata.io.write_elem(h5, "var", variables)
         anndata.io.write_elem(h5, "obsm", {})
         anndata.io.write_elem(
             h5, "uns", {METADATA_KEY: facts_to_json(facts), "classes": np.array(facts["classes"], "U")}
         )
-        places = {name: "X" if name == EMBEDDING else f"obsm/{name}" for name in widths}
+        keys = {PASS_PREFIX + name: PASS_PREFIX + other for name, other in renamed.items()}
+        places = {name: "X" if name == EMBEDDING else f"obsm/{keys.get(name, name)}" for name in widths}
         arrays = {name: _new_array(h5, places[name], rows, width) for name, width in widths.items()}
         start = 0
         for block in blocks:
@@ -113,7 +144,7 @@ def _write_obs(group: Any, columns: Iterable[tuple[str, pd.Series]]) -> None:
         if name == CELL_ID:
             anndata.io.write_elem(group, "_index", column.to_numpy(dtype=object))
             continue
-        numeric = isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf"
+        numeric = _is_number(column.dtype)
         anndata.io.write_elem(group, name, column.to_numpy() if numeric else _categories(column))
         names.append(name)
     group.attrs.update({"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": "_index"})
@@ -140,45 +171,67 @@ def read_h5ad(path: Path) -> EmbeddingTable:
             if h5.attrs.get("created_by") == "SubCellPortable":
                 return check_table(_portable(h5), str(path))
         data = anndata.read_h5ad(path)
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as AnnData: {error}. Write it again.") from error
-    embeddings = data.X.toarray() if hasattr(data.X, "toarray") else data.X
-    cells = _cells_of_obs(data.obs)
-    facts: dict[str, Any] = {"classes": list(data.uns.get("classes", ())), "passes": [], "provenance": {}}
+        embeddings = _embeddings(data, path)
+        cells = _cells_of_obs(data, path)
+    except InputError:
+        raise
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path} cannot be read as AnnData: {reason}. Copy it again, or write it again.") from error
+    facts: dict[str, Any] = {"classes": list(map(str, data.uns.get("classes", ()))), "passes": [], "provenance": {}}
     if METADATA_KEY in data.uns:
         facts = facts_from_json(str(data.uns[METADATA_KEY]), str(path))
     probabilities = data.obsm.get(PROBABILITIES)
     if probabilities is not None and not facts["classes"]:
         facts["classes"] = [f"class_{number}" for number in range(probabilities.shape[1])]
-    missing = [name for name in facts["passes"] if PASS_PREFIX + name not in data.obsm]
+    renamed = facts.get(_RENAMED, {})
+    cells = cells.rename(columns={other: name for name, other in renamed.items()})
+    keys = {name: PASS_PREFIX + renamed.get(name, name) for name in facts["passes"]}
+    missing = [key for key in keys.values() if key not in data.obsm]
     if missing:
-        raise InputError(f"{path} lacks obsm[{PASS_PREFIX + missing[0]!r}], which its uns names. Write it again.")
+        raise InputError(f"{path} lacks obsm[{missing[0]!r}], which its uns names. Write it again.")
     return check_table(
         EmbeddingTable(
             cells,
-            np.ascontiguousarray(embeddings, np.float32),
+            embeddings,
             None if probabilities is None else np.asarray(probabilities, np.float32),
             tuple(facts["classes"]) if probabilities is not None else (),
-            {name: np.asarray(data.obsm[PASS_PREFIX + name], np.float32) for name in facts["passes"]},
+            {name: np.asarray(data.obsm[key], np.float32) for name, key in keys.items()},
             facts["provenance"],
         ),
         str(path),
     )
 
 
-def _cells_of_obs(obs: pd.DataFrame) -> pd.DataFrame:
-    columns = dict(_plain_columns(obs))
-    columns[CELL_ID] = obs.index.astype(str).to_numpy(dtype=object)
-    columns.setdefault(FIELD_OF_VIEW, np.full(len(obs), "", dtype=object))
-    firsts = (CELL_ID, FIELD_OF_VIEW)
-    return pd.DataFrame({name: columns[name] for name in (*firsts, *(n for n in columns if n not in firsts))})
+def _embeddings(data: Any, path: Path) -> npt.NDArray[np.float32]:
+    """`X`, dense or sparse."""
+    if data.X is None or 0 in data.shape:
+        others = [f"obsm[{name!r}]" for name in data.obsm] + [f"layers[{name!r}]" for name in data.layers]
+        raise InputError(
+            f"{path} has no embedding: its X is {'missing' if data.X is None else f'empty, {data.shape}'}. It has "
+            f"{', '.join(others) or 'nothing else'}; store the embedding as X, one row per cell."
+        )
+    values = data.X.toarray() if hasattr(data.X, "toarray") else np.asarray(data.X)
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"{path} has an X of {values.dtype}, expected numbers.")
+    return np.ascontiguousarray(values, np.float32)
 
 
-def _plain_columns(obs: pd.DataFrame) -> Iterator[tuple[str, Any]]:
-    for name in obs.columns:
-        column = obs[name]
-        numeric = column.dtype.kind in "biuf" if hasattr(column.dtype, "kind") else False
-        yield str(name), column.to_numpy() if numeric else column.astype(object).fillna("").astype(str).to_numpy(object)
+def _cells_of_obs(data: Any, path: Path) -> pd.DataFrame:
+    """The columns about cells; those that we wrote keep their kind, others become texts."""
+    obs = data.obs.rename(columns=str)
+    twice = obs.columns[obs.columns.duplicated()]
+    if len(twice):
+        raise InputError(f"{path} has the column {twice[0]!r} of obs more than once, expected every name once.")
+    known = foreign_table_of(dict(obs.items()), f"{path}, obs")
+    cells = cells_of(known, list(known.columns), list(obs.index.astype(str)))
+    if METADATA_KEY not in data.uns:
+        return cells
+    return cells.assign(**{name: obs[name].to_numpy() for name in obs.columns if _is_number(obs[name].dtype)})
+
+
+def _is_number(dtype: Any) -> bool:
+    return isinstance(dtype, np.dtype) and dtype.kind in "biuf"
 
 
 def _portable(h5: Any) -> EmbeddingTable:

@@ -1,66 +1,121 @@
 """Embedding tables of other tools: CSV such as SubCellPortable's `result.csv` or CellProfiler's profiles, and npz."""
 
 import re
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from subcell_hf.data.foreign_tables import ForeignTable, foreign_table_of, read_foreign_table
 from subcell_hf.errors import InputError
 from subcell_hf.inference.embedding_table import (
-    CELL_ID,
-    FIELD_OF_VIEW,
     METADATA_KEY,
     EmbeddingTable,
     check_table,
     facts_from_json,
 )
+from subcell_hf.inference.foreign_cells import ID_COLUMNS, cells_of
 from subcell_hf.inference.table_h5ad import portable_classes
 
-_ID_COLUMNS = (CELL_ID, "id", "Metadata_cell_id", "cell_ids", "ids")
 _FEATURE_PATTERNS = (r"feat_?(\d+)", r"embedding_?(\d+)", r"emb_?(\d+)", r"feature_?(\d+)", r"(\d+)")
+_LIST_COLUMNS = ("embedding", "embeddings")
+_PROBABILITIES = "probabilities"
 _PROBABILITY_PATTERN = r"prob_?(\d+)"
-_NO_FEATURE = re.compile(r"Metadata_.*|qc_.*|top_.*|label|top|left|height|width|index|Unnamed: \d+|x|y")
+# Columns that name or place a cell, whatever they hold; in any case of letters.
+_NO_FEATURE = re.compile(
+    r"metadata_.*|qc_.*|top_.*|label|top|left|height|width|index|x|y|field_of_view|antibody|gene|locations?|cell_line|"
+    r"plate|well|site|field|fov|row|column|col|batch|donor|patient|sample|replicate|treatment|compound|concentration|"
+    r"dose|split|fold|time|timepoint|passage|seed|image|image_?number|object_?number|cell_count|field_count|"
+    r"antibody_count|.*_id|id",
+    re.IGNORECASE,
+)
 
 
-def read_csv(path: Path) -> EmbeddingTable:
-    """Read a table of text; `.csv`, `.tsv`, also gzipped.
+def read_csv(path: Path, metadata: Collection[str] = ()) -> EmbeddingTable:
+    """Read a table that another tool wrote; CSV, also packed, or Parquet.
 
-    The embedding is the columns `feat0000` …, `embedding_0` …, or `0` …; where there are none, every column of numbers
-    except `Metadata_…`, `qc_…` and places of cells. `prob00` … are probabilities. All other columns are metadata.
+    The embedding is a column of lists of numbers called `embedding`; else the columns `feat0000` …, `embedding_0` …, or
+    `0` …; where there are none of these, every column of numbers except `Metadata_…`, `qc_…`, places of cells, and
+    names of what a cell belongs to, such as `plate`. `prob00` … are probabilities. All other columns are metadata, and
+    texts: `0012` is not `12`. Without a column of ids, cells are called as the unnamed first column says, or numbered.
+
+    Args:
+        path: The file.
+        metadata: Columns that are metadata, whatever they hold.
 
     Raises:
         InputError: If there is no embedding, or it is not sound.
     """
-    try:
-        frame = pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",", low_memory=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a table: {error}. Save it as CSV, UTF-8.") from error
-    return table_of_frame(frame, str(path))
+    return _table_of(read_foreign_table(path), frozenset(metadata))
 
 
-def table_of_frame(frame: pd.DataFrame, where: str) -> EmbeddingTable:
+def table_of_frame(frame: pd.DataFrame, where: str, metadata: Collection[str] = ()) -> EmbeddingTable:
     """The embedding table in a data frame; see `read_csv`.
 
     Raises:
         InputError: As `read_csv`.
     """
     frame = frame.rename(columns=str)
-    features = _feature_columns(frame, where)
-    probability_columns = _numbered(frame.columns, _PROBABILITY_PATTERN)
-    others = [name for name in frame.columns if name not in {*features, *probability_columns}]
-    probabilities = frame[probability_columns].to_numpy(np.float32) if probability_columns else None
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise InputError(f"{where} has the column {twice[0]!r} more than once, expected every name once.")
+    return _table_of(foreign_table_of(dict(frame.items()), where), frozenset(metadata))
+
+
+def _table_of(table: ForeignTable, metadata: frozenset[str]) -> EmbeddingTable:
+    names = [name for name in table.columns if name not in metadata]
+    features = _feature_columns(table, names)
+    probability_columns = [n for n in names if n == _PROBABILITIES and _is_list(table.columns[n])]
+    probability_columns = probability_columns or _numbered(names, _PROBABILITY_PATTERN)
+    others = [name for name in table.columns if name not in {*features, *probability_columns}]
+    probabilities = _matrix(table, probability_columns) if probability_columns else None
     return check_table(
         EmbeddingTable(
-            _cells(frame[others]),
-            frame[features].to_numpy(np.float32),
+            cells_of(table, others),
+            _matrix(table, features),
             probabilities,
-            portable_classes(len(probability_columns)),
-            provenance={"read_from": where},
+            portable_classes(0 if probabilities is None else probabilities.shape[1]),
+            provenance={"read_from": table.where},
         ),
-        where,
+        table.where,
     )
+
+
+def _matrix(table: ForeignTable, names: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Columns of numbers side by side, or the one column of lists: `[cells, width]`."""
+    if len(names) == 1 and _is_list(table.columns[names[0]]):
+        return _of_lists(table, names[0])
+    values = np.empty((len(table), len(names)), np.float32)
+    with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinite
+        for place, name in enumerate(names):
+            values[:, place] = table.numbers(name)
+    return values
+
+
+def _of_lists(table: ForeignTable, name: str) -> npt.NDArray[np.float32]:
+    where = f"{table.where}, column {name!r}"
+    column = table.columns[name]
+    lengths = set(pc.list_value_length(column).to_pylist())
+    if len(lengths) > 1 or None in lengths:
+        raise InputError(
+            f"{where} has lists of {len(lengths)} lengths or none at all; expected one width in every row."
+        )
+    flat = np.asarray(pc.list_flatten(column).cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False))
+    return flat.reshape(len(column), *lengths) if lengths else np.empty((0, 1), np.float32)
+
+
+def _is_list(column: Any) -> bool:
+    kind = column.type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)))
 
 
 def _numbered(names: Sequence[str], pattern: str) -> list[str]:
@@ -69,38 +124,34 @@ def _numbered(names: Sequence[str], pattern: str) -> list[str]:
     return [name for _, name in sorted(found)]
 
 
-def _feature_columns(frame: pd.DataFrame, where: str) -> list[str]:
+def _feature_columns(table: ForeignTable, names: Sequence[str]) -> list[str]:
+    lists = [name for name in names if name != _PROBABILITIES and _is_list(table.columns[name])]
+    if lists:
+        chosen = [name for name in lists if name in _LIST_COLUMNS]
+        if len(lists) > 1 or not chosen:
+            raise InputError(
+                f"{table.where} has lists of numbers in {', '.join(lists)}; expected them in one column, called "
+                "'embedding'. Rename it, and leave the others out."
+            )
+        return chosen
     for pattern in _FEATURE_PATTERNS:
-        columns = _numbered(frame.columns, pattern)
+        columns = _numbered(names, pattern)
         if columns:
-            break
-    else:
-        numeric = frame.select_dtypes("number").columns
-        columns = [n for n in numeric if not _NO_FEATURE.fullmatch(n) and n not in (*_ID_COLUMNS, FIELD_OF_VIEW)]
-        columns = [name for name in columns if not re.fullmatch(_PROBABILITY_PATTERN, name)]
-    texts = [name for name in columns if frame[name].dtype.kind not in "biuf"]
-    if not columns or texts:
+            return columns
+    columns = [
+        name
+        for name in names
+        if not _NO_FEATURE.fullmatch(name)
+        and name not in ID_COLUMNS
+        and not re.fullmatch(_PROBABILITY_PATTERN, name)
+        and table.holds_numbers(name)
+    ]
+    if not columns:
         raise InputError(
-            f"{where} has {'no columns of numbers' if not columns else f'text in the column {texts[0]}'}; expected an "
-            "embedding in columns feat0000 …, embedding_0 …, 0 …, or columns of numbers not called Metadata_…."
+            f"{table.where} has no columns of numbers; expected an embedding in columns feat0000 …, embedding_0 …, "
+            "0 …, or columns of numbers not called Metadata_…."
         )
     return columns
-
-
-def _cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns about cells: numbers stay, all else becomes text; ids are made where there are none."""
-    id_column = next((name for name in _ID_COLUMNS if name in frame.columns), None)
-    ids = frame[id_column].astype(str) if id_column else pd.Series(range(len(frame)), index=frame.index).astype(str)
-    columns = {CELL_ID: ids.to_numpy(object)}
-    columns[FIELD_OF_VIEW] = np.full(len(frame), "", dtype=object)
-    for name in frame.columns:
-        if name == id_column:
-            continue
-        keep = frame[name].dtype.kind in "biuf" and name != FIELD_OF_VIEW
-        columns[name] = (
-            frame[name].to_numpy() if keep else frame[name].astype(object).fillna("").astype(str).to_numpy(object)
-        )
-    return pd.DataFrame(columns)
 
 
 def read_npz(path: Path) -> EmbeddingTable:
@@ -114,7 +165,7 @@ def read_npz(path: Path) -> EmbeddingTable:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             content = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
+    except (EOFError, OSError, ValueError, KeyError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read as npz: {error}. Save arrays without Python objects.") from error
     if "embeddings" not in content:
         raise InputError(f"{path} has the arrays {', '.join(content) or 'none'}, expected one called 'embeddings'.")
@@ -128,14 +179,15 @@ def read_npz(path: Path) -> EmbeddingTable:
         raise InputError(
             f"{path}: {wrong[0]} has shape {content[wrong[0]].shape}, expected one value per cell ({len(embeddings)})."
         )
-    frame = pd.DataFrame({name: values for name, values in content.items() if values.ndim == 1})
-    if not len(frame.columns):
-        frame = pd.DataFrame(index=range(len(embeddings)))
+    columns = {name: values for name, values in content.items() if values.ndim == 1}
+    known = foreign_table_of(columns, str(path))
+    if not columns:
+        known = replace(known, row_names=tuple(map(str, range(len(embeddings)))))
     if probabilities is not None and not classes:
         classes = portable_classes(probabilities.shape[-1])
     return check_table(
         EmbeddingTable(
-            _cells(frame),
+            cells_of(known, list(known.columns)),
             np.asarray(embeddings, np.float32),
             None if probabilities is None else np.asarray(probabilities, np.float32),
             classes if probabilities is not None else (),

@@ -17,9 +17,8 @@ Metadata of the schema, key `subcell_hf`: JSON with `schema_version`, `classes`,
 some of the cells lie beside the table, see `subcell_hf.inference.pictures`. Nothing here imports torch.
 """
 
+from collections.abc import Collection
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from subcell_hf.errors import InputError
 from subcell_hf.inference.embedding_table import SCHEMA_VERSION, EmbeddingTable, check_table, top_locations
@@ -52,12 +51,16 @@ EMBEDDINGS_FILE = "embeddings.parquet"
 """The table in the folder that `subcell embed` writes."""
 
 
-def read_table(path: Path | str) -> EmbeddingTable:
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+
+
+def read_table(path: Path | str, metadata: Collection[str] = ()) -> EmbeddingTable:
     """Read an embedding table.
 
     Args:
         path: A `.parquet` file, or a folder with `embeddings.parquet`; `.h5ad`; `.npz` with `embeddings` and any
-            per-cell arrays; `.csv` or `.tsv` (also `.gz`), SubCellPortable's `result.csv` among them.
+            per-cell arrays; `.csv` or `.tsv` (also packed), SubCellPortable's `result.csv` among them.
+        metadata: Columns of another tool's table that are metadata, whatever they hold.
 
     Raises:
         InputError: If the file is missing, of an unknown kind or version, has ids twice, numbers that are not finite,
@@ -72,13 +75,15 @@ def read_table(path: Path | str) -> EmbeddingTable:
         path = path / EMBEDDINGS_FILE
     if not path.is_file():
         raise InputError(f"{path} does not exist, expected an embedding table (.parquet, .h5ad, .npz, .csv).")
-    name = path.name.lower().removesuffix(".gz")
+    name = path.name.lower()
+    if name.endswith(_PACKED):
+        name = name.rpartition(".")[0]
     if name.endswith(".parquet"):
-        return read_parquet(path) if parquet_facts(path) else table_of_frame(pq.read_table(path).to_pandas(), str(path))
+        return read_parquet(path) if parquet_facts(path) else read_csv(path, metadata)
     if name.endswith(".h5ad"):
         return read_h5ad(path)
     if name.endswith(".npz"):
         return read_npz(path)
     if name.endswith((".csv", ".tsv")):
-        return read_csv(path)
+        return read_csv(path, metadata)
     raise InputError(f"{path} is of no known kind, expected .parquet, .h5ad, .npz, .csv or .tsv.")

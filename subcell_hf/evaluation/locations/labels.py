@@ -1,6 +1,6 @@
 """Protein locations as targets: which classes, which cells have them, which split a cell is in."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from subcell_hf.data.foreign_tables import read_foreign_table
 from subcell_hf.data.splits import check_leakage
+from subcell_hf.data.text_files import read_lines
+from subcell_hf.data.text_values import text_values
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import (
     GROUPINGS,
@@ -198,13 +201,13 @@ def add_metadata(cells: pd.DataFrame, path: Path) -> pd.DataFrame:
     Raises:
         InputError: If the table cannot be read, lacks `cell_id`, names a cell twice, or lacks cells.
     """
-    read: Callable[..., pd.DataFrame] = pd.read_parquet if path.suffix == ".parquet" else pd.read_csv
-    try:
-        added = read(path) if path.suffix == ".parquet" else read(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a table: {error}. Give CSV or Parquet.") from error
-    if "cell_id" not in added or added["cell_id"].duplicated().any():
-        raise InputError(f"{path} must have a column cell_id with every cell once; it has {', '.join(added)}.")
+    table = read_foreign_table(path)
+    table.require(("cell_id",))
+    added = pd.DataFrame({name: table.text(name) for name in table.columns})
+    twice = added["cell_id"][added["cell_id"].duplicated()]
+    if len(twice):
+        raise InputError(f"{path} names the cell {twice.iloc[0]!r} more than once, expected every cell once.")
+    cells = cells.assign(cell_id=text_values(cells["cell_id"], "cell_id"))
     absent = ~cells["cell_id"].isin(added["cell_id"])
     if absent.any():
         raise InputError(

@@ -1,17 +1,14 @@
 """Over-representation of known gene sets in clusters: hypergeometric tests, Benjamini–Hochberg, explicit background."""
 
-import csv
-import gzip
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import pandas as pd
 
+from subcell_hf.data.foreign_tables import read_foreign_table
+from subcell_hf.data.text_files import read_text
 from subcell_hf.errors import InputError
 
 COLUMNS = (
@@ -40,17 +37,16 @@ def read_gmt(path: Path) -> GeneSets:
         InputError: If a line has no genes or a term occurs twice.
     """
     sets: dict[str, frozenset[str]] = {}
-    with _open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            parts = line.rstrip("\r\n").split("\t")
-            if not line.strip():
-                continue
-            genes = frozenset(gene.strip() for gene in parts[2:] if gene.strip())
-            if not genes:
-                raise InputError(f"{path}, line {number}: expected a term, a description and genes, with tabs between.")
-            if parts[0] in sets:
-                raise InputError(f"{path}, line {number}: the term {parts[0]!r} stands there twice.")
-            sets[parts[0]] = genes
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        parts = line.split("\t")
+        if not line.strip():
+            continue
+        genes = frozenset(gene.strip() for gene in parts[2:] if gene.strip())
+        if not genes:
+            raise InputError(f"{path}, line {number}: expected a term, a description and genes, with tabs between.")
+        if parts[0] in sets:
+            raise InputError(f"{path}, line {number}: the term {parts[0]!r} stands there twice.")
+        sets[parts[0]] = genes
     return GeneSets(path.name.removesuffix(".gz").removesuffix(".gmt"), sets)
 
 
@@ -67,16 +63,14 @@ def read_hpa_locations(path: Path, genes: Sequence[str]) -> GeneSets:
     Raises:
         InputError: If a column is missing or no gene is known.
     """
-    with _open_text(path) as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    _require_columns(rows, ("Gene", "Gene name", "Main location", "Additional location"), path)
+    main, additional, *names = _read_columns(path, ("Main location", "Additional location", "Gene name", "Gene"))
     known = frozenset(genes)
-    column = max(("Gene name", "Gene"), key=lambda name: len(known & {row[name] for row in rows}))
+    column = max(names, key=lambda values: len(known & set(values)))
     sets: dict[str, set[str]] = {}
-    for row in rows:
-        for location in ";".join((row["Main location"], row["Additional location"])).split(";"):
-            if location.strip():
-                sets.setdefault(location.strip(), set()).add(row[column])
+    for gene, *locations in zip(column, main, additional, strict=True):
+        for location in ";".join(locations).split(";"):
+            if location.strip() and gene:
+                sets.setdefault(location.strip(), set()).add(gene)
     return _known_sets("HPA locations", sets, known, path)
 
 
@@ -86,12 +80,10 @@ def read_corum(path: Path, genes: Sequence[str]) -> GeneSets:
     Raises:
         InputError: If a column is missing or no gene is known.
     """
-    with _open_text(path) as file:
-        rows = list(csv.DictReader(file))
-    _require_columns(rows, ("complex", "gene_names"), path)
     sets: dict[str, set[str]] = {}
-    for row in rows:
-        sets.setdefault(f"complex {row['complex']}", set()).add(row["gene_names"])
+    for complex_name, gene in zip(*_read_columns(path, ("complex", "gene_names")), strict=True):
+        if complex_name and gene:
+            sets.setdefault(f"complex {complex_name}", set()).add(gene)
     return _known_sets("CORUM complexes", sets, frozenset(genes), path)
 
 
@@ -169,8 +161,7 @@ def read_background(path: Path) -> frozenset[str]:
     Raises:
         InputError: If the file names none.
     """
-    with _open_text(path) as file:
-        genes = frozenset(line.strip() for line in file if line.strip())
+    genes = frozenset(line.strip() for line in _read_text(path).split("\n") if line.strip())
     if not genes:
         raise InputError(f"{path} names no genes; expected one per line.")
     return genes
@@ -183,18 +174,16 @@ def _known_sets(name: str, sets: Mapping[str, set[str]], known: frozenset[str], 
     return GeneSets(name, {term: frozenset(genes) for term, genes in sets.items()})
 
 
-def _require_columns(rows: Sequence[Mapping[str, str]], columns: Sequence[str], path: Path) -> None:
-    """Refuse a table that lacks a column."""
-    for column in columns:
-        if not rows or column not in rows[0]:
-            found = ", ".join(rows[0]) if rows else "no rows"
-            raise InputError(f"{path} has no column {column!r}; found {found}.")
-
-
-@contextmanager
-def _open_text(path: Path) -> Iterator[TextIO]:
-    """A text file, unpacked if its name ends in .gz."""
+def _read_columns(path: Path, names: Sequence[str]) -> list[list[str]]:
+    """Columns of a table as texts."""
     if not path.is_file():
         raise InputError(f"{path} does not exist.")
-    with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
-        yield io.TextIOWrapper(file, encoding="utf-8", newline="")
+    table = read_foreign_table(path)
+    table.require(names)
+    return [table.text(name) for name in names]
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist.")
+    return read_text(path)

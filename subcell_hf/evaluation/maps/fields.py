@@ -9,12 +9,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from subcell_hf.data.parquet_files import open_parquet, read_parquet_file, read_parquet_schema
+from subcell_hf.data.text_values import plain_text, text_values
 from subcell_hf.errors import InputError
 from subcell_hf.inference.tables import EMBEDDINGS_FILE, iterate_parquet, read_table
 
 _CELLS_AT_ONCE = 4096
 _KEY = b"subcell_hf"
 _UNIT = ("gene", "antibody", "field_of_view")
+_NAMES = (*_UNIT, "plate", "microscope", "locations")
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ def _parquet_blocks(file: Path) -> Iterator[npt.NDArray[np.float32]]:
 
 def _fill_text(cells: pd.DataFrame) -> pd.DataFrame:
     """Text without gaps."""
-    text = [name for name in cells.columns if not pd.api.types.is_numeric_dtype(cells[name])]
-    return cells.assign(**{name: cells[name].fillna("").astype(str) for name in text})
+    text = [n for n in cells.columns if n in _NAMES or not pd.api.types.is_numeric_dtype(cells[n])]
+    return cells.assign(**{name: text_values(cells[name], name, verbatim=True) for name in text})
 
 
 def _choose_cells(
@@ -106,7 +108,8 @@ def _choose_cells(
     for column, value in where.items():
         if column not in cells.columns:
             raise InputError(f"{path} has no column {column!r}; its columns are {', '.join(cells.columns)}.")
-        right = (cells[column].astype(str) == value).to_numpy()
+        texts = text_values(cells[column], f"{path}, {column}")
+        right = np.array([text == plain_text(value) for text in texts])
         left_out[f"{column} is not {value}"] = int((used & ~right).sum())
         used &= right
     named = (cells["gene"] != "").to_numpy()

@@ -1,6 +1,6 @@
 """Profiles: numbers that describe cells, fields or wells, beside metadata that says which."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from subcell_hf.data.foreign_tables import read_column_names, read_foreign_table
+from subcell_hf.data.text_values import text_values
 from subcell_hf.errors import InputError
 
 METADATA_PREFIX = "Metadata_"
@@ -57,21 +59,23 @@ class ProfileTable:
         return column
 
 
-def read_profiles(paths: Sequence[Path]) -> ProfileTable:
+def read_profiles(paths: Sequence[Path], metadata: Collection[str] = ()) -> ProfileTable:
     """Read one or several tables of profiles and put their rows below each other.
 
-    CSV files (also compressed) and parquet files whose metadata columns begin with `Metadata_` are read as pycytominer
-    writes them: every other column is a feature. Anything else is read as an embedding table.
+    CSV files (also packed) and parquet files whose metadata columns begin with `Metadata_` are read as pycytominer
+    writes them: every other column is a feature. Anything else is read as an embedding table. Metadata are texts in
+    every format: `0012` is not `12`, and `NA` is a word.
 
     Args:
         paths: Files or folders; all must have the same features in the same order.
+        metadata: Further columns that are no features, whatever they hold.
 
     Raises:
         InputError: If a table cannot be read, features differ, are not numbers or are missing somewhere.
     """
     if not paths:
         raise InputError("No profiles were given; name at least one table.")
-    tables = [_read_one(Path(path)) for path in paths]
+    tables = [_read_one(Path(path), frozenset(metadata)) for path in paths]
     for path, table in zip(paths[1:], tables[1:], strict=True):
         if table.names != tables[0].names:
             raise InputError(
@@ -80,76 +84,61 @@ def read_profiles(paths: Sequence[Path]) -> ProfileTable:
             )
     if len(tables) == 1:
         return tables[0]
-    metadata = pd.concat([table.metadata for table in tables], ignore_index=True).astype(object)
-    metadata = metadata.where(metadata.notna(), None)
-    return ProfileTable(metadata, np.concatenate([table.features for table in tables]), tables[0].names)
+    joined = pd.concat([table.metadata for table in tables], ignore_index=True).astype(object)
+    joined = joined.where(joined.notna(), None)
+    return ProfileTable(joined, np.concatenate([table.features for table in tables]), tables[0].names)
 
 
-def _read_one(path: Path) -> ProfileTable:
+def _read_one(path: Path, metadata: frozenset[str]) -> ProfileTable:
     """One table."""
     if not path.exists():
         raise InputError(f"{path} does not exist; expected a table of profiles.")
     if not holds_profiles(path):
         from subcell_hf.inference.tables import read_table
 
-        table = read_table(path)
-        features = np.asarray(table.embeddings, dtype=np.float64)
+        cells = read_table(path, metadata)
+        features = np.asarray(cells.embeddings, dtype=np.float64)
         names = tuple(f"embedding_{index}" for index in range(features.shape[1]))
-        return ProfileTable(_as_text(table.cells), _finite(features, names, path), names)
-    frame = _read_cytomining_frame(path)
-    columns = [str(column) for column in frame.columns]
-    metadata = [column for column in columns if column.startswith(METADATA_PREFIX)]
-    names = tuple(column for column in columns if not column.startswith(METADATA_PREFIX))
-    wrong = [name for name in names if not pd.api.types.is_numeric_dtype(frame[name])]
-    if wrong:
-        raise InputError(
-            f"{path} has columns that are neither numbers nor metadata: {_some(wrong)}. Let the names of metadata "
-            f"columns begin with {METADATA_PREFIX}, or remove them."
-        )
+        texts = {str(name): text_values(cells.cells[name], f"{path}, {name}") for name in cells.cells.columns}
+        return ProfileTable(_metadata_frame(texts, len(cells)), _finite(features, names, path), names)
+    table = read_foreign_table(path)
+    known = [name for name in table.columns if _is_metadata(name) or name in metadata]
+    names = tuple(name for name in table.columns if name not in known)
     if not names:
         raise InputError(f"{path} has metadata but no features.")
-    features = frame[list(names)].to_numpy(dtype=np.float64)
-    return ProfileTable(_as_text(frame[metadata]), _finite(features, names, path), names)
+    features = np.empty((len(table), len(names)))
+    wrong = []
+    for place, name in enumerate(names):
+        try:
+            features[:, place] = table.numbers(name)
+        except InputError as error:
+            wrong.append((name, error))
+    if wrong:
+        raise InputError(
+            f"{path} has columns that are neither numbers nor metadata: {_some([name for name, _ in wrong])}. Let the "
+            f"names of metadata columns begin with {METADATA_PREFIX}, or remove them. The first: {wrong[0][1]}"
+        )
+    texts = {name: table.text(name) for name in known}
+    return ProfileTable(_metadata_frame(texts, len(table)), _finite(features, names, path), names)
 
 
 def holds_profiles(path: Path) -> bool:
     """Whether a table is written as pycytominer does, with columns that begin with `Metadata_`."""
     name = path.name.lower()
-    if path.is_dir():
+    if path.is_dir() or not any(ending in name for ending in (".csv", ".tsv", ".parquet")):
         return False
-    if any(ending in name for ending in (".csv", ".tsv")):
-        header = pd.read_csv(path, sep=_separator(path), nrows=0).columns
-        return any(str(column).startswith(METADATA_PREFIX) for column in header)
-    if name.endswith(".parquet"):
-        import pyarrow.parquet as pq
-
-        columns = pq.read_schema(path).names
-        return any(str(column).startswith(METADATA_PREFIX) for column in columns) and "embedding" not in columns
-    return False
+    columns = read_column_names(path)
+    return any(_is_metadata(column) for column in columns) and "embedding" not in columns
 
 
-def _separator(path: Path) -> str:
-    return "\t" if ".tsv" in path.name.lower() else ","
+def _is_metadata(name: str) -> bool:
+    return name.lower().startswith(METADATA_PREFIX.lower())
 
 
-def _read_cytomining_frame(path: Path) -> pd.DataFrame:
-    """The table with its columns."""
-    if path.name.lower().endswith(".parquet"):
-        return pd.read_parquet(path)
-    header = pd.read_csv(path, sep=_separator(path), nrows=0).columns
-    text = {column: str for column in header if str(column).startswith(METADATA_PREFIX)}
-    return pd.read_csv(path, sep=_separator(path), dtype=text)
-
-
-def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """Metadata as text, None where there is none; an empty text is none, too."""
-    columns = {}
-    for name in frame.columns:
-        values = frame[name].astype(object)
-        missing = values.isna()
-        text = values.where(missing, values.map(str))
-        columns[str(name)] = [None if gone or value == "" else value for gone, value in zip(missing, text, strict=True)]
-    return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)), dtype=object)
+def _metadata_frame(texts: Mapping[str, Sequence[str]], rows: int) -> pd.DataFrame:
+    """Columns of texts, None where there is none."""
+    columns = {name: [value or None for value in values] for name, values in texts.items()}
+    return pd.DataFrame(columns, index=pd.RangeIndex(rows), dtype=object)
 
 
 def _finite(features: npt.NDArray[np.float64], names: Sequence[str], path: Path) -> npt.NDArray[np.float64]:

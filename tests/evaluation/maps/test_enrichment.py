@@ -90,7 +90,7 @@ def test_gmt_files(tmp_path: Path) -> None:
 def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("complex,genes\n1,A\n")
-    with pytest.raises(InputError, match="no column 'gene_names'; found complex, genes"):
+    with pytest.raises(InputError, match="no column 'gene_names'; its columns are complex, genes"):
         read_corum(path, ["A"])
     path.write_text("complex,gene_names\n1,A\n")
     with pytest.raises(InputError, match="knows none of the map's genes, such as ENSG1"):

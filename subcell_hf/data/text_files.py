@@ -1,0 +1,117 @@
+"""Text that other people wrote: unpacked by its content, whatever Unicode says at its beginning, or refused by name."""
+
+import bz2
+import codecs
+import gzip
+import io
+import json
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from subcell_hf.errors import InputError
+
+# Longer marks first: that of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, without a byte order mark and with Unix ends of lines.
+
+    Files packed by gzip, bzip2, xz, Zstandard, or zip with one member are unpacked, whatever they are called. A byte
+    order mark says which Unicode it is; without one it is UTF-8. No other encoding is guessed.
+
+    Raises:
+        InputError: If the file is damaged, or not text of a known encoding.
+        OSError: If it cannot be opened.
+    """
+    data = unpacked_bytes(path)
+    encoding, start = next(((name, len(mark)) for mark, name in _MARKS if data.startswith(mark)), ("utf-8", 0))
+    try:
+        text = data[start:].decode(encoding).lstrip("\ufeff")  # some tools write the mark twice
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, start + error.start) + 1
+        raise InputError(
+            f"{path} is not UTF-8 (byte 0x{data[start + error.start]:02x} in line {line}). Save it again as UTF-8, "
+            "which Excel calls CSV UTF-8."
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(f"{path} holds bytes that are not text (NUL in line {line}). Save it again as text in UTF-8.")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, without spaces around them; see `read_text`.
+
+    Raises:
+        InputError: As `read_text`.
+        OSError: Likewise.
+    """
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; see `read_text`.
+
+    Raises:
+        InputError: If it is no JSON.
+        OSError: If it cannot be opened.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not JSON ({error}): it is damaged or incomplete. Write or copy it again."
+        ) from error
+
+
+def unpacked_bytes(path: Path) -> bytes:
+    """The bytes of a file, unpacked where its first bytes say that it is packed.
+
+    Raises:
+        InputError: If it is cut off or damaged.
+        OSError: If it cannot be opened.
+    """
+    data = path.read_bytes()
+    unpack = next((unpack for magic, unpack in _PACKED.items() if data.startswith(magic)), None)
+    if unpack is None:
+        return data
+    try:
+        return unpack(data)
+    except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or "it ends too early"
+        raise InputError(f"{path} cannot be unpacked: {reason}. It is damaged or incomplete: copy it again.") from error
+
+
+def _unzip(data: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = archive.namelist()
+        if len(names) != 1:
+            raise ValueError(f"a zip archive of {len(names)} files (as Excel's workbooks are), expected one text")
+        return archive.read(names[0])
+
+
+def _unzstd(data: bytes) -> bytes:
+    import pyarrow as pa
+
+    with pa.input_stream(pa.BufferReader(data), compression="zstd") as stream:
+        return bytes(stream.read())
+
+
+_PACKED: dict[bytes, Callable[[bytes], bytes]] = {
+    b"\x1f\x8b": gzip.decompress,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ\x00": lzma.decompress,
+    b"\x28\xb5\x2f\xfd": _unzstd,
+    b"PK\x03\x04": _unzip,
+}
