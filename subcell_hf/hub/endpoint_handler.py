@@ -6,9 +6,10 @@ A request is JSON: `{"inputs": …, "parameters": {…}}`. An input is one cell,
 * `{"image": FILE, "channels": ["red", …]}`: one file with all planes, in the model's order where no names are given;
 * beside either: `"cell_mask": FILE` and `"pixel_size_um": number`.
 
-FILE is the base64 text of an `.npy`, TIFF or grey PNG file. Parameters: `top_k` (5) and `threshold` (0) of the
-locations, and the switches `embedding` (true), `probabilities` (false), `attention` (false). The answer, or each of a
-list, holds `locations`, `embedding`, `probabilities`, `attention` as asked for.
+FILE is the base64 text of an `.npy`, TIFF or grey PNG file: in lines or not, URL-safe or not, also as a `data:` URL.
+Parameters: `top_k` (5) and `threshold` (0) of the locations, and the switches `embedding` (true), `probabilities`
+(false), `attention` (false). The answer, or each of a list, holds `locations`, `embedding`, `probabilities`,
+`attention` as asked for.
 
 Nothing in a request is taken for a path, and no pickle is opened. URLs are refused unless the operator names the hosts
 that may be asked. Concurrent requests share forward passes. The operator's environment variables, with their defaults:
@@ -157,6 +158,8 @@ class EndpointHandler:
             raise RequestError(str(error), 422) from error
         logits, attentions = getattr(outputs, "logits", None), outputs.pooler_attentions
         columns: dict[str, Any] = {"embedding": outputs.pooler_output.float().cpu()}
+        if not bool(columns["embedding"].isfinite().all()):
+            raise RequestError("The embedding is not finite; the image holds NaN, infinite or very large numbers.", 422)
         if logits is not None:
             columns["probabilities"] = (logits.sigmoid() if self.multi_label else logits.softmax(-1)).float().cpu()
         if attentions is not None:

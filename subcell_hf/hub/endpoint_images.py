@@ -35,6 +35,7 @@ LEAK_FRACTION_OF_SIGNAL = 0.5
 LEAK_OFFSET = 16 / 255
 MOST_LEAKING_PIXELS = 1e-3
 FETCH_TIMEOUT_S = 10.0
+_URL_SAFE = str.maketrans("-_", "+/")
 YELLOW = "yellow"  # red and green alike
 
 
@@ -125,12 +126,27 @@ def read_file(value: Any, where: str, limits: Limits, budget: Budget) -> Pixels:
         content = _fetch(value, where, limits.url_hosts, budget)
     else:
         budget.take(len(value), where)
-        text = value.partition(",")[2] if value.startswith("data:") else value
-        try:
-            content = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise RequestError(f"{where} is no base64 text ({error}); paths are not read.") from error
+        content = _decode_base64(value, where)
     return decode_image(content, where, limits, budget)
+
+
+def _decode_base64(value: str, where: str) -> bytes:
+    """Bytes of base64 text as programs write it: in lines, URL-safe, without padding, or as a `data:` URL."""
+    text = value
+    if value[:5].lower() == "data:":
+        kind, _, text = value.partition(",")
+        if not kind.lower().endswith(";base64"):
+            raise RequestError(f"{where} is a data: URL without base64; expected data:image/png;base64,….")
+        text = urllib.parse.unquote(text)
+    text = "".join(text.split()).translate(_URL_SAFE)
+    missing = -len(text) % 4
+    try:
+        content = base64.b64decode(text + "=" * missing, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(f"{where} is no base64 text ({error}); paths are not read.") from error
+    if missing and not content.startswith((NPY_SIGNATURE, PNG_SIGNATURE, *TIFF_SIGNATURES)):
+        raise RequestError(f"{where} is no base64 text (Incorrect padding); paths are not read.")
+    return content
 
 
 def decode_image(content: bytes, where: str, limits: Limits, budget: Budget) -> Pixels:
