@@ -3,6 +3,7 @@
 Rooms are imported only when their command runs, so that help is quick.
 """
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,9 @@ from typer.core import TyperGroup
 from subcell_hf.cli import data, demo, evaluation, hub, inference, profiles, tables
 from subcell_hf.errors import InputError
 from subcell_hf.extras import explain_missing
+
+# Files appear under their names when they are complete, so HDF5 need not lock them; some file systems cannot.
+os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
 
 
 class _Commands(TyperGroup):

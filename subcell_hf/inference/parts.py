@@ -314,8 +314,22 @@ class PartsFolder:
         if looked:
             write_attention((c for path in looked for c in iterate_attention(path)), self.output / ATTENTION_FILE)
         if h5ad:
-            h5ad_from_parquet(self.output / EMBEDDINGS_FILE, self.output / H5AD_FILE)
+            self.write_h5ad()
         return skipped
+
+    def write_h5ad(self) -> None:
+        """Write the AnnData file of the joined table.
+
+        Raises:
+            InputError: If it cannot be written; the other tables are complete without it.
+        """
+        try:
+            h5ad_from_parquet(self.output / EMBEDDINGS_FILE, self.output / H5AD_FILE)
+        except OSError as error:
+            raise InputError(
+                f"{self.output / H5AD_FILE} could not be written: {error}. {EMBEDDINGS_FILE} is complete: run the same "
+                "command again with --no-h5ad to finish without it."
+            ) from error
 
     def finish(self, run: Mapping[str, Any]) -> None:
         """Write `run.json`, which says that the run is complete, and remove the parts."""
@@ -356,7 +370,7 @@ class PartsFolder:
             )
         path = self.output / H5AD_FILE
         if h5ad and (not path.is_file() or (made_again and find_damage(self.output, {H5AD_FILE: made_again}))):
-            h5ad_from_parquet(self.output / EMBEDDINGS_FILE, path)
+            self.write_h5ad()
 
     def clear(self) -> None:
         """Remove the parts of a complete run; another process may be at it as well."""

@@ -167,7 +167,7 @@ def read_h5ad(path: Path) -> EmbeddingTable:
     import h5py
 
     try:
-        with h5py.File(path, "r") as h5:
+        with h5py.File(path, "r", locking=False) as h5:
             if h5.attrs.get("created_by") == "SubCellPortable":
                 return check_table(_portable(h5), str(path))
         data = anndata.read_h5ad(path)
@@ -176,6 +176,11 @@ def read_h5ad(path: Path) -> EmbeddingTable:
     except InputError:
         raise
     except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
+        if "unable to lock file" in str(error):
+            raise InputError(
+                f"{path} cannot be locked, since its file system has no locks. Set the environment variable "
+                "HDF5_USE_FILE_LOCKING=FALSE, or give the .parquet file."
+            ) from error
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} cannot be read as AnnData: {reason}. Copy it again, or write it again.") from error
     facts: dict[str, Any] = {"classes": list(map(str, data.uns.get("classes", ()))), "passes": [], "provenance": {}}
