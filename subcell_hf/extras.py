@@ -1,4 +1,10 @@
-"""Which extra of this package brings a library that is not installed."""
+"""Libraries of the extras: which extra brings one that is not installed, and how to import one that numba compiles."""
+
+import atexit
+import shutil
+import tempfile
+from importlib import import_module
+from typing import Any
 
 EXTRAS = {
     "data": (
@@ -59,3 +65,30 @@ def explain_missing(module: str | None) -> str | None:
         if top in modules:
             return f"This needs {top}, which is not installed. Install it with: pip install 'subcell-hf[{extra}]'"
     return None
+
+
+def import_compiled(name: str) -> Any:
+    """Import a library whose functions numba compiles and keeps in a cache, also where no cache can be written.
+
+    numba refuses such functions where neither its own folders nor `NUMBA_CACHE_DIR` can be written, as in a container
+    that runs as any user. A temporary folder then serves until the process ends.
+
+    Args:
+        name: Dotted name of the module.
+
+    Returns:
+        The module.
+
+    Raises:
+        OSError: If there is no temporary folder either.
+    """
+    try:
+        return import_module(name)
+    except RuntimeError as error:
+        if "cannot cache function" not in str(error):
+            raise
+    import numba
+
+    numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="subcell-numba-")
+    atexit.register(shutil.rmtree, numba.config.CACHE_DIR, ignore_errors=True)
+    return import_module(name)

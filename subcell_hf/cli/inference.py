@@ -2,6 +2,8 @@
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -160,10 +162,23 @@ def embed(
     typer.echo(f"{output} holds {run.cells} cells; {len(run.skipped)} inputs were skipped.")
     say_locations(output)
     if portable:
-        write_portable(output, output / "portable")
+        with _tables_are_complete(f"subcell portable {output} --output {output / 'portable'}"):
+            write_portable(output, output / "portable")
     if report:
-        draw_report(output)
+        with _tables_are_complete(f"subcell report {output}"):
+            draw_report(output)
     for name, reason in list(run.skipped)[:5]:
         typer.echo(f"Skipped: {name}: {reason}", err=True)
     if run.skipped:
         raise typer.Exit(3)
+
+
+@contextmanager
+def _tables_are_complete(command: str) -> Iterator[None]:
+    """Say of what fails after the tables that they are not lost, and how to do it alone."""
+    from subcell_hf.errors import InputError
+
+    try:
+        yield
+    except (InputError, OSError) as error:
+        raise InputError(f"{error} The tables are complete; what is missing is made by: {command}") from error

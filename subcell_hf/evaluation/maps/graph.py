@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
 from subcell_hf.errors import InputError
+from subcell_hf.extras import import_compiled
 
 MIN_GENES = 5
 
@@ -54,15 +55,15 @@ def neighbour_graph(embeddings: npt.NDArray[np.float64], *, neighbours: int, met
     if metric not in ("cosine", "euclidean"):
         raise InputError(f"Unknown metric {metric!r}: choose cosine or euclidean.")
     from sklearn.neighbors import NearestNeighbors
-    from umap import UMAP
 
+    umap = import_compiled("umap.umap_")
     neighbours = min(neighbours, len(embeddings) - 1)
     points = embeddings.astype(np.float32)
     others = NearestNeighbors(n_neighbors=neighbours - 1, metric=metric, algorithm="brute").fit(points)
     distances, rows = others.kneighbors()
     # Every gene is its own first neighbour at a distance of exactly 0, as UMAP expects.
     own_rows, own_distances = np.arange(len(points)), np.zeros(len(points), np.float32)
-    layout = UMAP(
+    layout = umap.UMAP(
         n_neighbors=neighbours,
         metric=metric,
         min_dist=0.5,

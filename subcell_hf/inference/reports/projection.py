@@ -1,5 +1,6 @@
 """Embeddings of cells → a map in two dimensions."""
 
+import logging
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -7,9 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from subcell_hf.extras import import_compiled
+
 FEWEST_FOR_UMAP = 15
 _COMPONENTS = 50
 _CELLS_THAT_FILL_A_MAP = 900
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
     """Lay cells out by UMAP (McInnes et al. 2018, doi 10.21105/joss.00861) on the cosine of their embeddings.
 
     Embeddings are brought to length 1, reduced to 50 principal components, and laid out with 15 neighbours, or fewer
-    where there are few cells. Below 15 cells, neighbours mean little: the first two principal components are shown.
+    where there are few cells. Below 15 cells, neighbours mean little: the first two principal components are shown. So
+    they are, with a warning, where UMAP cannot run, such as where numba can write its compiled code nowhere.
 
     Args:
         embeddings: `[cells, width]`, at least one cell.
@@ -44,15 +50,26 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
         return CellMap(_fit_square(components[:, :2]), method)
     if not np.ptp(directions, axis=0).any():
         return CellMap(_fit_square(components[:, :2]), "all embeddings are the same, so there is nothing to lay out")
-    from umap import UMAP
-    from umap.umap_ import find_ab_params
-
     neighbours = min(15, cells - 1)
+    try:
+        positions = _lay_out(components, neighbours, seed)
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = f"UMAP cannot run here ({' '.join(str(error).split())})"
+        _logger.warning("The map of cells shows principal components, since %s.", reason)
+        return CellMap(_fit_square(components[:, :2]), f"PCA, since {reason}")
+    return CellMap(
+        _fit_square(positions), f"UMAP of the cosine between embeddings, {neighbours} neighbours, seed {seed}"
+    )
+
+
+def _lay_out(components: npt.NDArray[np.float32], neighbours: int, seed: int) -> npt.NDArray[np.float32]:
+    """Positions of cells by UMAP, `[cells, 2]`."""
+    umap = import_compiled("umap.umap_")
     # UMAP begins on a square of one size. Few cells would shrink to specks on it; they take more room each: its curve
     # 1 / (1 + a · distance ^ 2b), of distances that count as near, is stretched.
-    room = max(1.0, (_CELLS_THAT_FILL_A_MAP / cells) ** 0.5)
-    a, b = find_ab_params(spread=1.0, min_dist=0.15)
-    layout = UMAP(
+    room = max(1.0, (_CELLS_THAT_FILL_A_MAP / len(components)) ** 0.5)
+    a, b = umap.find_ab_params(spread=1.0, min_dist=0.15)
+    layout = umap.UMAP(
         n_neighbors=neighbours,
         a=a / room ** (2 * b),
         b=b,
@@ -66,9 +83,7 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*precomputed_knn")  # no other cells are to be laid out
         positions: Any = layout.fit_transform(components)
-    return CellMap(
-        _fit_square(positions), f"UMAP of the cosine between embeddings, {neighbours} neighbours, seed {seed}"
-    )
+    return np.asarray(positions, dtype=np.float32)
 
 
 def nearest_cells(
