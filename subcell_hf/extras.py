@@ -89,6 +89,7 @@ def import_compiled(name: str) -> Any:
             raise
     import numba
 
-    numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="subcell-numba-")
-    atexit.register(shutil.rmtree, numba.config.CACHE_DIR, ignore_errors=True)
+    settings: Any = numba.config
+    settings.CACHE_DIR = tempfile.mkdtemp(prefix="subcell-numba-")
+    atexit.register(shutil.rmtree, settings.CACHE_DIR, ignore_errors=True)
     return import_module(name)
