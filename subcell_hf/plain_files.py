@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from subcell_hf.errors import InputError
+from subcell_hf.text_files import decode_text
 
 FETCH_AGAIN = "Fetch it again, or write it again."
 
@@ -73,20 +74,17 @@ def read_yaml(path: Path, remedy: str = "Correct the file.") -> Any:
 
 
 def read_lines(path: Path, remedy: str = "Save it as UTF-8 text, one name per line.") -> list[str]:
-    """Read a list of names, with or without a byte order mark; empty lines and spaces around names are left out.
+    """Read a list of names; empty lines and spaces around names are left out.
 
     Args:
-        path: Text file with one name per line.
-        remedy: What to do where it cannot be read, as a sentence.
+        path: Text file with one name per line, see `decode_text`.
+        remedy: What to do where there is none, as a sentence.
 
     Raises:
-        InputError: If it is missing or no UTF-8.
+        InputError: If it is missing, or no text of a known encoding.
     """
-    try:
-        text = _read_bytes(path, remedy).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text ({one_line(error)}). {remedy}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    text = decode_text(_read_bytes(path, remedy), str(path))
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def refuse_lfs_pointer(path: Path, content: bytes) -> None:

@@ -85,7 +85,7 @@ def perturbation(
     null_size: Annotated[int, typer.Option(help="Random rankings behind each p-value.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
 ) -> None:
-    """Do replicates of a perturbation, and perturbations of one mechanism, find each other?"""
+    """Do replicates of a perturbation, and those of one mechanism, find each other? Exit code 3: wells left out."""
     from subcell_hf.cli.table_baselines import BASELINES, find_profile_baselines
     from subcell_hf.data.splits import parse_named
     from subcell_hf.errors import InputError
@@ -97,8 +97,9 @@ def perturbation(
         parse_controls,
     )
     from subcell_hf.evaluation.profiles.comparison import compare_groups
+    from subcell_hf.evaluation.profiles.left_out import sentences_of
     from subcell_hf.evaluation.profiles.postprocessing import PostProcessing
-    from subcell_hf.evaluation.profiles.report import write_report
+    from subcell_hf.evaluation.profiles.report import LEFT_OUT_FILE, write_report
     from subcell_hf.evaluation.profiles.table import read_profiles
 
     if moa_table is not None and moa_column is None:
@@ -161,6 +162,10 @@ def perturbation(
         f"Replicate mAP {scores['mean_average_precision']:.4f} over {scores['groups']} groups, "
         f"{scores['share_retrieved']:.0%} above chance; {output / 'report.html'} shows them."
     )
+    for sentence in sentences_of(result.summary["left_out"], str(output / LEFT_OUT_FILE)):
+        typer.echo(sentence, err=True)
+    if len(result.left_out):
+        raise typer.Exit(3)
 
 
 @claims_output

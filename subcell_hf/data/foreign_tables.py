@@ -23,9 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from subcell_hf.data.parquet_files import read_parquet_file, read_parquet_schema
-from subcell_hf.data.text_files import read_text
 from subcell_hf.data.text_values import as_arrow, numbers_of, text_values
 from subcell_hf.errors import InputError
+from subcell_hf.text_files import read_text
 
 _SEPARATORS = (",", ";", "\t", "|")
 _SNIFFED_LINES = 200

@@ -16,6 +16,7 @@ from subcell_hf.data.foreign_tables import read_foreign_table
 from subcell_hf.data.text_values import plain_text
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.profiles.aggregation import aggregate_profiles, consensus_profiles
+from subcell_hf.evaluation.profiles.left_out import describe_left_out, wells_not_scored, wells_without_group
 from subcell_hf.evaluation.profiles.postprocessing import (
     PostProcessing,
     candidates,
@@ -74,6 +75,7 @@ class PerturbationResult:
         replicates: One row per reported group, see `score_groups`; the first column is the group.
         queries: One row per treated well.
         mechanisms: One row per mechanism, or None.
+        left_out: Treated wells without a score: `plate`, `well`, `group`, `reason`.
         grid: Every post-processing tried, its score on the choosing groups or why it failed, or None.
         summary: What a report says, as plain data.
     """
@@ -81,6 +83,7 @@ class PerturbationResult:
     replicates: pd.DataFrame
     queries: pd.DataFrame
     mechanisms: pd.DataFrame | None
+    left_out: pd.DataFrame
     grid: pd.DataFrame | None
     summary: dict[str, Any]
 
@@ -111,7 +114,10 @@ def evaluate_perturbation(profiles: ProfileTable, settings: PerturbationSettings
     task = make_task(processed, settings)
     queries = retrieve_replicates(processed.features, task)
     replicates = score_groups(queries, settings.group_column, null_size=settings.null_size, seed=settings.seed)
-    mechanisms = _score_mechanisms(processed, task, settings)
+    mechanisms, without_mechanism = _score_mechanisms(processed, task, settings)
+    names = (settings.group_column, settings.plate_column, settings.well_column)
+    unnamed = wells_without_group(wells, control, *names)
+    left_out = pd.concat([unnamed, wells_not_scored(processed, queries, task, *names)], ignore_index=True)
     summary = {
         "profiles": {
             "rows": len(profiles),
@@ -125,12 +131,13 @@ def evaluate_perturbation(profiles: ProfileTable, settings: PerturbationSettings
         "steps": describe(steps),
         "positives": settings.positives,
         "negatives": settings.negatives,
+        "left_out": {**describe_left_out(left_out, queries), **without_mechanism},
         "replicate_retrieval": _summarize(replicates, settings.seed),
         "labels_shuffled": _shuffled_score(processed.features, task, settings.seed),
         "chance": _chance(queries),
         "mechanism_retrieval": None if mechanisms is None else _summarize(mechanisms, settings.seed),
     }
-    return PerturbationResult(replicates, queries.drop(columns="row"), mechanisms, grid, summary)
+    return PerturbationResult(replicates, queries.drop(columns="row"), mechanisms, left_out, grid, summary)
 
 
 def find_controls(table: ProfileTable, controls: Sequence[tuple[str, str]]) -> npt.NDArray[np.bool_]:
@@ -248,10 +255,12 @@ def _levels(profiles: ProfileTable, settings: PerturbationSettings) -> list[tupl
     return [(*place, field), place] if field is not None and field in has else [place]
 
 
-def _score_mechanisms(wells: ProfileTable, task: RetrievalTask, settings: PerturbationSettings) -> pd.DataFrame | None:
-    """Mechanism retrieval of consensus profiles, if asked for."""
+def _score_mechanisms(
+    wells: ProfileTable, task: RetrievalTask, settings: PerturbationSettings
+) -> tuple[pd.DataFrame | None, dict[str, Any]]:
+    """Mechanism retrieval of consensus profiles, if asked for, and what took no part in it."""
     if settings.mechanism_column is None:
-        return None
+        return None, {}
     treated = wells.select(~task.control)
     wells.column(settings.mechanism_column)  # A missing column is told before it is lost among differing ones.
     consensus = consensus_profiles(treated, settings.group_column, settings.statistic)
@@ -263,7 +272,10 @@ def _score_mechanisms(wells: ProfileTable, task: RetrievalTask, settings: Pertur
         for value in values
     ]
     queries = retrieve_mechanisms(consensus.features, mechanisms)
-    return score_groups(queries, settings.mechanism_column, null_size=settings.null_size, seed=settings.seed)
+    scored = score_groups(queries, settings.mechanism_column, null_size=settings.null_size, seed=settings.seed)
+    unknown = [str(g) for g, m in zip(consensus.column(settings.group_column), mechanisms, strict=True) if not m]
+    lost = sorted(set().union(*mechanisms) - set(scored[settings.mechanism_column]))
+    return scored, {"groups_without_mechanism": unknown, "mechanisms_not_scored": lost}
 
 
 def _summarize(groups: pd.DataFrame, seed: int) -> dict[str, float | int | list[float] | None]:

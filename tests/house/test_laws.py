@@ -16,7 +16,7 @@ ISLAND = sorted((PACKAGE / "model").glob("*_subcell*.py"))
 # A room imports itself and rooms of a lower tier. Evaluation reads the tables of inference, hub publishes what the
 # others made; registration stands beside the package's own __init__.
 TIERS = {
-    "errors": -1, "extras": -1, "progress": -1, "batches": 0, "ontology": 0, "plain_files": 0,
+    "errors": -2, "text_files": -1, "extras": -1, "progress": -1, "batches": 0, "ontology": 0, "plain_files": 0,
     "model": 1, "data": 1, "augmentation": 1,
     "model_folders": 2,
     "registration": 3, "training": 3, "inference": 3,

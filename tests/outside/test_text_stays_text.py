@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from subcell_hf.data.foreign_tables import foreign_table_of, read_foreign_table
-from subcell_hf.data.text_files import read_json, read_lines
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.locations.labels import add_metadata
 from subcell_hf.evaluation.maps.enrichment import read_background, read_corum, read_gmt, read_hpa_locations
@@ -25,6 +24,7 @@ from subcell_hf.evaluation.maps.fields import average_fields
 from subcell_hf.evaluation.perturbation import add_mechanisms, find_controls
 from subcell_hf.evaluation.profiles.table import read_profiles
 from subcell_hf.inference.tables import read_table, table_of_frame
+from subcell_hf.plain_files import read_json, read_lines
 
 WORDS = ["None", "NA", "N/A", "nan", "NaN", "null", "NULL", "<NA>", "#N/A", "-nan", "none", "0012", "12", "1E05", " x "]
 
@@ -216,7 +216,7 @@ def test_a_mark_at_the_beginning_is_no_part_of_a_name(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('\ufeff{"a": 1}', encoding="utf-8")
     assert read_json(tmp_path / "run.json") == {"a": 1}
     (tmp_path / "run.json").write_text('{"a": ')
-    with pytest.raises(InputError, match=r"run\.json is not JSON"):
+    with pytest.raises(InputError, match=r"run\.json is damaged or no JSON"):
         read_json(tmp_path / "run.json")
 
 

@@ -10,7 +10,6 @@ import pandas as pd
 
 from subcell_hf.data.foreign_tables import read_foreign_table
 from subcell_hf.data.splits import check_leakage
-from subcell_hf.data.text_files import read_lines
 from subcell_hf.data.text_values import text_values
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import (

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from subcell_hf.data.foreign_tables import read_foreign_table
-from subcell_hf.data.text_files import read_text
 from subcell_hf.errors import InputError
+from subcell_hf.plain_files import read_lines
+from subcell_hf.text_files import read_text
 
 COLUMNS = (
     "cluster", "collection", "term", "overlap", "cluster_size", "term_size", "background_size", "fold", "p_value",
@@ -161,7 +162,7 @@ def read_background(path: Path) -> frozenset[str]:
     Raises:
         InputError: If the file names none.
     """
-    genes = frozenset(line.strip() for line in _read_text(path).split("\n") if line.strip())
+    genes = frozenset(read_lines(path))
     if not genes:
         raise InputError(f"{path} names no genes; expected one per line.")
     return genes

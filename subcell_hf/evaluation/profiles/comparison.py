@@ -20,8 +20,9 @@ def compare_groups(ours: pd.DataFrame, theirs: pd.DataFrame, name: str, seed: in
         seed: Of the resampled groups.
 
     Returns:
-        `name`, `groups` in common, `ours`, `theirs`, `difference`, `difference_95` (groups resampled in pairs),
-        `verdict` (`"better"`, `"worse"` or `"not better"`) and a `sentence` that says so.
+        `name`, `groups` in common, `groups_left_out` that only one table scores, `ours`, `theirs`, `difference`,
+        `difference_95` (groups resampled in pairs), `verdict` (`"better"`, `"worse"` or `"not better"`) and a
+        `sentence` that says so.
 
     Raises:
         InputError: If no group is in both.
@@ -36,6 +37,7 @@ def compare_groups(ours: pd.DataFrame, theirs: pd.DataFrame, name: str, seed: in
     means = differences[generator.integers(len(differences), size=(_BOOTSTRAPS, len(differences)))].mean(axis=1)
     low, high = (float(bound) for bound in np.quantile(means, [0.025, 0.975]))
     verdict = "better" if low > 0 else "worse" if high < 0 else "not better"
+    left_out = sorted(set(ours[column]) ^ set(theirs[column]))
     words = {
         "better": "The profiles are better than",
         "worse": "The profiles are WORSE than",
@@ -44,6 +46,7 @@ def compare_groups(ours: pd.DataFrame, theirs: pd.DataFrame, name: str, seed: in
     return {
         "name": name,
         "groups": len(both),
+        "groups_left_out": left_out,
         "ours": float(mine.mean()),
         "theirs": float(other.mean()),
         "difference": float(differences.mean()),
@@ -52,5 +55,6 @@ def compare_groups(ours: pd.DataFrame, theirs: pd.DataFrame, name: str, seed: in
         "sentence": (
             f"{words[verdict]} {name}: mean average precision {mine.mean():.3f} against {other.mean():.3f} over "
             f"{len(both)} groups, difference {differences.mean():+.3f}, 95 % interval {low:+.3f} to {high:+.3f}."
+            + (f" {len(left_out)} groups that only one of them scores are left out." if left_out else "")
         ),
     }

@@ -13,6 +13,9 @@ from subcell_hf.data.atomic import write_atomically
 from subcell_hf.evaluation.perturbation import PerturbationResult
 from subcell_hf.evaluation.plots import save_figure
 from subcell_hf.evaluation.profiles.figures import draw_grid, draw_groups
+from subcell_hf.evaluation.profiles.left_out import sentences_of
+
+LEFT_OUT_FILE = "left_out.csv"
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 
@@ -51,6 +54,7 @@ def write_report(
         files += [pdf, png]
         pictures[heading] = base64.b64encode(png.read_bytes()).decode()
     files.append(write_csv(result.queries, folder / "replicate_queries.csv"))
+    files.append(write_csv(result.left_out, folder / LEFT_OUT_FILE))
     if result.grid is not None:
         files.append(write_csv(result.grid, folder / "grid.csv"))
         pdf, png = save_figure(draw_grid(result.grid), folder / "grid")
@@ -104,6 +108,7 @@ def _render(
             pictures=pictures,
             comparisons=comparisons,
             missing=missing,
+            left_out=sentences_of(result.summary["left_out"], LEFT_OUT_FILE),
             steps={
                 **{name.replace("_", " "): value for name, value in result.summary["steps"].items()},
                 "positives": result.summary["positives"],

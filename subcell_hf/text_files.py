@@ -4,13 +4,11 @@ import bz2
 import codecs
 import gzip
 import io
-import json
 import lzma
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from subcell_hf.errors import InputError
 
@@ -25,64 +23,46 @@ _MARKS = (
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, without a byte order mark and with Unix ends of lines.
-
-    Files packed by gzip, bzip2, xz, Zstandard, or zip with one member are unpacked, whatever they are called. A byte
-    order mark says which Unicode it is; without one it is UTF-8. No other encoding is guessed.
+    """The text of a file; see `decode_text`.
 
     Raises:
         InputError: If the file is damaged, or not text of a known encoding.
         OSError: If it cannot be opened.
     """
-    data = unpacked_bytes(path)
+    return decode_text(path.read_bytes(), str(path))
+
+
+def decode_text(content: bytes, where: str) -> str:
+    """The text that a file's bytes stand for, without a byte order mark and with Unix ends of lines.
+
+    What gzip, bzip2, xz, Zstandard, or zip with one member have packed is unpacked, whatever the file is called. A byte
+    order mark says which Unicode it is; without one it is UTF-8. No other encoding is guessed.
+
+    Args:
+        content: The bytes of the file.
+        where: What to call it in messages.
+
+    Raises:
+        InputError: If they are damaged, or not text of a known encoding.
+    """
+    data = _unpack(content, where)
     encoding, start = next(((name, len(mark)) for mark, name in _MARKS if data.startswith(mark)), ("utf-8", 0))
     try:
         text = data[start:].decode(encoding).lstrip("\ufeff")  # some tools write the mark twice
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, start + error.start) + 1
         raise InputError(
-            f"{path} is not UTF-8 (byte 0x{data[start + error.start]:02x} in line {line}). Save it again as UTF-8, "
+            f"{where} is not UTF-8 (byte 0x{data[start + error.start]:02x} in line {line}). Save it again as UTF-8, "
             "which Excel calls CSV UTF-8."
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(f"{path} holds bytes that are not text (NUL in line {line}). Save it again as text in UTF-8.")
+        raise InputError(f"{where} holds bytes that are not text (NUL in line {line}). Save it again as text in UTF-8.")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, without spaces around them; see `read_text`.
-
-    Raises:
-        InputError: As `read_text`.
-        OSError: Likewise.
-    """
-    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; see `read_text`.
-
-    Raises:
-        InputError: If it is no JSON.
-        OSError: If it cannot be opened.
-    """
-    try:
-        return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(
-            f"{path} is not JSON ({error}): it is damaged or incomplete. Write or copy it again."
-        ) from error
-
-
-def unpacked_bytes(path: Path) -> bytes:
-    """The bytes of a file, unpacked where its first bytes say that it is packed.
-
-    Raises:
-        InputError: If it is cut off or damaged.
-        OSError: If it cannot be opened.
-    """
-    data = path.read_bytes()
+def _unpack(data: bytes, where: str) -> bytes:
+    """The bytes, unpacked where the first of them say that they are packed."""
     unpack = next((unpack for magic, unpack in _PACKED.items() if data.startswith(magic)), None)
     if unpack is None:
         return data
@@ -90,7 +70,9 @@ def unpacked_bytes(path: Path) -> bytes:
         return unpack(data)
     except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split()).rstrip(".") or "it ends too early"
-        raise InputError(f"{path} cannot be unpacked: {reason}. It is damaged or incomplete: copy it again.") from error
+        raise InputError(
+            f"{where} cannot be unpacked: {reason}. It is damaged or incomplete: copy it again."
+        ) from error
 
 
 def _unzip(data: bytes) -> bytes:
