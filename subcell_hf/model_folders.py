@@ -24,6 +24,7 @@ CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_FILE = "adapter_config.json"
 
 MODEL_CLASSES: dict[str, type[SubCellPreTrainedModel]] = {
     kind.__name__: kind for kind in (SubCellModel, SubCellForImageClassification, SubCellForPreTraining)
@@ -33,6 +34,10 @@ MODEL_CLASSES: dict[str, type[SubCellPreTrainedModel]] = {
 _MOST_PARAMETERS = 20_000_000_000
 _MOST_LAYERS = 1000
 _MOST_EDGE_PX = 16_384
+_LEADING_ELSEWHERE = (
+    "transformers_weights", "quantization_config", "attn_implementation", "_attn_implementation",
+    "_attn_implementation_internal",
+)  # fmt: skip
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors")
 _NEEDED_FILES = ("*.json", "*.safetensors")
 
@@ -180,6 +185,11 @@ def read_config(folder: Path) -> SubCellConfig:
             f"{path} is of a model of type {values.get('model_type')!r}, expected {SubCellConfig.model_type!r}: "
             "`subcell convert` and training make such folders."
         )
+    if leading := _leads_elsewhere(values):
+        raise InputError(
+            f"{path} sets {leading}, by which transformers would take other weights or code than this folder's: remove "
+            "it. Do not use a model from a source that you do not trust."
+        )
     with explaining(path):
         config: SubCellConfig = SubCellConfig.from_dict(values)
         _architecture(config, folder)
@@ -258,6 +268,11 @@ def check_weights(folder: Path) -> tuple[Path, ...]:
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}: give a trained, converted or downloaded model's folder.")
+    if (folder / ADAPTER_FILE).exists():
+        raise InputError(
+            f"{folder} has an {ADAPTER_FILE}, so that transformers would load another model and adapt it: merge the "
+            "adapter (merge_and_unload of peft) and save the whole model."
+        )
     if (folder / WEIGHTS_FILE).is_file():
         _open_weights(folder / WEIGHTS_FILE)
         return (folder / WEIGHTS_FILE,)
@@ -276,6 +291,14 @@ def check_weights(folder: Path) -> tuple[Path, ...]:
         if missing:
             raise InputError(f"{folder / name} lacks {missing[0]}, which {INDEX_FILE} promises: fetch it again.")
     return tuple(folder / name for name in sorted(named))
+
+
+def _leads_elsewhere(values: Any) -> str | None:
+    """The first key of a configuration, at any depth, that makes transformers load something else or run other code."""
+    if isinstance(values, dict):
+        found = next((name for name in _LEADING_ELSEWHERE if values.get(name) is not None), None)
+        return found or next(filter(None, map(_leads_elsewhere, values.values())), None)
+    return next(filter(None, map(_leads_elsewhere, values)), None) if isinstance(values, list) else None
 
 
 def _architecture(config: SubCellConfig, folder: Path) -> str:

@@ -168,6 +168,8 @@ def read_h5ad(path: Path) -> EmbeddingTable:
 
     try:
         with h5py.File(path, "r", locking=False) as h5:
+            if leading := _leads_elsewhere(h5):
+                raise InputError(f"{path} takes {leading} from another file: write a table that holds it.")
             if h5.attrs.get("created_by") == "SubCellPortable":
                 return check_table(_portable(h5), str(path))
         data = anndata.read_h5ad(path)
@@ -206,6 +208,21 @@ def read_h5ad(path: Path) -> EmbeddingTable:
         ),
         str(path),
     )
+
+
+def _leads_elsewhere(group: Any, most_levels: int = 8) -> str | None:
+    """The first entry of an HDF5 file whose numbers lie in another file."""
+    import h5py
+
+    for name in group:
+        if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
+            return f"{group.name.rstrip('/')}/{name}"
+        entry = group.get(name)
+        if isinstance(entry, h5py.Dataset) and (entry.external or entry.is_virtual):
+            return str(entry.name)
+        if isinstance(entry, h5py.Group) and most_levels and (found := _leads_elsewhere(entry, most_levels - 1)):
+            return found
+    return None
 
 
 def _embeddings(data: Any, path: Path) -> npt.NDArray[np.float32]:

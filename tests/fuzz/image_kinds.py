@@ -122,9 +122,12 @@ def read_inspected(folder: Path) -> None:
 def read_webdataset(folder: Path) -> None:
     """As the webdataset library reads them with our decoder."""
     paths = sorted(str(path) for path in (folder / "shards").glob("*.tar"))
-    dataset: Any = webdataset.WebDataset(paths, shardshuffle=False).map(decode_sample)
-    for sample in dataset:
-        sample["pixels"].sum()
+    try:
+        samples: list[Any] = list(webdataset.WebDataset(paths, shardshuffle=False))
+    except (tarfile.TarError, OSError, ValueError):
+        return  # a tar that is none is webdataset's to refuse
+    for sample in samples:
+        decode_sample(sample)["pixels"].sum()
 
 
 def _shards(**options: Any) -> Any:
@@ -222,11 +225,14 @@ IMAGE_KINDS = [
     ),
     Kind("crops", {"crops": write_crops_folder}, read_crops_folder, 4),
     Kind(
-        "shards", {"uint8": _shards(), "uint16": _shards(dtype="uint16")}, read_shards, 6, refusals=(FileNotFoundError,)
+        "shards",
+        {"uint8": _shards(), "uint16": _shards(dtype="uint16")},
+        read_shards,
+        6,
+        refusals=(FileNotFoundError, IsADirectoryError),
     ),
-    Kind("inspection", {"uint8": _shards()}, read_inspected, 3, refusals=(FileNotFoundError,)),
-    # A tar that is none is webdataset's to refuse.
-    Kind("webdataset", {"uint8": _shards()}, read_webdataset, 4, refusals=(tarfile.TarError, OSError)),
+    Kind("inspection", {"uint8": _shards()}, read_inspected, 3, refusals=(FileNotFoundError, IsADirectoryError)),
+    Kind("webdataset", {"uint8": _shards()}, read_webdataset, 4),
     Kind(
         "endpoint",
         {
