@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from subcell_hf.cli.metadata_notes import say_renamed
+
 
 def simulate(
     fields: Annotated[int, typer.Option(help="Fields of view to make, about ten cells each at the default size.")],
@@ -92,6 +94,7 @@ def crops(
     from subcell_hf.data.fields_of_view import ReadingOptions, parse_channel_mapping, parse_z_projection
     from subcell_hf.ontology import channels_from_variant
 
+    say_renamed(str(source), metadata)
     report = crop_fields(
         source,
         output,
@@ -186,6 +189,7 @@ def shards(
         split_fractions=parse_fractions(fractions),
         seed=seed,
     )
+    say_renamed(str(source), metadata)
     crops = crop_source(source, ImageFields(source, reading, segmentation=segmentation))
     report = write_shards(crops, output, settings, workers=workers, strict=strict, engine=engine)
     splits = ", ".join(f"{name} {len(names)}" for name, names in report.index.splits.items()) or "none"

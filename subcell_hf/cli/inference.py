@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from subcell_hf.cli.embed_input import WORKING_FOLDER, EmbedInput
+from subcell_hf.cli.metadata_notes import say, say_renamed
 from subcell_hf.cli.tables import check_report_libraries, draw_report, say_locations, write_portable
 
 
@@ -110,6 +111,7 @@ def embed(
         typer.echo(processes.describe(), err=True)
     from subcell_hf.inference.embedding import EmbedSettings, embed_cells
     from subcell_hf.inference.models import find_models
+    from subcell_hf.inference.shard_cells import ShardCells
     from subcell_hf.inference.sources import open_source
     from subcell_hf.progress import hide_weight_bars
 
@@ -138,6 +140,9 @@ def embed(
     ).options()
     cells, found, what = open_source(source, found, options)
     typer.echo(f"{source}: {what}.")
+    say_renamed(source, metadata, h5ad=h5ad, passes=protein_channel or ())
+    if isinstance(cells, ShardCells):
+        say(cells.renamed(), "The shards have splits of their own; the column of that name is kept as")
     settings = EmbedSettings(
         device=device,
         precision=precision,

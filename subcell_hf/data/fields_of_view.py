@@ -20,6 +20,7 @@ from subcell_hf.data.images.planes import (
     stack_planes,
 )
 from subcell_hf.data.images.tables import METADATA_FILE, join_metadata, read_field_metadata
+from subcell_hf.data.metadata_columns import keep_apart
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import CHANNEL_STAINS, PROTEIN_CHANNEL
 
@@ -77,8 +78,8 @@ class FieldSource:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """Everything known of the field without reading an image."""
-        return self.listed.metadata
+        """Everything known of the field without reading an image, under names that no table of ours writes itself."""
+        return keep_apart(self.listed.metadata)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -77,6 +77,7 @@ class _ShardCrops:
         self.cells = _metadata(read_cell_records(self._reader.url).to_pandas())
         splits = {antibody: split for split, antibodies in index.splits.items() for antibody in antibodies}
         if splits:
+            self.cells = self.cells.rename(columns={"split": "metadata_split"})
             self.cells["split"] = [splits.get(antibody, "") for antibody in self.cells["antibody"]]
         rows = np.arange(len(self.cells))
         self.pieces = [rows[start : start + _CELLS_PER_TASK] for start in range(0, len(rows), _CELLS_PER_TASK)]

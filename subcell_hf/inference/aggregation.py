@@ -21,6 +21,9 @@ GROUP_KEYS = {
 
 FIELD_OF_VIEW = "field_of_view"
 _COUNTED = {"field_count": FIELD_OF_VIEW, "antibody_count": "antibody"}
+_COUNTS = ("cell_count", *_COUNTED)
+"""Counts of an earlier aggregation say nothing of this one."""
+
 _ROWS_AT_ONCE = 4096
 
 
@@ -180,7 +183,7 @@ def _group_metadata(
     columns |= {key: names[key] for key in keys}
     dropped = []
     for column in cells.columns:
-        if column in columns or column.startswith(("top_location_", "top_probability_")):
+        if column in columns or column in _COUNTS or column.startswith(("top_location_", "top_probability_")):
             continue
         if pd.api.types.is_numeric_dtype(cells[column]) and column.startswith("qc_"):
             columns[column] = grouping[column].mean().to_numpy()

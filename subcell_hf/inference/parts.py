@@ -23,6 +23,7 @@ import pandas as pd
 from subcell_hf.data.atomic import remove_leftovers
 from subcell_hf.data.crops.folder import write_csv, write_json
 from subcell_hf.data.folder_lock import claim_folder
+from subcell_hf.data.metadata_columns import keep_apart_from_results
 from subcell_hf.data.records import describe_files, find_damage, read_record, write_record
 from subcell_hf.errors import InputError
 from subcell_hf.inference.attention_maps import ATTENTION_FILE, CellAttention, iterate_attention, write_attention
@@ -119,7 +120,7 @@ class PartResults:
                 if reason is not None or row is None:
                     skipped.append(Skipped(str(record["cell_id"]), reason or "it was lost on the way"))
                     continue
-                records.append({**record, "model": notes.model})
+                records.append({**keep_apart_from_results(record), "model": notes.model})
                 rows.append(row)
                 looked = None if row[2] is None else np.asarray(row[2], np.float16)
                 if cell in notes.pictures:

@@ -104,9 +104,13 @@ class ShardCells:
         return kept, *self._reader.read(kept)
 
     def _record(self, row: dict[str, Any]) -> dict[str, Any]:
+        known = {self.renamed().get(name, name): value for name, value in row.items() if value is not None}
         split = self._splits.get(str(row.get("antibody")))
-        known = {name: value for name, value in row.items() if value is not None}
         return {**known, "split": split} if split else known
+
+    def renamed(self) -> dict[str, str]:
+        """Metadata that are kept under another name: a column `split`, where the shards have splits themselves."""
+        return {"split": "metadata_split"} if self._splits and "split" in self._records.column_names else {}
 
     def fingerprint(self) -> str:
         """Changes with the shards, the split and the models."""

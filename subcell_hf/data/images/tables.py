@@ -1,12 +1,14 @@
 """Tables that travel with images: metadata per field of view, bounding boxes per cell."""
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from subcell_hf.data.foreign_tables import ForeignTable, read_foreign_table
 from subcell_hf.data.images.files import FieldError
+from subcell_hf.data.text_values import plain_text
+from subcell_hf.errors import InputError
 
 METADATA_FILE = "metadata.csv"
 """Read where it lies in the folder of images and nothing else is given."""
@@ -35,36 +37,35 @@ class CellBox:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file as texts; rows that begin with `#` are left out, and so is a `#` before the header.
+    """Rows of a table as texts; rows that begin with `#` are left out, and so is a `#` before the header.
+
+    Args:
+        path: CSV or Parquet, see `read_foreign_table`.
 
     Raises:
         FieldError: If the file cannot be read, is not UTF-8, has no header, or a row has more cells than the header.
     """
+    table = _read(path)
+    columns = {name: table.text(name, verbatim=True) for name in table.columns}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def read_column_names(path: Path) -> list[str]:
+    """Names of the columns of a table; see `read_table`.
+
+    Raises:
+        FieldError: As `read_table`.
+    """
+    return list(_read(path).columns)
+
+
+def _read(path: Path) -> ForeignTable:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return read_foreign_table(path, comments=True)
     except OSError as error:
         raise FieldError(f"Cannot read the table {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise FieldError(f"The table {path} is not UTF-8 ({error}). Save it as CSV UTF-8.") from error
-    rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
-    if not rows:
-        raise FieldError(f"The table {path} is empty, expected a header and one row per field of view.")
-    header = [name.strip().lstrip("#").strip() for name in rows[0]]
-    repeated = [name for name, count in Counter(header).items() if count > 1]
-    if repeated:
-        raise FieldError(f"The table {path} has the column {repeated[0]!r} more than once, expected every name once.")
-    table = []
-    for row in rows[1:]:
-        if row[0].lstrip().startswith("#"):
-            continue
-        if len(row) > len(header):
-            raise FieldError(
-                f"The table {path} has a row of {len(row)} cells under {len(header)} columns: {','.join(row)!r}. Quote "
-                "cells that contain commas."
-            )
-        cells = [cell.strip() for cell in row] + [""] * (len(header) - len(row))
-        table.append(dict(zip(header, cells, strict=True)))
-    return table
+    except InputError as error:
+        raise FieldError(str(error)) from error
 
 
 def read_field_metadata(path: Path) -> dict[str, list[dict[str, str]]]:
@@ -93,7 +94,7 @@ def read_boxes(path: Path) -> dict[str, list[CellBox]]:
         if missing:
             raise FieldError(f"The table of boxes {path} has no column {missing[0]}; it has {', '.join(row)}.")
         try:
-            box = CellBox(*(int(row[column]) for column in BOX_COLUMNS))
+            box = CellBox(*(int(plain_text(row[column])) for column in BOX_COLUMNS))
         except ValueError as error:
             raise FieldError(
                 f"The table of boxes {path} has a row that is not whole numbers: {row} ({error})."
