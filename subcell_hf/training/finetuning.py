@@ -164,7 +164,8 @@ class FineTuner(ResumableTrainer):
         if self.is_world_process_zero() and self._table_rows is not None:
             scores, targets = self._table_rows
             table = score_locations(scores, targets, self.run.classes)
-            write_table(table, self.run_folder / "validation" / f"{self.state.global_step}.csv")
+            with self.tolerance.of("tables of validations", self.state.global_step):
+                write_table(table, self.run_folder / "validation" / f"{self.state.global_step}.csv")
         return metrics
 
     def _measure(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -184,6 +185,8 @@ class FineTuner(ResumableTrainer):
         """The processor is saved by Trainer; beside it stands what was asked for and what was measured last."""
         measured = [line for line in self.state.log_history if "eval_loss" in line][-1:]
         record = self.run.describe() | {"measured": measured[0] if measured else {}}
+        if self.tolerance.failures:
+            record["monitoring_failures"] = self.tolerance.failures
         with write_atomically(folder / "fine_tuning.json") as file:
             file.write((json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 

@@ -1,5 +1,7 @@
 """Pictures and the page of a run, as a callback of the trainer.
 
+Whatever fails here is a warning: a training is not ended by what watches it.
+
 Everything lies in `monitoring/` of the run's folder: `index.html`, `loss_curves.png` and `pictures/<kind>-<step>.png`;
 the pictures also go to the trackers of `report_to` that can show them.
 """
@@ -75,17 +77,22 @@ class Monitoring(TrainerCallback):
         step = state.global_step
         if self.trainer.args.picture_epochs == 0 or self._drawn_at == step or not state.is_world_process_zero:
             return
-        from subcell_hf.training.pictures import draw_pictures
-        from subcell_hf.training.trackers import send_pictures
-
         self._drawn_at = step
         trainer = self.trainer
         nn.Module.to(trainer.model, trainer.args.device)  # Trainer may not have moved it yet.
-        with trainer.accelerator.autocast():
-            pictures = draw_pictures(trainer.model, self._load_cells())
-        folder = trainer.run_folder / MONITORING_FOLDER / "pictures"
-        paths = {name: _write_picture(folder / f"{name}-{step:08d}.png", drawn) for name, drawn in pictures.items()}
-        send_pictures(trainer.callback_handler.callbacks, paths, step)
+        paths: dict[str, Path] = {}
+        with trainer.tolerance.of("monitoring pictures", step):
+            from subcell_hf.training.pictures import draw_pictures
+
+            with trainer.accelerator.autocast():
+                pictures = draw_pictures(trainer.model, self._load_cells())
+            folder = trainer.run_folder / MONITORING_FOLDER / "pictures"
+            for name, drawn in pictures.items():
+                paths[name] = _write_picture(folder / f"{name}-{step:08d}.png", drawn)
+        with trainer.tolerance.of("pictures for trackers", step):
+            from subcell_hf.training.trackers import send_pictures
+
+            send_pictures(trainer.callback_handler.callbacks, paths, step)
 
     def _load_cells(self) -> PictureCells:
         """The cells of the pictures, read once."""
@@ -115,6 +122,10 @@ class Monitoring(TrainerCallback):
         if not self.trainer.args.run_page or not state.is_world_process_zero or drawn == self._page_shows:
             return
         self._page_shows = drawn
+        with self.trainer.tolerance.of("updates of the run's page", state.global_step):
+            self._render_page(state, status)
+
+    def _render_page(self, state: TrainerState, status: str) -> None:
         from subcell_hf.training.run_page import RunFacts, write_run_page
 
         trainer, data = self.trainer, self.trainer.data

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import logging
@@ -18,6 +18,9 @@ MODEL_FILES = ["*.json", "*.safetensors", "*.py", "README.md"]
 NOT_FOR_LOADING = ["optimizer*", "scheduler*", "scaler*", "rng_state*", "trainer_state.json", "loader_state.json",
                    "manifest.json", "global_step*"]  # fmt: skip
 """Of a checkpoint, what only a resume needs; some of it is pickled."""
+
+_TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
+"""What the client's HTTP library raises where there is no answer; the library itself differs between its versions."""
 
 logger = logging.get_logger(__name__)
 
@@ -108,9 +111,11 @@ class PushingTrainer(Trainer):
                 self._pushes = (api.upload_folder(**settings, run_as_future=True),)
                 return self._pushes[0]  # type: ignore[return-value]  # as Trainer does
             pushed: CommitInfo = api.upload_folder(**settings)
-        except HfHubHTTPError as error:
+        except (HfHubHTTPError, LocalTokenNotFoundError, _TransportError, ConnectionError, TimeoutError) as error:
+            said = getattr(error, "server_message", None) or str(error) or type(error).__name__
+            what = "refused it" if isinstance(error, HfHubHTTPError) else "was not reached"
             raise InputError(
-                f"{final} is complete, but the Hub refused it ({error.server_message or error}). Nothing has changed "
-                f"there; mend the token or the name, then: subcell export {final} --output FOLDER, and subcell push."
+                f"{final} is complete, but the Hub {what} ({said}). Nothing has changed there; correct the token, the "
+                f"name or the connection, then: subcell export {final} --output FOLDER, and subcell push."
             ) from error
         return pushed

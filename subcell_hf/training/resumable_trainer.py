@@ -34,6 +34,8 @@ from subcell_hf.training.checkpoints import (
 from subcell_hf.training.pushing_trainer import PushingTrainer
 from subcell_hf.training.resolution import PreTrainingData
 from subcell_hf.training.run_folder import claim_run_folder
+from subcell_hf.training.tolerance import Tolerance
+from subcell_hf.training.trackers import name_watcher
 from subcell_hf.training.training_clock import TrainingClock
 from subcell_hf.training.training_record import TRAINING_RECORD_FILE, describe_training
 
@@ -69,6 +71,11 @@ class ResumableTrainer(PushingTrainer):
         """Counts the time of training, over all stretches of the run."""
         return TrainingClock()
 
+    @cached_property
+    def tolerance(self) -> Tolerance:
+        """Takes the failures of what only watches the training."""
+        return Tolerance()
+
     @property
     def run_folder(self) -> Path:
         """Folder of this run."""
@@ -101,6 +108,7 @@ class ResumableTrainer(PushingTrainer):
                     f"{folder}: set output_dir to the folder that holds it."
                 )
             resume_from_checkpoint = str(chosen)
+        self.tolerance.guard(self.callback_handler.callbacks, name_watcher)
         with self._claiming_run_folder(bool(resume_from_checkpoint)), self._listening_for_sigterm():
             self.clock.start(Path(resume_from_checkpoint) if resume_from_checkpoint else None)
             try:
@@ -150,7 +158,8 @@ class ResumableTrainer(PushingTrainer):
         if self.is_world_process_zero():
             with _clearing_up(staging, run / f"checkpoint-{step}"):
                 complete = finish_checkpoint(staging, step)
-            self.push_checkpoint(complete)
+            with self.tolerance.of("pushes of checkpoints", step):
+                self.push_checkpoint(complete)
             best = self.state.best_model_checkpoint
             kept = [Path(best)] if best else []
             rotate_checkpoints(run, self.args.save_total_limit, [*kept, self.pushing] if self.pushing else kept)
@@ -213,6 +222,8 @@ class ResumableTrainer(PushingTrainer):
         times = self.clock.read(self.args.world_size)
         state = self.state
         record = describe_training(config, self.args, self.data, state.log_history, state.global_step, times)
+        if self.tolerance.failures:
+            record["monitoring_failures"] = self.tolerance.failures
         with write_atomically(folder / TRAINING_RECORD_FILE) as file:
             file.write((json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 

@@ -1,4 +1,4 @@
-"""Pictures to the experiment trackers that Trainer reports to."""
+"""The experiment trackers that Trainer reports to: which they are, and pictures for them."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from transformers import TrainerCallback
-from transformers.integrations.integration_utils import TensorBoardCallback, TrackioCallback, WandbCallback
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    TensorBoardCallback,
+    TrackioCallback,
+    WandbCallback,
+)
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+
+def name_watcher(callback: TrainerCallback) -> str | None:
+    """What a callback that only watches a training is called in messages; None for any other."""
+    trackers = {kind: name for name, kind in INTEGRATION_TO_CALLBACK.items()}
+    tracker = next((trackers[kind] for kind in type(callback).__mro__ if kind in trackers), None)
+    if tracker is not None:
+        return f"reports to {tracker}"
+    return "progress lines" if isinstance(callback, ProgressCallback | PrinterCallback) else None
 
 
 def send_pictures(callbacks: Iterable[TrainerCallback], pictures: Mapping[str, Path], step: int) -> list[str]:

@@ -293,7 +293,8 @@ class PreTrainer(MeteredTrainer):
         found["runtime"] = time.perf_counter() - started
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         if self.is_world_process_zero():
-            write_table(table, self.run_folder / "validation" / f"{split}-{self.state.global_step}.csv")
+            with self.tolerance.of("tables of validations", self.state.global_step):
+                write_table(table, self.run_folder / "validation" / f"{split}-{self.state.global_step}.csv")
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
