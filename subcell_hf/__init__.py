@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from subcell_hf.extras import explain_missing
-from subcell_hf.registration import register_when_needed
+from subcell_hf.registration import add_names
 
 __version__ = "0.1.0"
 
@@ -55,4 +55,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'subcell_hf' has no attribute {name!r}")
 
 
-register_when_needed()
+add_names()

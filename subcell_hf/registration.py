@@ -1,80 +1,77 @@
-"""Makes transformers' Auto classes know SubCell."""
+"""Makes transformers' Auto classes and `pipeline` know SubCell, whichever is imported first.
 
+transformers finds its own classes through tables of names: model type → name of the class, which is imported from
+`transformers.models.<model type>` when it is first needed. SubCell becomes one more row of these tables, and this
+package, whose public names are imported on first use, takes the place of that module. No import triggers another one,
+so no order of imports can meet a module that is half imported.
+"""
+
+import importlib.util
 import sys
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from importlib.machinery import PathFinder
+from typing import Any
 
-AUTO_CLASSES_MODULE = "transformers.models.auto"
-
-
-def register() -> None:
-    """Register configuration, models, image processor and pipeline with transformers; harmless when repeated."""
-    from transformers import (
-        AutoConfig,
-        AutoImageProcessor,
-        AutoModel,
-        AutoModelForImageClassification,
-        AutoModelForPreTraining,
-    )
-    from transformers.pipelines import PIPELINE_REGISTRY
-    from transformers.utils.import_utils import is_vision_available
-
-    from subcell_hf.model.configuration_subcell import SubCellConfig
-    from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
-    from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
-    from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
-    from subcell_hf.model.pipeline_subcell import TASK, SubCellPipeline
-
-    AutoConfig.register(SubCellConfig.model_type, SubCellConfig, exist_ok=True)
-    AutoModel.register(SubCellConfig, SubCellModel, exist_ok=True)
-    AutoModelForImageClassification.register(SubCellConfig, SubCellForImageClassification, exist_ok=True)
-    AutoModelForPreTraining.register(SubCellConfig, SubCellForPreTraining, exist_ok=True)
-    if is_vision_available():  # Without Pillow transformers' AutoImageProcessor refuses even to be registered with.
-        AutoImageProcessor.register(SubCellConfig, slow_image_processor_class=SubCellImageProcessor, exist_ok=True)
-    if TASK not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(
-            TASK, pipeline_class=SubCellPipeline, pt_model=AutoModelForImageClassification, type="image"
-        )
+MODEL_TYPE = "subcell"
+TASK = "subcell-localization"
+NAMES = "transformers.models.auto.auto_mappings"  # a file that holds tables of names and imports nothing
+CONFIGURATIONS = "transformers.models.auto.configuration_auto"
+MODELS = {
+    "MODEL_MAPPING": "SubCellModel",
+    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING": "SubCellForImageClassification",
+    "MODEL_FOR_PRETRAINING_MAPPING": "SubCellForPreTraining",
+}
 
 
-class _RegisteringLoader(Loader):
-    """Loads transformers' Auto classes as ever, then registers ours."""
+def add_names() -> None:
+    """Tell transformers the names of the configuration and the image processor; `import subcell_hf` does this.
 
-    def __init__(self, loader: Loader):
-        self.loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
-        register()
-
-
-class _RegisteringFinder(MetaPathFinder):
-    """Steps in once, when transformers' Auto classes are imported."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != AUTO_CLASSES_MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _RegisteringLoader(spec.loader)
-        return spec
-
-
-def register_when_needed() -> None:
-    """Register now if the Auto classes are there, else as soon as somebody imports them.
-
-    Importing transformers' models and torch takes seconds; `subcell --help` and scripts that only read tables do not
-    pay for them.
+    Neither torch nor transformers is imported for it, which would take seconds: `subcell --help` and scripts that only
+    read tables do not pay for them.
     """
-    if AUTO_CLASSES_MODULE in sys.modules:
-        register()
-    elif not any(isinstance(finder, _RegisteringFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _RegisteringFinder())
+    sys.modules[f"transformers.models.{MODEL_TYPE}"] = sys.modules["subcell_hf"]
+    names = _load_names()
+    names.CONFIG_MAPPING_NAMES[MODEL_TYPE] = "SubCellConfig"
+    names.IMAGE_PROCESSOR_MAPPING_NAMES[MODEL_TYPE] = dict.fromkeys(("torchvision", "pil"), "SubCellImageProcessor")
+    if CONFIGURATIONS in sys.modules:  # imported before this package, it has copied the table
+        importlib.import_module(CONFIGURATIONS).CONFIG_MAPPING_NAMES[MODEL_TYPE] = "SubCellConfig"
+
+
+def _load_names() -> Any:
+    """transformers' tables of names, loaded from their file without its parent packages."""
+    if NAMES not in sys.modules:
+        package = importlib.util.find_spec("transformers")
+        folders = (package and package.submodule_search_locations) or []
+        spec = PathFinder.find_spec(NAMES, [f"{folder}/models/auto" for folder in folders])
+        if spec is None or spec.loader is None:
+            raise ImportError(f"There is no {NAMES}; expected transformers 5.17 to 5.23. Install one of them.")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules.setdefault(NAMES, module)
+    return importlib.import_module(NAMES)  # waits where another thread is importing it
+
+
+def add_models() -> None:
+    """Tell transformers the names of models and pipeline; importing `subcell_hf.model` does this.
+
+    Whatever needs these names has a configuration of ours, which comes from there.
+    """
+    from transformers import AutoModelForImageClassification
+    from transformers.models.auto import image_processing_auto, modeling_auto
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    for mapping, name in MODELS.items():
+        getattr(modeling_auto, mapping)._model_mapping[MODEL_TYPE] = name
+    # Mappings that were made before `add_names` do not know the configuration yet.
+    for made in (image_processing_auto.IMAGE_PROCESSOR_MAPPING, *(getattr(modeling_auto, name) for name in MODELS)):
+        made._reverse_config_mapping["SubCellConfig"] = MODEL_TYPE
+    PIPELINE_REGISTRY.supported_tasks[TASK] = _Task(
+        impl="SubCellPipeline", pt=(AutoModelForImageClassification,), type="image"
+    )
+
+
+class _Task(dict[str, Any]):
+    """A row of transformers' table of pipelines; the class is imported when `pipeline` asks for it."""
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        return getattr(sys.modules["subcell_hf"], value) if key == "impl" else value

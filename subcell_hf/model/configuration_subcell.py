@@ -1,8 +1,18 @@
 """Configuration of SubCell models."""
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
+
+if TYPE_CHECKING:
+    # Never run, but read by transformers: it keeps a folder's code under a checksum of the files that these lines name,
+    # and models under the class of their configuration. So folders whose code differs anywhere run their own models.
+    from .image_files_subcell import read_file as read_file
+    from .image_processing_subcell import SubCellImageProcessor as SubCellImageProcessor
+    from .modeling_subcell import SubCellModel as SubCellModel
+    from .modeling_subcell_pretraining import SubCellForPreTraining as SubCellForPreTraining
+    from .objectives_subcell import sigmoid_focal_loss as sigmoid_focal_loss
+    from .pipeline_subcell import SubCellPipeline as SubCellPipeline
 
 # The classes that the published classifiers report, in their order. The island cannot read annotations/locations.tsv,
 # which is where the rest of the package takes them from; a test holds the two together.
@@ -50,11 +60,7 @@ AUTO_MAP = {
 }
 TASK = "subcell-localization"
 CUSTOM_PIPELINES: dict[str, dict[str, Any]] = {
-    TASK: {
-        "impl": "pipeline_subcell.SubCellPipeline",
-        "pt": ["AutoModelForImageClassification"],
-        "type": "image",
-    }
+    TASK: {"impl": "pipeline_subcell.SubCellPipeline", "pt": ["AutoModelForImageClassification"], "type": "image"}
 }
 
 SIZES: dict[str, dict[str, int]] = {
@@ -68,6 +74,19 @@ POSITION_EMBEDDING_TYPES = ("sincos", "learned")
 POOLING_TYPES = ("gated", "attention", "mean", "cls")
 PROJECTION_TYPES = ("mlp", "linear", "residual", "none")
 PROBLEM_TYPES = ("multi_label_classification", "single_label_classification")
+
+
+class _CustomPipelines(dict[str, Any]):
+    """`custom_pipelines` of a configuration, without the tasks that are registered with transformers.
+
+    `pipeline` reads the name of the task here; for a task that is `in` here it demands `trust_remote_code=True`, to run
+    the folder's code. A registered task needs none of it.
+    """
+
+    def __contains__(self, task: object) -> bool:
+        from transformers.pipelines import PIPELINE_REGISTRY
+
+        return super().__contains__(task) and task not in PIPELINE_REGISTRY.supported_tasks
 
 
 class SubCellConfig(PreTrainedConfig):
@@ -148,6 +167,8 @@ class SubCellConfig(PreTrainedConfig):
 
     model_type = "subcell"
     sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
+    # Trainer collects every other output as predictions: with these, the logits alone.
+    keys_to_ignore_at_inference = ["member_logits", "pooler_output", "pooler_attentions", "hidden_states", "attentions"]
 
     channels: list[str] | tuple[str, ...] = ("red", "yellow", "blue", "green")
     pixel_size_um: float = 0.160177
@@ -225,6 +246,12 @@ class SubCellConfig(PreTrainedConfig):
         if self.probe_hidden_sizes is None:
             self.probe_hidden_sizes = [self.embedding_size // 2]
         self.probe_hidden_sizes = _as_list(self.probe_hidden_sizes)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key == "problem_type":  # at once, as the model reads it much later
+            choices = " or ".join(map(repr, PROBLEM_TYPES))
+            _require(value in PROBLEM_TYPES, key, value, f"{choices}; for regression train a head on pooler_output")
+        super().__setattr__(key, _CustomPipelines(value) if key == "custom_pipelines" else value)
 
     @classmethod
     def from_size(cls, size: str, **overrides: Any) -> "SubCellConfig":
@@ -315,7 +342,6 @@ class SubCellConfig(PreTrainedConfig):
         for name in ("classifier_hidden_sizes", "projection_hidden_sizes", "centroid_hidden_sizes"):
             for width in getattr(self, name):
                 _require_whole(name, width)
-        _require_choice("problem_type", self.problem_type, PROBLEM_TYPES)
         _require_choice("projection_type", self.projection_type, PROJECTION_TYPES)
         _require(bool(self.num_labels), "id2label", self.id2label, "at least one label")
         _require(self.focal_gamma >= 0, "focal_gamma", self.focal_gamma, "a number that is not negative")

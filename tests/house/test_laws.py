@@ -14,12 +14,13 @@ BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 ISLAND = sorted((PACKAGE / "model").glob("*_subcell*.py"))
 
 # A room imports itself and rooms of a lower tier. Evaluation reads the tables of inference, hub publishes what the
-# others made; registration stands beside the package's own __init__.
+# others made; registration knows names alone, and `model` hands them to transformers.
 TIERS = {
     "errors": -2, "text_files": -1, "extras": -1, "progress": -1, "batches": 0, "ontology": 0, "plain_files": 0,
+    "registration": 0,
     "model": 1, "data": 1, "augmentation": 1,
     "model_folders": 2,
-    "registration": 3, "training": 3, "inference": 3,
+    "training": 3, "inference": 3,
     "evaluation": 4, "hub": 5,
     "__init__": 6, "cli": 7,
 }  # fmt: skip
