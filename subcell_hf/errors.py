@@ -14,3 +14,10 @@ class StoreError(InputError):
 
 class UnreachableError(OSError):
     """A store of data did not answer, however often it was asked; later it may, and the same command goes on."""
+
+
+KILLED_WORKER = "A worker process was killed, most likely for memory. Run the same command again, with fewer --workers."
+
+
+class KilledWorkerError(RuntimeError):
+    """A process that worked for this one was killed; the command line shows the message alone."""

@@ -10,8 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from subcell_hf.cli import data, demo, evaluation, hub, inference, profiles, tables
-from subcell_hf.errors import InputError
-from subcell_hf.extras import explain_missing
+from subcell_hf.cli.process import ending_plainly
 
 # Files appear under their names when they are complete, so HDF5 need not lock them; some file systems cannot.
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
@@ -20,20 +19,8 @@ os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command; wrong input, or a disk that fails, ends with its message and exit code 2."""
-        try:
+        with ending_plainly():
             return super().invoke(ctx)
-        except ModuleNotFoundError as error:
-            if (message := explain_missing(error.name)) is None:
-                raise
-            typer.secho(f"Error: {message}", fg="red", err=True)
-            raise typer.Exit(2) from error
-        except EOFError as error:  # of which typer would make "Aborted." without a reason
-            reason = str(error) or "it ends too early"
-            typer.secho(f"Error: A file is incomplete: {reason}. Copy the input again.", fg="red", err=True)
-            raise typer.Exit(2) from error
-        except (InputError, OSError) as error:
-            typer.secho(f"Error: {error}", fg="red", err=True)
-            raise typer.Exit(2) from error
 
 
 app = typer.Typer(

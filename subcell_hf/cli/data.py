@@ -211,10 +211,12 @@ def shards_inspect(
     workers: Annotated[int, typer.Option(min=1, help="Processes that work side by side.")] = 1,
 ) -> None:
     """Check every byte of a folder of shards and draw some of its cells. Exit code 1: something is wrong."""
-    from subcell_hf.data.shards.contact_sheet import write_contact_sheet
+    from subcell_hf.data.shards.contact_sheet import check_sheet_name, write_contact_sheet
     from subcell_hf.data.shards.inspection import inspect_shards
     from subcell_hf.data.shards.reader import ShardReader
 
+    path = contact_sheet or folder / "contact_sheet.html"
+    check_sheet_name(path)
     report = inspect_shards(folder, workers=workers)
     for problem in report.problems:
         typer.echo(problem, err=True)
@@ -223,9 +225,19 @@ def shards_inspect(
     if report.problems:
         typer.echo(f"{len(report.problems)} problems. Copy the damaged files again or write the shards anew.")
         raise typer.Exit(1)
-    path = contact_sheet or folder / "contact_sheet.html"
-    write_contact_sheet(ShardReader(folder), path)
-    typer.echo(f"all as the index says. Drew {path}.")
+    typer.echo("all as the index says.")
+    try:
+        write_contact_sheet(ShardReader(folder), path)
+    except OSError as error:
+        typer.echo(
+            f"The contact sheet was not drawn: {path} cannot be written ({error.strerror or error}). Name another file "
+            "with --contact-sheet.",
+            err=True,
+        )
+        if contact_sheet is not None:  # it was asked for
+            raise typer.Exit(2) from error
+        return
+    typer.echo(f"Drew {path}.")
 
 
 def splits(

@@ -170,7 +170,7 @@ def embed(
         with _tables_are_complete(f"subcell portable {output} --output {output / 'portable'}"):
             write_portable(output, output / "portable")
     if report:
-        with _tables_are_complete(f"subcell report {output}"):
+        with _tables_are_complete(f"subcell report {output}, with --output FILE for another place"):
             draw_report(output)
     for name, reason in list(run.skipped)[:5]:
         typer.echo(f"Skipped: {name}: {reason}", err=True)

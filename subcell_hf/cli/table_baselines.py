@@ -126,7 +126,7 @@ def find_baselines(
     def find_pending() -> list[str]:
         return [name for name in wanted if not _is_kept(files[name], table.cells, origin.identity)]
 
-    failed: dict[str, str] = {}
+    made, failed = False, dict[str, str]()
     if find_pending():
         if not is_writable(folder):
             typer.echo(f"{folder} cannot be written: baselines are kept in {output / KEPT_IN}.", err=True)
@@ -138,7 +138,8 @@ def find_baselines(
                 what = f"baselines ({', '.join(pending)}) of the same {len(table):,} cells"
                 typer.echo(f"Making {what}, kept in {folder}; --no-baselines leaves them out.")
                 failed = _make(origin, table.cells, folder, pending, workers)
-    if not failed:
+                made = True
+    if not made:
         typer.echo(f"Baselines ({', '.join(wanted)}) are taken from {folder}.")
     if crops is not None and (reasons := [reason for name, reason in failed.items() if name != UNTRAINED]):
         raise InputError(f"No baselines can be made of --crops {crops}: {reasons[0]}")

@@ -82,13 +82,14 @@ def write_portable(table: Path, output: Path, *, form: str = "2025", csv_only: b
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `subcell embed` wrote.")],
+    output: Annotated[Path | None, typer.Option(help="File to write; default: DIR/report.html.")] = None,
     title: Annotated[str | None, typer.Option(help="Headline of the page; default: the folder's name.")] = None,
     max_cells: Annotated[int, typer.Option(min=1, help="Cells on the map and in the table, at most.")] = 20_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the map and of which cells are shown.")] = 0,
 ) -> None:
     """Draw report.html: cells, locations, a map, quality and skipped inputs on one page that needs no network."""
     check_report_libraries()
-    draw_report(folder, title=title, max_cells=max_cells, seed=seed)
+    draw_report(folder, title=title, max_cells=max_cells, seed=seed, output=output)
 
 
 def check_report_libraries() -> None:
@@ -105,11 +106,13 @@ def check_report_libraries() -> None:
         )
 
 
-def draw_report(folder: Path, *, title: str | None = None, max_cells: int = 20_000, seed: int = 0) -> None:
+def draw_report(
+    folder: Path, *, title: str | None = None, max_cells: int = 20_000, seed: int = 0, output: Path | None = None
+) -> None:
     """Write the page of a run and say where it is."""
     from subcell_hf.inference.report import write_report
 
-    path = write_report(folder, title=title, max_cells=max_cells, seed=seed)
+    path = write_report(folder, title=title, max_cells=max_cells, seed=seed, output=output)
     typer.echo(f"Open {path} ({path.stat().st_size / 1e6:.1f} MB) in a browser.")
 
 

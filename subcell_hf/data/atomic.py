@@ -57,7 +57,11 @@ def write_atomically(path: Path | str) -> Iterator[BinaryIO]:
             if path.parent not in _cleared:
                 _cleared.add(path.parent)
                 remove_leftovers(path.parent, alone=False)
-            raw = _open_temporary(path)
+            try:
+                raw = _open_temporary(path)
+            except OSError as error:
+                error.filename = str(path)  # the name that its caller knows
+                raise
             with io.BufferedWriter(raw) as file:
                 yield file
                 file.flush()

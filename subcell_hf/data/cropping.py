@@ -37,7 +37,7 @@ from subcell_hf.data.images.tables import CellBox, read_boxes
 from subcell_hf.data.ray_tasks import check_engine, map_on_ray
 from subcell_hf.data.records import describe_files, find_damage, read_record, write_record
 from subcell_hf.data.segmentation import SEGMENTERS, segment_cells
-from subcell_hf.errors import InputError
+from subcell_hf.errors import KILLED_WORKER, InputError, KilledWorkerError
 
 __all__ = [
     "CropReport",
@@ -132,7 +132,7 @@ def crop_fields(
     Raises:
         FieldError: If the source holds no field at all, or, when strict, at the first bad field.
         InputError: If the folder holds something else, or crops made with other settings.
-        RuntimeError: If a worker process was killed.
+        KilledWorkerError: If a worker process was killed.
     """
     settings, reading = settings or CropSettings(), reading or ReadingOptions()
     if segmentation not in SEGMENTERS:
@@ -218,10 +218,7 @@ def _run(tasks: Sequence[_Task], workers: int, engine: str) -> Iterator[tuple[_T
             for future in as_completed(pending):
                 yield pending[future], future.result()
         except BrokenProcessPool as error:
-            raise RuntimeError(
-                "A worker process was killed, most likely for memory. Run the same command again, with fewer "
-                "--workers; finished fields are kept."
-            ) from error
+            raise KilledWorkerError(KILLED_WORKER) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -46,7 +46,7 @@ from subcell_hf.data.shards.jobs import (
     write_shard,
 )
 from subcell_hf.data.splits import check_split_request, split_antibodies
-from subcell_hf.errors import InputError
+from subcell_hf.errors import KILLED_WORKER, InputError, KilledWorkerError
 
 _NO_ANTIBODY = "it has no antibody, expected one in the column `antibody` of the metadata"
 
@@ -127,7 +127,7 @@ def write_shards(
         InputError: If nothing can be used, ids occur twice, an antibody has two genes, or the folder holds shards of
             other inputs; in strict mode also for every bad field.
         OSError: If a file cannot be written.
-        RuntimeError: If a worker process was killed.
+        KilledWorkerError: If a worker process was killed.
     """
     settings = settings or ShardSettings()
     check_engine(engine)
@@ -251,10 +251,7 @@ def _run(source: CropSource, jobs: Sequence[ShardJob], workers: int, total: int,
             for _ in pool.map(_write_in_worker, jobs):
                 bar.update()
         except BrokenProcessPool as error:
-            raise RuntimeError(
-                "A worker process was killed, most likely for memory. Run the same command again, with fewer "
-                "--workers; shards that are complete are kept."
-            ) from error
+            raise KilledWorkerError(KILLED_WORKER) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

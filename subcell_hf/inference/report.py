@@ -35,7 +35,12 @@ _SCRIPTS = ("pictures.js", "map.js", "cells.js", "page.js")
 
 
 def write_report(
-    output_folder: Path | str, *, title: str | None = None, max_cells: int = MAX_CELLS, seed: int = 0
+    output_folder: Path | str,
+    *,
+    title: str | None = None,
+    max_cells: int = MAX_CELLS,
+    seed: int = 0,
+    output: Path | None = None,
 ) -> Path:
     """Write `report.html` into a folder that `subcell embed` wrote.
 
@@ -47,6 +52,7 @@ def write_report(
         title: Headline; default: the folder's name.
         max_cells: Cells on the map and in the table, at most.
         seed: Of the choice of cells and of the map; same seed, same page.
+        output: File to write; default: `report.html` in the folder.
 
     Returns:
         Path of the page.
@@ -82,9 +88,10 @@ def write_report(
         outlined=any(sheets.outlines),
         data=data,
     )
-    with write_atomically(folder / REPORT_FILE) as file:
+    path = output or folder / REPORT_FILE
+    with write_atomically(path) as file:
         file.write(page.encode())
-    return folder / REPORT_FILE
+    return path
 
 
 def _facts_of_run(folder: Path, table: EmbeddingTable) -> dict[str, Any]:

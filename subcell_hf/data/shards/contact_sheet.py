@@ -38,13 +38,22 @@ def write_contact_sheet(reader: ShardReader, path: Path, *, antibodies: int = 12
     Raises:
         InputError: If the file's ending is another one.
     """
-    if path.suffix not in (".png", ".html"):
-        raise InputError(f"A contact sheet is a .png or .html file, got {path}.")
+    check_sheet_name(path)
     picture = io.BytesIO()
     draw_contact_sheet(reader, antibodies, cells_per_antibody).save(picture, "PNG")
     content = picture.getvalue() if path.suffix == ".png" else _page(reader, picture.getvalue())
     with write_atomically(path) as file:
         file.write(content)
+
+
+def check_sheet_name(path: Path) -> None:
+    """Refuse the name of a contact sheet before anything is done for it.
+
+    Raises:
+        InputError: If its ending is neither `.png` nor `.html`.
+    """
+    if path.suffix not in (".png", ".html"):
+        raise InputError(f"A contact sheet is a .png or .html file, got {path}.")
 
 
 def draw_contact_sheet(reader: ShardReader, antibodies: int, cells_per_antibody: int) -> Image.Image:

@@ -1,0 +1,169 @@
+"""The command as a process: signals, standard streams, and what ends it in one sentence."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, suppress
+from errno import EACCES, EPERM, EPIPE, EROFS
+from pathlib import Path
+from typing import Any, TextIO
+
+import typer
+
+from subcell_hf.errors import KILLED_WORKER, InputError, KilledWorkerError
+from subcell_hf.extras import explain_missing
+
+BAD_INPUT = 2
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+
+_KEPT = "Files that are complete are kept; where the command resumes, the same one again skips what is done."
+
+
+class _Terminated(BaseException):
+    """SIGTERM came: of Slurm, of a container, of `kill`."""
+
+
+class PatientStream:
+    """Standard output or error that may fail without ending the work: `| head` has read enough, a log's disk is full.
+
+    Args:
+        stream: The stream.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.failure: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write, until writing has failed once."""
+        self._try(lambda: self.stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, likewise."""
+        self._try(self.stream.flush)
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        if self.failure is not None:
+            return
+        try:
+            action()
+        except OSError as error:
+            self.failure = error
+            # What is left in the stream's buffer would fail again when Python flushes it at its end.
+            with suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.stream.fileno())
+                os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def ending_plainly() -> Iterator[None]:
+    """Run a command; whatever can be expected to end it becomes one sentence and an exit code.
+
+    Raises:
+        typer.Exit: With 2 for bad input or a failed disk, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    with _patient_streams() as streams, _listening_for_sigterm():
+        code = None
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            if (message := explain_missing(error.name)) is None:
+                raise
+            code = _end(message)
+        except EOFError as error:  # of which typer would make "Aborted." without a reason
+            code = _end(f"A file is incomplete: {str(error) or 'it ends too early'}. Copy the input again.")
+        except InputError as error:
+            code = _end(str(error))
+        except OSError as error:
+            code = _end(_explain(error))
+        except MemoryError as error:
+            reason = str(error) or "no size was given"
+            code = _end(f"Memory ran out ({reason}). Give fewer --workers or a smaller input. {_KEPT}")
+        except (BrokenProcessPool, KilledWorkerError) as error:
+            # The pool's own message speaks of futures.
+            reason = str(error) if isinstance(error, KilledWorkerError) else KILLED_WORKER
+            code = _end(f"{reason} {_KEPT}")
+        except KeyboardInterrupt:
+            code = _end("interrupted.", INTERRUPTED)
+        except _Terminated:
+            code = _end("terminated by SIGTERM.", TERMINATED)
+        if code is None and (failed := [s.failure for s in streams if s.failure and s.failure.errno != EPIPE]):
+            code = _end(f"What was said could not be written: {failed[0].strerror}. The command itself has finished.")
+        if code is not None:
+            raise typer.Exit(code)
+
+
+def _explain(error: OSError) -> str:
+    """The error without Python's own notation, with a remedy where permissions are the reason."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    names = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    remedy = " Check its permissions, or choose another place." if error.errno in (EACCES, EPERM, EROFS) else ""
+    return f"{names}: {error.strerror}.{remedy}"
+
+
+def _end(message: str, code: int = BAD_INPUT) -> int:
+    if code == BAD_INPUT:
+        typer.secho(f"Error: {message}", fg="red", err=True)
+    else:
+        typer.echo(f"subcell was {message} {_KEPT}", err=True)
+    return code
+
+
+@contextmanager
+def _patient_streams() -> Iterator[tuple[PatientStream, ...]]:
+    """Standard streams that end no work, whatever their encoding lacks or their reader does."""
+    _fill_closed_descriptors()
+    before, opened = (sys.stdout, sys.stderr), ExitStack()
+    streams = []
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it is closed, and libraries such as tqdm cannot write to None
+            stream = opened.enter_context(Path(os.devnull).open("w"))
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        streams.append(PatientStream(stream))
+        setattr(sys, name, streams[-1])
+    try:
+        yield tuple(streams)
+    finally:
+        for stream in streams:
+            stream.flush()
+        sys.stdout, sys.stderr = before
+        opened.close()
+
+
+def _fill_closed_descriptors() -> None:
+    """Else the first file that is opened becomes standard output or error, and libraries print into it."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+@contextmanager
+def _listening_for_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that locks and temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one does not break the tidying up
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,149 @@
+"""How a command ends: plain sentences and documented codes, whatever happens to its process or its terminal."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from subcell_hf.cli import app
+from subcell_hf.cli.process import PatientStream, ending_plainly
+from subcell_hf.errors import InputError, KilledWorkerError
+from tests.inference.embedding_runs import write_fields
+
+ROOT = Path(__file__).parents[2]
+SUBCELL = (sys.executable, "-m", "subcell_hf.cli")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("x is 1, expected 2."), 2, "Error: x is 1, expected 2."),
+        (PermissionError(13, "Permission denied", Path("out/a")), 2, "Error: out/a: Permission denied. Check its perm"),
+        (FileNotFoundError(2, "No such file or directory", "a", None, "b"), 2, "Error: a → b: No such file or dir"),
+        (OSError("a sentence of ours"), 2, "Error: a sentence of ours"),
+        (EOFError(), 2, "Error: A file is incomplete"),
+        (MemoryError(), 2, "Error: Memory ran out"),
+        (BrokenProcessPool("terminated abruptly"), 2, "Error: A worker process was killed, most likely for memory."),
+        (KilledWorkerError("A worker process was killed."), 2, "Error: A worker process was killed."),
+        (ModuleNotFoundError("no", name="umap"), 2, "pip install 'subcell-hf[analysis]'"),
+        (KeyboardInterrupt(), 130, "subcell was interrupted. Files that are complete are kept"),
+    ],
+)
+def test_what_can_be_expected_ends_in_one_sentence(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended, ending_plainly():
+        raise error
+    assert ended.value.exit_code == code
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
+def test_sigterm_ends_as_ctrl_c_does_and_is_as_before_afterwards(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        with ending_plainly():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    with pytest.raises(typer.Exit) as ended:
+        work()
+    assert ended.value.exit_code == 143
+    assert "subcell was terminated by SIGTERM. Files that are complete are kept" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_stopped_run_leaves_no_lock_and_no_traceback(tmp_path: Path, number: signal.Signals, workers: str) -> None:
+    command = [*SUBCELL, "simulate", "--fields", "400", "--size-px", "256", "--output", "out", "--workers", workers]
+    job = subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while job.poll() is None and not list((tmp_path / "out").glob("*_mask.png")):
+        time.sleep(0.01)
+    os.killpg(job.pid, number)  # as a terminal or Slurm does
+    _, said = job.communicate()
+    assert job.returncode == 128 + number, said
+    assert "Traceback" not in said
+    assert "Files that are complete are kept" in said
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
+
+
+def failing(code: int) -> io.TextIOWrapper:
+    class Sink(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, _: object) -> int:
+            raise OSError(code, os.strerror(code))
+
+    return io.TextIOWrapper(io.BufferedWriter(Sink()), encoding="ascii")
+
+
+def test_a_stream_that_fails_ends_no_work() -> None:
+    stream = PatientStream(failing(28))
+    for _ in range(3):
+        stream.write("something\n")
+        stream.flush()
+    assert stream.failure is not None
+    assert stream.failure.errno == 28
+    assert stream.encoding == "ascii"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("reader", ["gone", "full"])
+def test_the_work_is_finished_though_nobody_reads_or_the_log_is_full(tmp_path: Path, reader: str) -> None:
+    command = [*SUBCELL, "simulate", "--fields", "1", "--size-px", "256", "--output", "out"]
+    with Path("/dev/full").open("w") as full:
+        job = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            stdout=full if reader == "full" else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    if job.stdout is not None:
+        job.stdout.close()
+    assert job.stderr is not None
+    said = job.stderr.read().decode()
+    job.stderr.close()
+    assert job.wait() == (2 if reader == "full" else 0), said
+    assert ("What was said could not be written: No space left on device" in said) == (reader == "full")
+    assert "Traceback" not in said
+    assert "Broken pipe" not in said
+    assert (tmp_path / "out" / "metadata.csv").is_file()
+
+
+def test_a_terminal_that_lacks_a_letter_gets_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="latin-1"))
+    with ending_plainly():
+        typer.echo("é → \udce9")
+    assert raw.getvalue() == b"\xe9 \\u2192 \\udce9\n"
+
+
+def test_closed_streams_are_no_place_for_data(tmp_path: Path) -> None:
+    """With standard error closed, the first file that is opened would become standard error."""
+    command = f'"{sys.executable}" -m subcell_hf.cli simulate --fields 1 --size-px 256 --output out <&- >&- 2>&-'
+    assert subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, env=ENVIRONMENT, check=False).returncode == 0
+    assert (tmp_path / "out" / "metadata.csv").read_text().startswith("field_of_view,")
+
+
+def test_names_that_begin_with_a_dash_or_end_with_a_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_fields(tmp_path / "-fields", 1)
+    for number, words in enumerate((["--", "-fields"], ["./-fields/"])):
+        done = CliRunner().invoke(app, ["crops", "--output", f"out{number}/", *words])
+        assert done.exit_code == 0, done.output
+        assert (tmp_path / f"out{number}" / "crops.parquet").is_file()
