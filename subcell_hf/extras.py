@@ -36,6 +36,7 @@ EXTRAS = {
         "h5py",
         "harmonypy",
         "networkx",
+        "numba",
         "pycytominer",
         "sknetwork",
         "statsmodels",

@@ -1,12 +1,13 @@
 """The command as a process: signals, standard streams, and what ends it in one sentence."""
 
+import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from errno import EACCES, EPERM, EPIPE, EROFS
 from pathlib import Path
 from typing import Any, TextIO
@@ -123,23 +124,20 @@ def _end(message: str, code: int = BAD_INPUT) -> int:
 def _patient_streams() -> Iterator[tuple[PatientStream, ...]]:
     """Standard streams that end no work, whatever their encoding lacks or their reader does."""
     _fill_closed_descriptors()
-    before, opened = (sys.stdout, sys.stderr), ExitStack()
-    streams = []
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # it is closed, and libraries such as tqdm cannot write to None
-            stream = opened.enter_context(Path(os.devnull).open("w"))
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-        streams.append(PatientStream(stream))
-        setattr(sys, name, streams[-1])
-    try:
-        yield tuple(streams)
-    finally:
+    before = sys.stdout, sys.stderr
+    with Path(os.devnull).open("w") as nowhere:
+        # A closed stream is None, to which libraries such as tqdm cannot write.
+        streams = tuple(PatientStream(nowhere if stream is None else stream) for stream in before)
         for stream in streams:
-            stream.flush()
-        sys.stdout, sys.stderr = before
-        opened.close()
+            if isinstance(stream.stream, io.TextIOWrapper):
+                stream.stream.reconfigure(errors="backslashreplace")
+        sys.stdout, sys.stderr = streams
+        try:
+            yield streams
+        finally:
+            for stream in streams:
+                stream.flush()
+            sys.stdout, sys.stderr = before
 
 
 def _fill_closed_descriptors() -> None:
