@@ -9,8 +9,14 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any, BinaryIO
 
 from subcell_hf.errors import InputError
+
+_BLOCK_BYTES = 2**20
+_LEAST_LIMIT_BYTES = 2**26
+_MOST_PACKED_FOLD = 200
+"""Text is packed 3- to 100-fold; what unpacks to more may be made to fill the memory."""
 
 # Longer marks first: that of UTF-32 begins with that of UTF-16.
 _MARKS = (
@@ -66,8 +72,19 @@ def _unpack(data: bytes, where: str) -> bytes:
     unpack = next((unpack for magic, unpack in _PACKED.items() if data.startswith(magic)), None)
     if unpack is None:
         return data
+    most, unpacked = max(_LEAST_LIMIT_BYTES, _MOST_PACKED_FOLD * len(data)), io.BytesIO()
     try:
-        return unpack(data)
+        with unpack(io.BytesIO(data)) as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                unpacked.write(block)
+                if unpacked.tell() > most:
+                    raise InputError(
+                        f"{where} unpacks to more than {most:,} bytes from {len(data):,}, as text does not. If it is "
+                        "what you think it is, unpack it first."
+                    )
+        return unpacked.getvalue()
+    except InputError:
+        raise
     except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split()).rstrip(".") or "it ends too early"
         raise InputError(
@@ -75,25 +92,24 @@ def _unpack(data: bytes, where: str) -> bytes:
         ) from error
 
 
-def _unzip(data: bytes) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        names = archive.namelist()
-        if len(names) != 1:
-            raise ValueError(f"a zip archive of {len(names)} files (as Excel's workbooks are), expected one text")
-        return archive.read(names[0])
+def _unzip(file: BinaryIO) -> IO[bytes]:
+    archive = zipfile.ZipFile(file)
+    names = archive.namelist()
+    if len(names) != 1:
+        raise ValueError(f"a zip archive of {len(names)} files (as Excel's workbooks are), expected one text")
+    return archive.open(names[0])
 
 
-def _unzstd(data: bytes) -> bytes:
+def _unzstd(file: BinaryIO) -> Any:
     import pyarrow as pa
 
-    with pa.input_stream(pa.BufferReader(data), compression="zstd") as stream:
-        return bytes(stream.read())
+    return pa.input_stream(file, compression="zstd")
 
 
-_PACKED: dict[bytes, Callable[[bytes], bytes]] = {
-    b"\x1f\x8b": gzip.decompress,
-    b"BZh": bz2.decompress,
-    b"\xfd7zXZ\x00": lzma.decompress,
+_PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
     b"\x28\xb5\x2f\xfd": _unzstd,
     b"PK\x03\x04": _unzip,
 }

@@ -24,6 +24,7 @@ from subcell_hf.inference.embedding_table import (
 )
 from subcell_hf.inference.foreign_cells import ID_COLUMNS, cells_of
 from subcell_hf.inference.table_h5ad import portable_classes
+from subcell_hf.plain_files import explaining
 
 _FEATURE_PATTERNS = (r"feat_?(\d+)", r"embedding_?(\d+)", r"emb_?(\d+)", r"feature_?(\d+)", r"(\d+)")
 _LIST_COLUMNS = ("embedding", "embeddings")
@@ -165,8 +166,19 @@ def read_npz(path: Path) -> EmbeddingTable:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             content = {name: arrays[name] for name in arrays.files}
-    except (EOFError, OSError, ValueError, KeyError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
+    except (
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        NotImplementedError,
+        MemoryError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
         raise InputError(f"{path} cannot be read as npz: {error}. Save arrays without Python objects.") from error
+    if odd := [name for name, values in content.items() if not isinstance(values, np.ndarray)]:
+        raise InputError(f"{path} holds {odd[0]!r}, which is no array. Save arrays alone, with numpy.savez.")
     if "embeddings" not in content:
         raise InputError(f"{path} has the arrays {', '.join(content) or 'none'}, expected one called 'embeddings'.")
     facts = {"provenance": {"read_from": str(path)}}
@@ -174,13 +186,16 @@ def read_npz(path: Path) -> EmbeddingTable:
         facts = facts_from_json(str(content.pop(METADATA_KEY)), str(path))
     embeddings, probabilities = content.pop("embeddings"), content.pop("probabilities", None)
     classes = tuple(map(str, content.pop("classes", ())))
+    if not embeddings.ndim:
+        raise InputError(f"{path}: embeddings is a single value, expected [cells, width].")
     wrong = [name for name, values in content.items() if values.shape[:1] != embeddings.shape[:1]]
     if wrong:
         raise InputError(
             f"{path}: {wrong[0]} has shape {content[wrong[0]].shape}, expected one value per cell ({len(embeddings)})."
         )
     columns = {name: values for name, values in content.items() if values.ndim == 1}
-    known = foreign_table_of(columns, str(path))
+    with explaining(path, "Save it again."):
+        known = foreign_table_of(columns, str(path))
     if not columns:
         known = replace(known, row_names=tuple(map(str, range(len(embeddings)))))
     if probabilities is not None and not classes:

@@ -105,5 +105,5 @@ TABLE_KINDS = [
         8,
     ),
     Kind("metadata", {"csv": write_metadata}, read_metadata, 6),
-    Kind("pictures", {"parquet": write_pictures_file}, read_pictures_file, 2),
+    Kind("pictures", {"parquet": write_pictures_file}, read_pictures_file, 2, refusals=(FileNotFoundError,)),
 ]

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -349,3 +350,24 @@ def test_a_small_file_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
     options = ReadingOptions(channel_names=COLOURS, pixel_size_um=0.1, max_decoded_bytes=2**24)
     with pytest.raises(FieldError, match="too large"):
         find_fields(tmp_path / "images", options)[0].read()
+
+
+def test_a_small_table_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 2**25))
+    with pytest.raises(InputError, match=r"x\.csv unpacks to more than 67,108,864 bytes.*unpack it first"):
+        read_table(tmp_path / "x.csv")
+
+
+def test_an_npz_with_what_is_no_array(tmp_path: Path) -> None:
+    table = example_cells(4)
+    np.savez(tmp_path / "x.npz", embeddings=table.embeddings)
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
+        archive.writestr("cell_id.txt", b"abc")
+    with pytest.raises(InputError, match=r"holds 'cell_id\.txt', which is no array"):
+        read_table(tmp_path / "x.npz")
+    huge = io.BytesIO()
+    np.lib.format.write_array_header_1_0(huge, {"descr": "<f4", "fortran_order": False, "shape": (2**40, 2**20)})
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("embeddings.npy", b"\x93NUMPY\x01\x00" + huge.getvalue().removeprefix(b"\x93NUMPY\x01\x00"))
+    with pytest.raises(InputError, match=r"x\.npz cannot be read"):
+        read_table(tmp_path / "x.npz")
