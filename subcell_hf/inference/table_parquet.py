@@ -4,6 +4,7 @@ Columns: those of `EmbeddingTable.cells`, then `embedding`, `probabilities` and 
 length of float32. The schema's metadata hold `table_facts` as JSON under the key `subcell_hf`.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -274,7 +275,18 @@ def parquet_facts(path: Path | str) -> dict[str, Any] | None:
     """
     with open_parquet(Path(path)) as file:
         metadata = file.schema_arrow.metadata or {}
-        return _facts(file, Path(path)) if METADATA_KEY.encode() in metadata else None
+        # Footers have no checksum: where ours holds facts that Arrow does not find, some bit of it is wrong.
+        ours = METADATA_KEY.encode() in metadata or b'"schema_version"' in _read_footer(Path(path))
+        return _facts(file, Path(path)) if ours else None
+
+
+def _read_footer(path: Path) -> bytes:
+    """The bytes that describe a Parquet file; before its last four, their number."""
+    with path.open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - length, os.SEEK_END)
+        return file.read(length)
 
 
 def _facts(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
