@@ -26,6 +26,11 @@ LEAK_OFFSET = 16 / 255
 MOST_LEAKING_PIXELS = 1e-3
 
 JPEG_COMPRESSION = 7
+MIN_IS_WHITE = (
+    "has the photometric interpretation MinIsWhite: its values may be inverted, or only their display, which the file "
+    "does not say; expected MinIsBlack. In ImageJ choose Image > Lookup Tables > Invert LUT (and Edit > Invert, if the "
+    "signal is dark then), and save it again."
+)
 PALETTE_STEP = 257  # one step of 8 bits on a palette's scale of 16 bits
 
 
@@ -132,18 +137,60 @@ def _read_npy(path: str, _: int) -> ImageFile:
 
 
 def _read_picture(path: str, _: int) -> ImageFile:
-    with Path(path).open("rb") as file:
-        header = file.read(26)
-    # Bytes 24 and 25 of a PNG are its bit depth and colour type; Pillow cuts 16-bit colours to 8 without a word.
-    if header.startswith(b"\x89PNG") and header[24] == 16 and header[25] != 0:
-        raise UnfitFileError("has 16-bit colours, of which only 8 bits could be read; save grey PNG files or a TIFF.")
     with _import("PIL.Image", "pillow").open(path) as opened:
-        has_plain_palette = opened.mode == "P" and "transparency" not in opened.info
-        picture = opened.convert("RGB") if has_plain_palette else opened
-        pixels = np.asarray(picture)
-        if picture.mode not in ("1", "L", "I", "I;16", "I;16B", "RGB"):
-            raise UnfitFileError(f"has the mode {picture.mode}; expected a grey or RGB picture.")
-        return ImageFile(pixels.astype(np.uint16) if picture.mode[0] == "I" else pixels, is_picture=pixels.ndim == 3)
+        file = _read_opened(opened)
+    return file._replace(pixels=file.pixels.astype(np.uint16)) if file.pixels.dtype == np.int32 else file
+
+
+def is_picture(source: Any) -> bool:
+    """Whether something is an image of Pillow, which need not be installed."""
+    return hasattr(type(source), "getbands")
+
+
+def read_picture(picture: Any, where: str) -> ImageFile:
+    """The numbers of an image of Pillow, every bit of them.
+
+    Args:
+        picture: Of one frame, grey (`L`, `I;16`, `I`, `F`, `1`), `RGB`, or what is one of them with a palette or a
+            transparency that is the same everywhere.
+        where: What messages call it.
+
+    Raises:
+        ValueError: If it has another mode, several frames, inverted values, or colours of more than 8 bits.
+    """
+    try:
+        return _read_opened(picture)
+    except UnfitFileError as error:
+        raise UnfitFileError(f"{where} {error}") from error
+    except Exception as error:  # Pillow reads its files late, and raises whatever it pleases
+        raise ValueError(f"{where} cannot be read ({error}); it may be damaged or closed, open it again.") from error
+
+
+def as_mask(mask: Any) -> Any:
+    """An image of Pillow as labels, or as bool where it holds only 0 and 255, which is how pictures say 1."""
+    values = np.asarray(mask) if is_picture(mask) else mask
+    return values > 0 if is_picture(mask) and np.isin(values, (0, 255)).all() else values
+
+
+def _read_opened(picture: Any) -> ImageFile:
+    frames, tags = getattr(picture, "n_frames", 1), getattr(picture, "tag_v2", {})
+    if frames > 1:
+        raise UnfitFileError(f"holds {frames} frames; expected one: give .copy() of the frame that is meant.")
+    if tags.get(262) == 0 and picture.mode != "1":
+        raise UnfitFileError(MIN_IS_WHITE)
+    # Pillow cuts colours of 16 bits to 8 without a word; until they are loaded, `tile` tells.
+    is_deep = ";16" in str(getattr(picture, "tile", "")) or max(tags.get(258, (8,))) > 8
+    if is_deep and len(picture.getbands()) > 1:
+        raise UnfitFileError("has 16-bit colours, of which only 8 bits could be read; save grey PNG files or a TIFF.")
+    if picture.mode == "P" and "transparency" not in picture.info:
+        picture = picture.convert("RGB")
+    elif picture.mode in ("LA", "RGBA"):
+        low, high = picture.getchannel("A").getextrema()
+        picture = picture.convert(picture.mode[:-1]) if low == high > 0 else picture
+    pixels = np.asarray(picture)
+    if picture.mode not in ("1", "L", "F", "RGB") and picture.mode[0] != "I":
+        raise UnfitFileError(f"has the mode {picture.mode}; expected a grey or RGB picture. Convert it to one.")
+    return ImageFile(pixels, is_picture=pixels.ndim == 3)
 
 
 def _read_tiff(path: str, named_channels: int) -> ImageFile:
@@ -197,11 +244,7 @@ def photometric_problem(page: Any) -> str | None:
     """Why the numbers of a TIFF page are no intensities or labels, or may be inverted; None where they are sound."""
     photometric = getattr(page.photometric, "name", str(page.photometric))
     if photometric == "MINISWHITE" and page.dtype != np.bool_:  # one bit is no intensity anyway
-        return (
-            "has the photometric interpretation MinIsWhite: its values may be inverted, or only their display, which "
-            "the file does not say; expected MinIsBlack. In ImageJ choose Image > Lookup Tables > Invert LUT (and Edit "
-            "> Invert, if the signal is dark then), and save it again."
-        )
+        return MIN_IS_WHITE
     is_converted = photometric == "YCBCR" and page.compression == JPEG_COMPRESSION  # tifffile makes it RGB
     if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE") and not is_converted:
         return (

@@ -11,7 +11,10 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor, get_size_dict
 from transformers.processing_utils import ImagesKwargs
 
+from .image_files_subcell import as_mask, is_picture, plane_of, read_picture
+
 LARGEST_RESCALING = 16.0  # beyond it a unit is wrong (nanometres, metres), not the microscope another
+PICTURE_COLOURS = ("red", "green", "blue")
 LARGEST_INTENSITY = 1e37  # differences of such numbers still fit into float32
 OVERRIDABLE = ("size", "do_resize", "do_center_crop", "do_pad", "do_normalize", "do_mask", "normalize")
 SERVICE_KEYS = {"image_processor_type", "processor_class", "feature_extractor_type", "auto_map"}  # transformers' own
@@ -108,9 +111,12 @@ class SubCellImageProcessor(BaseImageProcessor):
 
         Args:
             images: A crop `[channels, height, width]` or `[height, width, channels]`, a stack of them, a dict of planes
-                `{"red": [height, width], …}`, or a list of crops or dicts; numpy or torch, integers or floats of any
-                depth, negative values too. Planes of a dict that the model does not use are ignored.
-            cell_masks: One mask `[height, width]` per crop, bool or 0/1, 1 inside the cell; not needed.
+                `{"red": [height, width], …}`, a list of one crop's planes, or a list of any of these, crop by crop;
+                numpy, torch or Pillow, integers or floats of any depth, negative values too. Planes of a dict that the
+                model does not use are ignored. Pillow's RGB images hold planes `red`, `green`, `blue`; as a plane of a
+                dict, only the channel's own colour may carry signal.
+            cell_masks: One mask `[height, width]` per crop, bool or 0/1 (0/255 in Pillow's images), 1 inside the cell;
+                optional.
             channels: Names of the planes of arrays in their order, the model's own order by default. Named planes that
                 the model does not use are ignored.
             pixel_size_um: Edge of the crops' pixels in micrometres, a number or one per crop; None means the model's.
@@ -134,7 +140,8 @@ class SubCellImageProcessor(BaseImageProcessor):
         wanted = list(dict.fromkeys(name for names in passes for name in names))
         # Planes without names stand in the model's order, unless several proteins would share a place there.
         order = _check_names(channels) if channels is not None else [] if several else passes[0]
-        crops = _read_crops(images, wanted, order, settings)
+        pictured = PICTURE_COLOURS if channels is None else order
+        crops = _read_crops(images, wanted, (order, pictured), settings)
         masks = _read_masks(cell_masks, crops)
         factors = self._read_factors(pixel_size_um, len(crops))
         groups: dict[Any, list[int]] = {}  # crops of one kind are worked on together
@@ -249,29 +256,59 @@ def _as_tensor(array: Any, where: str) -> Tensor:
     return array.detach()
 
 
-def _read_crops(images: Any, wanted: list[str], order: list[str], settings: Settings) -> list[Tensor]:
-    """Every crop as `[planes, height, width]` in its own dtype, the planes being `wanted`."""
+def _read_crops(
+    images: Any, wanted: list[str], orders: tuple[Sequence[str], Sequence[str]], settings: Settings
+) -> list[Tensor]:
+    """Every crop as `[planes, height, width]` in its own dtype, the planes being `wanted`.
+
+    `orders` names the planes of arrays and those of pictures in colour.
+    """
     if not isinstance(images, list | tuple) and getattr(images, "ndim", 0) != 4:
         images = [images]
     _require(len(images) > 0, "Got no image at all; expected at least one.")
+    if len(wanted) > 1 and len(images) > 1 and all(map(_is_plane, images)):
+        images = [images]  # a plane alone is no crop
     crops = []
     for index, image in enumerate(images):
         where = f"Image {index}"
-        names = list(image) if isinstance(image, Mapping) else order
+        names, image = _name_planes(image, orders, where)
         _require(len(names) > 0, f"{where}: several proteins are mapped; name the planes by channels=[…].")
         if not isinstance(image, Mapping):
             image = _as_channels_first(_as_tensor(image, where), names, where, settings["input_data_format"])
         missing = not set(wanted) <= set(names)
         _require(not missing, f"{where} has the channels {', '.join(names)}; expected {', '.join(wanted)}.")
         if isinstance(image, Mapping):
-            image = _join_planes(
-                {name: _as_tensor(image[name], f"{where}, {name},") for name in wanted}, where, settings
-            )
+            image = _join_planes({name: _read_plane(image[name], name, where) for name in wanted}, where, settings)
         elif names != wanted:
             image = image[[names.index(name) for name in wanted]]
         _require(image.dtype != torch.bool, f"{where} is bool; expected intensities (a mask belongs in cell_masks).")
         crops.append(image)
     return crops
+
+
+def _is_plane(image: Any) -> bool:
+    if is_picture(image):
+        return len(image.getbands()) == 1 and image.mode != "P"
+    return getattr(image, "ndim", 0) == 2
+
+
+def _name_planes(image: Any, orders: tuple[Sequence[str], Sequence[str]], where: str) -> tuple[list[str], Any]:
+    """The names of a crop's planes, and the crop as an array or a dict by these names."""
+    names = list(orders[0])
+    if is_picture(image):
+        file = read_picture(image, where)
+        names = list(orders[1]) if file.is_picture else names
+        image = list(np.moveaxis(file.pixels, -1, 0)) if file.is_picture else file.pixels
+    if isinstance(image, list | tuple):
+        sound = len(image) == len(names) or not names
+        _require(sound, f"{where} has {len(image)} planes; expected {len(names)}: {', '.join(names)}.")
+        image = dict(zip(names, image, strict=False))
+    return list(image) if isinstance(image, Mapping) else names, image
+
+
+def _read_plane(plane: Any, name: str, where: str) -> Tensor:
+    where = f"{where}, {name},"
+    return _as_tensor(plane_of(read_picture(plane, where), name, where) if is_picture(plane) else plane, where)
 
 
 def _join_planes(planes: Mapping[str, Tensor], where: str, settings: Settings) -> Tensor:
@@ -303,8 +340,8 @@ def _as_channels_first(image: Tensor, names: list[str], where: str, layout: str 
 def _read_masks(cell_masks: Any, crops: list[Tensor]) -> list[Tensor] | None:
     if cell_masks is None:
         return None
-    given = [cell_masks] if getattr(cell_masks, "ndim", 3) == 2 else cell_masks
-    masks = [_as_tensor(mask, f"Cell mask {index}") for index, mask in enumerate(given)]
+    given = [cell_masks] if is_picture(cell_masks) or getattr(cell_masks, "ndim", 3) == 2 else cell_masks
+    masks = [_as_tensor(as_mask(mask), f"Cell mask {index}") for index, mask in enumerate(given)]
     got, expected = [list(mask.shape) for mask in masks], [list(crop.shape[1:]) for crop in crops]
     _require(got == expected, f"Cell masks have the shapes {got}; expected those of the images, {expected}.")
     return masks
