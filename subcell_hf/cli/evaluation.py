@@ -127,7 +127,7 @@ def localization(
         typer.echo(f"{model}: macro average precision {'–' if score is None else f'{score:.3f}'} ({results['head']})")
     for verdict in results["verdicts"]:
         typer.echo(verdict)
-    for sentence in found.missing:
+    for sentence in (*results["notes"], *found.missing):
         typer.echo(sentence, err=True)
     typer.echo(f"Wrote {output / 'report.html'}.")
     if results["left_out"]:

@@ -234,6 +234,8 @@ def proteome_map(
     made = make_map(table, settings)
     pictures = find_pictures(table)
     write_map(made, output, title, read_thumbnails(pictures, made.example_cells) if pictures else None)
+    for reason, count in made.summary["cells_left_out"].items():
+        typer.echo(f"{count} cells are not on the map: {reason}.", err=True)
     if made.summary["pieces_of_the_graph"] > 1:
         typer.echo(f"The graph of genes fell into {made.summary['pieces_of_the_graph']} pieces, which were bridged.")
     for level in made.summary["levels"]:

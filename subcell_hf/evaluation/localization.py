@@ -314,6 +314,11 @@ def _describe(
 
 def _notes_on(labelled: LabelledCells, aligned: AlignedCells) -> list[str]:
     notes = []
+    if labelled.without_split:
+        notes.append(
+            f"{labelled.without_split} cells with a location are in none of the splits train, validation and test, "
+            "and were not used."
+        )
     if labelled.without_class:
         notes.append(
             f"{labelled.without_class} cells have no location among the classes ({labelled.scheme.name}) and were not "

@@ -1,7 +1,7 @@
 """From arguments to a fine-tuning of which everything is known; what cannot work is refused before anything starts."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from subcell_hf.training.finetuning_arguments import (
     ParsedFineTuning,
     StartArguments,
 )
-from subcell_hf.training.labelled_crops import LabelledCrops, only_split, open_crops, with_random_splits
+from subcell_hf.training.labelled_crops import LabelledCrops, Labels, only_split, open_crops, with_random_splits
 from subcell_hf.training.launch_checks import check_processes
 
 
@@ -45,6 +45,7 @@ class FineTuningRun:
         targets: `[crops, classes]` float32, or `[crops]` int64 with `single_label`.
         classes: Their names.
         left_out: Label → crops that have it, where it is none of the classes.
+        unlabelled: Split → crops of it that have no label and are used for nothing.
         single_label: Whether every crop has exactly one class.
         processor: The new model's.
         views: How training sees the crops.
@@ -62,6 +63,7 @@ class FineTuningRun:
     targets: npt.NDArray[Any]
     classes: tuple[str, ...]
     left_out: Mapping[str, int]
+    unlabelled: Mapping[str, int]
     single_label: bool
     processor: SubCellImageProcessor
     views: AugmentationSettings
@@ -92,6 +94,7 @@ class FineTuningRun:
             "crops_per_step": per_step,
             "classes": {name: f"{counts[0][name]} train, {counts[1][name]} validation" for name in self.classes},
             "labels_left_out": dict(self.left_out),
+            "unlabelled_crops_left_out": dict(self.unlabelled),
             "problem": "one class per crop" if self.single_label else "any number of classes per crop",
             "loss": f"{self.loss}, class weights {training.class_weights}",
             "output_dir": training.output_dir,
@@ -124,9 +127,14 @@ def resolve_fine_tuning(parsed: ParsedFineTuning) -> FineTuningRun:
     training = _build_arguments(parsed)
     crops = open_crops(data.data, data.channel_names or (), data.pixel_size_um, data.group_column)
     splits = with_random_splits(crops, data.validation_fraction, training.seed)
-    train, validation = (only_split(crops, splits, name) for name in (data.train_split, data.validation_split))
-    classes = _choose_classes(data, crops, train)
-    targets, left_out = _make_targets(crops.labels, classes, data.single_label)
+    labels = [row or None for row in crops.labels] if data.single_label else crops.labels
+    names = (data.train_split, data.validation_split)
+    train, validation = (_only_labelled(only_split(crops, splits, name), labels, name) for name in names)
+    unlabelled = Counter(split or "no split" for split, row in zip(splits, labels, strict=True) if row is None)
+    classes = _choose_classes(data, labels, train)
+    used = {int(row) for row in (*train, *validation)}
+    used_labels = [(row or ()) if number in used else () for number, row in enumerate(labels)]
+    targets, left_out = _make_targets(used_labels, used, classes, data.single_label)
     config, origins = _adapt_config(start.init_checkpoint, start, crops, classes, data.single_label)
     processor = SubCellImageProcessor(
         channels=config.channels,
@@ -152,6 +160,7 @@ def resolve_fine_tuning(parsed: ParsedFineTuning) -> FineTuningRun:
         targets=targets,
         classes=classes,
         left_out=left_out,
+        unlabelled=unlabelled,
         single_label=data.single_label,
         processor=processor,
         views=AugmentationSettings(
@@ -190,8 +199,20 @@ def _build_arguments(parsed: ParsedFineTuning) -> FineTuningArguments:
     return training
 
 
-def _choose_classes(data: LabelledDataArguments, crops: LabelledCrops, train: npt.NDArray[np.int64]) -> tuple[str, ...]:
-    found = {label for row in train for label in crops.labels[row]}
+def _only_labelled(rows: npt.NDArray[np.int64], labels: Sequence[Labels], split: str) -> npt.NDArray[np.int64]:
+    """Those of the rows of a split that have a label."""
+    kept = np.array([row for row in rows if labels[row] is not None], dtype=np.int64)
+    if not len(kept):
+        raise InputError(
+            f"None of the {len(rows)} crops of the split {split!r} has a label. Label some, or choose another."
+        )
+    return kept
+
+
+def _choose_classes(
+    data: LabelledDataArguments, labels: Sequence[Labels], train: npt.NDArray[np.int64]
+) -> tuple[str, ...]:
+    found = {label for row in train for label in labels[row] or ()}
     classes = tuple(data.classes) if data.classes else tuple(sorted(found))
     if len(classes) < (2 if data.single_label else 1):
         raise InputError(f"There are {len(classes)} classes in the split {data.train_split!r}: nothing to tell apart.")
@@ -205,19 +226,20 @@ def _choose_classes(data: LabelledDataArguments, crops: LabelledCrops, train: np
 
 
 def _make_targets(
-    labels: Sequence[tuple[str, ...]], classes: tuple[str, ...], single_label: bool
+    labels: Sequence[tuple[str, ...]], used: Collection[int], classes: tuple[str, ...], single_label: bool
 ) -> tuple[npt.NDArray[Any], dict[str, int]]:
     place = {name: number for number, name in enumerate(classes)}
     left_out = Counter(name for row in labels for name in row if name not in place)
     kept = [[place[name] for name in row if name in place] for row in labels]
     if single_label:
-        wrong = [number for number, row in enumerate(kept) if len(row) != 1]
+        wrong = [number for number, row in enumerate(kept) if len(row) != 1 and number in used]
         if wrong:
             raise InputError(
                 f"single_label: {len(wrong)} crops do not have exactly one of the classes, the first of them row "
                 f"{wrong[0]} with {list(labels[wrong[0]])}. Leave these crops out, or single_label."
             )
-        return np.array([row[0] for row in kept], dtype=np.int64), dict(left_out)
+        # What is not used has any class at all.
+        return np.array([row[0] if row else 0 for row in kept], dtype=np.int64), dict(left_out)
     targets = np.zeros((len(kept), len(classes)), dtype=np.float32)
     for number, row in enumerate(kept):
         targets[number, row] = 1

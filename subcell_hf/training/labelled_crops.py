@@ -6,12 +6,15 @@
 | a CSV | images in column `file`; `mask` | column `labels` (joined by `;`) or `label` | column `split` |
 | a saved dataset | `pixels` `[channels, height, width]`; `cell_mask` | `labels` or `label` | its own |
 
+A crop without a label, `-1` or null in a dataset, an empty cell of `label`, is left out of training and counted.
+
 A CSV, or a dataset, without splits is split at random, so that the cells of one group (an antibody, a plate, an image)
 stay together.
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +31,10 @@ from subcell_hf.errors import InputError
 
 Pixels = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
+Labels = tuple[str, ...] | None
+
+UNLABELLED = -1
+"""What the datasets library, and tables after its example, have for a label that nobody has given."""
 
 
 class LabelledCrops(Protocol):
@@ -42,8 +49,8 @@ class LabelledCrops(Protocol):
         """Edge of a pixel in micrometres; None where nobody knows."""
 
     @property
-    def labels(self) -> Sequence[tuple[str, ...]]:
-        """The labels of every crop."""
+    def labels(self) -> Sequence[Labels]:
+        """The labels of every crop; None where nobody has labelled it."""
 
     @property
     def splits(self) -> Sequence[str]:
@@ -64,7 +71,7 @@ class ShardCrops:
     reader: ShardReader
     channels: tuple[str, ...] = field(init=False)
     pixel_size_um: float | None = field(init=False)
-    labels: Sequence[tuple[str, ...]] = field(init=False)
+    labels: Sequence[Labels] = field(init=False)
     splits: Sequence[str] = field(init=False)
     groups: Sequence[str] = field(init=False)
 
@@ -77,7 +84,7 @@ class ShardCrops:
         for name, value in {
             "channels": tuple(form.channels),
             "pixel_size_um": float(form.pixel_size_um),
-            "labels": [sets[number] for number in cells.location_set],
+            "labels": [sets[number] or None for number in cells.location_set],
             "splits": [split_of.get(antibody, "") for antibody in antibodies] if split_of else [],
             "groups": antibodies,
         }.items():
@@ -97,7 +104,7 @@ class FileCrops:
     masks: Sequence[Path | None]
     channels: tuple[str, ...]
     pixel_size_um: float | None
-    labels: Sequence[tuple[str, ...]]
+    labels: Sequence[Labels]
     splits: Sequence[str]
     groups: Sequence[str]
 
@@ -125,7 +132,7 @@ class DatasetCrops:
     rows: Any
     channels: tuple[str, ...]
     pixel_size_um: float | None
-    labels: Sequence[tuple[str, ...]]
+    labels: Sequence[Labels]
     splits: Sequence[str]
     groups: Sequence[str]
 
@@ -191,7 +198,8 @@ def with_random_splits(crops: LabelledCrops, validation_fraction: float, seed: i
     def share(group: str) -> float:
         return int(hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()[:12], 16) / 16**12
 
-    ordered = sorted(set(crops.groups), key=share)
+    labelled = {group for group, labels in zip(crops.groups, crops.labels, strict=True) if labels is not None}
+    ordered = sorted(labelled, key=share)
     validating = set(ordered[: max(1, round(validation_fraction * len(ordered)))])
     return ["validation" if group in validating else "train" for group in crops.groups]
 
@@ -213,7 +221,7 @@ def _open_table(path: Path, names: Sequence[str], pixel_size_um: float | None, g
         masks=[path.parent / row["mask"] if row.get("mask") else None for row in rows],
         channels=tuple(names),
         pixel_size_um=pixel_size_um,
-        labels=[_split_labels(row) for row in rows],
+        labels=_labels_of_table(rows),
         splits=[row["split"] for row in rows] if "split" in columns else [],
         groups=_groups([dict(row) for row in rows], group_column, str(path)),
     )
@@ -236,8 +244,7 @@ def _open_dataset(
         )
     plain = rows.with_format(None)
     kind = getattr(rows.features[column], "feature", rows.features[column])
-    text = kind.int2str if isinstance(kind, ClassLabel) else str
-    labels = [tuple(text(item) for item in (value if isinstance(value, list) else [value])) for value in plain[column]]
+    labels = _labels_of_dataset(list(plain[column]), kind.int2str if isinstance(kind, ClassLabel) else str)
     others = [name for name in rows.column_names if name not in ("pixels", "cell_mask")]
     splits = (
         [split for split, part in parts.items() for _ in range(len(part))] if isinstance(loaded, DatasetDict) else []
@@ -246,9 +253,34 @@ def _open_dataset(
     return DatasetCrops(rows, tuple(names), pixel_size_um, labels, splits, groups)
 
 
-def _split_labels(row: dict[str, str]) -> tuple[str, ...]:
-    text = row.get("labels", row.get("label", ""))
-    return tuple(name.strip() for name in text.split(";") if name.strip())
+def _labels_of_table(rows: Sequence[dict[str, str]]) -> list[Labels]:
+    """Labels of a CSV: an empty cell of `label` is none at all, one of `labels` says that no class fits."""
+    texts = [row.get("labels", row.get("label", "")) for row in rows]
+    labels = [tuple(name.strip() for name in text.split(";") if name.strip()) for text in texts]
+    names = {name for row in labels for name in row}
+    # Beside classes that are numbers, -1 is how numbers say that there is none.
+    absent = {str(UNLABELLED)} if all(re.fullmatch(r"-?\d+", name) for name in names) else set()
+    several = bool(rows) and "labels" in rows[0]
+    return [_given(tuple(n for n in row if n not in absent), was_empty=several and not row) for row in labels]
+
+
+def _labels_of_dataset(values: Sequence[Any], name_of: Callable[[Any], str]) -> list[Labels]:
+    """Labels of a dataset: None, -1, NaN and empty texts are none at all, an empty list says that no class fits."""
+
+    def is_given(item: Any) -> bool:
+        is_number = isinstance(item, int | float) and not isinstance(item, bool)
+        return not (item is None or item == "" or (is_number and (item != item or item == UNLABELLED)))
+
+    return [
+        _given(tuple(name_of(item) for item in value if is_given(item)), was_empty=not value)
+        if isinstance(value, list)
+        else ((name_of(value),) if is_given(value) else None)
+        for value in values
+    ]
+
+
+def _given(names: tuple[str, ...], *, was_empty: bool) -> Labels:
+    return names if names or was_empty else None
 
 
 def _groups(rows: Sequence[dict[str, Any]], wanted: str | None, where: str) -> list[str]:

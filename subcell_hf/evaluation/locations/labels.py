@@ -113,6 +113,7 @@ class LabelledCells:
         targets: `[cells, classes]` uint8.
         positions: `[cells]` int64, where they stood in the table that was given.
         without_class: How many cells were left out since no class of the scheme is annotated.
+        without_split: How many have a class and were left out since they are in no split that is evaluated.
         shared_genes: Genes that several splits have, where that was allowed.
     """
 
@@ -121,6 +122,7 @@ class LabelledCells:
     targets: npt.NDArray[np.uint8]
     positions: npt.NDArray[np.int64]
     without_class: int
+    without_split: int = 0
     shared_genes: tuple[str, ...] = ()
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
@@ -163,7 +165,9 @@ def label_cells(cells: pd.DataFrame, scheme: ClassScheme, *, allow_shared_genes:
             )
     shared = _check_splits(kept, allow_shared_genes)
     positions = np.flatnonzero(used & classed)
-    return LabelledCells(kept, scheme, targets[positions], positions, int((used & ~classed).sum()), shared)
+    return LabelledCells(
+        kept, scheme, targets[positions], positions, int((used & ~classed).sum()), int((~used & classed).sum()), shared
+    )
 
 
 def _check_splits(cells: pd.DataFrame, allow_shared_genes: bool) -> tuple[str, ...]:
