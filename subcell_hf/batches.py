@@ -23,6 +23,8 @@ class FieldOfView:
         label_mask: `[height, width]` integer instance labels, 0 is background; None where cells are not segmented yet.
         metadata: Everything known of the field: `antibody`, `gene`, `locations` (joined by `;`), `cell_line`, `plate`,
             `well`, `sample` and whatever columns the user added.
+        pixel_size_from: Where `pixel_size_um` comes from: `"option"`, `"metadata"`, `"file"`, `"HPA name"`, or
+            `"model"` for single cells that are taken to be at the model's scale; empty where nobody said.
     """
 
     name: str
@@ -31,6 +33,7 @@ class FieldOfView:
     pixel_size_um: float
     label_mask: npt.NDArray[Any] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    pixel_size_from: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from subcell_hf.cli.input_notes import say_pixel_sizes, say_unused
 from subcell_hf.cli.metadata_notes import say_renamed
 
 
@@ -125,6 +126,8 @@ def crops(
         f"{output} holds {report.cells} crops of {report.fields} fields; {report.filtered_cells} cells were filtered "
         f"out, {len(report.skipped)} fields skipped."
     )
+    say_pixel_sizes(output / "crops.json")
+    say_unused(report.unused)
     for reason in list(report.skipped.values())[:5]:
         typer.echo(f"Skipped: {reason}", err=True)
     if report.skipped:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from subcell_hf.cli.embed_input import WORKING_FOLDER, EmbedInput
+from subcell_hf.cli.input_notes import say_pixel_sizes, say_unused
 from subcell_hf.cli.metadata_notes import say, say_renamed
 from subcell_hf.cli.tables import check_report_libraries, draw_report, say_locations, write_portable
 
@@ -109,6 +110,7 @@ def embed(
     processes = Processes.of_environment()
     if processes.world_size > 1:
         typer.echo(processes.describe(), err=True)
+    from subcell_hf.inference.blocks import unused_of
     from subcell_hf.inference.embedding import EmbedSettings, embed_cells
     from subcell_hf.inference.models import find_models
     from subcell_hf.inference.shard_cells import ShardCells
@@ -140,6 +142,7 @@ def embed(
     ).options()
     cells, found, what = open_source(source, found, options)
     typer.echo(f"{source}: {what}.")
+    say_unused(unused_of(cells))
     say_renamed(source, metadata, h5ad=h5ad, passes=protein_channel or ())
     if isinstance(cells, ShardCells):
         say(cells.renamed(), "The shards have splits of their own; the column of that name is kept as")
@@ -165,6 +168,7 @@ def embed(
         )
         return
     typer.echo(f"{output} holds {run.cells} cells; {len(run.skipped)} inputs were skipped.")
+    say_pixel_sizes(output / "run.json")
     say_locations(output)
     if portable:
         with _tables_are_complete(f"subcell portable {output} --output {output / 'portable'}"):

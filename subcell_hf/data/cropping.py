@@ -6,10 +6,11 @@ import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from subcell_hf import __version__
@@ -28,11 +29,13 @@ from subcell_hf.data.crops.folder import (
     write_crop_table,
     write_csv,
     write_json,
+    write_unused,
 )
+from subcell_hf.data.crops.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM, count_pixel_sizes
 from subcell_hf.data.crops.single_cells import CropSettings, crop_field, cut_cells, select_cells
-from subcell_hf.data.fields_of_view import FieldError, FieldSource, ReadingOptions, find_fields
+from subcell_hf.data.fields_of_view import UNUSABLE, FieldError, FieldSource, ReadingOptions, list_fields, reason_of
 from subcell_hf.data.folder_lock import claim_folder
-from subcell_hf.data.images.listing import CROPS_FILE
+from subcell_hf.data.images.folders import CROPS_FILE
 from subcell_hf.data.images.tables import CellBox, read_boxes
 from subcell_hf.data.ray_tasks import check_engine, map_on_ray
 from subcell_hf.data.records import describe_files, find_damage, read_record, write_record
@@ -61,12 +64,14 @@ class CropReport:
         cells: Crops in the folder.
         filtered_cells: Cells that the filters left out; `filtered.csv` lists them.
         skipped: Field → reason; `skipped.csv` lists them too.
+        unused: Image that belongs to no field → reason; `unused.csv` lists them too, where there are any.
     """
 
     fields: int
     cells: int
     filtered_cells: int
     skipped: Mapping[str, str]
+    unused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def crop_fields(
         engine: `"local"`, or `"ray"` for tasks on a Ray cluster, which must see the same folders.
 
     Raises:
-        FieldError: If the source holds no field at all, or, when strict, at the first bad field.
+        FieldError: If the source holds no field that can be used, or, when strict, at the first bad field.
         InputError: If the folder holds something else, or crops made with other settings.
         KilledWorkerError: If a worker process was killed.
     """
@@ -140,7 +145,8 @@ def crop_fields(
     if workers < 1:
         raise InputError(f"workers is {workers}, expected at least 1.")
     check_engine(engine)
-    found = find_fields(source, reading)
+    listed = list_fields(source, reading)
+    found = listed.fields
     boxes_by_field = read_boxes(boxes) if boxes is not None else None
     described = _describe(source, settings, reading, segmentation, boxes)
     with claim_folder(output):
@@ -168,7 +174,8 @@ def crop_fields(
                 if strict:
                     raise FieldError(problem)
                 skipped[task.source.name] = problem
-        return _finish(output, facts, [task for task in tasks if task.source.name not in skipped], skipped)
+        done = [task for task in tasks if task.source.name not in skipped]
+        return _finish(output, facts, done, skipped, listed.unused)
 
 
 def _describe(
@@ -193,7 +200,7 @@ def _first_readable(found: Iterable[FieldSource]) -> FieldOfView | None:
     for item in found:
         try:
             return item.read()
-        except FieldError:  # reported when its turn comes
+        except UNUSABLE:  # reported when its turn comes
             continue
     return None
 
@@ -237,9 +244,9 @@ def _crop_one(task: _Task) -> str | None:
         if field.label_mask is None and task.boxes is None:
             field = replace(field, label_mask=segment_cells(field, task.segmentation))
         kept, filtered = select_cells(field, task.settings, task.boxes)
-    except FieldError as error:
-        return str(error)
-    crops = cut_cells(field, kept, task.settings)
+        crops = cut_cells(field, kept, task.settings)
+    except UNUSABLE as error:
+        return reason_of(error)
     task.rows_path.unlink(missing_ok=True)  # from here on until the end the field is not finished
     if kept:
         write_crop_pixels(task.pixels_path, crops)
@@ -281,7 +288,9 @@ def _check_uniform(field: FieldOfView, task: _Task) -> None:
         )
 
 
-def _finish(output: Path, facts: dict[str, Any], done: Sequence[_Task], skipped: Mapping[str, str]) -> CropReport:
+def _finish(
+    output: Path, facts: dict[str, Any], done: Sequence[_Task], skipped: Mapping[str, str], unused: Mapping[str, str]
+) -> CropReport:
     """Write the tables, and then that the run is finished."""
     cells: list[dict[str, Any]] = []
     filtered: list[dict[str, Any]] = []
@@ -291,10 +300,18 @@ def _finish(output: Path, facts: dict[str, Any], done: Sequence[_Task], skipped:
             raise InputError(f"{task.rows_path} was damaged while the run was at work. Run the same command again.")
         cells += rows["cells"]
         filtered += rows["filtered"]
-    report = CropReport(len(done), len(cells), len(filtered), dict(sorted(skipped.items())))
-    write_crop_table(output / TABLE_FILE, cells)
+    report = CropReport(len(done), len(cells), len(filtered), dict(sorted(skipped.items())), unused)
     reasons = [{"field_of_view": name, "reason": reason} for name, reason in report.skipped.items()]
     write_csv(output / SKIPPED_FILE, ("field_of_view", "reason"), reasons)
+    write_unused(output, unused)
+    if not done:
+        if not any((output / FIELDS_FOLDER).glob("*.json")):
+            (output / CROPS_FILE).unlink()  # a run of which nothing came binds nobody to its settings
+        raise FieldError(
+            f"Nothing was cropped: {len(skipped)} of {len(skipped)} fields were skipped, see {output / SKIPPED_FILE}; "
+            f"the first: {next(iter(report.skipped.values()))}"
+        )
+    write_crop_table(output / TABLE_FILE, cells)
     write_csv(output / FILTERED_FILE, _FILTERED_COLUMNS, filtered)
     facts["counts"] = {
         "fields": report.fields,
@@ -302,5 +319,6 @@ def _finish(output: Path, facts: dict[str, Any], done: Sequence[_Task], skipped:
         "skipped_fields": len(report.skipped),
         "filtered_cells": report.filtered_cells,
     }
+    facts["pixel_sizes"] = count_pixel_sizes(pq.read_table(output / TABLE_FILE, columns=[PIXEL_SIZE, PIXEL_SIZE_FROM]))
     write_json(output / CROPS_FILE, {**facts, "finished": True})
     return report

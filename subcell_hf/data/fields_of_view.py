@@ -1,5 +1,6 @@
 """Image files + masks + pixel size → `FieldOfView`."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,9 +9,13 @@ from typing import Any
 import numpy.typing as npt
 
 from subcell_hf.batches import FieldOfView
+from subcell_hf.data.images.field_tables import list_table
 from subcell_hf.data.images.file_metadata import MAX_PIXEL_SIZE_UM, MIN_PIXEL_SIZE_UM, ImageMetadata, is_sane_pixel_size
+from subcell_hf.data.images.file_names import image_stem, legible
 from subcell_hf.data.images.files import IMAGE_SUFFIXES, MAX_DECODED_BYTES, FieldError, Image, image_suffix, read_image
-from subcell_hf.data.images.listing import ListedField, list_folder, list_table, refuse_duplicates
+from subcell_hf.data.images.inner_labels import with_inner_labels
+from subcell_hf.data.images.listed_fields import ListedField, Listing, refuse_duplicates
+from subcell_hf.data.images.listing import list_folder
 from subcell_hf.data.images.planes import (
     ZProjection,
     channel_stack,
@@ -25,14 +30,39 @@ from subcell_hf.errors import InputError
 from subcell_hf.ontology import CHANNEL_STAINS, PROTEIN_CHANNEL
 
 __all__ = [
+    "UNUSABLE",
     "FieldError",
     "FieldSource",
+    "FoundFields",
     "ReadingOptions",
     "find_fields",
     "iterate_fields",
+    "list_fields",
     "parse_channel_mapping",
     "parse_z_projection",
+    "reason_of",
+    "size_and_time",
 ]
+
+
+UNUSABLE = (ValueError, OSError, MemoryError)
+"""What a field that cannot be used may raise while it is read, segmented and cut: the others go on without it."""
+
+
+def reason_of(error: BaseException) -> str:
+    """The message of an error of `UNUSABLE`."""
+    if isinstance(error, MemoryError):
+        return f"It needs more memory than there is ({error or 'out of memory'}). Cut the image into tiles."
+    return str(error)
+
+
+def size_and_time(path: Path) -> tuple[int, ...]:
+    """Bytes and time of the last change of a file; nothing where it is not there."""
+    try:
+        found = path.stat()
+    except OSError:  # reported when it is read
+        return ()
+    return found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -84,9 +114,7 @@ class FieldSource:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that `read` opens."""
-        listed = self.listed
-        optional = [path for path in (listed.stack_file, listed.mask_file) if path is not None]
-        return (*listed.channel_files.values(), *optional)
+        return self.listed.files
 
     def read(self) -> FieldOfView:
         """Read the field's images and mask.
@@ -98,14 +126,14 @@ class FieldSource:
             raise FieldError(self.listed.problem)
         try:
             pixels, channels, said_by_files = self._read_channels()
+            size_um, size_from = self._pixel_size(said_by_files)
             mask = None
             if self.listed.mask_file is not None:
                 image = read_image(self.listed.mask_file, self.options.max_decoded_bytes)
                 mask = check_label_mask(image, pixels.shape[1:])
-            size = self._pixel_size_um(said_by_files)
         except FieldError as error:
             raise FieldError(f"Field {self.name!r}: {error}") from error
-        return FieldOfView(self.name, pixels, channels, size, mask, dict(self.metadata))
+        return FieldOfView(self.name, pixels, channels, size_um, mask, dict(self.metadata), size_from)
 
     def _read_channels(self) -> tuple[npt.NDArray[Any], tuple[str, ...], list[ImageMetadata]]:
         """Pixels, their channels, and what the files say of themselves."""
@@ -149,7 +177,8 @@ class FieldSource:
             )
         return mapped
 
-    def _pixel_size_um(self, said_by_files: Sequence[ImageMetadata]) -> float:
+    def _pixel_size(self, said_by_files: Sequence[ImageMetadata]) -> tuple[float, str]:
+        """Edge of a pixel in micrometres, and where it comes from."""
         said = self.metadata.get("pixel_size_um")
         try:
             stated = float(said) if said else None
@@ -157,7 +186,8 @@ class FieldSource:
             raise FieldError(f"pixel_size_um is {said!r} in the metadata, expected a number of micrometres.") from error
         is_given = self.options.pixel_size_um is not None or stated is not None
         measured_um = None if is_given else _one_pixel_size(said_by_files)
-        for size in (self.options.pixel_size_um, stated, measured_um, self.listed.default_pixel_size_um):
+        sizes = {"option": self.options.pixel_size_um, "metadata": stated, "file": measured_um}
+        for source, size in (*sizes.items(), (self.listed.default_pixel_size_from, self.listed.default_pixel_size_um)):
             if size is None:
                 continue
             if not is_sane_pixel_size(size):
@@ -165,10 +195,11 @@ class FieldSource:
                     f"pixel size is {size} um, expected {MIN_PIXEL_SIZE_UM} to {MAX_PIXEL_SIZE_UM} um. Give the true "
                     "size in micrometres (--pixel-size-um, or a metadata column pixel_size_um)."
                 )
-            return size
+            return size, source
         raise FieldError(
-            "pixel size is unknown: neither its files nor its metadata tell it. Give it in micrometres "
-            "(--pixel-size-um, or a metadata column pixel_size_um)."
+            "pixel size is unknown: neither its files nor its metadata say it, and they are not named as the Human "
+            "Protein Atlas names its own, such as 800_A6_1_green. Give it in micrometres (--pixel-size-um, or a "
+            "metadata column pixel_size_um)."
         )
 
 
@@ -203,46 +234,72 @@ def _one_pixel_size(said_by_files: Sequence[ImageMetadata]) -> float | None:
     return sizes[0] if sizes else None
 
 
+@dataclass(frozen=True)
+class FoundFields:
+    """What an input holds, before a pixel is read.
+
+    Attributes:
+        fields: Fields of view sorted by name. One that is found to be wrong is there too, and its `read` raises.
+        unused: Image-like file or folder → why it belongs to no field.
+    """
+
+    fields: tuple[FieldSource, ...]
+    unused: Mapping[str, str]
+
+
 def find_fields(source: Path, options: ReadingOptions | None = None) -> list[FieldSource]:
+    """The fields of `list_fields`."""
+    return list(list_fields(source, options).fields)
+
+
+def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFields:
     """List the fields of view of a folder, a table or a file, without reading pixels.
 
     Args:
         source: A folder of files named `<plate>_<well>_<sample>_<colour>.<png|jpg|tif|tif.gz>`; a folder of
             multi-channel images; one multi-channel image (TIFF, OME-TIFF, OME-Zarr, .npy); or a CSV with one row per
-            field, as in SubCellPortable. Folders are searched to any depth.
+            field, as in SubCellPortable. Folders are searched to any depth; where two of them hold fields of one name,
+            every field is named with its folder, such as `plate1/A1_1`.
         options: How to read what is found.
 
     Returns:
-        Fields sorted by name. A field that is found to be wrong is in the list too, and its `read` raises.
+        Fields, and the images that are not used.
 
     Raises:
         FieldError: If the source does not exist, holds no image, or a table is wrong.
     """
     options = options or ReadingOptions()
+    if legible(str(source)) != str(source):
+        raise FieldError(f"The name {legible(str(source))} is not UTF-8, expected one that is. Rename it.")
     if not source.exists():
         raise FieldError(f"{source} does not exist, expected a folder of images, an image or a CSV table.")
     table = options.metadata
     if source.is_dir() and image_suffix(source) is None:
-        listed = list_folder(source, options.channel_mapping, options.channels)
+        listing = list_folder(source, options.channel_mapping, options.channels)
         if table is None and (source / METADATA_FILE).is_file():
             table = source / METADATA_FILE
     elif source.suffix.lower() == ".csv":
-        listed = list_table(source, options.channel_mapping)
+        listing = Listing(tuple(list_table(source, options.channel_mapping)))
     elif image_suffix(source) is not None:
-        listed = [ListedField(name=source.name.removesuffix(image_suffix(source) or ""), stack_file=source)]
+        listing = Listing((ListedField(name=image_stem(source), stack_file=source),))
     else:
         raise FieldError(
             f"{source} is neither a folder nor a .csv table nor an image ({', '.join(IMAGE_SUFFIXES)}, .zarr)."
         )
-    if not listed:
+    if not listing.fields:
+        unused = [f" Not used: {file}: {reason}." for file, reason in listing.unused.items()]
         raise FieldError(
-            f"{source} holds no image, expected files such as plate_A1_1_green.png ({', '.join(IMAGE_SUFFIXES)})."
+            f"{source} holds no image, expected files such as 800_A1_1_green.png ({', '.join(IMAGE_SUFFIXES)})."
+            + "".join(unused[:1])
         )
-    checked = _demand_channels(refuse_duplicates(listed), options)
+    listing = with_inner_labels(listing)
+    checked = _demand_channels(refuse_duplicates(listing.fields), options)
     if table is not None:
         rows = read_field_metadata(table)
-        checked = [_with_metadata(item, rows, table) for item in checked]
-    return [FieldSource(item, options) for item in sorted(checked, key=lambda item: item.name)]
+        names = Counter(item.plain_name for item in checked)
+        checked = [_with_metadata(item, names[item.plain_name] == 1, rows, table) for item in checked]
+    sources = (FieldSource(item, options) for item in sorted(checked, key=lambda item: item.name))
+    return FoundFields(tuple(sources), listing.unused)
 
 
 def iterate_fields(source: Path, options: ReadingOptions | None = None) -> Iterator[FieldOfView]:
@@ -302,10 +359,14 @@ def _demand_channels(listed: list[ListedField], options: ReadingOptions) -> list
     return checked
 
 
-def _with_metadata(item: ListedField, rows: dict[str, list[dict[str, str]]], table: Path) -> ListedField:
+def _with_metadata(
+    item: ListedField, is_only_one: bool, rows: dict[str, list[dict[str, str]]], table: Path
+) -> ListedField:
+    """Join a field's row, found by its name, with or without its folder."""
     if item.problem:
         return item
+    names = dict.fromkeys((item.name, item.name_with_folder, *([item.plain_name] if is_only_one else [])))
     try:
-        return replace(item, metadata=join_metadata(item.name, item.metadata, rows, table))
+        return replace(item, metadata=join_metadata(tuple(names), item.metadata, rows, table))
     except FieldError as error:
         return replace(item, problem=str(error))

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from subcell_hf import ontology
 from subcell_hf.data.atomic import write_atomically
 from subcell_hf.data.crops.folder import SKIPPED_FILE, write_csv
+from subcell_hf.data.fields_of_view import UNUSABLE, reason_of
 from subcell_hf.data.folder_lock import claim_folder
 from subcell_hf.data.ray_tasks import check_engine, map_on_ray
 from subcell_hf.data.shards.archive import format_of
@@ -193,8 +194,8 @@ def _first_format(source: CropSource, plan: Sequence[Sequence[ShardGroup]]) -> C
             if len(crops.cells):
                 return format_of(crops)
             reason = f"{name} has no cells"
-        except (ValueError, OSError) as error:
-            reason = f"{name}: {error}"
+        except UNUSABLE as error:
+            reason = f"{name}: {reason_of(error)}"
     raise InputError(
         f"Nothing to write: no field of view has both an antibody and cells that can be read; last reason: {reason}. "
         "Name the antibody of every field: a CSV with the columns field_of_view and antibody (--metadata)."

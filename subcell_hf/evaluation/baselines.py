@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 from subcell_hf.data.crops.folder import TABLE_FILE, read_crop_table, read_crops_json, read_field_crops
-from subcell_hf.data.images.listing import CROPS_FILE
+from subcell_hf.data.images.folders import CROPS_FILE
 from subcell_hf.data.shards.cell_table import CELL_COLUMNS, read_cell_records
 from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.errors import InputError

@@ -12,9 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from subcell_hf.batches import FieldCrops, FieldOfView
+from subcell_hf.data.crops.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM
 from subcell_hf.data.crops.single_cells import CropSettings, crop_field
 from subcell_hf.data.crops.sources import CroppedFields
-from subcell_hf.data.fields_of_view import FieldError, FieldSource, ReadingOptions, find_fields
+from subcell_hf.data.fields_of_view import (
+    UNUSABLE,
+    FieldError,
+    FieldSource,
+    FoundFields,
+    ReadingOptions,
+    list_fields,
+    reason_of,
+    size_and_time,
+)
 from subcell_hf.data.images.files import read_image
 from subcell_hf.data.segmentation import CELL_BODY_CHANNELS, NUCLEUS_CHANNEL, segment_cells
 from subcell_hf.inference.blocks import CellBlock, Skipped
@@ -44,8 +54,16 @@ class ImageCells:
     blocks_per_read: int = 1
 
     @cached_property
+    def _listed(self) -> FoundFields:
+        return list_images(self.path, self.reading, self.variants)
+
+    @cached_property
     def _found(self) -> Mapping[str, FieldSource]:
-        return {item.name: item for item in list_images(self.path, self.reading, self.variants)}
+        return {item.name: item for item in self._listed.fields}
+
+    def unused(self) -> Mapping[str, str]:
+        """Images that belong to no input, with the reason."""
+        return self._listed.unused
 
     def names(self) -> Sequence[str]:
         """Names of the fields of view, sorted."""
@@ -56,8 +74,8 @@ class ImageCells:
         try:
             image, variant = read_planes(self._found[name], self.variants, self.segmentation)
             crops = crop_field(image, variant.crop_settings(self.filters))
-        except (ValueError, OSError) as error:
-            return CellBlock(None, None, skipped=(Skipped(name, str(error)),))
+        except UNUSABLE as error:
+            return CellBlock(None, None, skipped=(Skipped(name, reason_of(error)),))
         if not crops.cells:
             return CellBlock(None, None, skipped=(Skipped(name, _NO_CELL),))
         return CellBlock(crops, variant)
@@ -87,8 +105,16 @@ class SingleCellImages:
     blocks_per_read: int = 64
 
     @cached_property
+    def _listed(self) -> FoundFields:
+        return list_images(self.path, self.reading, self.variants)
+
+    @cached_property
     def _found(self) -> Mapping[str, FieldSource]:
-        return {item.name: item for item in list_images(self.path, self.reading, self.variants)}
+        return {item.name: item for item in self._listed.fields}
+
+    def unused(self) -> Mapping[str, str]:
+        """Images that belong to no input, with the reason."""
+        return self._listed.unused
 
     def names(self) -> Sequence[str]:
         """Names of the cells, sorted."""
@@ -97,18 +123,21 @@ class SingleCellImages:
     def read(self, name: str) -> CellBlock:
         """Read one cell."""
         found = self._found[name]
-        listed = replace(
-            found.listed,
-            mask_file=None,
-            default_pixel_size_um=found.listed.default_pixel_size_um or self.variants[0].pixel_size_um,
-        )
+        unmasked = replace(found, listed=replace(found.listed, mask_file=None))
         try:
-            image, variant = read_planes(replace(found, listed=listed), self.variants)
+            image, variant = read_planes(at_models_scale(unmasked, self.variants[0]), self.variants)
             mask = _single_mask(found, image)
-        except (ValueError, OSError) as error:
-            return CellBlock(None, None, skipped=(Skipped(name, str(error)),))
-        metadata = {key: value for key, value in found.metadata.items() if key not in ("cell_id", "field_of_view")}
-        record = {"cell_id": name, "field_of_view": found.metadata.get("field_of_view", name), **metadata}
+        except UNUSABLE as error:
+            return CellBlock(None, None, skipped=(Skipped(name, reason_of(error)),))
+        own = {"cell_id", "field_of_view", PIXEL_SIZE, PIXEL_SIZE_FROM}
+        metadata = {key: value for key, value in found.metadata.items() if key not in own}
+        record = {
+            "cell_id": name,
+            "field_of_view": found.metadata.get("field_of_view", name),
+            **metadata,
+            PIXEL_SIZE: image.pixel_size_um,
+            PIXEL_SIZE_FROM: image.pixel_size_from,
+        }
         masks = np.ones((1, *image.pixels.shape[1:]), np.bool_) if mask is None else mask[None]
         crops = FieldCrops(name, image.pixels[None], masks, image.channels, image.pixel_size_um, (record,))
         return CellBlock(crops, variant, has_masks=mask is not None)
@@ -239,7 +268,15 @@ def _single_mask(found: FieldSource, image: FieldOfView) -> npt.NDArray[np.bool_
     return inside
 
 
-def list_images(path: Path, reading: ReadingOptions, variants: Sequence[Variant]) -> list[FieldSource]:
+def at_models_scale(found: FieldSource, variant: Variant) -> FieldSource:
+    """The field, with the model's pixel size where none is known."""
+    if found.listed.default_pixel_size_um is not None:
+        return found
+    listed = replace(found.listed, default_pixel_size_um=variant.pixel_size_um, default_pixel_size_from="model")
+    return replace(found, listed=listed)
+
+
+def list_images(path: Path, reading: ReadingOptions, variants: Sequence[Variant]) -> FoundFields:
     """List fields of view for models of which each field's channels choose one.
 
     Args:
@@ -250,15 +287,13 @@ def list_images(path: Path, reading: ReadingOptions, variants: Sequence[Variant]
     shared = [name for name in variants[0].planes if all(name in variant.planes for variant in variants)]
     known = {name: name for variant in variants for name in variant.planes}
     options = replace(reading, channels=tuple(shared) or None, channel_mapping={**known, **reading.channel_mapping})
-    return find_fields(path, options)
+    return list_fields(path, options)
 
 
 def _files(found: Any) -> list[Any]:
     """Name, size and time of every image, and what is known of its field."""
     return [
-        [item.name, dict(item.metadata)]
-        + [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in item.files if path.exists()]
-        for item in found
+        [item.name, dict(item.metadata)] + [[str(path), *size_and_time(path)] for path in item.files] for item in found
     ]
 
 

@@ -9,11 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 
+from subcell_hf.data.crops.folder import write_unused
+from subcell_hf.data.crops.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM, count_pixel_sizes
 from subcell_hf.errors import InputError
 from subcell_hf.inference.batches import BatchReader, ReadPart
-from subcell_hf.inference.blocks import CellSource
+from subcell_hf.inference.blocks import CellSource, unused_of
 from subcell_hf.inference.embedding_table import SCHEMA_VERSION
 from subcell_hf.inference.forward import BatchEmbedder
 from subcell_hf.inference.models import ModelFolder, choose_device, choose_precision
@@ -24,6 +27,12 @@ from subcell_hf.inference.runs import EmbedRun, EmbedSettings, claim_run, write_
 from subcell_hf.progress import progress_bar
 
 __all__ = ["EmbedReport", "EmbedSettings", "Processes", "embed_cells"]
+
+_ARGUMENTS_OF_INPUT = (
+    "source", "protein_channel", "channel_mapping", "channel_names", "pixel_size_um", "z_projection", "metadata",
+    "segmentation", "min_area_um2", "max_area_um2", "exclude_border", "single_cells", "split", "crop_size_px",
+)  # fmt: skip
+"""Arguments that change what is embedded: named where a folder holds a run with others."""
 
 _LIBRARIES = (
     "subcell-hf",
@@ -154,7 +163,7 @@ def _prepare(
         "precision": precision,
         "pictures": settings.pictures,
         "attention of every cell (--portable)": settings.attention_maps,
-        **{key: value for key, value in arguments.items() if key in ("source", "protein_channel", "crop_size_px")},
+        **{key: value for key, value in arguments.items() if key in _ARGUMENTS_OF_INPUT},
     }
     facts = [source.fingerprint(), [m.checksum for m in models], precision, settings.pictures, SCHEMA_VERSION]
     facts += ["attention"] if settings.attention_maps else []
@@ -207,7 +216,11 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
         "passes": list(names),
         "provenance": provenance,
     }
+    unused = unused_of(run.source)
+    write_unused(run.folder.output, unused)
     skipped = run.folder.join(facts, h5ad=run.settings.h5ad)
+    table = pq.ParquetFile(run.folder.output / EMBEDDINGS_FILE)
+    sizes = [name for name in (PIXEL_SIZE, PIXEL_SIZE_FROM) if name in table.schema_arrow.names]
     notes = run.folder.notes()
     cells = sum(note["cells"] for note in notes)
     run.folder.finish(
@@ -222,6 +235,8 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
             "processes": run.processes.world_size,
             "cells": cells,
             "skipped": len(skipped),
+            "unused": len(unused),
+            "pixel_sizes": count_pixel_sizes(table.read(columns=sizes)),
             "timings": {
                 "wall_s": round(seconds, 3),
                 "resumed_parts": resumed,

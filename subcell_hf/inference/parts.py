@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from subcell_hf.data.atomic import remove_leftovers
-from subcell_hf.data.crops.folder import write_csv, write_json
+from subcell_hf.data.crops.folder import UNUSED_FILE, write_csv, write_json
 from subcell_hf.data.folder_lock import claim_folder
 from subcell_hf.data.metadata_columns import keep_apart_from_results
 from subcell_hf.data.records import describe_files, find_damage, read_record, write_record
@@ -194,7 +194,9 @@ class PartsFolder:
         finished = list(self.folder.glob("part-*.json"))
         for path in finished:  # without the plan, parts still know where they belong
             _compare(self.output, {**plan, **(read_record(path) or {})}, plan)
-        strangers = [path.name for path in self.output.glob("*") if path.name != PARTS_FOLDER]
+        # A run of which nothing came leaves the lists of its inputs behind, which bind nobody.
+        own = (PARTS_FOLDER, SKIPPED_FILE, UNUSED_FILE)
+        strangers = [path.name for path in self.output.glob("*") if path.name not in own]
         begun = finished or (self.folder / _PLAN_FILE).is_file()
         if strangers and not begun and not all(name.startswith(".") for name in strangers):
             raise InputError(
@@ -303,6 +305,7 @@ class PartsFolder:
         )
         filled = [self._path(part, "parquet") for part, note in enumerate(notes) if note["cells"]]
         if not filled:
+            shutil.rmtree(self.folder, ignore_errors=True)
             raise InputError(
                 f"No cell could be embedded: all {len(skipped)} inputs were skipped, see {self.output / SKIPPED_FILE}; "
                 f"the first: {skipped[0].reason if skipped else 'there was none'}"

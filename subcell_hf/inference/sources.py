@@ -1,13 +1,13 @@
 """What a path holds: images of fields, images of single cells, crops or shards."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from subcell_hf.data.crops.single_cells import CropSettings
 from subcell_hf.data.fields_of_view import FieldError, ReadingOptions
-from subcell_hf.data.images.listing import CROPS_FILE
+from subcell_hf.data.images.folders import CROPS_FILE
 from subcell_hf.data.segmentation import SEGMENTERS
 from subcell_hf.data.shards.index import CELLS_FILE, INDEX_FILE
 from subcell_hf.errors import InputError
@@ -16,6 +16,7 @@ from subcell_hf.inference.cell_sources import (
     CropFolderCells,
     ImageCells,
     SingleCellImages,
+    at_models_scale,
     list_images,
     read_planes,
 )
@@ -103,23 +104,27 @@ def _shows_single_cells(path: Path, variants: Sequence[Variant], options: Source
     """Whether images show one cell each, by the first that can be read."""
     if options.single_cells is not None:
         return options.single_cells, "images of single cells" if options.single_cells else "fields of view"
-    for found in list_images(path, options.reading, variants):
+    for found in list_images(path, options.reading, variants).fields:
         if found.listed.mask_file is not None:
             break
-        # Tables often say nothing of pixel sizes; whether that is bad is for those who read the image to say.
-        size_um = found.listed.default_pixel_size_um or variants[0].pixel_size_um
         try:
-            image, variant = read_planes(
-                replace(found, listed=replace(found.listed, default_pixel_size_um=size_um)), variants
-            )
+            image, variant = read_planes(at_models_scale(found, variants[0]), variants)
         except FieldError:  # reported when its turn comes
             continue
+        is_table = path.suffix.lower() == ".csv"
+        if image.pixel_size_from == "model" and not is_table:
+            return False, (
+                "fields of view, of which the pixel size is unknown (--pixel-size-um; --single-cells takes each image "
+                "as one cell at the model's scale)"
+            )
         window_px = (variant.crop_px or PUBLISHED_CROP_PX) * variant.pixel_size_um / image.pixel_size_um
         height, width = image.pixels.shape[1:]
         if max(height, width) <= window_px * _WINDOW_TOLERANCE:
+            # Tables of SubCellPortable list crops and have no column for their scale, which is the published models'.
+            scale = f" at the model's {image.pixel_size_um:g} um" if image.pixel_size_from == "model" else ""
             return True, (
-                f"images of single cells, since {found.name} ({height} x {width} px) is no larger than the model's "
-                f"window of {window_px:.0f} px (--fields-of-view has them segmented)"
+                f"images of single cells{scale}, since {found.name} ({height} x {width} px) is no larger than the "
+                f"model's window of {window_px:.0f} px (--fields-of-view has them segmented)"
             )
         break
     return False, "fields of view"

@@ -37,7 +37,7 @@ def images(tmp_path: Path) -> Path:
     """Three fields in a folder with a space and an umlaut in its name."""
     folder = tmp_path / "Bilder ä 1"
     for well in ("A1", "A2", "B1"):
-        write_hpa_field(folder, f"plate_{well}_1")
+        write_hpa_field(folder, f"7_{well}_1")
     return folder
 
 
@@ -53,23 +53,23 @@ def test_two_runs_and_two_processes_write_the_same_bytes(images: Path, tmp_path:
 
 
 def test_bad_fields_are_skipped_listed_and_counted(images: Path, tmp_path: Path) -> None:
-    truncated = images / "plate_A2_1_blue.png"
+    truncated = images / "7_A2_1_blue.png"
     truncated.write_bytes(truncated.read_bytes()[:500])
     report = crop_fields(images, tmp_path / "out", settings=SMALL, progress=False)
-    assert (report.fields, report.cells, list(report.skipped)) == (2, 4, ["plate_A2_1"])
+    assert (report.fields, report.cells, list(report.skipped)) == (2, 4, ["7_A2_1"])
     (row,) = _rows(tmp_path / "out/skipped.csv")
-    assert row["field_of_view"] == "plate_A2_1"
+    assert row["field_of_view"] == "7_A2_1"
     assert "truncated" in row["reason"]
     assert str(truncated) in row["reason"]
-    assert set(read_crop_table(tmp_path / "out")["field_of_view"]) == {"plate_A1_1", "plate_B1_1"}
+    assert set(read_crop_table(tmp_path / "out")["field_of_view"]) == {"7_A1_1", "7_B1_1"}
     facts = json.loads((tmp_path / "out/crops.json").read_text())
     assert facts["counts"] == {"fields": 2, "cells": 4, "skipped_fields": 1, "filtered_cells": 0}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_strict_stops_at_the_first_bad_field(images: Path, tmp_path: Path, workers: int) -> None:
-    (images / "plate_A2_1_blue.png").write_bytes(b"")
-    with pytest.raises(FieldError, match=r"plate_A2_1.*is empty"):
+    (images / "7_A2_1_blue.png").write_bytes(b"")
+    with pytest.raises(FieldError, match=r"7_A2_1.*is empty"):
         crop_fields(images, tmp_path / "out", settings=SMALL, strict=True, workers=workers, progress=False)
     with pytest.raises(ValueError, match="not finished"):
         next(read_crops(tmp_path / "out"))
@@ -80,7 +80,7 @@ def test_filtered_cells_are_listed(images: Path, tmp_path: Path) -> None:
     report = crop_fields(images, tmp_path / "out", settings=settings, progress=False)
     assert (report.cells, report.filtered_cells) == (3, 3)
     rows = _rows(tmp_path / "out/filtered.csv")
-    assert [row["cell_id"] for row in rows] == ["plate_A1_1_7", "plate_A2_1_7", "plate_B1_1_7"]
+    assert [row["cell_id"] for row in rows] == ["7_A1_1_7", "7_A2_1_7", "7_B1_1_7"]
     assert {row["reason"] for row in rows} == {"cut by the border"}
 
 
@@ -96,19 +96,19 @@ def test_finished_fields_are_not_done_again(images: Path, tmp_path: Path) -> Non
     output = tmp_path / "out"
     crop_fields(images, output, settings=SMALL, progress=False)
     before = {path: path.stat().st_mtime_ns for path in (output / "fields").iterdir()}
-    (output / "fields/plate_B1_1.json").unlink()
-    os.utime(images / "plate_A2_1_red.png")  # taken again after it was cropped
+    (output / "fields/7_B1_1.json").unlink()
+    os.utime(images / "7_A2_1_red.png")  # taken again after it was cropped
     whole = _content(output)
     crop_fields(images, output, settings=SMALL, progress=False)
     changed = sorted(path.name for path in before if path.exists() and path.stat().st_mtime_ns != before[path])
-    assert changed == ["plate_A2_1.json", "plate_A2_1.tiff", "plate_B1_1.json", "plate_B1_1.tiff"]
+    assert changed == ["7_A2_1.json", "7_A2_1.tiff", "7_B1_1.json", "7_B1_1.tiff"]
     assert {**whole, **_content(output)} == _content(output)
 
 
 def test_new_metadata_reach_fields_that_are_finished(images: Path, tmp_path: Path) -> None:
     table = images / "metadata.csv"
     for antibody in ("HPA1", "HPA2"):
-        names = "".join(f"plate_{well}_1,{antibody}\n" for well in ("A1", "A2", "B1"))
+        names = "".join(f"7_{well}_1,{antibody}\n" for well in ("A1", "A2", "B1"))
         table.write_text("field_of_view,antibody\n" + names)
         crop_fields(images, tmp_path / "out", settings=SMALL, progress=False)
         assert set(read_crop_table(tmp_path / "out")["antibody"]) == {antibody}
@@ -134,10 +134,10 @@ def test_a_run_that_was_killed_at_its_very_beginning_is_taken_up(images: Path, t
 
 
 def test_a_repaired_field_joins_in(images: Path, tmp_path: Path) -> None:
-    good = (images / "plate_A2_1_blue.png").read_bytes()
-    (images / "plate_A2_1_blue.png").write_bytes(b"")
+    good = (images / "7_A2_1_blue.png").read_bytes()
+    (images / "7_A2_1_blue.png").write_bytes(b"")
     assert crop_fields(images, tmp_path / "out", settings=SMALL, progress=False).cells == 4
-    (images / "plate_A2_1_blue.png").write_bytes(good)
+    (images / "7_A2_1_blue.png").write_bytes(good)
     report = crop_fields(images, tmp_path / "out", settings=SMALL, progress=False)
     assert (report.cells, report.skipped) == (6, {})
     crop_fields(images, tmp_path / "at once", settings=SMALL, progress=False)
@@ -148,7 +148,7 @@ def test_a_repaired_field_joins_in(images: Path, tmp_path: Path) -> None:
 def test_a_killed_run_is_taken_up_and_ends_the_same(tmp_path: Path) -> None:
     images = tmp_path / "images"
     for number in range(60):
-        write_hpa_field(images, f"p_A1_{number}", shape=(300, 300))
+        write_hpa_field(images, f"7_A1_{number}", shape=(300, 300))
     crop_fields(images, tmp_path / "whole", progress=False)
     command = [sys.executable, "-m", "subcell_hf.cli", "crops", str(images), "--output", str(tmp_path / "killed")]
     done = tmp_path / "killed/fields"
@@ -171,20 +171,20 @@ def test_a_killed_run_is_taken_up_and_ends_the_same(tmp_path: Path) -> None:
 
 
 def test_fields_that_differ_from_the_first_are_skipped(images: Path, tmp_path: Path) -> None:
-    write_hpa_field(images, "plate_C1_1", dtype="uint16")
+    write_hpa_field(images, "7_C1_1", dtype="uint16")
     report = crop_fields(images, tmp_path / "out", settings=SMALL, progress=False)
-    assert list(report.skipped) == ["plate_C1_1"]
-    assert "is uint16, the first field is uint8" in report.skipped["plate_C1_1"]
+    assert list(report.skipped) == ["7_C1_1"]
+    assert "is uint16, the first field is uint8" in report.skipped["7_C1_1"]
 
 
 def test_boxes_replace_masks(images: Path, tmp_path: Path) -> None:
     for mask in images.glob("*_mask.png"):
         mask.unlink()
     boxes = tmp_path / "boxes.csv"
-    boxes.write_text("field_of_view,cell_id,top,left,height,width\nplate_A1_1,5,10,10,20,20\nplate_A2_1,9,1,1,8,8\n")
+    boxes.write_text("field_of_view,cell_id,top,left,height,width\n7_A1_1,5,10,10,20,20\n7_A2_1,9,1,1,8,8\n")
     report = crop_fields(images, tmp_path / "out", settings=SMALL, boxes=boxes, progress=False)
-    assert read_crop_table(tmp_path / "out")["cell_id"].tolist() == ["plate_A1_1_5", "plate_A2_1_9"]
-    assert "no box in the table" in report.skipped["plate_B1_1"]
+    assert read_crop_table(tmp_path / "out")["cell_id"].tolist() == ["7_A1_1_5", "7_A2_1_9"]
+    assert "no box in the table" in report.skipped["7_B1_1"]
 
 
 def test_real_fields_without_masks(shared: Path, tmp_path: Path) -> None:
@@ -194,9 +194,8 @@ def test_real_fields_without_masks(shared: Path, tmp_path: Path) -> None:
     assert crops.channels == ("blue", "green")
     assert crops.pixels.shape == (20, 2, 448, 448)
     options = ReadingOptions(channels=("red", "blue", "green"))
-    report = crop_fields(shared / "data/hpa_masked_field", tmp_path / "none", reading=options, progress=False)
-    assert "channel red is missing" in report.skipped["383_D2_1"]
-    assert report.cells == 0
+    with pytest.raises(FieldError, match=r"Nothing was cropped.*channel red is missing"):
+        crop_fields(shared / "data/hpa_masked_field", tmp_path / "none", reading=options, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -205,12 +204,12 @@ def test_real_fields_without_masks(shared: Path, tmp_path: Path) -> None:
         ((), 0, "6 crops of 3 fields"),
         (("--exclude-border",), 0, "3 crops of 3 fields; 3 cells were filtered out"),
         (("--channels", "rbg", "--workers", "2"), 0, "6 crops of 3 fields"),
-        (("--pixel-size-um", "12"), 3, "3 fields skipped"),
+        (("--pixel-size-um", "12"), 2, "3 of 3 fields were skipped"),
         (("--pixel-size-um", "12", "--strict"), 2, "pixel size is 12.0 um"),
         (("--z-projection", "min"), 2, "expected max, mean"),
         (("--channel-mapping", "DAPI"), 2, "NAME=COLOUR"),
         (("--segmentation", "magic"), 2, "Unknown segmentation method"),
-        (("--max-decoded-gib", "0.000001"), 3, "3 fields skipped"),
+        (("--max-decoded-gib", "0.000001"), 2, "3 of 3 fields were skipped"),
         (("--min-area-um2", "9", "--max-area-um2", "3"), 2, "no cell is left"),
         (("--workers", "0"), 2, "workers is 0"),
     ],
@@ -223,7 +222,7 @@ def test_command_line(images: Path, tmp_path: Path, arguments: tuple[str, ...], 
 
 
 def test_command_line_names_what_it_skipped(images: Path, tmp_path: Path) -> None:
-    write_png(images / "plate_A2_1_mask.png", np.zeros((64, 72), np.uint8))
+    write_png(images / "7_A2_1_mask.png", np.zeros((64, 72), np.uint8))
     result = CliRunner().invoke(app, ["crops", str(images), "--output", str(tmp_path / "out"), *SMALL_OPTIONS])
     assert result.exit_code == 3
-    assert "Skipped: Field 'plate_A2_1': label mask" in result.output
+    assert "Skipped: Field '7_A2_1': label mask" in result.output

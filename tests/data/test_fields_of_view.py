@@ -55,7 +55,7 @@ def test_real_field_with_mask_and_two_channels(shared: Path) -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_planes_arrive_unchanged(tmp_path: Path, dtype: str) -> None:
     planes = write_hpa_field(tmp_path / "Platte 7 – ä", "my_plate_7_B12_3", dtype=dtype)
-    (field,) = iterate_fields(tmp_path)
+    (field,) = iterate_fields(tmp_path, ReadingOptions(pixel_size_um=0.1))
     assert field.name == "my_plate_7_B12_3"
     assert field.metadata == {"plate": "my_plate_7", "well": "B12", "sample": "3"}
     assert field.pixels.dtype == dtype
@@ -73,48 +73,48 @@ def test_channels_are_chosen_by_name_and_in_order(tmp_path: Path) -> None:
 
 def test_other_names_of_channels_are_mapped(tmp_path: Path) -> None:
     for name in ("DAPI", "gfp"):
-        write_png(tmp_path / f"p_A1_1_{name}.png", random_plane(len(name)))
-    options = ReadingOptions(channel_mapping={"DAPI": "blue", "gfp": "green"})
+        write_png(tmp_path / f"7_A1_1_{name}.png", random_plane(len(name)))
+    options = ReadingOptions(channel_mapping={"DAPI": "blue", "gfp": "green"}, pixel_size_um=0.1)
     (field,) = iterate_fields(tmp_path, options)
     assert field.channels == ("blue", "green")
 
 
 def test_metadata_table_beside_the_images(tmp_path: Path) -> None:
-    for name in ("p_A1_1", "p_A1_2"):
+    for name in ("7_A1_1", "7_A1_2"):
         write_hpa_field(tmp_path, name)
     table = tmp_path / "metadata.csv"
-    table.write_text("field_of_view,antibody,pixel_size_um\np_A1_1,HPA000001,0.1\nother,X,0.1\n")
+    table.write_text("field_of_view,antibody,pixel_size_um\n7_A1_1,HPA000001,0.1\nother,X,0.1\n")
     first, second = find_fields(tmp_path)
     assert first.metadata["antibody"] == "HPA000001"
     assert first.read().pixel_size_um == 0.1
-    with pytest.raises(FieldError, match=r"'p_A1_2' has no rows in .*metadata\.csv, expected exactly one"):
+    with pytest.raises(FieldError, match=r"'7_A1_2' has no rows in .*metadata\.csv, expected exactly one"):
         second.read()
 
 
 def test_duplicate_names_are_refused(tmp_path: Path) -> None:
     for plate in ("a", "b"):
-        write_hpa_field(tmp_path / plate, "p_A1_1")
-    assert "'p_A1_1' is there 2 times" in _problem(tmp_path)
+        write_hpa_field(tmp_path / plate, "7_A1_1")
+    assert "'7_A1_1' is there 2 times" in _problem(tmp_path)
 
 
 def test_two_files_for_one_channel_are_refused(tmp_path: Path) -> None:
-    write_hpa_field(tmp_path, "p_A1_1")
-    shutil.copy(tmp_path / "p_A1_1_red.png", tmp_path / "p_A1_1_red.tif")
-    assert "more than one file for red: p_A1_1_red.png, p_A1_1_red.tif" in _problem(tmp_path)
+    write_hpa_field(tmp_path, "7_A1_1")
+    shutil.copy(tmp_path / "7_A1_1_red.png", tmp_path / "7_A1_1_red.tif")
+    assert "more than one file for red: 7_A1_1_red.png, 7_A1_1_red.tif" in _problem(tmp_path)
 
 
 def test_a_field_that_lacks_a_channel_of_the_others_is_refused(tmp_path: Path) -> None:
-    write_hpa_field(tmp_path, "p_A1_1")
-    write_hpa_field(tmp_path, "p_A1_2", colours=("red", "blue", "green"))
+    write_hpa_field(tmp_path, "7_A1_1")
+    write_hpa_field(tmp_path, "7_A1_2", colours=("red", "blue", "green"))
     message = _problem(tmp_path)
-    assert "'p_A1_2': channel yellow is missing: found blue, green, red, expected red, yellow, blue, green" in message
+    assert "'7_A1_2': channel yellow is missing: found blue, green, red, expected red, yellow, blue, green" in message
     assert "--channels" in message
     options = ReadingOptions(channels=("red", "blue", "green"))
     assert [field.channels for field in iterate_fields(tmp_path, options)] == [("red", "blue", "green")] * 2
 
 
 def test_strays_among_the_images_are_reported(tmp_path: Path) -> None:
-    write_hpa_field(tmp_path, "p_A1_1")
+    write_hpa_field(tmp_path, "7_A1_1")
     write_png(tmp_path / "overview.png", random_plane(1))
     write_png(tmp_path / ".hidden.png", random_plane(1))
     (tmp_path / "notes.txt").write_text("no image")
@@ -126,7 +126,7 @@ def test_strays_among_the_images_are_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["mixed_img0", "cell", "a b_ü"])
 def test_names_without_plate_and_well_are_fields_too(tmp_path: Path, name: str) -> None:
     planes = write_hpa_field(tmp_path, name)
-    (field,) = iterate_fields(tmp_path)
+    (field,) = iterate_fields(tmp_path, ReadingOptions(pixel_size_um=0.1))
     assert field.name == name
     assert "plate" not in field.metadata
     np.testing.assert_array_equal(field.pixels[field.channels.index("green")], planes["green"])
@@ -249,7 +249,7 @@ def test_real_cell_painting_stack(shared: Path) -> None:
 def test_z_stacks_of_a_folder_need_a_choice(tmp_path: Path) -> None:
     stack = np.stack([random_plane(seed) for seed in range(3)])
     for colour in ("blue", "green"):
-        tifffile.imwrite(tmp_path / f"p_A1_1_{colour}.tif", stack, imagej=True, metadata={"axes": "ZYX"})
+        tifffile.imwrite(tmp_path / f"7_A1_1_{colour}.tif", stack, imagej=True, metadata={"axes": "ZYX"})
     assert "Z-stack of 3 planes" in _problem(tmp_path)
     (field,) = iterate_fields(tmp_path, ReadingOptions(z_projection="max"))
     np.testing.assert_array_equal(field.pixels[0], stack.max(axis=0))

@@ -94,9 +94,9 @@ def test_command_gives_the_same_bytes_on_any_number_of_processes(shards: Path, t
 
 def test_crops_give_the_features_that_their_shards_give(tmp_path: Path) -> None:
     written_crops = tmp_path / "crops"
-    for name in ("p_A1_1", "p_B2_1"):
+    for name in ("7_A1_1", "7_B2_1"):
         write_hpa_field(tmp_path / "images", name)
-    (tmp_path / "images" / "metadata.csv").write_text("field_of_view,antibody\np_A1_1,HPA1\np_B2_1,HPA2\n")
+    (tmp_path / "images" / "metadata.csv").write_text("field_of_view,antibody\n7_A1_1,HPA1\n7_B2_1,HPA2\n")
     crop_fields(tmp_path / "images", written_crops, settings=CropSettings(crop_px=32, output_px=16), progress=False)
     write_shards(CroppedFields(written_crops), tmp_path / "shards", ShardSettings(split_by=None), progress=False)
     settings = BaselineSettings(pixel_edge=8, components=3)

@@ -45,10 +45,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     rows = ["field_of_view,antibody,gene,locations,split,plate,well,compound"]
     for number in range(FIELDS):
-        write_field(folder / "images", f"p_A{number}_1", number)
+        write_field(folder / "images", f"7_A{number}_1", number)
         split, location = SPLITS[number // 2 % 4], LOCATIONS[number % 2]
         compound = ("DMSO", "a", "b", "c")[number % 4]
-        rows.append(f"p_A{number}_1,HPA{number},G{number},{location},{split},p{number // 8},A{number},{compound}")
+        rows.append(f"7_A{number}_1,HPA{number},G{number},{location},{split},p{number // 8},A{number},{compound}")
     (folder / "images" / "metadata.csv").write_text("\n".join(rows) + "\n")
     save_tiny_model(folder / "model")
     return folder
@@ -162,7 +162,7 @@ def test_every_kind_of_input_gives_the_cells_of_the_table(home: Path, tmp_path: 
             write_shards(CroppedFields(crops), source, ShardSettings(split_by=None), progress=False)
     elif kind == "single":
         source.mkdir()
-        for path in [*images.glob("p_A1_1_*.png"), *images.glob("p_A2_1_*.png")]:
+        for path in [*images.glob("7_A1_1_*.png"), *images.glob("7_A2_1_*.png")]:
             if "mask" not in path.name:
                 shutil.copy(path, source / path.name)
         more = ["--single-cells"]
@@ -185,7 +185,7 @@ def test_several_passes_and_models_chosen_by_channel(home: Path, tmp_path: Path)
     assert read_table(found.tables["untrained"]).embeddings.shape == read_table(run).embeddings.shape
     images = tmp_path / "images"
     for number in range(4):
-        write_field(images, f"p_B{number}_1", number, COLOURS if number % 2 else ("blue", "green"))
+        write_field(images, f"7_B{number}_1", number, COLOURS if number % 2 else ("blue", "green"))
     save_tiny_model(tmp_path / "models" / "four")
     save_tiny_model(tmp_path / "models" / "two", ("blue", "green"))
     auto = embed(home, tmp_path / "auto", images, "--models", str(tmp_path / "models"), model="auto")
@@ -210,11 +210,11 @@ def test_input_that_is_gone_or_has_changed_is_told(home: Path, tmp_path: Path) -
     shutil.rmtree(run / "baselines")
     mask = np.zeros((64, 72), np.uint16)
     mask[20:40, 12:40], mask[50:, 52:] = 3, 7
-    write_png(tmp_path / "moved" / "p_A3_1_mask.png", mask)
-    with pytest.raises(InputError, match="1 cells, first 'p_A3_1_3', lie elsewhere"):
+    write_png(tmp_path / "moved" / "7_A3_1_mask.png", mask)
+    with pytest.raises(InputError, match="1 cells, first '7_A3_1_3', lie elsewhere"):
         find(run, tmp_path, tmp_path / "moved", ("features",))
     mask[mask == 7] = 8
-    write_png(tmp_path / "moved" / "p_A3_1_mask.png", mask)
+    write_png(tmp_path / "moved" / "7_A3_1_mask.png", mask)
     (tmp_path / "moved").rename(images)
     found = find(run, tmp_path)
     assert found.tables == {}
@@ -251,7 +251,7 @@ def test_tables_without_a_folder_take_crops(home: Path, tmp_path: Path) -> None:
     write_parquet(EmbeddingTable(table.cells.assign(cell_id=range(len(table))).astype({"cell_id": str}),
                                  table.embeddings), foreign)  # fmt: skip
     with pytest.raises(
-        InputError, match="lacks 32 of 32 cells of the table, first '0'; it has cells such as 'p_A0_1_3'"
+        InputError, match="lacks 32 of 32 cells of the table, first '0'; it has cells such as '7_A0_1_3'"
     ):
         find(foreign, tmp_path / "no", tmp_path / "crops")
 

@@ -37,7 +37,7 @@ def save_tiny_model(
 def write_fields(folder: Path, count: int = 3, colours: tuple[str, ...] = ("red", "yellow", "blue", "green")) -> Path:
     """Fields of 64 x 72 px with two cells each."""
     for number in range(count):
-        write_hpa_field(folder, f"p_A{number}_1", colours=colours)
+        write_hpa_field(folder, f"7_A{number}_1", colours=colours)
     return folder
 
 

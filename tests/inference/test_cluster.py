@@ -57,7 +57,7 @@ def kill_a_worker(killed: list[int], stop: threading.Event) -> None:
 @pytest.mark.slow
 def test_a_worker_that_dies_loses_nothing(cluster: Any, tmp_path: Path) -> None:
     model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 12)
-    (fields / "p_A3_1_red.png").write_bytes(b"no picture")
+    (fields / "7_A3_1_red.png").write_bytes(b"no picture")
     run(fields, model, tmp_path / "local")
     killed: list[int] = []
     stop = threading.Event()
@@ -67,7 +67,7 @@ def test_a_worker_that_dies_loses_nothing(cluster: Any, tmp_path: Path) -> None:
     stop.set()
     killer.join()
     assert killed
-    assert [name for name, _ in report.skipped] == ["p_A3_1"]
+    assert [name for name, _ in report.skipped] == ["7_A3_1"]
     local, ray = read_table(tmp_path / "local"), read_table(tmp_path / "ray")
     assert local.cells.drop(columns=["top_probability_1", "top_probability_2", "top_probability_3"]).equals(
         ray.cells.drop(columns=["top_probability_1", "top_probability_2", "top_probability_3"])
@@ -81,7 +81,7 @@ def test_a_worker_that_dies_loses_nothing(cluster: Any, tmp_path: Path) -> None:
 def test_crops_and_shards_are_those_of_a_local_run(cluster: Any, tmp_path: Path) -> None:
     fields = write_fields(tmp_path / "fields", 3)
     (fields / "metadata.csv").write_text(
-        "field_of_view,antibody,gene\n" + "".join(f"p_A{n}_1,HPA{n},G{n}\n" for n in range(3))
+        "field_of_view,antibody,gene\n" + "".join(f"7_A{n}_1,HPA{n},G{n}\n" for n in range(3))
     )
     settings = ShardSettings(fields_per_shard=1, split_by=None)
     for engine in ("local", "ray"):

@@ -49,7 +49,8 @@ def test_given_crops_give_the_published_embeddings(golden_files: Path, tmp_path:
         golden = np.load(published / f"output{name}.npz")
         for number, crop in enumerate(crops):
             np.save(_made(tmp_path / f"crops{name}") / f"cell{number}.npy", crop)
-        options = SourceOptions(reading=ReadingOptions(channel_names=("red", "yellow", "blue", "green")))
+        reading = ReadingOptions(channel_names=("red", "yellow", "blue", "green"))
+        options = SourceOptions(reading=reading, single_cells=True)
         assert run(tmp_path / f"crops{name}", folder, tmp_path / f"out{name}", options).skipped == ()
         from_files = read_table(tmp_path / f"out{name}")
         in_memory = subcell_hf.embed(crops, model=folder, precision="fp32", progress=False)
@@ -71,7 +72,7 @@ def test_fields_become_a_table(model: Path, fields: Path, tmp_path: Path) -> Non
     report = run(fields, model, tmp_path / "out")
     table = read_table(tmp_path / "out")
     assert (report.cells, len(table)) == (10, 10)
-    assert list(table.cells["cell_id"][:4]) == ["p_A0_1_3", "p_A0_1_7", "p_A1_1_3", "p_A1_1_7"]
+    assert list(table.cells["cell_id"][:4]) == ["7_A0_1_3", "7_A0_1_7", "7_A1_1_3", "7_A1_1_7"]
     assert set(table.cells["well"]) == {f"A{number}" for number in range(5)}
     assert table.cells["qc_cut_by_border"].tolist() == [False, True] * 5
     assert table.embeddings.shape == (10, 32)
@@ -116,9 +117,9 @@ def test_crops_and_shards_give_what_the_images_give(model: Path, fields: Path, t
 
     named = tmp_path / "named"
     for number in range(3):
-        write_hpa_field(named, f"p_A{number}_1")
+        write_hpa_field(named, f"7_A{number}_1")
     (named / "metadata.csv").write_text(
-        "field_of_view,antibody,gene\n" + "".join(f"p_A{n}_1,HPA{n},G{n}\n" for n in range(3))
+        "field_of_view,antibody,gene\n" + "".join(f"7_A{n}_1,HPA{n},G{n}\n" for n in range(3))
     )
     run(named, model, tmp_path / "from_images")
     window_px = round(32 * 0.32 / 0.0800885)
@@ -139,19 +140,19 @@ def test_crops_and_shards_give_what_the_images_give(model: Path, fields: Path, t
 
 def test_every_input_is_in_the_table_or_in_skipped(model: Path, tmp_path: Path) -> None:
     fields = write_fields(tmp_path / "fields", 4)
-    (fields / "p_A1_1_red.png").write_bytes(b"not a picture")
-    (fields / "p_A2_1_green.png").unlink()
-    (fields / "stray.png").write_bytes((fields / "p_A0_1_red.png").read_bytes())
+    (fields / "7_A1_1_red.png").write_bytes(b"not a picture")
+    (fields / "7_A2_1_green.png").unlink()
+    (fields / "stray.png").write_bytes((fields / "7_A0_1_red.png").read_bytes())
     result = CliRunner().invoke(
         app, ["embed", str(fields), "--model", str(model), "--output", str(tmp_path / "out"), "--device", "cpu"]
     )
     assert result.exit_code == 3, result.output
     with (tmp_path / "out" / "skipped.csv").open(newline="") as file:
         skipped = {row["input"]: row["reason"] for row in csv.DictReader(file)}
-    assert set(skipped) == {"p_A1_1", "p_A2_1", "stray.png"}
-    assert "green is missing" in skipped["p_A2_1"]
-    assert set(read_table(tmp_path / "out").cells["field_of_view"]) == {"p_A0_1", "p_A3_1"}
-    with pytest.raises(InputError, match="p_A1_1"):
+    assert set(skipped) == {"7_A1_1", "7_A2_1", "stray.png"}
+    assert "green is missing" in skipped["7_A2_1"]
+    assert set(read_table(tmp_path / "out").cells["field_of_view"]) == {"7_A0_1", "7_A3_1"}
+    with pytest.raises(InputError, match="7_A1_1"):
         run(fields, model, tmp_path / "strict", strict=True)
 
 
@@ -193,12 +194,12 @@ def test_auto_takes_the_largest_variant_that_fits(tmp_path: Path) -> None:
     ):
         save_tiny_model(tmp_path / "models" / "".join(c[0] for c in channels), channels, seed=number)
     for number, colours in enumerate((("red", "yellow", "blue", "green"), ("blue", "green"), ("red", "blue", "green"))):
-        write_hpa_field(tmp_path / "fields", f"p_B{number}_1", colours=colours)
-    write_hpa_field(tmp_path / "fields", "p_B3_1", colours=("red", "yellow", "blue"))
+        write_hpa_field(tmp_path / "fields", f"7_B{number}_1", colours=colours)
+    write_hpa_field(tmp_path / "fields", "7_B3_1", colours=("red", "yellow", "blue"))
     report = run(tmp_path / "fields", "auto", tmp_path / "out", models=tmp_path / "models")
     table = read_table(tmp_path / "out")
     assert list(table.cells["model"]) == ["rybg", "rybg", "bg", "bg", "rbg", "rbg"]
-    assert [name for name, _ in report.skipped] == ["p_B3_1"]
+    assert [name for name, _ in report.skipped] == ["7_B3_1"]
     run(tmp_path / "fields", tmp_path / "models" / "bg", tmp_path / "bg")
     alone = read_table(tmp_path / "bg")
     np.testing.assert_allclose(table.embeddings[2:4], alone.embeddings[2:4], atol=1e-5)
@@ -209,10 +210,10 @@ def test_auto_takes_the_largest_variant_that_fits(tmp_path: Path) -> None:
 
 def test_small_images_without_masks_are_single_cells(model: Path, tmp_path: Path) -> None:
     # 128 px of 0.08 um are the model's window of 32 px of 0.32 um.
-    write_hpa_field(tmp_path / "small", "p_A1_1", shape=(128, 128), with_mask=False)
+    write_hpa_field(tmp_path / "small", "7_A1_1", shape=(128, 128), with_mask=False)
     run(tmp_path / "small", model, tmp_path / "out")
     cells = read_table(tmp_path / "out").cells
-    assert list(cells["cell_id"]) == ["p_A1_1"]
+    assert list(cells["cell_id"]) == ["7_A1_1"]
     assert "label" not in cells
     with pytest.raises(InputError, match="segmentation"):
         run(tmp_path / "small", model, tmp_path / "no", SourceOptions(segmentation="magic"))

@@ -33,7 +33,7 @@ def launch(fields: Path, model: Path, output: Path) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_a_process_is_killed_and_the_same_command_goes_on(tmp_path: Path) -> None:
     model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 60)
-    (fields / "p_A7_1_red.png").write_bytes(b"not a picture")
+    (fields / "7_A7_1_red.png").write_bytes(b"not a picture")
     run(fields, model, tmp_path / "one")
     first = launch(fields, model, tmp_path / "out")
     folder = PartsFolder(tmp_path / "out", 60)
@@ -67,7 +67,7 @@ def test_tasks_of_slurm_share_the_parts(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("SLURM_NTASKS", "4")
     assert Processes.of_environment() == Processes(0, 1, 0)
     model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 3)
-    (fields / "p_A1_1_red.png").write_bytes(b"not a picture")
+    (fields / "7_A1_1_red.png").write_bytes(b"not a picture")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     for rank, ended in ((1, 0), (0, 3)):
         monkeypatch.setenv("SLURM_PROCID", str(rank))

@@ -62,7 +62,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cells")
     fields = write_fields(folder / "fields", 2)
-    (fields / "metadata.csv").write_text("field_of_view,antibody\np_A0_1,HPA0\np_A1_1,HPA1\n")
+    (fields / "metadata.csv").write_text("field_of_view,antibody\n7_A0_1,HPA0\n7_A1_1,HPA1\n")
     settings = CropSettings(crop_px=round(32 * 0.32 / 0.0800885), output_px=32)
     crop_fields(fields, folder / "crops", settings=settings, progress=False)
     write_shards(crop_source(folder / "crops"), folder / "shards", ShardSettings(split_by="antibody"), progress=False)
@@ -121,9 +121,9 @@ def test_shards_and_a_model_of_the_hub(
 @pytest.mark.slow
 def test_the_models_of_an_owner_are_chosen_from(hub: tuple[LoopbackHub, dict[str, str]], tmp_path: Path) -> None:
     fields = write_fields(tmp_path / "fields", 1)
-    (write_fields(tmp_path / "two", 2, ("blue", "green")) / "p_A1_1_blue.png").rename(fields / "p_A1_1_blue.png")
+    (write_fields(tmp_path / "two", 2, ("blue", "green")) / "7_A1_1_blue.png").rename(fields / "7_A1_1_blue.png")
     for ending in ("green", "mask"):
-        (tmp_path / "two" / f"p_A1_1_{ending}.png").rename(fields / f"p_A1_1_{ending}.png")
+        (tmp_path / "two" / f"7_A1_1_{ending}.png").rename(fields / f"7_A1_1_{ending}.png")
     embed(hub[1], fields, "--model", "auto", "--models", "lab/tiny-*", "--output", tmp_path / "out")
     assert list(read_table(tmp_path / "out").cells["model"]) == ["lab/tiny-rybg"] * 2 + ["lab/tiny-bg"] * 2
     none, ambiguous, nobody, pattern = python(hub[1], "-c", REFUSED).splitlines()

@@ -31,7 +31,7 @@ def test_a_picture_comes_back(tmp_path: Path) -> None:
 
 
 def test_fields_share_the_pictures() -> None:
-    fields = [f"p_A{number}_1" for number in range(10)]
+    fields = [f"7_A{number}_1" for number in range(10)]
     cells = {name: [f"{name}_{label}" for label in range(7)] for name in fields}
     for pictures, expected in ((0, 0), (3, 3), (10, 10), (35, 30), (2000, 70)):
         budget = PictureBudget.of_fields(fields, pictures)

@@ -33,8 +33,8 @@ def make_table(cells: int = 11, width: int = 6, seed: int = 0, *, passes: bool =
     classes = ("Nucleoplasm", "Cytosol", "Nucleoli", "Negative")
     frame = pd.DataFrame(
         {
-            "cell_id": [f"p_A1_{seed}_{number}" for number in range(cells)],
-            "field_of_view": f"p_A1_{seed}",
+            "cell_id": [f"7_A1_{seed}_{number}" for number in range(cells)],
+            "field_of_view": f"7_A1_{seed}",
             "gene": ["", *["ACTB"] * (cells - 1)],
             "label": np.arange(cells),
             "qc_area_um2": generator.random(cells),
@@ -196,7 +196,7 @@ def test_tables_of_other_tools_are_read(tmp_path: Path) -> None:
 def test_what_is_not_sound_is_refused(tmp_path: Path) -> None:
     table = make_table()
     path = tmp_path / "t.parquet"
-    with pytest.raises(InputError, match="cell_id occur before, the first is 'p_A1_0_0'"):
+    with pytest.raises(InputError, match="cell_id occur before, the first is '7_A1_0_0'"):
         write_parquet(table.select([0, 1, 0]), path)
     broken = table.embeddings.copy()
     broken[7, 2] = np.nan

@@ -5,6 +5,7 @@
 | `crops.json` | settings, versions, counts; `finished` says whether the run came to its end |
 | `crops.parquet` | one row per cell: metadata, quality columns, `file` and `index` in it |
 | `skipped.csv` | fields that could not be used, with the reason |
+| `unused.csv` | images that belong to no field, with the reason; where there are any |
 | `filtered.csv` | cells that the filters left out, with the reason |
 | `fields/<field>.tiff` | crops of one field: a series `[cells, channels, height, width]`, then a series of masks 0/255
 | | `fields/<field>.json` | the rows of that field; written last, so it says that the field is finished |
@@ -32,8 +33,9 @@ import tifffile
 
 from subcell_hf.batches import FieldCrops
 from subcell_hf.data.atomic import remove_leftovers, write_atomically
+from subcell_hf.data.crops.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM
 from subcell_hf.data.folder_lock import LOCK_FILE
-from subcell_hf.data.images.listing import CROPS_FILE
+from subcell_hf.data.images.folders import CROPS_FILE
 from subcell_hf.data.parquet_files import WRITING, read_parquet_file
 from subcell_hf.data.records import find_damage, read_record
 from subcell_hf.errors import InputError
@@ -44,9 +46,11 @@ if TYPE_CHECKING:
 
 TABLE_FILE = "crops.parquet"
 SKIPPED_FILE = "skipped.csv"
+UNUSED_FILE = "unused.csv"
 FILTERED_FILE = "filtered.csv"
 FIELDS_FOLDER = "fields"
 
+_LEFT_BY_NOTHING = (f".{CROPS_FILE}.", LOCK_FILE, SKIPPED_FILE, UNUSED_FILE)
 _LIBRARIES = ("numpy", "scipy", "scikit-image", "tifffile", "imagecodecs", "pyarrow")
 _MAX_NAME_BYTES = 180
 _OWN_COLUMNS = {
@@ -57,6 +61,8 @@ _OWN_COLUMNS = {
     "left": pa.int32(),
     "height": pa.int32(),
     "width": pa.int32(),
+    PIXEL_SIZE: pa.float64(),
+    PIXEL_SIZE_FROM: pa.string(),
     "qc_cut_by_border": pa.bool_(),
     "qc_area_um2": pa.float64(),
     "qc_saturation": pa.float64(),
@@ -106,9 +112,10 @@ def open_crops_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, An
             )
         remove_leftovers(folder)
         remove_leftovers(folder / FIELDS_FOLDER)
-    # A run that was killed at its very beginning leaves a part of crops.json and its lock.
+    # A run that was killed at its very beginning leaves a part of crops.json and its lock; one of which nothing came,
+    # the lists of its inputs.
     elif folder.exists() and not (
-        folder.is_dir() and all(path.name.startswith((f".{CROPS_FILE}.", LOCK_FILE)) for path in folder.iterdir())
+        folder.is_dir() and all(path.name.startswith(_LEFT_BY_NOTHING) for path in folder.iterdir())
     ):
         raise InputError(f"{folder} exists and is no folder of crops. Choose a new folder (--output).")
     facts["finished"] = False
@@ -130,6 +137,20 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
     writer.writerows(rows)
     with write_atomically(path) as file:
         file.write(text.getvalue().encode())
+
+
+def write_unused(folder: Path, unused: Mapping[str, str]) -> None:
+    """Write which images belong to no input, or remove an earlier list where there is none.
+
+    Args:
+        folder: Of the run.
+        unused: File → why it is not used.
+    """
+    if not unused:
+        (folder / UNUSED_FILE).unlink(missing_ok=True)
+        return
+    rows = [{"file": file, "reason": reason} for file, reason in sorted(unused.items())]
+    write_csv(folder / UNUSED_FILE, ("file", "reason"), rows)
 
 
 def write_crop_pixels(path: Path, crops: FieldCrops) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from subcell_hf.batches import FieldCrops, FieldOfView
+from subcell_hf.data.crops.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM
 from subcell_hf.data.crops.quality import empty_channels, focus, saturated_fraction, saturation_level
 from subcell_hf.data.crops.resampling import dilate, nearest_window, resample_windows, sample_positions
 from subcell_hf.data.images.files import FieldError
@@ -256,14 +257,18 @@ def _measure(
     (top, left), (height, width) = origin, inside.shape
     own = {"cell_id": f"{field.name}_{box.label}", "field_of_view": field.name, "label": box.label}
     place = {"top": box.top, "left": box.left, "height": box.height, "width": box.width}
-    clash = [name for name in field.metadata if name in own or name in place or name.startswith("qc_")]
+    scale = {PIXEL_SIZE: field.pixel_size_um, PIXEL_SIZE_FROM: field.pixel_size_from}
+    # The size that is used comes from the metadata, or was set above them.
+    metadata = {name: value for name, value in field.metadata.items() if name != PIXEL_SIZE}
+    clash = [n for n in metadata if n in own or n in place or n in scale or n.startswith("qc_")]
     if clash:
         raise FieldError(f"Field {field.name!r} has a metadata column {clash[0]!r}, a name that crops need. Rename it.")
     at_border = top == 0 or left == 0 or top + height == field.pixels.shape[1] or left + width == field.pixels.shape[2]
     return {
         **own,
-        **field.metadata,
+        **metadata,
         **place,
+        **scale,
         "qc_cut_by_border": at_border,
         "qc_area_um2": float(np.count_nonzero(inside) * field.pixel_size_um**2),
         "qc_saturation": saturated_fraction(field.pixels[:, top : top + height, left : left + width], inside, level),

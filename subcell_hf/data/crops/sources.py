@@ -15,8 +15,8 @@ import pyarrow as pa
 from subcell_hf.batches import FieldCrops
 from subcell_hf.data.crops.folder import TABLE_FILE, read_crops_json, read_field_crops
 from subcell_hf.data.crops.single_cells import CropSettings, crop_field
-from subcell_hf.data.fields_of_view import FieldSource, ReadingOptions, find_fields
-from subcell_hf.data.images.listing import CROPS_FILE
+from subcell_hf.data.fields_of_view import FieldSource, ReadingOptions, find_fields, size_and_time
+from subcell_hf.data.images.folders import CROPS_FILE
 from subcell_hf.data.parquet_files import read_parquet_file
 from subcell_hf.data.segmentation import segment_cells
 from subcell_hf.data.shards.jobs import CropSource, ListedCrops
@@ -112,12 +112,7 @@ class ImageFields:
 
     def fingerprint(self) -> str:
         """Changes with the settings and with name, size or time of any image."""
-        files = [
-            (str(path), path.stat().st_size, path.stat().st_mtime_ns)
-            for item in self._found.values()
-            for path in item.files
-            if path.exists()
-        ]
+        files = [(str(path), *size_and_time(path)) for item in self._found.values() for path in item.files]
         facts = [files, asdict(self.settings), asdict(self.reading), self.segmentation]
         metadata = {name: dict(item.metadata) for name, item in self._found.items()}
         return hashlib.sha256(json.dumps([*facts, metadata], sort_keys=True, default=str).encode()).hexdigest()

@@ -1,67 +1,31 @@
-"""Which files belong to which field of view: by their names in a folder, or by the rows of a table."""
+"""Which files of a folder belong to which field of view, by their names."""
 
-import os
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from subcell_hf.data.images.files import FieldError, image_suffix
-from subcell_hf.data.images.tables import read_table
+from subcell_hf.data.images.file_names import (
+    CELLPOSE_MASKS,
+    MASK_NAME,
+    companion_of,
+    image_stem,
+    is_named_by_hpa,
+    layout_of,
+    legible,
+    normal_form,
+    other_image_suffix,
+    plate_well_sample,
+    split_stem,
+)
+from subcell_hf.data.images.files import image_suffix
+from subcell_hf.data.images.folders import FolderContent, list_images
+from subcell_hf.data.images.listed_fields import ListedField, Listing, name_apart, one_file_twice
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
 
-MASK_NAME = "mask"
-CROPS_FILE = "crops.json"
-"""Marks a folder as one of crops; such a folder inside of a folder of images is passed by."""
-
-_SINGLE_LETTERS = {colour[0]: colour for colour in CHANNEL_STAINS}
-_MASK_SUFFIXES = (".png", ".tif", ".tiff", ".tif.gz", ".tiff.gz")
-_PLATE_WELL_SAMPLE = re.compile(r"(?P<plate>.+)_(?P<well>[^_]+)_(?P<sample>[^_]+)")
+_LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
 
-@dataclass(frozen=True)
-class ListedField:
-    """What a listing knows of a field.
-
-    Attributes:
-        name: The field's id.
-        channel_files: Our channel name → file of that channel; empty where one file holds all channels.
-        stack_file: The file that holds all channels.
-        mask_file: Instance labels.
-        metadata: Column → value.
-        default_pixel_size_um: Pixel size that the naming implies.
-        problem: Why the field cannot be used, found while listing.
-    """
-
-    name: str
-    channel_files: Mapping[str, Path] = field(default_factory=dict)
-    stack_file: Path | None = None
-    mask_file: Path | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    default_pixel_size_um: float | None = None
-    problem: str | None = None
-
-    @property
-    def origin(self) -> str:
-        """The folder or file that the field was found in."""
-        files = [*self.channel_files.values(), *([self.stack_file] if self.stack_file else [])]
-        return str(files[0]) if files else "no file"
-
-
-def _image_files(folder: Path) -> Iterator[Path]:
-    """Image files and OME-Zarr folders at any depth, sorted; hidden files and folders of crops are left out."""
-    for parent, folders, files in os.walk(folder):
-        if CROPS_FILE in files and Path(parent) != folder:
-            folders.clear()
-            continue
-        images = [name for name in (*files, *folders) if image_suffix(Path(name)) and not name.startswith(".")]
-        folders[:] = sorted(name for name in folders if image_suffix(Path(name)) is None and not name.startswith("."))
-        yield from (Path(parent) / name for name in sorted(images))
-
-
-def list_folder(
-    folder: Path, channel_mapping: Mapping[str, str], channels: tuple[str, ...] | None = None
-) -> list[ListedField]:
+def list_folder(folder: Path, channel_mapping: Mapping[str, str], channels: tuple[str, ...] | None = None) -> Listing:
     """List a folder: one file per channel where names end in a channel, else one file per field.
 
     Args:
@@ -70,139 +34,169 @@ def list_folder(
         channels: Further names that are recognised.
     """
     known = {**{name: name for name in (*CHANNEL_STAINS, *(channels or ()))}, **channel_mapping}
-    files = list(_image_files(folder))
-    parts = {path: _split_name(path, known) for path in files}
-    if not any(channel not in (None, MASK_NAME) for _, channel in parts.values()):
-        return _list_stacks(parts)
+    known = {normal_form(name): channel for name, channel in known.items()}
+    content = list_images(folder)
+    parts = {path: split_stem(image_stem(path), known) for path in (*content.images, *content.others)}
+    if any(channel not in (None, MASK_NAME) for _, channel in parts.values()):
+        fields, unused = _list_planes(parts, known, folder)
+    else:
+        fields, unused = _list_stacks(parts, folder)
+    fields = [replace(item, folder=_folder_of(item, folder)) for item in fields]
+    unused |= content.unused
+    return Listing(
+        (*name_apart(fields), *_unlisted(content, known, folder)),
+        {legible(str(path)): reason for path, reason in unused.items()},
+    )
+
+
+def _folder_of(item: ListedField, root: Path) -> str:
+    """The folder of a field's files, below the root."""
+    return _below(item.files[0].parent, root) if item.files else ""
+
+
+def _below(path: Path, root: Path) -> str:
+    return normal_form(path.relative_to(root).as_posix()).removeprefix(".")
+
+
+def _unlisted(content: FolderContent, known: Mapping[str, str], root: Path) -> Iterator[ListedField]:
+    """One problem per field whose files, or folder of files, cannot be listed."""
+    problems: dict[str, str] = {}
+    for path, problem in content.problems.items():
+        is_image = image_suffix(path) is not None or other_image_suffix(path) is not None
+        name = split_stem(legible(image_stem(path)), known)[0] if is_image else legible(path.name)
+        problems.setdefault(legible(_below(path.parent / name, root)), problem)
+    yield from (ListedField(name=name, problem=problem) for name, problem in problems.items())
+
+
+_Parts = Mapping[Path, tuple[str, str | None]]
+_Found = tuple[list[ListedField], dict[Path, str]]
+
+
+def _list_planes(parts: _Parts, known: Mapping[str, str], root: Path) -> _Found:
+    """Fields of one file per channel."""
     groups: dict[tuple[Path, str], dict[str, list[Path]]] = {}
-    strays = []
+    fields: list[ListedField] = []
+    unused: dict[Path, str] = {}
+    rest = []
     for path, (name, channel) in parts.items():
         if channel is None:
-            strays.append(_stray(path, known))
+            rest.append(path)
         else:
             groups.setdefault((path.parent, name), {}).setdefault(channel, []).append(path)
-    return [_field_of_planes(name, files) for (_, name), files in groups.items()] + strays
+    images = {key for key, files in groups.items() if files.keys() != {MASK_NAME}}
+    for path in rest:
+        image, reason = companion_of(path) or (None, "")
+        if image is not None and reason == CELLPOSE_MASKS and (path.parent, image) in images:
+            groups[path.parent, image].setdefault(MASK_NAME, []).append(path)
+        elif image is not None and (path.parent, split_stem(image, known)[0]) in images:
+            unused[path] = _of_one_channel(image) if reason == CELLPOSE_MASKS else reason
+        elif image_suffix(path) is None:
+            unused[path] = _other_kind(path)
+        else:
+            fields.append(_stray(path, known, root))
+    for (folder, name), files in groups.items():
+        if (folder, name) in images:
+            fields.append(_field_of_planes(name, files))
+        elif (folder, split_stem(name, known)[0]) in images:
+            unused |= dict.fromkeys(files[MASK_NAME], _of_one_channel(name))
+        else:
+            fields += [_mask_without_image(path, root) for path in files[MASK_NAME]]
+    return fields, unused
 
 
-def _split_name(path: Path, known: Mapping[str, str]) -> tuple[str, str | None]:
-    """`800_A6_1_green.jpg` → `("800_A6_1", "green")`; None for the channel where the name ends in none."""
-    stem = path.name[: -len(image_suffix(path) or "")]
-    name, _, last = stem.rpartition("_")
-    if not name:
-        return stem, None
-    if last.lower() == MASK_NAME:
-        return name, MASK_NAME
-    channel = known.get(last) or known.get(last.lower())
-    return (name, channel) if channel else (stem, None)
+def _of_one_channel(image: str) -> str:
+    return (
+        f"a mask of the one channel {image}, which may outline nuclei alone: if it labels whole cells, rename it to "
+        f"{image.rpartition('_')[0]}_{MASK_NAME}"
+    )
 
 
-def _stray(path: Path, known: Mapping[str, str]) -> ListedField:
+def _other_kind(path: Path) -> str:
+    return f"{other_image_suffix(path)} files are not read: save it as TIFF or PNG"
+
+
+def _mask_without_image(path: Path, root: Path) -> ListedField:
+    return ListedField(
+        name=_below(path, root),
+        problem=f"{path} is a mask without its image. Put it beside its image, or move it away.",
+    )
+
+
+def _stray(path: Path, known: Mapping[str, str], root: Path) -> ListedField:
     problem = (
         f"The name of {path} does not end in a channel, as others here do: expected <field of view>_<channel> with one "
         f"of {', '.join(known)}. Rename it, map its channel (--channel-mapping), or move it away."
     )
-    return ListedField(name=path.name, problem=problem)
+    return ListedField(name=_below(path, root), problem=problem)
 
 
 def _field_of_planes(name: str, files: Mapping[str, list[Path]]) -> ListedField:
-    match = _PLATE_WELL_SAMPLE.fullmatch(name)
-    metadata = {key: value for key, value in match.groupdict().items() if value} if match else {}
-    repeated = [channel for channel, paths in files.items() if len(paths) > 1]
-    problem = None
-    if repeated:
-        names = ", ".join(path.name for path in files[repeated[0]])
-        problem = f"Field {name!r} has more than one file for {repeated[0]}: {names}. Remove or rename all but one."
-    masks = files.get(MASK_NAME, [])
-    if masks and image_suffix(masks[0]) not in _MASK_SUFFIXES:
-        problem = f"Field {name!r}: label mask {masks[0]} is not lossless, expected one of {', '.join(_MASK_SUFFIXES)}."
+    planes = {channel: paths[0] for channel, paths in files.items() if channel != MASK_NAME}
+    by_hpa = all(is_named_by_hpa(path) for path in planes.values())
     return ListedField(
         name=name,
-        channel_files={channel: paths[0] for channel, paths in files.items() if channel != MASK_NAME},
-        mask_file=masks[0] if masks else None,
-        metadata=metadata,
-        default_pixel_size_um=PUBLISHED_PIXEL_SIZE_UM,
-        problem=problem,
+        channel_files=planes,
+        mask_file=_one_mask(files.get(MASK_NAME, [])),
+        metadata=plate_well_sample(name),
+        default_pixel_size_um=PUBLISHED_PIXEL_SIZE_UM if by_hpa else None,
+        default_pixel_size_from="HPA name" if by_hpa else "",
+        problem=_problem_of_planes(name, files),
     )
 
 
-def _list_stacks(parts: Mapping[Path, tuple[str, str | None]]) -> list[ListedField]:
-    masks = {(path.parent, name): path for path, (name, channel) in parts.items() if channel == MASK_NAME}
-    stacks = [(path, name) for path, (name, channel) in parts.items() if channel is None]
-    fields = [
-        ListedField(name=name, stack_file=path, mask_file=masks.pop((path.parent, name), None)) for path, name in stacks
-    ]
-    fields += [ListedField(name=path.name, problem=f"{path} is a mask without its image.") for path in masks.values()]
-    return fields
+def _problem_of_planes(name: str, files: Mapping[str, list[Path]]) -> str | None:
+    masks = files.get(MASK_NAME, [])
+    for channel, paths in files.items():
+        if len(paths) > 1 and not (channel == MASK_NAME and _one_mask(paths)):
+            names = ", ".join(path.name for path in paths)
+            return f"Field {name!r} has more than one file for {channel}: {names}. Remove or rename all but one."
+    for path in (path for paths in files.values() for path in paths if image_suffix(path) is None):
+        return f"Field {name!r}: {path}: {_other_kind(path)}."
+    if masks and image_suffix(masks[0]) in _LOSSY_SUFFIXES:
+        return f"Field {name!r}: label mask {masks[0]} is not lossless, expected PNG, TIFF or .npy rather than JPEG."
+    return one_file_twice(name, {channel: paths[0] for channel, paths in files.items()})
 
 
-def list_table(path: Path, channel_mapping: Mapping[str, str]) -> list[ListedField]:
-    """List a table of SubCellPortable's format.
-
-    Columns `r_image`, `y_image`, `b_image`, `g_image` (older: `r`, `red`, …) hold one file per channel, empty cells are
-    channels that are not there; any other column `<name>_image` is a channel of that name; `output_prefix` is the
-    field's name, in older tables below `output_folder`; `mask` holds an instance mask. All other columns become
-    metadata. Relative paths are looked up beside the table first, then in the working directory.
-
-    Raises:
-        FieldError: If the table cannot be read or has no channel column.
-    """
-    rows = read_table(path)
-    if not rows:
-        raise FieldError(f"The table {path} has no row that is not commented out, expected one per field of view.")
-    columns = {column: _channel_of_column(column, channel_mapping) for column in rows[0]}
-    if not any(columns.values()):
-        raise FieldError(
-            f"The table {path} has columns {', '.join(columns)}, expected r_image, y_image, b_image, g_image, "
-            "output_prefix."
-        )
-    return [_field_of_row(row, columns, path, number) for number, row in enumerate(rows, start=1)]
+def _one_mask(masks: list[Path]) -> Path | None:
+    """The mask of a field: one named by its user comes before Cellpose's."""
+    named = [path for path in masks if companion_of(path) is None] or masks
+    return named[0] if len(named) == 1 else None
 
 
-def _channel_of_column(column: str, channel_mapping: Mapping[str, str]) -> str | None:
-    """Our channel name of a column of files; None for a column of metadata."""
-    name = column.removesuffix("_image")
-    if name == MASK_NAME:
-        return None
-    if name in channel_mapping:
-        return channel_mapping[name]
-    if name in CHANNEL_STAINS or name in _SINGLE_LETTERS:
-        return _SINGLE_LETTERS.get(name, name)
-    return name if column.endswith("_image") and name else None
+def _list_stacks(parts: _Parts, root: Path) -> _Found:
+    """Fields of one file each."""
+    masks: dict[tuple[Path, str], list[Path]] = {}
+    unused: dict[Path, str] = {}
+    stems = {(path.parent, name) for path, (name, channel) in parts.items() if channel is None}
+    stacks = []
+    for path, (name, channel) in parts.items():
+        image, reason = companion_of(path) or (None, "")
+        if channel == MASK_NAME:
+            masks.setdefault((path.parent, name.removesuffix(".ome")), []).append(path)
+        elif image is None or (path.parent, image) not in stems:
+            stacks.append((path, name))
+        elif reason == CELLPOSE_MASKS:
+            masks.setdefault((path.parent, image), []).append(path)
+        else:
+            unused[path] = reason
+    fields = [_field_of_stack(path, name, masks.pop((path.parent, name), [])) for path, name in stacks]
+    fields += [_mask_without_image(path, root) for paths in masks.values() for path in paths]
+    return fields, unused
 
 
-def _field_of_row(row: Mapping[str, str], columns: Mapping[str, str | None], table: Path, number: int) -> ListedField:
-    prefix, folder = row.get("output_prefix", "").rstrip("_/"), row.get("output_folder", "").strip("/")
-    name = "/".join(part for part in (folder, prefix) if part)
-    files = {channel: _beside(table, row[column]) for column, channel in columns.items() if channel and row[column]}
-    mask = row.get(MASK_NAME) or row.get(f"{MASK_NAME}_image")
-    named = {"output_prefix", "output_folder", MASK_NAME, f"{MASK_NAME}_image"}
-    metadata = {key: value for key, value in row.items() if key not in named and columns[key] is None and value}
+def _field_of_stack(path: Path, name: str, masks: list[Path]) -> ListedField:
     problem = None
-    if not name:
-        name = f"row {number}"
-        problem = f"Row {number} of {table} (not counting empty ones and comments) has no output_prefix, a unique name."
-    return ListedField(name, files, None, _beside(table, mask) if mask else None, metadata, None, problem)
-
-
-def _beside(table: Path, text: str) -> Path:
-    """A path of a table: absolute, or relative to the table, or else to the working directory."""
-    beside = table.parent / text
-    return beside if beside.exists() else Path(text)
-
-
-def refuse_duplicates(listed: list[ListedField]) -> list[ListedField]:
-    """Mark every field whose name occurs more than once: nobody can tell which one is meant."""
-    by_name: dict[str, list[ListedField]] = {}
-    for item in listed:
-        by_name.setdefault(item.name, []).append(item)
-    unique = []
-    for name, items in by_name.items():
-        if len(items) == 1:
-            unique.append(items[0])
-            continue
-        places = "; ".join(item.origin for item in items)
+    if (layout := layout_of(path)) is not None:
         problem = (
-            f"Field {name!r} is there {len(items)} times ({places}), expected every id once. Rename or remove one."
+            f"{path} is named as {layout[0]} names its files, one for each channel, which is not read as it stands. "
+            "Rename the files to <field of view>_<channel>, or list them in a CSV with the columns r_image, y_image, "
+            "b_image, g_image and output_prefix, one row per field of view."
         )
-        unique.append(replace(items[0], problem=problem))
-    return unique
+    elif image_suffix(path) is None:
+        problem = f"{path}: {_other_kind(path)}."
+    return ListedField(
+        name=name,
+        stack_file=path,
+        mask_file=_one_mask(masks),
+        problem=problem or (_problem_of_planes(name, {MASK_NAME: masks}) if masks else None),
+    )

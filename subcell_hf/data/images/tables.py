@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subcell_hf.data.foreign_tables import ForeignTable, read_foreign_table
+from subcell_hf.data.images.file_names import normal_form
 from subcell_hf.data.images.files import FieldError
 from subcell_hf.data.text_values import plain_text
 from subcell_hf.errors import InputError
@@ -78,7 +79,8 @@ def read_field_metadata(path: Path) -> dict[str, list[dict[str, str]]]:
     for row in read_table(path):
         if FIELD_COLUMN not in row:
             raise FieldError(f"The table {path} has columns {', '.join(row)}, expected one called {FIELD_COLUMN}.")
-        rows.setdefault(row[FIELD_COLUMN], []).append({k: v for k, v in row.items() if k != FIELD_COLUMN})
+        name = normal_form(row[FIELD_COLUMN])
+        rows.setdefault(name, []).append({k: v for k, v in row.items() if k != FIELD_COLUMN})
     return rows
 
 
@@ -99,7 +101,7 @@ def read_boxes(path: Path) -> dict[str, list[CellBox]]:
             raise FieldError(
                 f"The table of boxes {path} has a row that is not whole numbers: {row} ({error})."
             ) from error
-        boxes.setdefault(row[FIELD_COLUMN], []).append(box)
+        boxes.setdefault(normal_form(row[FIELD_COLUMN]), []).append(box)
     for name, field_boxes in boxes.items():
         check_boxes(field_boxes, name)
     return boxes
@@ -122,17 +124,23 @@ def check_boxes(boxes: Sequence[CellBox], field_name: str) -> None:
 
 
 def join_metadata(
-    name: str, metadata: Mapping[str, str], table: Mapping[str, list[dict[str, str]]], path: Path
+    names: Sequence[str], metadata: Mapping[str, str], table: Mapping[str, list[dict[str, str]]], path: Path
 ) -> dict[str, str]:
     """Add a field's row of the metadata table to what is known of it; the table wins.
+
+    Args:
+        names: How the table may name the field, its id first.
+        metadata: What is known.
+        table: See `read_field_metadata`.
+        path: Of the table, for the message.
 
     Raises:
         FieldError: If the table has no row for the field, or more than one.
     """
-    rows = table.get(name, [])
+    rows = [row for name in names for row in table.get(name, [])]
     if len(rows) != 1:
         raise FieldError(
-            f"Field {name!r} has {len(rows) or 'no'} row{'s' * (len(rows) != 1)} in {path}, expected exactly one with "
-            f"{FIELD_COLUMN} = {name}. Correct the table, or move it away to go without metadata."
+            f"Field {names[0]!r} has {len(rows) or 'no'} row{'s' * (len(rows) != 1)} in {path}, expected exactly one "
+            f"with {FIELD_COLUMN} = {' or '.join(names)}. Correct the table, or move it away to go without metadata."
         )
     return {**metadata, **{column: value for column, value in rows[0].items() if value}}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from subcell_hf.batches import FieldCrops
 from subcell_hf.data.atomic import remove_leftovers, write_atomically
+from subcell_hf.data.fields_of_view import UNUSABLE, reason_of
 from subcell_hf.data.records import find_damage, read_record, write_record
 from subcell_hf.data.shards.archive import EncodedCell, ShardWriter, cell_key, deal_parts, encode_field
 from subcell_hf.data.shards.cell_table import CELL_COLUMNS
@@ -142,10 +143,10 @@ def _encode_group(
             crops = source.read(name)
             if len(crops.cells):
                 cells += encode_field(crops, group.antibody, job.crop_format, job.classes)
-        except (ValueError, OSError) as error:
+        except UNUSABLE as error:
             if job.strict:
-                raise InputError(f"Field of view {name}: {error}") from error
-            skipped.append((name, str(error)))
+                raise InputError(f"Field of view {name}: {reason_of(error)}") from error
+            skipped.append((name, reason_of(error)))
     return cells
 
 

@@ -16,7 +16,7 @@ from tests.data.written_fields import write_hpa_field
 SMALL = CropSettings(crop_px=32, output_px=16)
 
 
-def _cropped(folder: Path, dtype: str = "uint8", names: tuple[str, ...] = ("p_A1_1", "p_B2_1")) -> Path:
+def _cropped(folder: Path, dtype: str = "uint8", names: tuple[str, ...] = ("7_A1_1", "7_B2_1")) -> Path:
     for name in names:
         write_hpa_field(folder / "images", name, dtype=dtype)
     crop_fields(folder / "images", folder / "crops", settings=SMALL, progress=False)
@@ -28,7 +28,7 @@ def test_crops_come_back_as_they_were(tmp_path: Path, dtype: str) -> None:
     folder = _cropped(tmp_path, dtype)
     read = list(read_crops(folder))
     made = [crop_field(field, SMALL) for field in iterate_fields(tmp_path / "images")]
-    assert [crops.field_of_view for crops in read] == ["p_A1_1", "p_B2_1"]
+    assert [crops.field_of_view for crops in read] == ["7_A1_1", "7_B2_1"]
     for one, other in zip(read, made, strict=True):
         assert one.pixels.dtype == dtype
         np.testing.assert_array_equal(one.pixels, other.pixels)
@@ -57,8 +57,8 @@ def test_one_cell_of_one_channel_and_float_pixels(tmp_path: Path) -> None:
 def test_table_and_counts(tmp_path: Path) -> None:
     folder = _cropped(tmp_path)
     table = read_crop_table(folder)
-    assert table["cell_id"].tolist() == ["p_A1_1_3", "p_A1_1_7", "p_B2_1_3", "p_B2_1_7"]
-    assert table["file"].tolist() == ["fields/p_A1_1.tiff"] * 2 + ["fields/p_B2_1.tiff"] * 2
+    assert table["cell_id"].tolist() == ["7_A1_1_3", "7_A1_1_7", "7_B2_1_3", "7_B2_1_7"]
+    assert table["file"].tolist() == ["fields/7_A1_1.tiff"] * 2 + ["fields/7_B2_1.tiff"] * 2
     assert table["index"].tolist() == [0, 1, 0, 1]
     assert table["well"].tolist() == ["A1", "A1", "B2", "B2"]
     assert table["qc_cut_by_border"].tolist() == [False, True, False, True]
@@ -66,7 +66,7 @@ def test_table_and_counts(tmp_path: Path) -> None:
 
 
 def test_any_viewer_can_open_a_field(tmp_path: Path) -> None:
-    with Image.open(_cropped(tmp_path) / "fields/p_A1_1.tiff") as picture:
+    with Image.open(_cropped(tmp_path) / "fields/7_A1_1.tiff") as picture:
         assert picture.size == (16, 16)
         assert picture.n_frames == 2 * 4 + 2
 
@@ -86,13 +86,13 @@ def test_unfinished_and_foreign_folders_are_refused(tmp_path: Path) -> None:
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     folder = _cropped(tmp_path)
-    path = folder / "fields/p_A1_1.tiff"
+    path = folder / "fields/7_A1_1.tiff"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"p_A1_1\.tiff is damaged.*same subcell crops command again"):
+    with pytest.raises(ValueError, match=r"7_A1_1\.tiff is damaged.*same subcell crops command again"):
         list(read_crops(folder))
     tifffile.imwrite(path, np.zeros((1, 4, 16, 16), np.uint8), photometric="minisblack")
-    with pytest.raises(ValueError, match=r"p_A1_1\.tiff"):
+    with pytest.raises(ValueError, match=r"7_A1_1\.tiff"):
         list(read_crops(folder))
 
 

@@ -7,23 +7,23 @@ from tests.data.written_fields import random_plane, write_hpa_field, write_png
 
 
 def test_folders_are_searched_to_any_depth_but_not_into_crops(tmp_path: Path) -> None:
-    write_hpa_field(tmp_path / "plate 1", "p1_A1_1")
-    write_hpa_field(tmp_path / "plate 2/deep", "p2_A1_1")
-    write_hpa_field(tmp_path / "crops/fields", "p3_A1_1")
-    write_hpa_field(tmp_path / ".trash", "p4_A1_1")
+    write_hpa_field(tmp_path / "plate 1", "1_A1_1")
+    write_hpa_field(tmp_path / "plate 2/deep", "2_A1_1")
+    write_hpa_field(tmp_path / "crops/fields", "3_A1_1")
+    write_hpa_field(tmp_path / ".trash", "4_A1_1")
     (tmp_path / "crops/crops.json").write_text("{}")
-    assert [field.name for field in list_folder(tmp_path, {})] == ["p1_A1_1", "p2_A1_1"]
+    assert [field.name for field in list_folder(tmp_path, {}).fields] == ["1_A1_1", "2_A1_1"]
 
 
 def test_names_in_any_case_and_with_any_suffix(tmp_path: Path) -> None:
-    for file in ("p_A1_1_Red.PNG", "p_A1_1_green.tif.gz", "p_A1_1_MASK.tiff"):
+    for file in ("7_A1_1_Red.PNG", "7_A1_1_green.tif.gz", "7_A1_1_MASK.tiff"):
         write_png(tmp_path / file, random_plane(1))
-    (field,) = list_folder(tmp_path, {})
+    (field,) = list_folder(tmp_path, {}).fields
     assert {name: path.name for name, path in field.channel_files.items()} == {
-        "red": "p_A1_1_Red.PNG",
-        "green": "p_A1_1_green.tif.gz",
+        "red": "7_A1_1_Red.PNG",
+        "green": "7_A1_1_green.tif.gz",
     }
-    assert field.mask_file == tmp_path / "p_A1_1_MASK.tiff"
+    assert field.mask_file == tmp_path / "7_A1_1_MASK.tiff"
 
 
 def test_a_folder_without_channel_names_is_one_of_stacks(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_folder_without_channel_names_is_one_of_stacks(tmp_path: Path) -> None
         write_png(tmp_path / file, random_plane(1))
     (tmp_path / "d.zarr/0").mkdir(parents=True)
     write_png(tmp_path / "d.zarr/0/not_a_field.png", random_plane(1))
-    fields = {field.name: field for field in list_folder(tmp_path, {})}
+    fields = {field.name: field for field in list_folder(tmp_path, {}).fields}
     assert sorted(fields) == ["a", "b", "c_mask.png", "d"]
     assert fields["a"].mask_file is None
     assert fields["b"].mask_file == tmp_path / "b_mask.png"
@@ -40,9 +40,9 @@ def test_a_folder_without_channel_names_is_one_of_stacks(tmp_path: Path) -> None
 
 
 def test_names_that_end_in_no_channel_are_strays(tmp_path: Path) -> None:
-    for file in ("p_A1_1_red.png", "A1_red.png", "_red.png", "p_A1_1_blue_red_green.jpg", "p_A1_1_composite.jpg"):
+    for file in ("7_A1_1_red.png", "A1_red.png", "_red.png", "7_A1_1_blue_red_green.jpg", "7_A1_1_composite.jpg"):
         write_png(tmp_path / file, random_plane(1))
-    fields = list_folder(tmp_path, {})
-    assert {field.name for field in fields if field.problem} == {"_red.png", "p_A1_1_composite.jpg"}
+    fields = list_folder(tmp_path, {}).fields
+    assert {field.name for field in fields if field.problem} == {"_red.png", "7_A1_1_composite.jpg"}
     # The website's composites end in a channel; as a field of their own they lack the other channels.
-    assert {field.name for field in fields if not field.problem} == {"p_A1_1", "A1", "p_A1_1_blue_red"}
+    assert {field.name for field in fields if not field.problem} == {"7_A1_1", "A1", "7_A1_1_blue_red"}

@@ -43,15 +43,15 @@ def test_unreadable_tables(tmp_path: Path) -> None:
 def test_metadata_join(tmp_path: Path) -> None:
     path = _write(tmp_path, "field_of_view,antibody,gene\nf1,HPA1,\nf2,HPA2,G2\nf2,HPA3,G3\n")
     rows = read_field_metadata(path)
-    assert join_metadata("f1", {"well": "A1", "gene": "G0"}, rows, path) == {
+    assert join_metadata(["f1"], {"well": "A1", "gene": "G0"}, rows, path) == {
         "well": "A1",
         "gene": "G0",
         "antibody": "HPA1",
     }
     with pytest.raises(FieldError, match="'f2' has 2 rows"):
-        join_metadata("f2", {}, rows, path)
+        join_metadata(["f2"], {}, rows, path)
     with pytest.raises(FieldError, match="'f3' has no rows"):
-        join_metadata("f3", {}, rows, path)
+        join_metadata(["f3"], {}, rows, path)
     with pytest.raises(FieldError, match="expected one called field_of_view"):
         read_field_metadata(_write(tmp_path, "field,antibody\nf1,HPA1\n"))
 

@@ -1,0 +1,26 @@
+"""What commands say of the images they were given."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import typer
+
+
+def say_unused(unused: Mapping[str, str]) -> None:
+    """Say how many images are no part of any field, and why the first is not."""
+    if unused:
+        file, reason = next(iter(sorted(unused.items())))
+        typer.echo(f"{len(unused)} images are not used, listed in unused.csv; the first: {file}: {reason}.")
+
+
+def say_pixel_sizes(record: Path) -> None:
+    """Say at which pixel sizes cells were read, where nobody gave them.
+
+    Args:
+        record: `run.json` or `crops.json`.
+    """
+    assumed = {"HPA name": "as the Human Protein Atlas's, by their names", "model": "as the model's"}
+    for size in json.loads(record.read_text(encoding="utf-8")).get("pixel_sizes", ()):
+        if size["from"] in assumed:
+            typer.echo(f"Pixel size of {size['cells']} cells: {size['pixel_size_um']:g} um, {assumed[size['from']]}.")

@@ -1,0 +1,168 @@
+"""What is known of fields of view before they are read, and how their names are kept apart."""
+
+import filecmp
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+
+_HEAD_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class ListedField:
+    """What a listing knows of a field.
+
+    Attributes:
+        name: The field's id.
+        channel_files: Our channel name → file of that channel; empty where one file holds all channels.
+        stack_file: The file that holds all channels.
+        mask_file: Instance labels.
+        metadata: Column → value.
+        default_pixel_size_um: Pixel size to take where nothing else says it.
+        default_pixel_size_from: Where that size comes from.
+        folder: Folder that it was found in, below the one that was searched; empty for that itself, and for tables.
+        problem: Why the field cannot be used, found while listing.
+    """
+
+    name: str
+    channel_files: Mapping[str, Path] = field(default_factory=dict)
+    stack_file: Path | None = None
+    mask_file: Path | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    default_pixel_size_um: float | None = None
+    default_pixel_size_from: str = ""
+    folder: str = ""
+    problem: str | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All its files, the mask's last."""
+        optional = [path for path in (self.stack_file, self.mask_file) if path is not None]
+        return (*self.channel_files.values(), *optional)
+
+    @property
+    def origin(self) -> str:
+        """The first of its files."""
+        return str(self.files[0]) if self.files else "no file"
+
+    @property
+    def plain_name(self) -> str:
+        """The name without the folder that it was found in."""
+        return self.name.removeprefix(f"{self.folder}/") if self.folder else self.name
+
+    @property
+    def name_with_folder(self) -> str:
+        """The name that is different from those of equal names in other folders."""
+        return f"{self.folder}/{self.plain_name}" if self.folder else self.name
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found in an input.
+
+    Attributes:
+        fields: Fields of view, those that cannot be used included.
+        unused: Image-like file or folder → why it is no part of any field.
+    """
+
+    fields: tuple[ListedField, ...]
+    unused: Mapping[str, str] = field(default_factory=dict)
+
+
+def name_apart(listed: Iterable[ListedField]) -> list[ListedField]:
+    """Put the folder before the names of all fields, where two folders hold different fields of one name.
+
+    Plates are often one folder each, with equal names in them. Where names are there twice only because a field was
+    copied, or not at all, they stay as they are; a copy is refused.
+
+    Args:
+        listed: Fields of one input, with their folders.
+    """
+    listed = list(listed)
+    by_name: dict[str, list[ListedField]] = {}
+    for item in listed:
+        by_name.setdefault(item.name, []).append(item)
+    originals = {id(item): original for items in by_name.values() for item, original in _copies(items)}
+    if not any(len({item.folder for item in items if id(item) not in originals}) > 1 for items in by_name.values()):
+        return listed
+    apart = []
+    for item in listed:
+        named = replace(item, name=item.name_with_folder)
+        if id(item) in originals and not item.problem:
+            original = originals[id(item)].name_with_folder
+            named = replace(named, problem=f"Field {named.name!r} is a copy of {original!r}. Remove one of them.")
+        apart.append(named)
+    return apart
+
+
+def _copies(items: Sequence[ListedField]) -> Iterator[tuple[ListedField, ListedField]]:
+    """Fields with the same bytes in every channel as an earlier one, and that one."""
+    if len(items) == 1:
+        return
+    alike: dict[object, list[ListedField]] = {}
+    for item in items:
+        alike.setdefault(_sketch(item), []).append(item)
+    for sketch, group in alike.items():
+        for number, item in enumerate(group if sketch is not None else ()):
+            original = next((other for other in group[:number] if _is_copy(other, item)), None)
+            if original is not None:
+                yield item, original
+
+
+def _sketch(item: ListedField) -> tuple[object, ...] | None:
+    """What copies have in common and is known soon: channels, sizes, and how the first file begins."""
+    files = [*item.channel_files.values(), *([item.stack_file] if item.stack_file else [])]
+    try:
+        with files[0].open("rb") as file:
+            return (*item.channel_files, *(path.stat().st_size for path in files), file.read(_HEAD_BYTES))
+    except (OSError, IndexError):  # folders, and what cannot be read
+        return None
+
+
+def _is_copy(one: ListedField, other: ListedField) -> bool:
+    pairs = [(file, other.channel_files[channel]) for channel, file in one.channel_files.items()]
+    pairs += [(one.stack_file, other.stack_file)] if one.stack_file and other.stack_file else []
+    try:
+        return all(filecmp.cmp(a, b, shallow=False) for a, b in pairs)
+    except OSError:
+        return False
+
+
+def refuse_duplicates(listed: Iterable[ListedField]) -> list[ListedField]:
+    """Mark every field whose name occurs more than once: nobody can tell which one is meant."""
+    by_name: dict[str, list[ListedField]] = {}
+    for item in listed:
+        by_name.setdefault(item.name, []).append(item)
+    unique = []
+    for name, items in by_name.items():
+        if len(items) == 1:
+            unique.append(items[0])
+            continue
+        places = "; ".join(item.origin for item in items)
+        problem = (
+            f"Field {name!r} is there {len(items)} times ({places}), expected every id once. Rename or remove one."
+        )
+        unique.append(replace(items[0], problem=problem))
+    return unique
+
+
+def one_file_twice(name: str, files: Mapping[str, Path]) -> str | None:
+    """What is wrong where one file, however it is spelt, is named for two channels; None where none is.
+
+    Args:
+        name: The field's.
+        files: Channel, or mask → file.
+    """
+    for (one, file), (other, same) in combinations(files.items(), 2):
+        try:
+            twice = file.samefile(same)
+        except OSError:  # a file that is not there is reported when it is read
+            twice = os.path.normpath(file) == os.path.normpath(same)
+        if twice:
+            return (
+                f"Field {name!r} has one file for {one} and {other}: {file}"
+                f"{'' if str(file) == str(same) else f' and {same}'}. Give each its own file, or leave one out."
+            )
+    return None
