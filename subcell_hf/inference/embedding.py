@@ -24,6 +24,7 @@ from subcell_hf.inference.parts import PartResults, PartsFolder, plan_parts
 from subcell_hf.inference.pictures import PictureBudget
 from subcell_hf.inference.processes import Processes
 from subcell_hf.inference.runs import EmbedRun, EmbedSettings, claim_run, write_part
+from subcell_hf.inference.tables import EMBEDDINGS_FILE
 from subcell_hf.progress import progress_bar
 
 __all__ = ["EmbedReport", "EmbedSettings", "Processes", "embed_cells"]

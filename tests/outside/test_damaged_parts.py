@@ -164,7 +164,7 @@ def test_damaged_crops_are_cut_again(
     output = tmp_path / "crops"
     crop_fields(inputs[0], output, progress=False)
     before = tables(output)
-    damage(output / "fields" / f"p_A1_1.{ending}")
+    damage(output / "fields" / f"7_A1_1.{ending}")
     crop_fields(inputs[0], output, progress=False)
     assert tables(output) == before
 
@@ -182,9 +182,9 @@ def test_the_table_of_crops_is_written_again(inputs: tuple[Path, Path], tmp_path
 
 def test_crops_whose_bytes_have_changed_are_not_read(inputs: tuple[Path, Path], tmp_path: Path) -> None:
     crop_fields(inputs[0], tmp_path / "crops", progress=False)
-    flip(tmp_path / "crops" / "fields" / "p_A1_1.tiff")
-    with pytest.raises(InputError, match=r"p_A1_1\.tiff is damaged.*Run the same subcell crops command again"):
-        CroppedFields(tmp_path / "crops").read("p_A1_1")
+    flip(tmp_path / "crops" / "fields" / "7_A1_1.tiff")
+    with pytest.raises(InputError, match=r"7_A1_1\.tiff is damaged.*Run the same subcell crops command again"):
+        CroppedFields(tmp_path / "crops").read("7_A1_1")
 
 
 class _StopError(Exception):
