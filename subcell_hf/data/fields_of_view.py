@@ -16,6 +16,7 @@ from subcell_hf.data.images.files import IMAGE_SUFFIXES, MAX_DECODED_BYTES, Fiel
 from subcell_hf.data.images.inner_labels import with_inner_labels
 from subcell_hf.data.images.listed_fields import ListedField, Listing, refuse_duplicates
 from subcell_hf.data.images.listing import list_folder
+from subcell_hf.data.images.ome_zarr import is_zarr_folder
 from subcell_hf.data.images.planes import (
     ZProjection,
     channel_stack,
@@ -24,6 +25,7 @@ from subcell_hf.data.images.planes import (
     single_plane,
     stack_planes,
 )
+from subcell_hf.data.images.positions import list_positions
 from subcell_hf.data.images.tables import METADATA_FILE, join_metadata, read_field_metadata
 from subcell_hf.data.metadata_columns import keep_apart
 from subcell_hf.errors import InputError
@@ -139,7 +141,7 @@ class FieldSource:
         """Pixels, their channels, and what the files say of themselves."""
         limit, projection = self.options.max_decoded_bytes, self.options.z_projection
         if self.listed.stack_file is not None:
-            image = read_image(self.listed.stack_file, limit)
+            image = read_image(self.listed.stack_file, limit, self.listed.stack_position)
             stack = channel_stack(image, projection, len(self.options.channel_names))
             planes = dict(zip(self._stack_channels(image, len(stack)), stack, strict=True))
             said_by_files = [image.metadata]
@@ -257,9 +259,10 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
 
     Args:
         source: A folder of files named `<plate>_<well>_<sample>_<colour>.<png|jpg|tif|tif.gz>`; a folder of
-            multi-channel images; one multi-channel image (TIFF, OME-TIFF, OME-Zarr, .npy); or a CSV with one row per
-            field, as in SubCellPortable. Folders are searched to any depth; where two of them hold fields of one name,
-            every field is named with its folder, such as `plate1/A1_1`.
+            multi-channel images; one multi-channel image (TIFF, OME-TIFF, OME-Zarr, .npy); an OME-Zarr plate or well;
+            or a CSV with one row per field, as in SubCellPortable. Folders are searched to any depth; where two of them
+            hold fields of one name, every field is named with its folder, such as `plate1/A1_1`. Files and plates that
+            hold several images give one field for each, see `images.positions`.
         options: How to read what is found.
 
     Returns:
@@ -274,14 +277,15 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
     if not source.exists():
         raise FieldError(f"{source} does not exist, expected a folder of images, an image or a CSV table.")
     table = options.metadata
-    if source.is_dir() and image_suffix(source) is None:
+    is_image = image_suffix(source) is not None or is_zarr_folder(source)
+    if source.is_dir() and not is_image:
         listing = list_folder(source, options.channel_mapping, options.channels)
         if table is None and (source / METADATA_FILE).is_file():
             table = source / METADATA_FILE
     elif source.suffix.lower() == ".csv":
         listing = Listing(tuple(list_table(source, options.channel_mapping)))
-    elif image_suffix(source) is not None:
-        listing = Listing((ListedField(name=image_stem(source), stack_file=source),))
+    elif is_image:
+        listing = Listing(tuple(list_positions(source, image_stem(source))))
     else:
         raise FieldError(
             f"{source} is neither a folder nor a .csv table nor an image ({', '.join(IMAGE_SUFFIXES)}, .zarr)."

@@ -18,6 +18,7 @@ class ListedField:
         name: The field's id.
         channel_files: Our channel name → file of that channel; empty where one file holds all channels.
         stack_file: The file that holds all channels.
+        stack_position: Which image of that file, where it holds several.
         mask_file: Instance labels.
         metadata: Column → value.
         default_pixel_size_um: Pixel size to take where nothing else says it.
@@ -35,6 +36,7 @@ class ListedField:
     default_pixel_size_from: str = ""
     folder: str = ""
     problem: str | None = None
+    stack_position: int | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 from subcell_hf.data.images.file_names import (
@@ -20,6 +21,7 @@ from subcell_hf.data.images.file_names import (
 from subcell_hf.data.images.files import image_suffix
 from subcell_hf.data.images.folders import FolderContent, list_images
 from subcell_hf.data.images.listed_fields import ListedField, Listing, name_apart, one_file_twice
+from subcell_hf.data.images.positions import list_positions
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
 
 _LOSSY_SUFFIXES = (".jpg", ".jpeg")
@@ -50,8 +52,11 @@ def list_folder(folder: Path, channel_mapping: Mapping[str, str], channels: tupl
 
 
 def _folder_of(item: ListedField, root: Path) -> str:
-    """The folder of a field's files, below the root."""
-    return _below(item.files[0].parent, root) if item.files else ""
+    """The folder of a field's files, below the root; that of the whole plate for images of an OME-Zarr."""
+    if not item.files:
+        return ""
+    folders = item.files[0].parent.relative_to(root).parts
+    return normal_form("/".join(takewhile(lambda name: image_suffix(Path(name)) is None, folders)))
 
 
 def _below(path: Path, root: Path) -> str:
@@ -164,28 +169,44 @@ def _one_mask(masks: list[Path]) -> Path | None:
 
 
 def _list_stacks(parts: _Parts, root: Path) -> _Found:
-    """Fields of one file each."""
+    """Fields of one file each, or of one position of a file."""
     masks: dict[tuple[Path, str], list[Path]] = {}
     unused: dict[Path, str] = {}
-    stems = {(path.parent, name) for path, (name, channel) in parts.items() if channel is None}
+    found = {path: list_positions(path, name) for path, (name, channel) in parts.items() if channel is None}
+    stems = {(path.parent, name): path for path, (name, channel) in parts.items() if channel is None}
+    stems |= {(path.parent, item.name): path for path, items in found.items() for item in items}
     stacks = []
     for path, (name, channel) in parts.items():
         image, reason = companion_of(path) or (None, "")
         if channel == MASK_NAME:
             masks.setdefault((path.parent, name.removesuffix(".ome")), []).append(path)
         elif image is None or (path.parent, image) not in stems:
-            stacks.append((path, name))
+            stacks.append(path)
         elif reason == CELLPOSE_MASKS:
             masks.setdefault((path.parent, image), []).append(path)
         else:
             unused[path] = reason
-    fields = [_field_of_stack(path, name, masks.pop((path.parent, name), [])) for path, name in stacks]
-    fields += [_mask_without_image(path, root) for paths in masks.values() for path in paths]
+    fields = [
+        _field_of_stack(path, item, masks.pop((path.parent, item.name), [])) for path in stacks for item in found[path]
+    ]
+    for key, paths in masks.items():
+        images = found[stems[key]] if key in stems else []
+        fields += [
+            _mask_of_several(path, images, root) if images else _mask_without_image(path, root) for path in paths
+        ]
     return fields, unused
 
 
-def _field_of_stack(path: Path, name: str, masks: list[Path]) -> ListedField:
-    problem = None
+def _mask_of_several(path: Path, images: list[ListedField], root: Path) -> ListedField:
+    return ListedField(
+        name=_below(path, root),
+        problem=f"{path} is a mask of {images[0].stack_file}, which holds {len(images)} images: expected one mask for "
+        f"each, such as {images[0].name}_{MASK_NAME}. Split it, or move it away.",
+    )
+
+
+def _field_of_stack(path: Path, item: ListedField, masks: list[Path]) -> ListedField:
+    problem = item.problem
     if (layout := layout_of(path)) is not None:
         problem = (
             f"{path} is named as {layout[0]} names its files, one for each channel, which is not read as it stands. "
@@ -194,9 +215,8 @@ def _field_of_stack(path: Path, name: str, masks: list[Path]) -> ListedField:
         )
     elif image_suffix(path) is None:
         problem = f"{path}: {_other_kind(path)}."
-    return ListedField(
-        name=name,
-        stack_file=path,
+    return replace(
+        item,
         mask_file=_one_mask(masks),
-        problem=problem or (_problem_of_planes(name, {MASK_NAME: masks}) if masks else None),
+        problem=problem or (_problem_of_planes(item.name, {MASK_NAME: masks}) if masks else None),
     )

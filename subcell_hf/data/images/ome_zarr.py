@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from subcell_hf.data.images.image import FieldError, Image, check_size
 _GROUP_FILES = (".zgroup", ".zattrs", "zarr.json")
 _CODECS_THAT_RUN_CODE = frozenset({"pickle"})
 _MOST_CHUNKS = 1_000_000
+_DEEPEST_IMAGE = 3
+"""Row, column and image lie between a plate's folder and the arrays."""
 _CONVERTED = "bioformats2raw.layout"
 
 
@@ -60,7 +63,7 @@ def read_ome_zarr(path: Path, max_decoded_bytes: int) -> Image:
     except Exception as error:  # metadata of strangers: zarr raises nearly anything
         raise FieldError(
             f"{path} is no OME-Zarr image that can be read: {type(error).__name__} {error}. Expected a group with "
-            "`multiscales`, or a plate or a well of such images."
+            "`multiscales`, or in its place a plate, a well or a converted file that lists such groups."
         ) from error
     _refuse_code(array, path)
     check_size(path, array.shape, array.dtype, max_decoded_bytes)
@@ -77,6 +80,8 @@ def read_ome_zarr(path: Path, max_decoded_bytes: int) -> Image:
 def list_zarr_images(path: Path, stem: str) -> list[ZarrImage]:
     """The images of an OME-Zarr folder: itself, those of a plate or a well, or the series of a converted file.
 
+    An image that is given by itself is named as where the plate around it is given.
+
     Args:
         path: The folder.
         stem: Name of the folder without its suffix.
@@ -86,19 +91,19 @@ def list_zarr_images(path: Path, stem: str) -> list[ZarrImage]:
     """
     outer, inside = _enclosing(path)
     if inside:
-        stem = outer.name.removesuffix(".zarr").removesuffix(".ome")
+        stem = re.sub(r"(\.ome)?\.zarr$", "", outer.name, flags=re.IGNORECASE)
     try:
-        images = list(_images_inside(path))
+        images = list(_images_inside(path)) or [()]
     except Exception:  # `read_ome_zarr` reports it when the image's turn comes
         images = [()]
-    return [_listed(path.joinpath(*parts), stem, (*inside, *parts), only=len(images) == 1) for parts in images]
+    is_only = len(images) == 1 and not inside
+    return [_listed(path.joinpath(*parts), stem, (*inside, *parts), is_only) for parts in images]
 
 
 def _enclosing(path: Path) -> tuple[Path, tuple[str, ...]]:
-    """The outermost Zarr folder around a folder, and the way from there."""
-    outer = path
-    while is_zarr_folder(outer.parent):
-        outer = outer.parent
+    """The outermost Zarr folder around a folder, and the way from there; rows of a plate may be plain folders."""
+    path = path.absolute()
+    outer = next((parent for parent in reversed(path.parents[:_DEEPEST_IMAGE]) if is_zarr_folder(parent)), path)
     return outer, path.relative_to(outer).parts
 
 
@@ -136,11 +141,11 @@ def _series_of_converted(path: Path) -> Sequence[str]:
     return list(itertools.takewhile(lambda name: is_zarr_folder(path / name), map(str, itertools.count())))
 
 
-def _listed(path: Path, stem: str, parts: tuple[str, ...], only: bool) -> ZarrImage:
+def _listed(path: Path, stem: str, parts: tuple[str, ...], is_only: bool) -> ZarrImage:
     if len(parts) == 3:  # row, column and image of a plate
         well, sample = "".join(parts[:2]), parts[2]
         return ZarrImage(path, f"{stem}_{well}_{sample}", {"plate": stem, "well": well, "sample": sample})
-    return ZarrImage(path, "_".join((stem, *parts)) if len(parts) > 1 or not only else stem)
+    return ZarrImage(path, "_".join((stem, *parts)) if parts and not is_only else stem)
 
 
 def _attributes(group: zarr.Group) -> Mapping[str, Any]:
