@@ -144,12 +144,8 @@ def load_weights(
         InputError: If the folder cannot be used, a weight has another shape than `config` says, or is not finite.
     """
     config = config or check_model(folder)
-    try:
+    with explaining(folder, "Fetch it again, or ask for a model that its weights fit."):
         model: Model = kind.from_pretrained(folder, config=config, dtype=dtype)
-    except RuntimeError as error:
-        raise InputError(
-            f"The weights in {folder} do not fit the model that was asked for: {one_line(error)}"
-        ) from error
     check_finite(model.state_dict(), str(folder))
     model.eval()
     return model
@@ -329,8 +325,8 @@ def _read_index(path: Path) -> dict[str, set[str]]:
     """File name → names of its tensors."""
     content = read_json(path)
     tensors = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not tensors:
-        raise InputError(f"{path} is no index of weights: it has no weight_map of names. Fetch it again.")
+    if not isinstance(tensors, dict) or not tensors or not isinstance(content.get("metadata"), dict):
+        raise InputError(f"{path} is no index of weights: expected metadata and weight_map. Fetch it again.")
     named: dict[str, set[str]] = {}
     for tensor, name in tensors.items():
         if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):

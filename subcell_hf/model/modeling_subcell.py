@@ -312,8 +312,12 @@ class SubCellPooler(nn.Module):
 
 def _check_indices(folder: Path) -> None:
     for index in folder.glob("*.safetensors.index*.json"):
-        for name in set(json.loads(index.read_bytes())["weight_map"].values()):
-            if Path(name).name != name or not name.endswith(".safetensors"):
+        content = json.loads(index.read_bytes())
+        names = content.get("weight_map") if isinstance(content, dict) and "metadata" in content else None
+        if not isinstance(names, dict) or not names:
+            raise ValueError(f"{index} is no index of weights: expected metadata and weight_map. Fetch it again.")
+        for name in names.values():
+            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
                 raise ValueError(
                     f"{index} names the weights {name!r}: expected safetensors files, without folders. Do not use "
                     "weights from a source that you do not trust."

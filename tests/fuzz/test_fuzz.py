@@ -45,7 +45,7 @@ def hang(folder: Path) -> None:
 
 def end_process(folder: Path) -> None:
     if folder.name != "sound":
-        os.abort()
+        os._exit(3)
 
 
 def fill_memory(folder: Path) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import ViTConfig, ViTModel
+from transformers import AutoModel, ViTConfig, ViTModel
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
+from subcell_hf.hub.demo_model import DemoModel
+from subcell_hf.hub.endpoint_handler import EndpointHandler
 from subcell_hf.hub.export import ExportSources, export_model
 from subcell_hf.hub.space import local_settings
 from subcell_hf.hub.untrained import save_untrained
@@ -171,8 +173,9 @@ INDICES = {
     "pointer": (lambda _: POINTER, "git lfs pull"),
     "no names": (lambda _: b'{"weight_map": {}}', "weight_map"),
     "a list": (lambda _: b'{"weight_map": ["a"]}', "weight_map"),
-    "numbers": (lambda text: json.dumps({"weight_map": dict.fromkeys(json.loads(text)["weight_map"], 5)}).encode(),
-                "without folders"),
+    "numbers": (lambda text: json.dumps(json.loads(text) | {"weight_map": {"a": 5}}).encode(), "without folders"),
+    "lists": (lambda text: json.dumps(json.loads(text) | {"weight_map": {"a": ["b"]}}).encode(), "without folders"),
+    "no metadata": (lambda text: json.dumps({"weight_map": json.loads(text)["weight_map"]}).encode(), "metadata"),
     "elsewhere": (lambda text: text.replace(b"model-00001", b"../model-00001"), "without folders"),
 }  # fmt: skip
 
@@ -190,6 +193,8 @@ def test_a_broken_index_of_weights_is_named(name: str, sound: Path, tmp_path: Pa
         with pytest.raises(InputError, match=message) as raised:
             command(folder)
         assert str(index) in str(raised.value)
+    with pytest.raises((ValueError, OSError)):
+        SubCellModel.from_pretrained(folder)
 
 
 def test_what_is_no_model_at_all(tmp_path: Path) -> None:
@@ -238,5 +243,8 @@ def test_code_beside_the_weights_is_not_run(tmp_path: Path) -> None:
     for command in COMMANDS.values():
         command(folder)
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    EndpointHandler(str(folder), trust_remote_code=False)  # as `subcell serve` loads it
+    DemoModel(str(folder), trust_remote_code=False)
+    AutoModel.from_pretrained(folder)
     assert check_model(folder).hidden_size == 32
     assert not (tmp_path / "was-run").exists()
