@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from subcell_hf.errors import InputError
+from subcell_hf.cli.process import run_plainly
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.training.finetuning import FineTuner
 from subcell_hf.training.finetuning_arguments import parse_fine_tuning
@@ -38,8 +38,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (InputError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_plainly(lambda: main(sys.argv[1:]))

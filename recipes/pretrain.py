@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from subcell_hf.errors import InputError
+from subcell_hf.cli.process import run_plainly
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.training.arguments import parse_arguments
 from subcell_hf.training.report import describe_run
@@ -43,8 +43,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (InputError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_plainly(lambda: main(sys.argv[1:]))

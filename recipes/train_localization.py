@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 
+from subcell_hf.cli.process import run_plainly
 from subcell_hf.errors import InputError
 from subcell_hf.inference.tables import EmbeddingTable, read_table
 from subcell_hf.ontology import challenge_locations, reported_locations, training_locations
@@ -89,8 +90,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (InputError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_plainly(lambda: main(sys.argv[1:]))

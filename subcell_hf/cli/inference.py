@@ -105,7 +105,7 @@ def embed(
     arguments[WORKING_FOLDER] = str(Path.cwd())
     if report:
         check_report_libraries()
-    from subcell_hf.inference.processes import ALONE, Processes
+    from subcell_hf.data.processes import ALONE, Processes
 
     processes = Processes.of_environment()
     if processes.world_size > 1:

@@ -103,6 +103,17 @@ def ending_plainly() -> Iterator[None]:
             raise typer.Exit(code)
 
 
+def run_plainly(main: Callable[[], None]) -> None:
+    """Run a script's main function as a command and exit; see `ending_plainly`."""
+    code = 0
+    try:
+        with ending_plainly():
+            main()
+    except typer.Exit as end:
+        code = end.exit_code
+    sys.exit(code)
+
+
 def _explain(error: OSError) -> str:
     """The error without Python's own notation, with a remedy where permissions are the reason."""
     if error.filename is None or error.strerror is None:

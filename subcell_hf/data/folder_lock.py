@@ -16,6 +16,7 @@ from errno import EACCES, EAGAIN, EPERM, EROFS, EWOULDBLOCK
 from functools import cache
 from pathlib import Path
 
+from subcell_hf.data.full_disk import naming_full_disk
 from subcell_hf.errors import InputError
 
 try:
@@ -90,7 +91,8 @@ def is_writable(folder: Path) -> bool:
 
 @contextmanager
 def _hold(path: Path, claimed: Path, shared: bool, wait: bool) -> Iterator[None]:
-    descriptor = _acquire(path, claimed, shared, wait)
+    with naming_full_disk(claimed):
+        descriptor = _acquire(path, claimed, shared, wait)
     try:
         yield
     finally:

@@ -3,11 +3,13 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from subcell_hf.data.atomic import TEMPORARY_SUFFIX, flush_to_disk, hold, remove_if_abandoned, temporary_path
+from subcell_hf.data.folder_lock import claim_output
 from subcell_hf.data.full_disk import naming_full_disk
+from subcell_hf.errors import InputError
 
 
 @contextmanager
@@ -24,14 +26,16 @@ def write_folder_atomically(output: Path | str, *, replace: bool = False) -> Ite
         An empty folder beside it, to be filled.
 
     Raises:
-        OSError: If something cannot be written, or the folder has got content meanwhile; a full disk is named.
+        InputError: If another job writes the same folder, or has given it content meanwhile.
+        OSError: If something cannot be written; a full disk is named.
     """
     final = Path(output).resolve()  # beside the folder itself, not beside a link to it
     staging = temporary_path(final)
     descriptor = None
+    held = ExitStack()
     try:
         with naming_full_disk(output):
-            final.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(claim_output(final))
             for leftover in final.parent.glob(f".*{TEMPORARY_SUFFIX}"):
                 same = leftover.name.startswith(f".{final.name[:40]}.") and len(leftover.name) == len(staging.name)
                 if same and leftover.is_dir():
@@ -42,12 +46,15 @@ def write_folder_atomically(output: Path | str, *, replace: bool = False) -> Ite
                 hold(descriptor)
             yield staging
             if final.is_dir() and not replace:
+                if any(final.iterdir()):
+                    raise InputError(f"{output} has got content meanwhile, of another job. Choose another output.")
                 final.rmdir()
             publish_folder(staging, final)
     finally:
         if descriptor is not None:
             os.close(descriptor)
         shutil.rmtree(staging, ignore_errors=True)
+        held.close()
 
 
 def publish_folder(staging: Path, final: Path) -> None:

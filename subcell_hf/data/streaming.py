@@ -32,7 +32,6 @@ The sequential readers move every byte to use a third of them, which a disk cach
 stay plain WebDataset files that both can read, through `shards.codec.decode_sample`.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -42,6 +41,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from subcell_hf.batches import CropBatch
+from subcell_hf.data.processes import Processes
 from subcell_hf.data.shards.batch_plan import BatchPlan, BatchSettings, InOrderPlan, Plan, explain_difference
 from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.errors import InputError
@@ -272,7 +272,8 @@ def _process(rank: int | None, world_size: int | None) -> tuple[int, int]:
         raise InputError(f"Give both rank and world_size, or neither; got {rank} and {world_size}.")
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    processes = Processes.of_torch()
+    return processes.rank, processes.world_size
 
 
 def _unchanged(batch: Any) -> Any:

@@ -14,6 +14,7 @@ import torch
 
 from subcell_hf.data.crops.folder import write_unused
 from subcell_hf.data.crops.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM, count_pixel_sizes
+from subcell_hf.data.processes import Processes
 from subcell_hf.errors import InputError
 from subcell_hf.inference.batches import BatchReader, ReadPart
 from subcell_hf.inference.blocks import CellSource, unused_of
@@ -22,7 +23,6 @@ from subcell_hf.inference.forward import BatchEmbedder
 from subcell_hf.inference.models import ModelFolder, choose_device, choose_precision
 from subcell_hf.inference.parts import PartResults, PartsFolder, plan_parts
 from subcell_hf.inference.pictures import PictureBudget
-from subcell_hf.inference.processes import Processes
 from subcell_hf.inference.runs import EmbedRun, EmbedSettings, claim_run, write_part
 from subcell_hf.inference.tables import EMBEDDINGS_FILE
 from subcell_hf.progress import progress_bar

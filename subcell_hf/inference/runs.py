@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from subcell_hf.data.folder_lock import claim_folder
+from subcell_hf.data.processes import Processes
 from subcell_hf.data.ray_tasks import check_engine
 from subcell_hf.errors import InputError
 from subcell_hf.inference.batches import ReadPart
@@ -16,7 +17,6 @@ from subcell_hf.inference.blocks import CellSource
 from subcell_hf.inference.models import ModelFolder
 from subcell_hf.inference.parts import PartResults, PartsFolder
 from subcell_hf.inference.pictures import DEFAULT_PICTURES, PictureBudget
-from subcell_hf.inference.processes import Processes
 
 
 @dataclass(frozen=True)

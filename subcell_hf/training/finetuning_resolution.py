@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from subcell_hf.augmentation.presets import AugmentationSettings, load_settings
+from subcell_hf.data.processes import Processes
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
@@ -124,6 +125,7 @@ def resolve_fine_tuning(parsed: ParsedFineTuning) -> FineTuningRun:
         raise InputError(
             f"{missing} is not set: give the trained model with --init_checkpoint and the crops with --data."
         )
+    Processes.of_torch()  # refuses here what accelerate would meet with a traceback
     training = _build_arguments(parsed)
     crops = open_crops(data.data, data.channel_names or (), data.pixel_size_um, data.group_column)
     splits = with_random_splits(crops, data.validation_fraction, training.seed)

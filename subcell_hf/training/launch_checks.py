@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import TrainingArguments
 
+from subcell_hf.data.processes import Processes
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.training.arguments import PreTrainingArguments
@@ -36,7 +37,7 @@ def check_processes(training: TrainingArguments) -> None:
     Raises:
         InputError: With the remedy.
     """
-    started = int(os.environ.get("WORLD_SIZE", "1"))
+    started = Processes.of_torch().world_size
     if started > 1 and training.world_size == 1:
         raise InputError(
             f"{started} processes were started, but Trainer has not joined them: each would train on its own. On a "

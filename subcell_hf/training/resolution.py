@@ -1,7 +1,6 @@
 """From arguments to a run of which every number is known; what cannot work is refused here, before anything starts."""
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from subcell_hf.augmentation.presets import AugmentationSettings, load_settings
+from subcell_hf.data.processes import Processes
 from subcell_hf.data.shards.batch_plan import BatchPlan, BatchSettings
 from subcell_hf.data.shards.index import ShardIndex
 from subcell_hf.data.shards.reader import ShardReader
@@ -84,7 +84,7 @@ def resolve(parsed: ParsedArguments, world_size: int | None = None) -> PreTraini
         InputError: If arguments contradict each other, the data or the machine; the message names argument and remedy.
         OSError: If the shards cannot be read.
     """
-    world_size = world_size or int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = world_size or Processes.of_torch().world_size
     _check_fixed(parsed)
     if parsed.data.shards is None:
         raise InputError("shards is not set: give the folder or URL that `subcell shards` wrote, --shards FOLDER.")

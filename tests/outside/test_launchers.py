@@ -7,8 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
+from subcell_hf.data import streaming
+from subcell_hf.data.processes import Processes
 from subcell_hf.errors import InputError
-from subcell_hf.inference.processes import Processes
+from subcell_hf.training.arguments import parse_arguments
+from subcell_hf.training.finetuning_arguments import parse_fine_tuning
+from subcell_hf.training.finetuning_resolution import resolve_fine_tuning
+from subcell_hf.training.resolution import resolve
 from tests.inference.embedding_runs import save_tiny_model, write_fields
 
 OPTIONS = ("--precision", "fp32", "--device", "cpu", "--no-report", "--no-h5ad")
@@ -112,3 +117,17 @@ def test_a_share_of_the_work_is_announced_and_never_looks_complete(
     assert alone.exit_code == 0, alone.output
     assert "holds 10 cells; 0 inputs were skipped" in alone.output
     assert "process 1 of" not in alone.output
+
+
+def test_a_loader_and_a_training_refuse_impossible_numbers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stray WORLD_SIZE would leave a plain loop with a share of its cells."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(InputError, match="RANK is not set"):
+        streaming._process(None, None)
+    monkeypatch.setenv("RANK", "7")
+    with pytest.raises(InputError, match="expected a rank from 0 to 3"):
+        resolve(parse_arguments([]))
+    with pytest.raises(InputError, match="expected a rank from 0 to 3"):
+        resolve_fine_tuning(parse_fine_tuning(["--init_checkpoint", "x", "--data", "y"]))
+    monkeypatch.setenv("RANK", "3")
+    assert streaming._process(None, None) == (3, 4)

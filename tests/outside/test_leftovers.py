@@ -1,7 +1,6 @@
 """What a killed run was writing is removed by the next run into the same place; what a live one writes is not."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 from subcell_hf.data.atomic import remove_leftovers, write_atomically
 from subcell_hf.data.folders import write_folder_atomically
+from subcell_hf.errors import InputError
 from subcell_hf.evaluation.plots import figure_of, save_figure
 from subcell_hf.hub.export import ExportSources, export_model
 from subcell_hf.hub.untrained import save_untrained
@@ -117,13 +117,15 @@ def test_files_and_folders_of_a_live_run_stay(tmp_path: Path) -> None:
     assert live.stdout.readline() == "ready\n"
     for path in tmp_path.iterdir():
         os.utime(path, (0, 0))  # however old
-    assert len(hidden(tmp_path)) == 2
+    before = hidden(tmp_path)
+    assert len(before) == 3  # the file, the folder, and the lock of its name
     assert remove_leftovers(tmp_path) == 0
     with write_atomically(tmp_path / "live") as file:
         file.write(b"of this process")
-    with write_folder_atomically(tmp_path / "lives") as folder:
-        (folder / "b").write_text("of this process")
-    shutil.rmtree(tmp_path / "lives")
+    in_use = pytest.raises(InputError, match=f"in use: process {live.pid}")
+    with in_use, write_folder_atomically(tmp_path / "lives"):
+        pass
+    assert hidden(tmp_path) == before
     live.communicate("")
     assert live.returncode == 0
     assert (tmp_path / "live").read_bytes() == b"whole"

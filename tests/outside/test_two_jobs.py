@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from subcell_hf.cli import app
 from subcell_hf.data import folder_lock
 from subcell_hf.data.folder_lock import claim_folder, claim_output
+from subcell_hf.data.folders import write_folder_atomically
+from subcell_hf.data.processes import Processes
 from subcell_hf.errors import InputError
-from subcell_hf.inference.processes import Processes
 from subcell_hf.inference.runs import claim_run
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
@@ -150,6 +151,19 @@ def test_a_name_is_kept_beside_the_output(tmp_path: Path) -> None:
     with claim_output(tmp_path / "new"), claim_output(long), refused, claim_output(tmp_path / "." / "new"):
         pass
     assert files_in(tmp_path) == []
+
+
+def test_a_folder_that_appears_whole_is_written_by_one_job_at_a_time(tmp_path: Path) -> None:
+    """So are models that are converted, exported or trained, and Spaces."""
+    output = tmp_path / "model"
+    with write_folder_atomically(output) as staging:
+        (staging / "weights").write_text("ours")
+        with pytest.raises(InputError, match="model is in use"), write_folder_atomically(output, replace=True):
+            pass
+    assert (output / "weights").read_text() == "ours"
+    with pytest.raises(InputError, match="has got content meanwhile"), write_folder_atomically(output):
+        pass
+    assert files_in(tmp_path) == ["model", "weights"]
 
 
 def test_what_cannot_be_a_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_processes_that_would_train_each_on_its_own_are_refused(
     training = kind(output_dir=str(tmp_path), use_cpu=True)
     check_processes(training)
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(InputError, match=r"2 processes were started.*each would train on its own.*--use_cpu true"):
         check_processes(training)
 

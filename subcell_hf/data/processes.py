@@ -64,6 +64,17 @@ class Processes:
                 return cls() if names.per_shell and _is_shell(given, names) else cls._read(given, names)
         return cls()
 
+    @classmethod
+    def of_torch(cls, environment: Mapping[str, str] | None = None) -> "Processes":
+        """As `torch.distributed` would be told: by `torchrun` or `accelerate launch` only; see `of_environment`.
+
+        Raises:
+            InputError: If the numbers are impossible.
+        """
+        given = os.environ if environment is None else environment
+        names = _LAUNCHERS[0]
+        return cls._read(given, names) if names.world_size in given else cls()
+
     def describe(self) -> str:
         """What is to be known before the work begins, where this is not the only process."""
         return (
