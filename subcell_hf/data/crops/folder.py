@@ -274,6 +274,8 @@ def read_crops_json(folder: Path, *, finished: bool = True) -> dict[str, Any]:
         raise InputError(
             f"{folder} is not finished. Run the same subcell crops command again; finished fields are kept."
         )
+    if finished and not (folder / TABLE_FILE).is_file():
+        raise InputError(f"{folder} has no {TABLE_FILE}. Run the same subcell crops command again.")
     return facts
 
 
