@@ -260,7 +260,7 @@ def _read_tiff(content: bytes, where: str, gate: _Gate) -> Pixels:
             if page.dtype is None or compression not in TIFF_COMPRESSIONS:
                 raise RequestError(f"{where} is compressed as {compression}; save it without.", 422)
             gate.check(page.shape, page.dtype)
-            problem = photometric_problem(page)
+            problem = photometric_problem(page) or _missing_pixels(page, len(content))
             if problem:
                 raise RequestError(f"{where} {problem}", 422)
             planes.append(_without_alpha(page.asarray(), page, where))
@@ -282,6 +282,15 @@ def photometric_problem(page: Any) -> str | None:
         return "has a palette that is no ramp from black to one colour; expected grey (MinIsBlack)."
     if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE"):
         return f"has the photometric interpretation {photometric}; expected grey (MinIsBlack) or RGB."
+    return None
+
+
+def _missing_pixels(page: Any, file_bytes: int) -> str | None:
+    """Where a TIFF page lacks strips or tiles, which tifffile would fill with zeros."""
+    ends = [offset + length for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    is_short = not ends or (not page.is_contiguous and len(ends) < math.prod(page.chunked))
+    if is_short or min(page.databytecounts) == 0 or max(ends) > file_bytes:
+        return "lacks some of its pixels; it may be damaged, send it again."
     return None
 
 

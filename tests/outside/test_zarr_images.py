@@ -48,6 +48,22 @@ def test_plates_in_a_folder_and_their_masks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(second.read().label_mask, label_mask((64, 64)))
 
 
+def test_zarr_folders_without_a_suffix_are_found(tmp_path: Path) -> None:
+    write_image(zarr.open_group(tmp_path / "images/field 1", mode="w", zarr_format=3), FIELDS[0], 3)
+    write_image(zarr.open_group(tmp_path / "images/deeper/field 2", mode="w", zarr_format=2), FIELDS[1])
+    fields = find_fields(tmp_path / "images")
+    assert [field.name for field in fields] == ["field 1", "field 2"]
+    np.testing.assert_array_equal(fields[1].read().pixels, FIELDS[1])
+
+
+def test_packed_ome_zarr_is_listed_as_what_it_is(tmp_path: Path) -> None:
+    write_plate(tmp_path / "p.zarr", FIELDS[:1])
+    shutil.make_archive(str(tmp_path / "q.zarr"), "zip", tmp_path / "p.zarr")
+    packed = [field for field in find_fields(tmp_path) if field.listed.problem]
+    assert len(packed) == 1
+    assert "q.zarr.zip: .zarr.zip files are not read" in str(packed[0].listed.problem)
+
+
 def test_a_lost_well_is_a_field_that_cannot_be_used(tmp_path: Path) -> None:
     write_plate(tmp_path / "p.zarr", FIELDS[:1], wells=["A/1", "A/2", "A/3"])
     shutil.rmtree(tmp_path / "p.zarr/A/2")

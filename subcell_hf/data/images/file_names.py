@@ -20,7 +20,7 @@ _SYSTEM_NAMES = frozenset({"@eadir", "@recycle", "#recycle", "#snapshot", "__mac
 _OTHER_IMAGES = (
     ".avif", ".bmp", ".c01", ".czi", ".dcm", ".dv", ".flex", ".gif", ".heic", ".ims", ".jp2", ".jxl", ".lif", ".lsm",
     ".mrxs", ".nd2", ".ndpi", ".oib", ".oif", ".pgm", ".pnm", ".ppm", ".qptiff", ".r3d", ".scn", ".sld", ".stk",
-    ".svs", ".tga", ".vsi", ".webp", ".zvi", ".btf", ".tf2", ".tf8", ".ome.btf",
+    ".svs", ".tga", ".vsi", ".webp", ".zarr.zip", ".zvi",
 )  # fmt: skip
 
 # Cellpose names its files after the image: https://cellpose.readthedocs.io/en/latest/outputs.html

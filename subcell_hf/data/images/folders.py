@@ -8,6 +8,7 @@ from pathlib import Path
 
 from subcell_hf.data.images.file_names import is_system_file, is_thumbnail, legible, other_image_suffix
 from subcell_hf.data.images.files import image_suffix
+from subcell_hf.data.images.ome_zarr import is_zarr_folder
 
 CROPS_FILE = "crops.json"
 """Marks a folder as one of crops; such a folder inside of a folder of images is passed by."""
@@ -84,7 +85,8 @@ def _list_one(parent: Path, may_be_output: bool, content: FolderContent, links: 
         if is_system_file(entry.name):
             continue
         is_folder = _is_folder(entry)
-        is_image = image_suffix(path) is not None or other_image_suffix(path) is not None
+        is_zarr = is_folder and (path.name.lower().endswith(_ZARR) or is_zarr_folder(path))
+        is_image = is_zarr or image_suffix(path) is not None or other_image_suffix(path) is not None
         if not (
             is_image or is_folder or (entry.is_symlink() and not path.exists() and not _FILE_SUFFIX.search(path.name))
         ):
@@ -95,13 +97,13 @@ def _list_one(parent: Path, may_be_output: bool, content: FolderContent, links: 
             )
         elif is_thumbnail(entry.name):
             content.unused[path] = "a thumbnail, by its name"
-        elif is_folder and not path.name.lower().endswith(_ZARR):
+        elif is_folder and not is_zarr:
             if entry.is_symlink():
                 links.append(path)
             else:
                 yield path
         elif is_image:
-            (content.images if image_suffix(path) is not None else content.others).append(path)
+            (content.images if is_zarr or image_suffix(path) is not None else content.others).append(path)
         else:
             links.append(path)  # a link that leads nowhere, and may have led to a folder
 

@@ -21,6 +21,7 @@ from subcell_hf.data.images.file_names import (
 from subcell_hf.data.images.files import image_suffix
 from subcell_hf.data.images.folders import FolderContent, list_images
 from subcell_hf.data.images.listed_fields import ListedField, Listing, name_apart, one_file_twice
+from subcell_hf.data.images.ome_zarr import is_zarr_folder
 from subcell_hf.data.images.positions import list_positions
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
 
@@ -95,7 +96,7 @@ def _list_planes(parts: _Parts, known: Mapping[str, str], root: Path) -> _Found:
             groups[path.parent, image].setdefault(MASK_NAME, []).append(path)
         elif image is not None and (path.parent, split_stem(image, known)[0]) in images:
             unused[path] = _of_one_channel(image) if reason == CELLPOSE_MASKS else reason
-        elif image_suffix(path) is None:
+        elif _is_other_kind(path):
             unused[path] = _other_kind(path)
         else:
             fields.append(_stray(path, known, root))
@@ -114,6 +115,10 @@ def _of_one_channel(image: str) -> str:
         f"a mask of the one channel {image}, which may outline nuclei alone: if it labels whole cells, rename it to "
         f"{image.rpartition('_')[0]}_{MASK_NAME}"
     )
+
+
+def _is_other_kind(path: Path) -> bool:
+    return image_suffix(path) is None and not is_zarr_folder(path)
 
 
 def _other_kind(path: Path) -> str:
@@ -155,7 +160,7 @@ def _problem_of_planes(name: str, files: Mapping[str, list[Path]]) -> str | None
         if len(paths) > 1 and not (channel == MASK_NAME and _one_mask(paths)):
             names = ", ".join(path.name for path in paths)
             return f"Field {name!r} has more than one file for {channel}: {names}. Remove or rename all but one."
-    for path in (path for paths in files.values() for path in paths if image_suffix(path) is None):
+    for path in (path for paths in files.values() for path in paths if _is_other_kind(path)):
         return f"Field {name!r}: {path}: {_other_kind(path)}."
     if masks and image_suffix(masks[0]) in _LOSSY_SUFFIXES:
         return f"Field {name!r}: label mask {masks[0]} is not lossless, expected PNG, TIFF or .npy rather than JPEG."
@@ -213,7 +218,7 @@ def _field_of_stack(path: Path, item: ListedField, masks: list[Path]) -> ListedF
             "Rename the files to <field of view>_<channel>, or list them in a CSV with the columns r_image, y_image, "
             "b_image, g_image and output_prefix, one row per field of view."
         )
-    elif image_suffix(path) is None:
+    elif _is_other_kind(path):
         problem = f"{path}: {_other_kind(path)}."
     return replace(
         item,

@@ -41,7 +41,10 @@ class ZarrImage:
 
 def is_zarr_folder(path: Path) -> bool:
     """Whether a folder is a Zarr group, whatever its name is."""
-    return path.is_dir() and any((path / name).is_file() for name in _GROUP_FILES)
+    try:
+        return path.is_dir() and any((path / name).is_file() for name in _GROUP_FILES)
+    except OSError:  # a folder that may not be read, which is reported when it is listed
+        return False
 
 
 def read_ome_zarr(path: Path, max_decoded_bytes: int) -> Image:
