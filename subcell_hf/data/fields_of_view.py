@@ -27,6 +27,7 @@ from subcell_hf.data.images.planes import (
 )
 from subcell_hf.data.images.positions import list_positions
 from subcell_hf.data.images.tables import METADATA_FILE, join_metadata, read_field_metadata
+from subcell_hf.data.instances import check_instances
 from subcell_hf.data.metadata_columns import keep_apart
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import CHANNEL_STAINS, PROTEIN_CHANNEL
@@ -133,9 +134,11 @@ class FieldSource:
             if self.listed.mask_file is not None:
                 image = read_image(self.listed.mask_file, self.options.max_decoded_bytes)
                 mask = check_label_mask(image, pixels.shape[1:])
+            field = FieldOfView(self.name, pixels, channels, size_um, mask, dict(self.metadata), size_from)
+            check_instances(field, f"label mask {self.listed.mask_file}")
         except FieldError as error:
             raise FieldError(f"Field {self.name!r}: {error}") from error
-        return FieldOfView(self.name, pixels, channels, size_um, mask, dict(self.metadata), size_from)
+        return field
 
     def _read_channels(self) -> tuple[npt.NDArray[Any], tuple[str, ...], list[ImageMetadata]]:
         """Pixels, their channels, and what the files say of themselves."""

@@ -159,7 +159,7 @@ def test_one_constant_channel_is_kept_and_a_blank_field_refused(tmp_path: Path) 
     ("mask", "message"),
     [
         (np.zeros((64, 72), np.uint8), "is empty"),
-        (np.ones((64, 72), np.float32), "dtype float32"),
+        (np.full((64, 72), 0.5, np.float32), "dtype float32"),
         (np.ones((32, 36), np.uint8), r"shape (32, 36), expected (64, 72)"),
     ],
 )

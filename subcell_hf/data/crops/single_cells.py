@@ -212,11 +212,7 @@ def _find_cells(field: FieldOfView, boxes: Sequence[CellBox] | None) -> list[_Fo
                 f"Field {field.name!r} has neither label mask nor boxes. Segment it first, or give one of them."
             )
         return [_cell_of_box(field, box) for box in boxes]
-    regions = {
-        label: region
-        for label, region in enumerate(ndimage.find_objects(field.label_mask), start=1)
-        if region is not None
-    }
+    regions = _regions(field.label_mask)
     if not regions:
         raise FieldError(f"Field {field.name!r} has an empty label mask, expected at least one cell.")
     if boxes is None:
@@ -231,6 +227,17 @@ def _find_cells(field: FieldOfView, boxes: Sequence[CellBox] | None) -> list[_Fo
         rows, columns = regions[box.label]
         found.append((box, (rows.start, columns.start), field.label_mask[rows, columns] == box.label))
     return found
+
+
+def _regions(mask: npt.NDArray[Any]) -> dict[int, tuple[slice, slice]]:
+    """Rows and columns of every label; takes memory by pixels, whatever number the labels have."""
+    labels: npt.NDArray[Any] | range = range(int(mask.max(initial=0)) + 1)
+    if len(labels) > mask.size:
+        labels, places = np.unique(mask, return_inverse=True)
+        mask = places.reshape(mask.shape) + int(labels[0] != 0)
+        labels = labels if labels[0] == 0 else np.concatenate([[0], labels])
+    found = enumerate(ndimage.find_objects(mask), start=1)
+    return {int(labels[position]): region for position, region in found if region is not None}
 
 
 def _box_of_region(label: int, region: tuple[slice, slice]) -> CellBox:

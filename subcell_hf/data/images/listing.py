@@ -169,7 +169,7 @@ def _problem_of_planes(name: str, files: Mapping[str, list[Path]]) -> str | None
 
 def _one_mask(masks: list[Path]) -> Path | None:
     """The mask of a field: one named by its user comes before Cellpose's."""
-    named = [path for path in masks if companion_of(path) is None] or masks
+    named = [path for path in masks if (companion_of(path) or ("", ""))[1] != CELLPOSE_MASKS] or masks
     return named[0] if len(named) == 1 else None
 
 

@@ -237,10 +237,8 @@ def check_label_mask(image: Image, shape: tuple[int, int]) -> npt.NDArray[np.int
     Raises:
         FieldError: If it is empty, not integer, of another size than the field, binary, or has too many labels.
     """
-    pixels = np.squeeze(image.pixels)
     where = f"label mask {image.path}"
-    if pixels.dtype.kind not in "ui":
-        raise FieldError(f"{where} has dtype {pixels.dtype}, expected integer labels. Save it as uint16 or uint32.")
+    pixels = _label_plane(np.squeeze(image.pixels), shape, where)
     if pixels.shape != shape:
         raise FieldError(
             f"{where} has shape {pixels.shape}, expected {shape} like its field. Give the mask at the full resolution "
@@ -265,3 +263,30 @@ def check_label_mask(image: Image, shape: tuple[int, int]) -> npt.NDArray[np.int
             "for example with skimage.measure.label."
         )
     return pixels.astype(np.int32)
+
+
+def _label_plane(pixels: npt.NDArray[Any], shape: tuple[int, int], where: str) -> npt.NDArray[Any]:
+    """Whole numbers, of one plane: floats without a fraction are whole, and grey may be stored as red, green, blue."""
+    if pixels.ndim == 3 and pixels.shape[:2] == shape and pixels.shape[2] in (3, 4):
+        colours = pixels[..., :3]
+        if (colours != colours[..., :1]).any() or (
+            pixels.shape[2] == 4 and pixels[..., 3].min() != pixels[..., 3].max()
+        ):
+            raise FieldError(
+                f"{where} is a colour picture, expected one plane of whole numbers. Save the labels themselves, for "
+                "example as 16-bit TIFF, rather than a view of them."
+            )
+        pixels = colours[..., 0]
+    if pixels.dtype.kind == "b":
+        return pixels.astype(np.uint8)
+    if pixels.dtype.kind == "f":
+        fraction = pixels[pixels != np.floor(pixels)]  # NaN and infinity included
+        if fraction.size or not np.isfinite(pixels).all() or pixels.max(initial=0) > np.iinfo(np.int32).max:
+            raise FieldError(
+                f"{where} has dtype {pixels.dtype} and values such as {fraction.flat[0] if fraction.size else 'inf'}, "
+                "expected whole numbers. A map of probabilities or intensities is no mask: save the labels."
+            )
+        return pixels.astype(np.int64)
+    if pixels.dtype.kind not in "ui":
+        raise FieldError(f"{where} has dtype {pixels.dtype}, expected integer labels. Save it as uint16 or uint32.")
+    return pixels
