@@ -16,6 +16,7 @@ import yaml
 from subcell_hf.cli.process import run_plainly
 from subcell_hf.errors import InputError
 from subcell_hf.inference.tables import EmbeddingTable, read_table
+from subcell_hf.model_folders import check_model, read_processor
 from subcell_hf.ontology import challenge_locations, reported_locations, training_locations
 from subcell_hf.plain_files import read_yaml
 from subcell_hf.progress import hide_weight_bars
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     given = parse(arguments)
     hide_weight_bars()
     torch.set_float32_matmul_precision("high")  # TF32 where the device has it, as in the published training
+    read_processor(given.encoder, check_model(given.encoder))  # before the training, not after it
     settings, table = read_settings(given.config, given.set), read_table(given.table)
     if "locations" not in table.cells:
         raise InputError(f"{given.table} has no column `locations`, expected names joined by ;.")

@@ -31,6 +31,7 @@ MODEL_CLASSES: dict[str, type[SubCellPreTrainedModel]] = {
 }
 """What `architectures` of a configuration may name."""
 
+_FLOATS = ("F16", "BF16", "F32", "F64")  # eight-bit kinds mean nothing without their scales
 _MOST_PARAMETERS = 20_000_000_000
 _MOST_LAYERS = 1000
 _MOST_EDGE_PX = 16_384
@@ -95,8 +96,9 @@ def check_model(folder: Path) -> SubCellConfig:
     """
     config = read_config(folder)
     files = check_weights(folder)
-    expected = {name: list(value.shape) for name, value in build_empty(config, folder).state_dict().items()}
-    found: dict[str, list[int]] = {}
+    empty = build_empty(config, folder).state_dict()
+    expected = {name: (value.is_floating_point(), list(value.shape)) for name, value in empty.items()}
+    found: dict[str, tuple[bool, list[int]]] = {}
     for path in files:
         found |= _open_weights(path)
     where = f"The weights in {folder} are not those of its {CONFIG_FILE}"
@@ -107,8 +109,8 @@ def check_model(folder: Path) -> SubCellConfig:
         raise InputError(f"{where}: {len(unknown)} are not part of that model, such as {unknown[0]}. {remedy}")
     if other := [name for name in expected if found[name] != expected[name]]:
         raise InputError(
-            f"{where}: {len(other)} have another shape, such as {other[0]}: {found[other[0]]}, expected "
-            f"{expected[other[0]]}. {remedy}"
+            f"{where}: {len(other)} have another shape or kind, such as {other[0]}: {_describe(found[other[0]])}, "
+            f"expected {_describe(expected[other[0]])}. {remedy}"
         )
     return config
 
@@ -338,15 +340,19 @@ def _read_index(path: Path) -> dict[str, set[str]]:
     return named
 
 
-def _open_weights(path: Path) -> dict[str, list[int]]:
-    """Name → shape of the tensors; opening compares the header with the size of the file."""
+def _describe(tensor: tuple[bool, list[int]]) -> str:
+    return f"{tensor[1]} of {'floating-point' if tensor[0] else 'other'} numbers"
+
+
+def _open_weights(path: Path) -> dict[str, tuple[bool, list[int]]]:
+    """Name → whether it holds floats, and shape; opening compares the header with the size of the file."""
     if not path.is_file():
         raise InputError(f"{path} is missing, though the index names it: fetch it again.")
     with path.open("rb") as start:
         refuse_lfs_pointer(path, start.read(100))
     try:
         with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: list(file.get_slice(name).get_shape()) for name in names}
+            slices = {name: file.get_slice(name) for name in file.keys()}  # a handle, not a mapping
+            return {name: (part.get_dtype() in _FLOATS, list(part.get_shape())) for name, part in slices.items()}
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is damaged or truncated ({error}): fetch or write it again.") from error

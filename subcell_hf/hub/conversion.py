@@ -212,6 +212,11 @@ def _image_size(patches: int, patch_size: int, told: Any, path: Path) -> list[in
 
 def _stack_classifiers(paths: Sequence[Path]) -> StateDict:
     """All members' linear layers, stacked to the ensemble's."""
+    twice = [path for number, path in enumerate(paths) if path.resolve() in [p.resolve() for p in paths[:number]]]
+    if twice:
+        raise ConversionError(
+            f"The classifier {twice[0]} is given twice: it would count twice. Give every member once."
+        )
     members = []
     for path in paths:
         state = read_state_dict(path)

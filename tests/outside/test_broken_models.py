@@ -122,6 +122,8 @@ DAMAGES: dict[str, tuple[str, Damage, str]] = {
     "processor's pixel": (PROCESSOR, field(PROCESSOR, pixel_size_um=float("nan")), "pixel_size_um"),
     "missing tensor": (WEIGHTS, tensors(lambda w: w.pop("layernorm.weight")), "missing, such as layernorm.weight"),
     "extra tensor": (WEIGHTS, tensors(lambda w: w.update(x=torch.ones(1))), "not part of that model, such as x"),
+    "whole numbers": (WEIGHTS, tensors(lambda w: w.update({"layernorm.bias": w["layernorm.bias"].to(torch.int8)})),
+                      "layernorm.bias: .* of other numbers, expected .* of floating-point"),
     "other shape": (WEIGHTS, tensors(lambda w: w.update({"layernorm.bias": torch.ones(3)})), r"layernorm.bias: \[3\]"),
     "HTML": (WEIGHTS, content(WEIGHTS, lambda _: b"<!DOCTYPE html><html>404</html>"), "damaged"),
 }  # fmt: skip

@@ -259,6 +259,12 @@ def test_a_byte_order_mark_is_no_damage(files: Path) -> None:
     assert json.loads((files / "named" / "config.json").read_bytes())["id2label"]["0"] == "First"
 
 
+def test_a_classifier_given_twice(files: Path) -> None:
+    (files / "link.pth").symlink_to(files / "classifier.pth")
+    with pytest.raises(InputError, match=r"link\.pth is given twice"):
+        convert(files / "encoder.pth", files / "out", "bg", [files / "classifier.pth", files / "link.pth"])
+
+
 def test_the_command_line_shows_a_sentence(files: Path) -> None:
     (files / "encoder.pth").write_bytes((files / "encoder.pth").read_bytes()[:-3000])
     arguments = ["convert", "--encoder", str(files / "encoder.pth"), "--channels", "bg", "--output", str(files / "out")]
