@@ -352,7 +352,8 @@ def _open_weights(path: Path) -> dict[str, tuple[bool, list[int]]]:
         refuse_lfs_pointer(path, start.read(100))
     try:
         with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # a handle, not a mapping
+            names = file.keys()
+            slices = {name: file.get_slice(name) for name in names}
             return {name: (part.get_dtype() in _FLOATS, list(part.get_shape())) for name, part in slices.items()}
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is damaged or truncated ({error}): fetch or write it again.") from error

@@ -262,7 +262,13 @@ def test_a_byte_order_mark_is_no_damage(files: Path) -> None:
 def test_a_classifier_given_twice(files: Path) -> None:
     (files / "link.pth").symlink_to(files / "classifier.pth")
     with pytest.raises(InputError, match=r"link\.pth is given twice"):
-        convert(files / "encoder.pth", files / "out", "bg", [files / "classifier.pth", files / "link.pth"])
+        convert(
+            files / "encoder.pth",
+            files / "out",
+            "bg",
+            [files / "classifier.pth", files / "link.pth"],
+            files / "config.yaml",
+        )
 
 
 def test_the_command_line_shows_a_sentence(files: Path) -> None:
