@@ -73,6 +73,12 @@ def main(arguments: Sequence[str]) -> None:
     settings, table = read_settings(given.config, given.set), read_table(given.table)
     if "locations" not in table.cells:
         raise InputError(f"{given.table} has no column `locations`, expected names joined by ;.")
+    labelled = np.array([bool(text.strip(" ;")) for text in table.cells["locations"]], dtype=bool)
+    if not labelled.any():
+        raise InputError(f"No cell of {given.table} has a location, expected names joined by ;.")
+    if not labelled.all():
+        print(f"{int((~labelled).sum())} of {len(table)} cells have no location and are left out.")
+        table = table.select(labelled)
     classes = CLASSES[given.classes]()
     targets = location_targets(list(table.cells["locations"]), classes)
     splits = split_table(table, given.split_by, given.split_seed)
@@ -82,6 +88,10 @@ def main(arguments: Sequence[str]) -> None:
     missing = [name for name in ("train", "validation") if name not in parts]
     if missing:
         raise InputError(f"{given.table} has no cell of the split {missing[0]}; it has {', '.join(sorted(parts))}.")
+    unused = {name or "no split": len(part.embeddings) for name, part in parts.items()}
+    unused = {name: count for name, count in unused.items() if name not in ("train", "validation")}
+    if unused:
+        print("Not used: " + ", ".join(f"{count} cells of {name}" for name, count in sorted(unused.items())) + ".")
     ensemble = train_ensemble(parts["train"], parts["validation"], settings, device=given.device)
     best = [history[epoch] for history, epoch in zip(ensemble.history, ensemble.best_epochs, strict=True)]
     log = {"seeds": ensemble.seeds, "best_epochs": ensemble.best_epochs, "history": ensemble.history}

@@ -3,7 +3,6 @@
 Evaluation takes tables and never a model, so what a baseline needs of the other rooms is put together here.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,11 +71,9 @@ class Origin:
             InputError: If nobody says where, or nothing is there.
         """
         from subcell_hf.errors import InputError
-        from subcell_hf.inference.parts import RUN_FILE
+        from subcell_hf.inference.reports.summaries import read_run
 
-        run: dict[str, Any] = {}
-        if (path / RUN_FILE).is_file():
-            run = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+        run = read_run(path)
         arguments = run.get("arguments", {})
         source = crops or arguments.get("source")
         if source is None:
@@ -216,6 +213,7 @@ def _is_kept(path: Path, cells: "pd.DataFrame", identity: str | None) -> bool:
     from subcell_hf.data.parquet_files import check_parquet, read_parquet_file
     from subcell_hf.errors import InputError
     from subcell_hf.inference.parts import RUN_FILE
+    from subcell_hf.inference.reports.summaries import read_run
     from subcell_hf.inference.table_parquet import parquet_facts
     from subcell_hf.inference.tables import EMBEDDINGS_FILE
 
@@ -229,7 +227,7 @@ def _is_kept(path: Path, cells: "pd.DataFrame", identity: str | None) -> bool:
         return False
     facts = (parquet_facts(file) or {}).get("provenance", {})
     if path.is_dir():
-        facts = json.loads((path / RUN_FILE).read_text(encoding="utf-8")).get("arguments", {})
+        facts = read_run(path).get("arguments", {})
     if identity is not None and facts.get(_MADE_FOR, identity) != identity:
         return False
     ids = read_parquet_file(file, ["cell_id"])["cell_id"].to_pandas()

@@ -34,6 +34,7 @@ from subcell_hf.data.simulated.outlines import CELL_LINES
 from subcell_hf.data.simulated.proteins import PATTERNS
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
+from subcell_hf.plain_files import read_json
 
 __all__ = [
     "CELL_LINES",
@@ -140,7 +141,7 @@ def _open_folder(output: Path, settings: SimulationSettings, planned: Sequence[P
             file.write((json.dumps(wanted, indent=2) + "\n").encode())
         return
     remove_leftovers(output)
-    found = json.loads(marker.read_text(encoding="utf-8"))
+    found = read_json(marker, "Choose another folder.")
     differing = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
     if differing:
         listing = ", ".join(f"{key} {found.get(key)!r}, asked for {wanted.get(key)!r}" for key in differing)

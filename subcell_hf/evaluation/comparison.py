@@ -1,6 +1,5 @@
 """Several models on the same cells: paired tests, one figure, one table, and what a model card says of them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -28,6 +27,7 @@ from subcell_hf.evaluation.locations.resampling import (
     resample_metrics,
 )
 from subcell_hf.inference.tables import EmbeddingTable, read_table
+from subcell_hf.plain_files import parse_json
 
 METRIC_NAMES = {
     "macro_map": "Macro average precision",
@@ -117,7 +117,7 @@ def read_predictions(path: Path, name: str | None = None, head: str | None = Non
 
 def _from_folder(path: Path, name: str | None, head: str | None) -> Predictions:
     table = read_parquet_file(path)
-    facts = json.loads((table.schema.metadata or {}).get(PREDICTIONS_KEY, b"null"))
+    facts = parse_json((table.schema.metadata or {}).get(PREDICTIONS_KEY, b"null"), str(path))
     if facts is None:
         raise InputError(f"{path} was not written by `subcell evaluate localization`. Run that command again.")
     heads = [tuple(pair) for pair in facts["heads"]]

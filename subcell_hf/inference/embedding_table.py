@@ -86,6 +86,9 @@ def check_table(table: EmbeddingTable, where: str) -> EmbeddingTable:
     for name in (CELL_ID, FIELD_OF_VIEW):
         if name not in columns:
             raise InputError(f"{where} has no column {name!r}; it has {', '.join(map(str, columns)) or 'none'}.")
+    unnamed = int((cells[CELL_ID] == "").sum())
+    if unnamed:
+        raise InputError(f"{where}: {unnamed} cells have no cell_id, expected one for every cell. Name them.")
     repeated = cells[CELL_ID][cells[CELL_ID].duplicated()]
     if len(repeated):
         raise InputError(

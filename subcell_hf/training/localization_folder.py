@@ -15,6 +15,7 @@ from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
 from subcell_hf.model_folders import load_weights, read_processor
 from subcell_hf.ontology import training_locations
+from subcell_hf.plain_files import read_json
 from subcell_hf.training.localization import LocalizationSettings, TrainedEnsemble
 from subcell_hf.training.training_record import TRAINING_RECORD_FILE, add_classifier
 
@@ -125,7 +126,7 @@ def save_classifier(
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         if (encoder / TRAINING_RECORD_FILE).is_file():
-            record = add_classifier(json.loads((encoder / TRAINING_RECORD_FILE).read_bytes()), settings)
+            record = add_classifier(read_json(encoder / TRAINING_RECORD_FILE), settings)
             extra = {TRAINING_RECORD_FILE: json.dumps(record, indent=1, ensure_ascii=False) + "\n", **(extra or {})}
         for name, text in (extra or {}).items():
             (folder / name).write_text(text, encoding="utf-8")

@@ -35,7 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _fields(folder: Path, columns: dict[str, list[str]], *, index: bool = False) -> Path:
     write_fields(folder, 2)
-    frame = pd.DataFrame({"field_of_view": ["p_A0_1", "p_A1_1"], **columns})
+    names = sorted({path.name.rpartition("_")[0] for path in folder.glob("*_blue.*")})
+    frame = pd.DataFrame({"field_of_view": names, **columns})
     frame.to_csv(folder / "metadata.csv", index=index)
     return folder
 
@@ -47,8 +48,7 @@ def _embed(source: Path, model: Path, output: Path, *options: str) -> Result:
 
 
 def _kept(cells: pd.DataFrame, name: str) -> list[str]:
-    by_field = cells.drop_duplicates("field_of_view").set_index("field_of_view")
-    return list(by_field.loc[["p_A0_1", "p_A1_1"], name])
+    return list(cells.drop_duplicates("field_of_view").sort_values("field_of_view")[name])
 
 
 def test_columns_named_as_ours_are_kept_and_named(tmp_path: Path, model: Path) -> None:

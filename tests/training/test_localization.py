@@ -120,6 +120,8 @@ def test_the_recipe_writes_a_model_that_transformers_loads(tmp_path: Path, capsy
     names = np.array(["Nucleoplasm", "Cytosol", "Nucleoli;Cytosol"])[generator.integers(0, 3, 90)]
     frame = pd.DataFrame({"cell_id": [str(n) for n in range(90)], "field_of_view": "f", "locations": names})
     frame["split"] = np.resize(["train", "train", "validation"], 90)
+    frame.loc[:3, "locations"] = ["", " ", ";", ""]
+    frame.loc[4, "split"] = "holdout"
     embeddings = generator.standard_normal((90, 16)).astype(np.float32)
     write_parquet(EmbeddingTable(frame, embeddings), tmp_path / "table.parquet")
     path = Path(__file__).parents[2] / "recipes" / "train_localization.py"
@@ -132,7 +134,10 @@ def test_the_recipe_writes_a_model_that_transformers_loads(tmp_path: Path, capsy
     paths = {"table": "table.parquet", "encoder": "encoder", "output": "located"}
     arguments = [text for name, file in paths.items() for text in (f"--{name}", str(tmp_path / file))]
     recipe.main([*arguments, "--device", "cpu", "--set", "max_epochs=2", "seeds=[1, 2]", "hidden_sizes=[6]"])
-    assert "2 members" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 members" in said
+    assert "4 of 90 cells have no location and are left out." in said
+    assert "Not used: 1 cells of holdout." in said
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "located").eval()
     assert (model.config.classifier_ensemble_size, model.config.num_labels) == (2, 31)
     processor = AutoImageProcessor.from_pretrained(tmp_path / "located")

@@ -1,7 +1,6 @@
 """What the page says of the whole run: counts, locations, montage, quality, run facts, skipped inputs."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subcell_hf.errors import InputError
 from subcell_hf.inference.reports.columns import label_of
 from subcell_hf.ontology import CHANNEL_DISPLAY_RGB, CHANNEL_STAINS, location_colours
+from subcell_hf.plain_files import read_json
 
 RUN_FILE = "run.json"
 SKIPPED_FILE = "skipped.csv"
@@ -157,10 +156,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     path = folder / RUN_FILE
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}). Run the same `subcell embed` again to write it.") from error
+    content = read_json(path, "Run the same `subcell embed` again to write it.")
     return content if isinstance(content, dict) else {"run": content}
 
 
