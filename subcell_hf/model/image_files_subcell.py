@@ -194,7 +194,7 @@ def _read_opened(picture: Any) -> ImageFile:
 
 
 def _read_tiff(path: str, named_channels: int) -> ImageFile:
-    with _import("tifffile", "tifffile").TiffFile(path) as file:
+    with _open_tiff(path) as file:
         if len(file.series) != 1:
             raise UnfitFileError(f"holds {len(file.series)} images; expected one.")
         series, page = file.series[0], file.series[0].keyframe
@@ -219,6 +219,17 @@ def _read_tiff(path: str, named_channels: int) -> ImageFile:
     if planes and not is_picture:
         pixels = np.moveaxis(pixels, long_axes.index(planes[0]), 0)
     return ImageFile(pixels, channels, pixel_size_um, is_picture, pixel_size_problem, has_palette)
+
+
+def _open_tiff(path: str) -> Any:
+    """Open a TIFF; planes that were written one after the other are pages of one image."""
+    tifffile = _import("tifffile", "tifffile")
+    file = tifffile.TiffFile(path)
+    shapes = {tuple(series.shape) for series in file.series} if file.is_shaped else set()
+    if len(shapes) == 1 and len(file.series) > 1 and len(shapes.pop()) == 2:
+        file.close()  # each call of tifffile's `TiffWriter.write` begins a series of its own
+        return tifffile.TiffFile(path, is_shaped=False)
+    return file
 
 
 def _check_pages(series: Any) -> bool:

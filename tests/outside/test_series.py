@@ -10,6 +10,7 @@ import tifffile
 
 from subcell_hf.data.fields_of_view import FieldError, ReadingOptions, find_fields
 from subcell_hf.data.images.files import read_image
+from subcell_hf.model.image_files_subcell import read_file
 from tests.data.written_fields import COLOURS, label_mask, write_png
 from tests.outside.written_zarr import stack
 
@@ -121,6 +122,16 @@ def test_plain_tiffs_with_images_of_several_sizes(tmp_path: Path) -> None:
     first, second = find_fields(tmp_path / "x.tif", OPTIONS)
     np.testing.assert_array_equal(first.read().pixels, FIRST)
     np.testing.assert_array_equal(second.read().pixels, larger)
+
+
+def test_planes_written_one_by_one_are_channels_of_one_image(tmp_path: Path) -> None:
+    """tifffile begins a series at every `write`; a field of one plane is none."""
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        for plane in FIRST:
+            file.write(plane, photometric="minisblack")
+    (field,) = find_fields(tmp_path / "x.tif", OPTIONS)
+    np.testing.assert_array_equal(field.read().pixels, FIRST)
+    np.testing.assert_array_equal(read_file(tmp_path / "x.tif").pixels, FIRST)
 
 
 def test_channels_in_files_of_their_own_hold_one_image_each(tmp_path: Path) -> None:

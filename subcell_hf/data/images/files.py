@@ -65,9 +65,12 @@ def read_image(path: Path, max_decoded_bytes: int = MAX_DECODED_BYTES, position:
             images.
     """
     try:
-        if path.is_dir():
-            return read_ome_zarr(path, max_decoded_bytes)
-        return _read_file(path, max_decoded_bytes, position)
+        image = (
+            read_ome_zarr(path, max_decoded_bytes) if path.is_dir() else _read_file(path, max_decoded_bytes, position)
+        )
+        if len(image.axes) != image.pixels.ndim:
+            raise ValueError(f"axes {image.axes} do not fit the shape {image.pixels.shape}")
+        return image
     except FieldError:
         raise
     except MemoryError as error:

@@ -54,7 +54,7 @@ def tiff_positions(stream: BinaryIO, path: Path) -> list[Position]:
         Exception: Whatever tifffile raises for a damaged file.
     """
     _check_pages(stream, path)
-    with tifffile.TiffFile(stream) as tiff:
+    with _open_tiff(stream) as tiff:
         return _positions(_checked_series(tiff, path))
 
 
@@ -72,7 +72,7 @@ def decode_tiff(stream: BinaryIO, path: Path, max_decoded_bytes: int, position: 
         Exception: Whatever tifffile raises for a damaged file.
     """
     _check_pages(stream, path)
-    with tifffile.TiffFile(stream) as tiff:
+    with _open_tiff(stream) as tiff:
         all_series = _checked_series(tiff, path)
         number = _only_position(all_series, path) if position is None else position
         if number >= len(all_series):
@@ -91,6 +91,17 @@ def decode_tiff(stream: BinaryIO, path: Path, max_decoded_bytes: int, position: 
             )
         pixels, axes = _sort_samples(pixels, series.axes, pages[0], path)
         return Image(path, pixels, axes, metadata, has_palette=any(not has_plain_numbers(page) for page in pages))
+
+
+def _open_tiff(stream: BinaryIO) -> tifffile.TiffFile:
+    """Open a TIFF; planes that were written one after the other are pages of one image."""
+    tiff = tifffile.TiffFile(stream)
+    if tiff.is_shaped:
+        shapes = {tuple(series.shape) for series in tiff.series}
+        if len(tiff.series) > 1 and len(shapes) == 1 and len(shapes.pop()) == 2:
+            stream.seek(0)  # each call of tifffile's `TiffWriter.write` begins a series of its own
+            return tifffile.TiffFile(stream, is_shaped=False)
+    return tiff
 
 
 def _checked_series(tiff: tifffile.TiffFile, path: Path) -> Sequence[Any]:
