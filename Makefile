@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OLDEST_TRANSFORMERS := 5.18.0
 OLDEST := build/transformers-$(OLDEST_TRANSFORMERS)
+NEWEST_TRANSFORMERS := $(shell sed -n 's/^transformers==//p' constraints.txt)
+# The tests that transformers runs on its own models, which only its source distributions hold.
+PEERS := $(foreach version,$(OLDEST_TRANSFORMERS) $(NEWEST_TRANSFORMERS),build/transformers-$(version)-tests)
+ON_OLDEST := dtypes model_outputs tracing
 # Two processes of one thread each: on small tensors faster than one process of two.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
@@ -38,10 +42,10 @@ lint: develop  ## Check style, types and spelling
 	$(BIN)/mypy
 	$(BIN)/typos
 
-test: lint docs $(OLDEST)  ## Run the whole suite, fast tests first
+test: lint docs $(OLDEST) $(PEERS)  ## Run the whole suite, fast tests first
 	$(PYTEST) -m 'not slow'
 	$(PYTEST) -m slow
-	PYTHONPATH=$(OLDEST) $(PYTEST) tests/model
+	PYTHONPATH=$(OLDEST) $(PYTEST) tests/model tests/peers $(addprefix tests/outside/test_,$(ON_OLDEST:=.py))
 
 fuzz: develop  ## Read 2,000 damaged files of every kind; what fails is kept in build/fuzz
 	$(BIN)/python -m tests.fuzz --seed 0 --cases 2000
@@ -51,6 +55,15 @@ coverage: develop  ## Run the whole suite and say which lines it leaves out
 
 $(OLDEST): develop
 	@test -d $@ || $(BIN)/pip install --quiet --no-deps --target $@ transformers==$(OLDEST_TRANSFORMERS)
+
+# Where the registry cannot be reached, tests/peers skips and says so.
+build/transformers-%-tests: develop
+	@test -d $@ || { \
+		$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest build/sdists \
+			transformers==$* \
+		&& mkdir -p $@.part && touch $@.part/__init__.py \
+		&& tar -xzf build/sdists/transformers-$*.tar.gz -C $@.part --strip-components=2 transformers-$*/tests \
+		&& mv $@.part $@; } || echo "The tests of transformers $* could not be fetched: tests/peers will skip"
 
 docs: develop  ## Build the documentation in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
