@@ -17,6 +17,7 @@ _SAYS_FULL = re.compile(
             *(re.escape(os.strerror(number)) for number in sorted(_FULL)),
             r"os error (?P<number>\d+)\b",  # Rust's: safetensors, tokenizers
             r"PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+",  # torch keeps no reason
+            r"\d+ requested and \d+ written",  # nor does numpy
         ]
     )
 )

@@ -4,6 +4,7 @@ Both come as embedding tables over the cells of shards or crops, so that they go
 does. Recent work found large microscopy models no better than such baselines (arXiv 2603.13377).
 """
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +20,7 @@ from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 from subcell_hf.data.crops.folder import TABLE_FILE, read_crop_table, read_crops_json, read_field_crops
+from subcell_hf.data.full_disk import naming_full_disk
 from subcell_hf.data.images.folders import CROPS_FILE
 from subcell_hf.data.shards.cell_table import CELL_COLUMNS, read_cell_records
 from subcell_hf.data.shards.reader import ShardReader
@@ -156,8 +158,7 @@ def assemble_baselines(
         for rows, values, names, pixels in measured:
             if lacking.all():
                 features = np.empty((len(cells), len(names)), np.float32)
-                shape = (len(cells), pixels.shape[1])
-                shrunken = np.memmap(Path(folder) / "pixels", np.float16, "w+", shape=shape)
+                shrunken = _map_file(Path(folder) / "pixels", (len(cells), pixels.shape[1]))
             if values.shape[1] != features.shape[1] or pixels.shape[1] != shrunken.shape[1]:
                 raise InputError(f"Cells differ in their channels; expected {', '.join(channels)} in every one.")
             features[rows], shrunken[rows], lacking[rows] = values, pixels, False
@@ -259,6 +260,21 @@ def _training_rows(cells: pd.DataFrame) -> tuple[npt.NDArray[np.int64], str]:
     """Rows of the split `train`, or all where there is none, and which in words."""
     training = np.flatnonzero(cells["split"] == "train") if "split" in cells else np.empty(0, np.int64)
     return (training, "split train") if len(training) else (np.arange(len(cells)), "all cells")
+
+
+def _map_file(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float16]:
+    """Zeros in a new file; its room is taken at once, for a process that fills a mapped file on a full disk is killed.
+
+    Raises:
+        OSError: If the disk, or the folder for temporary files, has no room for it.
+    """
+    size = max(1, int(np.prod(shape)) * np.dtype(np.float16).itemsize)
+    with naming_full_disk(path), path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    return np.memmap(path, np.float16, "r+", shape=shape)
 
 
 def _principal_components(

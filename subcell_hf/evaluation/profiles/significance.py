@@ -4,6 +4,8 @@ import tempfile
 
 import pandas as pd
 
+from subcell_hf.data.full_disk import naming_full_disk
+
 SIGNIFICANCE_LEVEL = 0.05
 
 _COLUMNS = (
@@ -39,7 +41,7 @@ def score_groups(queries: pd.DataFrame, name: str, *, null_size: int, seed: int)
         scored["average_precision"].to_numpy(), positives, scored["n_total_pairs"].to_numpy() - positives
     )
     # copairs keeps null distributions in the user's home and reads them again whatever the seed of each was.
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache, naming_full_disk(cache):
         tested = mean_average_precision(
             scored,
             sameby=["group"],
