@@ -4,6 +4,8 @@ Rooms are imported only when their command runs, so that help is quick.
 """
 
 import os
+import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +18,21 @@ from subcell_hf.cli.process import ending_plainly
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
 
 
+_HOME = re.compile(r"^(--[\w-]+=|)~(?=/|$)")
+
+
+def _put_home(found: re.Match[str]) -> str:
+    try:
+        return f"{found[1]}{Path.home()}"
+    except RuntimeError:  # this user has no home
+        return found[0]
+
+
 class _Commands(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of the command; shells leave the ~ of `--output=~/out` as it is."""
+        return super().parse_args(ctx, [_HOME.sub(_put_home, word) for word in args])
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command; wrong input, or a disk that fails, ends with its message and exit code 2."""
         with ending_plainly():

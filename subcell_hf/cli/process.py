@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from errno import EACCES, EPERM, EPIPE, EROFS
+from errno import EACCES, EEXIST, ENOTDIR, EPERM, EPIPE, EROFS
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -118,9 +118,12 @@ def _explain(error: OSError) -> str:
     """The error without Python's own notation, with a remedy where permissions are the reason."""
     if error.filename is None or error.strerror is None:
         return str(error)
-    names = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    # Of a rename, which gives a file its name when it is complete, that name says more.
+    name = error.filename if error.filename2 is None else error.filename2
     remedy = " Check its permissions, or choose another place." if error.errno in (EACCES, EPERM, EROFS) else ""
-    return f"{names}: {error.strerror}.{remedy}"
+    if error.errno in (EEXIST, ENOTDIR):
+        remedy = " It is a file where a folder is expected: choose another place."
+    return f"{name}: {error.strerror}.{remedy}"
 
 
 def _end(message: str, code: int = BAD_INPUT) -> int:

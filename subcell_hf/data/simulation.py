@@ -122,6 +122,9 @@ def simulate_dataset(
         done = _write_fields(missing, settings, output, workers)
         for _ in tqdm(done, total=fields, initial=fields - len(missing), unit="field", disable=not progress):
             pass
+        gone = [field.name for field in planned if not all(p.is_file() for p in _field_files(output, field, settings))]
+        if gone:
+            raise InputError(f"Files of {gone[0]} in {output} were removed while this ran. Run the same command again.")
         with write_atomically(output / "metadata.csv") as file:
             file.write(_metadata_table(planned, settings).encode())
     return len(missing)

@@ -127,6 +127,11 @@ def _embed(run: EmbedRun) -> EmbedReport:
     resumed = len(own) - len(pending)
     missing = sum(not run.folder.is_done(part) for part in range(len(run.parts)))
     if missing and not run.folder.is_joined():
+        if processes.world_size == 1:
+            raise InputError(
+                f"{missing} of {len(run.parts)} finished parts of {run.folder.output} were removed while this ran. "
+                "Make sure that nothing else changes the folder, and run the same command again."
+            )
         return EmbedReport(run.folder.output, 0, (), resumed, len(run.parts), missing)
     with run.folder.lock():
         if run.folder.is_joined():

@@ -22,7 +22,7 @@ import pandas as pd
 
 from subcell_hf.data.atomic import remove_leftovers
 from subcell_hf.data.crops.folder import UNUSED_FILE, write_csv, write_json
-from subcell_hf.data.folder_lock import claim_folder
+from subcell_hf.data.folder_lock import LOCK_FILE, claim_folder
 from subcell_hf.data.metadata_columns import keep_apart_from_results
 from subcell_hf.data.records import describe_files, find_damage, read_record, write_record
 from subcell_hf.errors import InputError
@@ -195,7 +195,7 @@ class PartsFolder:
         for path in finished:  # without the plan, parts still know where they belong
             _compare(self.output, {**plan, **(read_record(path) or {})}, plan)
         # A run of which nothing came leaves the lists of its inputs behind, which bind nobody.
-        own = (PARTS_FOLDER, SKIPPED_FILE, UNUSED_FILE)
+        own = (PARTS_FOLDER, SKIPPED_FILE, UNUSED_FILE, LOCK_FILE)
         strangers = [path.name for path in self.output.glob("*") if path.name not in own]
         begun = finished or (self.folder / _PLAN_FILE).is_file()
         if strangers and not begun and not all(name.startswith(".") for name in strangers):

@@ -2,12 +2,14 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -15,8 +17,10 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.cli.process import PatientStream, ending_plainly
+from subcell_hf.data import simulation
 from subcell_hf.errors import InputError, KilledWorkerError
-from tests.inference.embedding_runs import write_fields
+from subcell_hf.inference import embedding
+from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
 ROOT = Path(__file__).parents[2]
 SUBCELL = (sys.executable, "-m", "subcell_hf.cli")
@@ -28,7 +32,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     [
         (InputError("x is 1, expected 2."), 2, "Error: x is 1, expected 2."),
         (PermissionError(13, "Permission denied", Path("out/a")), 2, "Error: out/a: Permission denied. Check its perm"),
-        (FileNotFoundError(2, "No such file or directory", "a", None, "b"), 2, "Error: a → b: No such file or dir"),
+        (FileNotFoundError(2, "No such file or directory", "a", None, "b"), 2, "Error: b: No such file or dir"),
         (OSError("a sentence of ours"), 2, "Error: a sentence of ours"),
         (EOFError(), 2, "Error: A file is incomplete"),
         (MemoryError(), 2, "Error: Memory ran out"),
@@ -147,3 +151,39 @@ def test_names_that_begin_with_a_dash_or_end_with_a_slash(tmp_path: Path, monkey
         done = CliRunner().invoke(app, ["crops", "--output", f"out{number}/", *words])
         assert done.exit_code == 0, done.output
         assert (tmp_path / f"out{number}" / "crops.parquet").is_file()
+
+
+def test_the_home_folder_is_understood_where_the_shell_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write_fields(tmp_path / "home" / "fields", 1)
+    done = CliRunner().invoke(app, ["crops", "~/fields", "--output=~/out"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "home" / "out" / "crops.parquet").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_what_vanishes_while_a_command_runs_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders that another program removes meanwhile are made again by writing, with a part of the files only."""
+    real_part, real_field = embedding.write_part, simulation._write_field
+
+    def write_part(*arguments: Any) -> None:
+        if (tmp_path / "out" / "parts" / "part-000000.json").exists():
+            shutil.rmtree(tmp_path / "out")
+        real_part(*arguments)
+
+    def write_field(planned: Any, settings: Any, output: Path) -> None:
+        shutil.rmtree(output)
+        real_field(planned, settings, output)
+
+    monkeypatch.setattr(embedding, "write_part", write_part)
+    monkeypatch.setattr(simulation, "_write_field", write_field)
+    fields, model = write_fields(tmp_path / "fields", 3), save_tiny_model(tmp_path / "model")
+    with pytest.raises(InputError, match=r"[12] of 3 finished parts .* were removed while this ran"):
+        run(fields, model, tmp_path / "out")
+    with pytest.raises(InputError, match="were removed while this ran"):
+        simulation.simulate_dataset(2, 0, tmp_path / "simulated", size_px=256, progress=False)
+    monkeypatch.undo()
+    assert run(fields, model, tmp_path / "out").cells == 6

@@ -78,7 +78,8 @@ def test_every_command_that_writes_a_folder_refuses_one_in_use(
     model = save_tiny_model(tmp_path / "model")
     if command.startswith("shards"):
         metadata = tmp_path / "fields" / "metadata.csv"
-        metadata.write_text("field_of_view,antibody\np_A0_1,HPA1\n")
+        [mask] = (tmp_path / "fields").glob("*_mask.png")
+        metadata.write_text(f"field_of_view,antibody\n{mask.name.removesuffix('_mask.png')},HPA1\n")
         assert CliRunner().invoke(app, ["crops", "fields", "--output", "crops"]).exit_code == 0
     if command.startswith("portable"):
         run(tmp_path / "fields", model, tmp_path / "table", h5ad=False)
