@@ -151,6 +151,24 @@ def test_chunks_that_may_be_empty_are_counted(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_image(path).pixels, pixels)
 
 
+@pytest.mark.parametrize("axis_factor", [2, 3])
+def test_a_lost_chunk_that_the_pyramid_still_shows(tmp_path: Path, axis_factor: int) -> None:
+    pixels = stack(3, low=0)
+    pixels[:, :32, :32] = 0
+    path = tmp_path / "x.zarr"
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    write_image(group, pixels)
+    group.create_array("1", data=np.ascontiguousarray(pixels[:, ::axis_factor, ::axis_factor]))
+    facts = group.attrs.asdict()
+    facts["multiscales"][0]["datasets"].append({"path": "1"})
+    group.attrs.update(facts)
+    with pytest.warns(UserWarning, match="4 of its 16 chunks"):  # black in both levels
+        read_image(path)
+    _chunk(path, 2).unlink()
+    with pytest.raises(FieldError, match="5 of its 16 chunks are missing"):
+        read_image(path)
+
+
 def test_a_whole_image_gives_no_warning(tmp_path: Path) -> None:
     write_image(zarr.open_group(tmp_path / "x.zarr", mode="w", zarr_format=3), FIELDS[0], 3)
     with warnings.catch_warnings():

@@ -19,9 +19,13 @@ from subcell_hf.data.images.image import FieldError, Image, check_size
 _GROUP_FILES = (".zgroup", ".zattrs", "zarr.json")
 _CODECS_THAT_RUN_CODE = frozenset({"pickle"})
 _MOST_CHUNKS = 1_000_000
+_MOST_LEVEL_CHUNK_BYTES = 2**30
 _DEEPEST_IMAGE = 3
 """Row, column and image lie between a plate's folder and the arrays."""
 _CONVERTED = "bioformats2raw.layout"
+
+
+_Region = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def read_ome_zarr(path: Path, max_decoded_bytes: int) -> Image:
     pixels = np.asarray(array[...])
     if missing:
         present = [pixels[region] for _, region in stored]
-        _check_missing(array, present, missing, path, is_label="image-label" in attributes)
+        is_lost = _has_content_elsewhere(group, attributes, array, missing)
+        _check_missing(array, present, len(missing), path, is_lost, is_label="image-label" in attributes)
     return Image(path, pixels, axes, metadata)
 
 
@@ -172,20 +177,47 @@ def _stored_chunk(array: zarr.Array[Any]) -> tuple[int, ...]:
     return tuple(array.shards or array.chunks)
 
 
-def _chunks(array: zarr.Array[Any], folder: Path) -> tuple[list[tuple[Path, tuple[slice, ...]]], int]:
-    """File and region of every chunk that is stored, and how many are not."""
+def _chunks(array: zarr.Array[Any], folder: Path) -> tuple[list[tuple[Path, _Region]], list[_Region]]:
+    """File and region of every chunk that is stored, and regions of those that are not."""
     steps = _stored_chunk(array)
     grid = [range(math.ceil(length / step)) for length, step in zip(array.shape, steps, strict=True)]
     total = math.prod(map(len, grid))
     if total > _MOST_CHUNKS:
         raise FieldError(f"{folder} has {total:,} chunks, expected at most {_MOST_CHUNKS:,}. Store it in larger ones.")
-    stored = []
+    stored, missing = [], []
     for place in itertools.product(*grid):
         file = folder / array.metadata.encode_chunk_key(place)
+        region = tuple(slice(index * step, (index + 1) * step) for index, step in zip(place, steps, strict=True))
         if file.is_file():
-            region = (slice(index * step, (index + 1) * step) for index, step in zip(place, steps, strict=True))
-            stored.append((file, tuple(region)))
-    return stored, total - len(stored)
+            stored.append((file, region))
+        else:
+            missing.append(region)
+    return stored, missing
+
+
+def _has_content_elsewhere(
+    group: zarr.Group, attributes: Mapping[str, Any], array: zarr.Array[Any], missing: Sequence[_Region]
+) -> bool:
+    """Whether the next level of the pyramid shows something where the full resolution has no chunk."""
+    try:
+        level = group[str(attributes["multiscales"][0]["datasets"][1]["path"])]
+        if not isinstance(level, zarr.Array) or math.prod(level.shape) > math.prod(array.shape):
+            return False
+        _refuse_code(level, Path(level.path))
+        check_size(Path(level.path), _stored_chunk(level), level.dtype, _MOST_LEVEL_CHUNK_BYTES)
+        shrunk = np.asarray(level[...])
+        factors = [full / small for full, small in zip(array.shape, shrunk.shape, strict=True)]
+    except Exception:  # no such level, or a damaged one, shows nothing
+        return False
+    for region in missing:
+        # The pixels at the rim of a shrunk region may be mixed with their neighbours.
+        inner = tuple(
+            slice(math.ceil(part.start / factor) + (factor > 1), math.floor(part.stop / factor) - (factor > 1))
+            for part, factor in zip(region, factors, strict=True)
+        )
+        if (shrunk[inner] != (array.fill_value or 0)).any():
+            return True
+    return False
 
 
 def _check_blosc(array: zarr.Array[Any], files: Iterable[Path], path: Path) -> None:
@@ -202,18 +234,24 @@ def _check_blosc(array: zarr.Array[Any], files: Iterable[Path], path: Path) -> N
 
 
 def _check_missing(
-    array: zarr.Array[Any], present: Sequence[npt.NDArray[Any]], missing: int, path: Path, is_label: bool
+    array: zarr.Array[Any],
+    present: Sequence[npt.NDArray[Any]],
+    missing: int,
+    path: Path,
+    is_lost: bool,
+    is_label: bool,
 ) -> None:
     """Refuse an array that has lost chunks, as far as that can be seen; Zarr reads them as its fill value.
 
     Most writers leave out chunks that hold nothing but the fill value, so a chunk that is not there may be right. It is
-    lost where such chunks are stored, or where no stored pixel of an image has the fill value.
+    lost where such chunks are stored, where no stored pixel of an image has the fill value, or where the next level of
+    the pyramid shows something.
     """
     fill = array.fill_value or 0
     total = missing + len(present)
     are_empty_stored = any((chunk == fill).all() for chunk in present)
     never_fill = not is_label and not any((chunk == fill).any() for chunk in present)
-    if are_empty_stored or never_fill:
+    if is_lost or are_empty_stored or never_fill:
         raise FieldError(
             f"{path} is truncated: {missing:,} of its {total:,} chunks are missing, which would be read as {fill}. "
             "Copy or export it again."
