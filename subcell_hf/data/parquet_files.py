@@ -63,6 +63,7 @@ def read_parquet_file(source: Path | Any, columns: Sequence[str] | None = None, 
     with open_parquet(source, where) as file:
         table = file.read(columns=None if columns is None else list(columns))
         check_rows(len(table), file)
+        table.validate(full=True)  # whether texts are UTF-8, which Arrow does not ask on reading
         return table
 
 

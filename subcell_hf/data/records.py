@@ -60,7 +60,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         checksum = content.pop(_CHECKSUM)
         if checksum == _checksum(content):
             return dict(content)
-    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (FileNotFoundError, IsADirectoryError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
     return None
 

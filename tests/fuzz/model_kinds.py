@@ -11,6 +11,7 @@ from subcell_hf.hub.conversion import convert
 from subcell_hf.hub.evaluation_results import read_results
 from subcell_hf.hub.export import load_model, load_processor
 from subcell_hf.hub.untrained import save_untrained
+from subcell_hf.inference.embedding import Processes
 from subcell_hf.inference.models import CellEncoder, find_models
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell import SubCellModel
@@ -18,6 +19,7 @@ from subcell_hf.training.arguments import parse_arguments
 from subcell_hf.training.resolution import build_config
 from tests.fuzz.runner import Kind
 from tests.hub.tiny_models import FACTS, save_tiny, write_results
+from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 from tests.model.published import draw_published_weights
 
 YAML = "model_config: {vit_model: {image_size: [16, 16], num_attention_heads: 4, layer_norm_eps: 1.0e-12}}\n"
@@ -107,6 +109,22 @@ def read_card(folder: Path) -> None:
     gather_facts(config, "lab/model", facts=folder / "facts.yaml", results=read_results(folder / "results"))
 
 
+def write_run(folder: Path) -> None:
+    """Half of a run of `subcell embed`; its model and fields lie beside it, where nothing is damaged."""
+    model, fields = save_tiny_model(folder.parent / "model"), write_fields(folder.parent / "fields", 2)
+    run(fields, model, folder.parent / "whole", h5ad=False)
+    run(fields, model, folder / "out", processes=Processes(1, 2, 0), h5ad=False)
+
+
+def resume_run(folder: Path) -> None:
+    """As `subcell embed` resumes: what is damaged is made again or refused, and the end is that of a whole run."""
+    inputs = folder.parents[1] / "sound" / "resumed"
+    if run(inputs / "fields", inputs / "model", folder / "out", h5ad=False).complete:
+        found, expected = (place / "embeddings.parquet" for place in (folder / "out", inputs / "whole"))
+        if found.read_bytes() != expected.read_bytes():
+            raise AssertionError("a resumed run differs from one that was not stopped")
+
+
 MODEL_KINDS = [
     Kind(
         "checkpoint",
@@ -133,4 +151,5 @@ MODEL_KINDS = [
     Kind("recipe", {"recipe": write_recipe}, read_recipe, 6, spared=frozenset({"views.yaml"})),
     Kind("views", {"views": write_recipe}, read_views, 5, spared=frozenset({"recipe.yaml"})),
     Kind("card", {"facts": write_card}, read_card, 4),
+    Kind("resumed", {"half": write_run}, resume_run, 2),
 ]

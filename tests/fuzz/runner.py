@@ -1,11 +1,13 @@
 """Cases in worker processes that can be killed: how long each takes, how much memory, and how it ends."""
 
+import faulthandler
 import multiprocessing
 import os
 import platform
 import random
 import resource
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -163,11 +165,14 @@ def _collect(worker: _Worker, faults: Path, work: Path) -> tuple[Outcome | None,
             pass
     elif worker.process.is_alive() and seconds < SECONDS_LIMIT:
         return None, True
-    hung = worker.process.is_alive()
+    hung, log = worker.process.is_alive(), work / f"log-{worker.process.pid}"
+    if hung:
+        os.kill(worker.process.pid, signal.SIGUSR1)  # it writes into its log where it is
+        time.sleep(0.3)
     worker.process.kill()
     worker.process.join()
     message = f"took longer than {SECONDS_LIMIT:g} s" if hung else f"ended its process, {worker.process.exitcode}"
-    _keep(worker.case, work, faults, message)
+    _keep(worker.case, work, faults, f"{message}\n\n{log.read_text(errors='replace')[-5000:] if log.is_file() else ''}")
     return Outcome(worker.case, "fault", "", message, seconds), False
 
 
@@ -207,6 +212,7 @@ def _work(connection: Connection, kinds: Mapping[str, Kind], work: Path, faults:
     with (work / f"log-{os.getpid()}").open("wb") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    faulthandler.register(signal.SIGUSR1)
     platform.processor()  # asks another program once and keeps the answer
     watch = _Watch(work)
     current = _memory("VmData") + MEMORY_LIMIT_BYTES

@@ -29,6 +29,7 @@ from subcell_hf.data.shards.codec import decode_sample
 from subcell_hf.data.shards.inspection import inspect_shards
 from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.errors import InputError
+from subcell_hf.evaluation.profiles.table import read_profiles
 from subcell_hf.hub.card_facts import gather_facts
 from subcell_hf.hub.endpoint_images import Budget, Limits, RequestError, decode_image
 from subcell_hf.inference.models import CellEncoder, find_models
@@ -371,3 +372,29 @@ def test_an_npz_with_what_is_no_array(tmp_path: Path) -> None:
         archive.writestr("embeddings.npy", b"\x93NUMPY\x01\x00" + huge.getvalue().removeprefix(b"\x93NUMPY\x01\x00"))
     with pytest.raises(InputError, match=r"x\.npz cannot be read"):
         read_table(tmp_path / "x.npz")
+
+
+def test_headers_and_texts_that_raise_whatever_they_please(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", embeddings=np.ones((3, 2), np.float32))
+    with zipfile.ZipFile(tmp_path / "x.npz") as archive:
+        header = archive.read("embeddings.npy").replace(b"}", b" ", 1)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("embeddings.npy", header)
+    with pytest.raises(InputError, match=r"x\.npz cannot be read"):
+        read_table(tmp_path / "x.npz")
+    texts = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"a\xff")]
+    )
+    pq.write_table(pa.table({"Metadata_plate": texts, "feature": [1.0]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"x\.parquet cannot be read as Parquet: .*UTF"):
+        read_profiles([tmp_path / "x.parquet"])
+
+
+def test_a_record_without_its_cell(tmp_path: Path) -> None:
+    write_synthetic(tmp_path, SyntheticCrops(antibodies=2, fields_per_antibody=1))
+    path = next(iter(sorted(tmp_path.glob("*.tar"))))
+    (sample, *_) = webdataset.WebDataset([str(path)], shardshuffle=False)
+    record = json.loads(sample["json"])
+    del record["cell_id"]
+    with pytest.raises(InputError, match="cannot be read: 'cell_id'"):
+        decode_sample({**sample, "json": json.dumps(record).encode()})

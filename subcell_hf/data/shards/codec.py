@@ -207,6 +207,7 @@ def decode_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
         expected = {MASK_MEMBER, RECORD_MEMBER, crop_format.pixels_member}
         if members != expected:
             raise ValueError(f"its members are {', '.join(sorted(members))}, expected {', '.join(sorted(expected))}")
+        cell_id = str(record["cell_id"])
         pixels = np.empty(crop_format.shape, crop_format.dtype)
         cell_mask = np.empty(crop_format.shape[1:], np.bool_)
         decode_pixels(sample[crop_format.pixels_member], pixels)
@@ -215,4 +216,4 @@ def decode_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             f"Sample {key} cannot be read: {error}. Write the shards again with `subcell shards`."
         ) from error
-    return {"__key__": key, "cell_id": record["cell_id"], "pixels": pixels, "cell_mask": cell_mask, "record": record}
+    return {"__key__": key, "cell_id": cell_id, "pixels": pixels, "cell_mask": cell_mask, "record": record}
