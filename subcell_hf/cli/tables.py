@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from subcell_hf.cli.metadata_notes import say
+
 
 def aggregate(
     table: Annotated[
@@ -21,6 +23,7 @@ def aggregate(
     from subcell_hf.data.crops.folder import write_csv
     from subcell_hf.errors import InputError
     from subcell_hf.inference.aggregation import aggregate as aggregate_table
+    from subcell_hf.inference.table_h5ad import stored_names
     from subcell_hf.inference.tables import read_table, write_h5ad, write_parquet
 
     writers = {".parquet": write_parquet, ".h5ad": write_h5ad}
@@ -28,6 +31,9 @@ def aggregate(
         raise InputError(f"Cannot write {output}: expected a file ending in {' or '.join(writers)}.")
     cells = read_table(table)
     result = aggregate_table(cells, by, probabilities=probabilities)
+    if output.suffix == ".h5ad":
+        names = stored_names(map(str, result.table.cells.columns))
+        say(names, "The AnnData file cannot hold some names (HDF5); there they are")
     writers[output.suffix](result.table, output)
     for note in result.notes:
         typer.echo(f"Note: {note}", err=True)

@@ -128,7 +128,8 @@ def read_foreign_table(path: Path, *, comments: bool = False) -> ForeignTable:
         table = read_parquet_file(path)
         names, arrays, separator = table.column_names, table.columns, ""
     else:
-        names, arrays, separator = _parse(read_text(path), str(path), path.name.lower(), comments)
+        opened = _open_csv(path, comments)
+        names, arrays, separator = opened.header, _read_rows(opened, str(path), comments), opened.separator
     return _without_row_numbers(names, arrays, separator, str(path))
 
 
@@ -139,9 +140,8 @@ def read_column_names(path: Path) -> list[str]:
         InputError: As `read_foreign_table`.
         OSError: Likewise.
     """
-    if _is_parquet(path):
-        return [name for name in read_parquet_schema(path).names if not _ROW_NUMBERS.fullmatch(name)]
-    return list(read_foreign_table(path).columns)
+    names = read_parquet_schema(path).names if _is_parquet(path) else _open_csv(path, comments=False).header
+    return [name for name in names if not _ROW_NUMBERS.fullmatch(name)]
 
 
 def foreign_table_of(columns: Mapping[str, Any], where: str) -> ForeignTable:
@@ -174,15 +174,26 @@ def _without_row_numbers(names: Sequence[str], arrays: Sequence[Any], separator:
     return ForeignTable(where, columns, row_names, separator)
 
 
-def _parse(text: str, where: str, file_name: str, comments: bool) -> tuple[list[str], list[Any], str]:
-    """Names of the columns, their texts, and the separator of a CSV."""
+@dataclass(frozen=True)
+class _Csv:
+    """A CSV of which only the header has been read."""
+
+    text: str
+    separator: str
+    header: list[str]
+    header_lines: int
+
+
+def _open_csv(path: Path, comments: bool) -> _Csv:
+    """The text of a CSV and what its header says."""
+    text, where = read_text(path), str(path)
     # Excel's own mark of the separator.
     marked = re.match(r'"?sep=([^"\n])"?\n', text)
     text = text[marked.end() :] if marked else text
     if not text.strip():
         raise InputError(f"{where} is empty, expected a header and rows.")
     text = re.sub(r"^(?:[ \t]*\n)+", "", text)
-    separator = marked[1] if marked else _separator(text, ".tsv" in file_name)
+    separator = marked[1] if marked else _separator(text, ".tsv" in path.name.lower())
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         header = [name.strip() for name in next(reader)]
@@ -193,19 +204,27 @@ def _parse(text: str, where: str, file_name: str, comments: bool) -> tuple[list[
     twice = [name for name, count in Counter(header).items() if name and count > 1]
     if twice:
         raise InputError(f"{where} has the column {twice[0]!r} more than once, expected every name once.")
+    return _Csv(text, separator, header, reader.line_num)
+
+
+def _read_rows(opened: _Csv, where: str, comments: bool) -> list[Any]:
+    """The columns of a CSV, as texts."""
+    text, header, separator = opened.text, opened.header, opened.separator
     if text.count('"') % 2:
         raise InputError(f'{where} has an odd number of quotes ("): one is not closed. Close it, or remove it.')
-    if not "".join(text.split("\n", reader.line_num)[reader.line_num :]).strip():
-        return header, [pa.array([], pa.string()) for _ in header], separator
+    if not "".join(text.split("\n", opened.header_lines)[opened.header_lines :]).strip():
+        return [pa.array([], pa.string()) for _ in header]
     try:
-        table = _arrow_table(text, reader.line_num, len(header), separator)
+        table = _arrow_table(text, opened.header_lines, len(header), separator)
     except pa.ArrowInvalid:
-        table = _arrow_table(_squared(text, header, separator, where), 0, len(header), separator)
+        squared = _squared(opened, where, comments)
+        if not squared:
+            return [pa.array([], pa.string()) for _ in header]
+        table = _arrow_table(squared, 0, len(header), separator)
     filled = pc.invert(_empty_rows(table))
     if comments:
         filled = pc.and_(filled, pc.invert(pc.match_substring_regex(table.column(0), r"^\s*#")))
-    table = table.filter(filled)
-    return header, table.columns, separator
+    return list(table.filter(filled).columns)
 
 
 def _arrow_table(text: str, header_lines: int, width: int, separator: str) -> pa.Table:
@@ -220,8 +239,9 @@ def _arrow_table(text: str, header_lines: int, width: int, separator: str) -> pa
     )
 
 
-def _squared(text: str, header: Sequence[str], separator: str, where: str) -> str:
+def _squared(opened: _Csv, where: str, comments: bool) -> str:
     """The rows below the header, short ones filled up with empty cells, as Excel leaves them out."""
+    text, header, separator = opened.text, opened.header, opened.separator
     squared = io.StringIO()
     writer = csv.writer(squared, delimiter=separator, lineterminator="\n")
     row: list[str] = []
@@ -229,6 +249,8 @@ def _squared(text: str, header: Sequence[str], separator: str, where: str) -> st
     try:
         next(reader)
         for row in reader:
+            if comments and row and row[0].lstrip().startswith("#"):
+                continue
             surplus = row[len(header) :]
             if any(cell.strip() for cell in surplus):
                 shown = separator.join(row)[:200]

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from subcell_hf.data.text_values import text_values
 from subcell_hf.errors import InputError
 from subcell_hf.inference.tables import EmbeddingTable, top_locations
 
@@ -115,7 +116,7 @@ def _key_columns(cells: pd.DataFrame, by: str) -> tuple[tuple[str, ...], tuple[s
 
 def _group_codes(cells: pd.DataFrame, keys: tuple[str, ...]) -> tuple[npt.NDArray[np.int64], pd.DataFrame]:
     """Group of every cell, -1 where it names none, and the groups' names in order: `[groups, keys]`."""
-    named = cells[list(keys)].fillna("").astype(str)
+    named = pd.DataFrame({key: text_values(cells[key], key, verbatim=True) for key in keys})
     complete = (named != "").all(axis=1).to_numpy()
     grouping = named[complete].groupby(list(keys), sort=True)
     codes = np.full(len(cells), -1, dtype=np.int64)

@@ -14,6 +14,7 @@ from subcell_hf.inference.embedding_table import CELL_ID, FIELD_OF_VIEW
 ID_COLUMNS = (CELL_ID, "id", "Metadata_cell_id", "cell_ids", "ids")
 """Columns that may hold the cells' ids; the first of them does."""
 
+_BLOCKS = re.compile(r"embedding|probabilities(_.*)?", re.DOTALL)  # names of what a table holds beside its cells
 _WHOLE_NUMBERS = re.compile(r"label|top|left|height|width|cell_count|field_count|antibody_count")
 _NUMBERS = re.compile(r"qc_.*|top_probability_\d+")
 
@@ -35,7 +36,8 @@ def cells_of(table: ForeignTable, names: Sequence[str], ids: Sequence[str] | Non
         made = table.row_names or map(str, range(len(table)))
         ids = list(made) if id_column is None else table.text(id_column)
     columns: dict[str, Any] = {CELL_ID: np.array(ids, object), FIELD_OF_VIEW: np.full(len(ids), "", object)}
-    columns |= {name: _values(table, name) for name in names if name not in (id_column, CELL_ID)}
+    kept = [name for name in names if name not in (id_column, CELL_ID)]
+    columns |= {(f"metadata_{n}" if _BLOCKS.fullmatch(n) else n): _values(table, n) for n in kept}
     return pd.DataFrame(columns)
 
 
@@ -45,9 +47,9 @@ def _values(table: ForeignTable, name: str) -> npt.NDArray[Any]:
     whole = _WHOLE_NUMBERS.fullmatch(name) is not None
     if not whole and not _NUMBERS.fullmatch(name):
         return texts
-    if len(texts) and set(texts) <= {"True", "False"}:
-        truths: npt.NDArray[Any] = texts == "True"
-        return truths
+    words = [text.lower() for text in texts]
+    if words and set(words) <= {"true", "false"}:
+        return np.array([word == "true" for word in words])
     if not table.holds_numbers(name):
         return texts
     numbers = table.numbers(name)

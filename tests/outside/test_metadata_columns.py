@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from subcell_hf.cli import app
 from subcell_hf.data.crops.sources import CroppedFields
 from subcell_hf.data.images.tables import read_boxes
+from subcell_hf.data.images.tables import read_table as read_rows
+from subcell_hf.errors import InputError
 from subcell_hf.inference.aggregation import aggregate
 from subcell_hf.inference.table_h5ad import stored_names
 from subcell_hf.inference.tables import EmbeddingTable, read_table, write_h5ad
@@ -155,6 +157,32 @@ def test_a_table_can_be_aggregated_twice() -> None:
     fields = aggregate(table, "field").table
     assert list(fields.cells["cell_count"]) == [2, 2]
     assert list(aggregate(fields, "gene").table.cells["cell_count"]) == [2]
+
+
+def test_names_that_blocks_of_numbers_have(tmp_path: Path) -> None:
+    text = (
+        "cell_id,gene,plate,embedding,probabilities_x,Conc/uM,feat0,feat1\na,G,1.0,mine,2,3,0.5,1\nb,G,1,mine,2,3,1,2\n"
+    )
+    (tmp_path / "t.csv").write_text(text)
+    table = read_table(tmp_path / "t.csv")
+    assert list(table.cells["metadata_embedding"]) == ["mine", "mine"]
+    assert list(table.cells["metadata_probabilities_x"]) == ["2", "2"]
+    for ending in ("h5ad", "parquet"):
+        output = tmp_path / f"o.{ending}"
+        command = ["aggregate", str(tmp_path / "t.csv"), "--by", "gene", "--output", str(output)]
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert ("Conc_uM ('Conc/uM')" in result.output) == (ending == "h5ad")
+        again = read_table(output)
+        assert list(again.cells["Conc/uM"]) == ["3"]
+        np.testing.assert_array_equal(again.embeddings, [[0.75, 1.5]])
+    with pytest.raises(InputError, match="'embedding' among the columns about cells"):
+        write_h5ad(EmbeddingTable(table.cells.assign(embedding="x"), table.embeddings), tmp_path / "x.h5ad")
+
+
+def test_comments_may_hold_anything(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("#field_of_view,gene\nf,A\n# left out, since, it, was, blurred\ng\n")
+    assert read_rows(tmp_path / "t.csv") == [{"field_of_view": "f", "gene": "A"}, {"field_of_view": "g", "gene": ""}]
 
 
 def test_boxes_written_as_floats(tmp_path: Path) -> None:
