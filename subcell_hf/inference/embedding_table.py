@@ -86,8 +86,8 @@ def check_table(table: EmbeddingTable, where: str) -> EmbeddingTable:
     for name in (CELL_ID, FIELD_OF_VIEW):
         if name not in columns:
             raise InputError(f"{where} has no column {name!r}; it has {', '.join(map(str, columns)) or 'none'}.")
-    blocks = {"embedding", "probabilities", *(f"probabilities_{name}" for name in table.pass_probabilities)}
-    taken = [name for name in columns if name in blocks]
+    needed = {"embedding", "probabilities", *(f"probabilities_{name}" for name in table.pass_probabilities)}
+    taken = [name for name in columns if name in needed]
     if taken:
         raise InputError(f"{where} has {taken[0]!r} among the columns about cells, a name that tables need. Rename it.")
     unnamed = int((cells[CELL_ID] == "").sum())
