@@ -6,12 +6,20 @@ from pathlib import Path
 
 import typer
 
+_SHOWN_REASONS = 5
+
 
 def say_unused(unused: Mapping[str, str]) -> None:
-    """Say how many images are no part of any field, and why the first is not."""
-    if unused:
-        file, reason = next(iter(sorted(unused.items())))
-        typer.echo(f"{len(unused)} images are not used, listed in unused.csv; the first: {file}: {reason}.")
+    """Say how many images are no part of any field, and why."""
+    if not unused:
+        return
+    typer.echo(f"{len(unused)} images are not used, listed in unused.csv:")
+    files: dict[str, list[str]] = {}
+    for file, reason in sorted(unused.items()):
+        files.setdefault(reason, []).append(file)
+    for reason, of_reason in list(files.items())[:_SHOWN_REASONS]:
+        others = f" and {len(of_reason) - 1} others" if len(of_reason) > 1 else ""
+        typer.echo(f"  {of_reason[0]}{others}: {reason}.")
 
 
 def say_pixel_sizes(record: Path) -> None:

@@ -26,6 +26,10 @@ from subcell_hf.data.images.positions import list_positions
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
 
 _LOSSY_SUFFIXES = (".jpg", ".jpeg")
+_OF_ONE_CHANNEL = (
+    "a mask of one channel, which may outline nuclei alone: if it labels whole cells, rename it to "
+    f"<field of view>_{MASK_NAME}"
+)
 
 
 def list_folder(folder: Path, channel_mapping: Mapping[str, str], channels: tuple[str, ...] | None = None) -> Listing:
@@ -95,7 +99,7 @@ def _list_planes(parts: _Parts, known: Mapping[str, str], root: Path) -> _Found:
         if image is not None and reason == CELLPOSE_MASKS and (path.parent, image) in images:
             groups[path.parent, image].setdefault(MASK_NAME, []).append(path)
         elif image is not None and (path.parent, split_stem(image, known)[0]) in images:
-            unused[path] = _of_one_channel(image) if reason == CELLPOSE_MASKS else reason
+            unused[path] = _OF_ONE_CHANNEL if reason == CELLPOSE_MASKS else reason
         elif _is_other_kind(path):
             unused[path] = _other_kind(path)
         else:
@@ -104,17 +108,10 @@ def _list_planes(parts: _Parts, known: Mapping[str, str], root: Path) -> _Found:
         if (folder, name) in images:
             fields.append(_field_of_planes(name, files))
         elif (folder, split_stem(name, known)[0]) in images:
-            unused |= dict.fromkeys(files[MASK_NAME], _of_one_channel(name))
+            unused |= dict.fromkeys(files[MASK_NAME], _OF_ONE_CHANNEL)
         else:
             fields += [_mask_without_image(path, root) for path in files[MASK_NAME]]
     return fields, unused
-
-
-def _of_one_channel(image: str) -> str:
-    return (
-        f"a mask of the one channel {image}, which may outline nuclei alone: if it labels whole cells, rename it to "
-        f"{image.rpartition('_')[0]}_{MASK_NAME}"
-    )
 
 
 def _is_other_kind(path: Path) -> bool:
