@@ -157,7 +157,7 @@ def _read_model(
         patch_px=1 if config.get("backbone_config") else int(config.get("patch_size", 16)),
         settings=settings,
     )
-    return ModelFolder(name, folder, revision, config, variant, _checksum(sorted(folder.glob("*.safetensors"))))
+    return ModelFolder(name, folder, revision, config, variant, _checksum(folder))
 
 
 def _window(settings: dict[str, Any]) -> int:
@@ -168,9 +168,9 @@ def _window(settings: dict[str, Any]) -> int:
     return PUBLISHED_CROP_PX
 
 
-def _checksum(files: Sequence[Path]) -> str:
+def _checksum(folder: Path) -> str:
     total = hashlib.sha256()
-    for path in files:
+    for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
@@ -241,6 +241,9 @@ class CellEncoder(nn.Module):
         model: Where the weights are.
         device: Where to put them.
         precision: `"fp32"` or `"bf16"`.
+
+    Raises:
+        InputError: If the weights are no longer those that were found, so that a table would name other ones.
     """
 
     def __init__(self, model: ModelFolder, device: torch.device, precision: str) -> None:
@@ -254,6 +257,11 @@ class CellEncoder(nn.Module):
             self.multi_label = whole.config.problem_type == "multi_label_classification"
         else:
             self.encoder = load_weights(SubCellModel, model.folder)
+        if _checksum(model.folder) != model.checksum:
+            raise InputError(
+                f"{model.folder} holds other weights than when this run began. Put the first ones back, or run the "
+                "command again with a new output."
+            )
         self.eval().to(device)
         if precision == "bf16":
             self.encoder.to(torch.bfloat16)

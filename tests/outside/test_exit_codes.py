@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from subcell_hf.cli.process import PatientStream, ending_plainly
 from subcell_hf.data import simulation
 from subcell_hf.errors import InputError, KilledWorkerError
 from subcell_hf.inference import embedding
+from subcell_hf.inference.models import CellEncoder, find_models
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
 ROOT = Path(__file__).parents[2]
@@ -187,3 +189,12 @@ def test_what_vanishes_while_a_command_runs_is_missed(tmp_path: Path, monkeypatc
         simulation.simulate_dataset(2, 0, tmp_path / "simulated", size_px=256, progress=False)
     monkeypatch.undo()
     assert run(fields, model, tmp_path / "out").cells == 6
+
+
+def test_a_model_that_is_replaced_before_it_is_loaded_is_refused(tmp_path: Path) -> None:
+    """Weights are loaded when the first cells come, maybe hours after they were identified."""
+    [found] = find_models(str(save_tiny_model(tmp_path / "model")))
+    CellEncoder(found, torch.device("cpu"), "fp32")
+    save_tiny_model(tmp_path / "model", seed=1)
+    with pytest.raises(InputError, match="holds other weights than when this run began"):
+        CellEncoder(found, torch.device("cpu"), "fp32")
