@@ -222,12 +222,12 @@ def _is_kept(path: Path, cells: "pd.DataFrame", identity: str | None) -> bool:
         return False
     try:
         check_parquet(file)
+        facts = (parquet_facts(file) or {}).get("provenance", {})
+        if path.is_dir():
+            facts = read_run(path).get("arguments", {})
     except InputError as error:
         typer.echo(f"A baseline is made again: {error}", err=True)
         return False
-    facts = (parquet_facts(file) or {}).get("provenance", {})
-    if path.is_dir():
-        facts = read_run(path).get("arguments", {})
     if identity is not None and facts.get(_MADE_FOR, identity) != identity:
         return False
     ids = read_parquet_file(file, ["cell_id"])["cell_id"].to_pandas()

@@ -30,6 +30,11 @@ def write_folder_atomically(output: Path | str, *, replace: bool = False) -> Ite
         OSError: If something cannot be written; a full disk is named.
     """
     final = Path(output).resolve()  # beside the folder itself, not beside a link to it
+    if final.is_mount():
+        raise InputError(
+            f"{output} is the root of a file system, which cannot be replaced as a whole. Choose a folder inside it, "
+            f"such as {final / 'model'}."
+        )
     staging = temporary_path(final)
     descriptor = None
     held = ExitStack()

@@ -72,11 +72,11 @@ def find_problems(checkpoint: Path, *, read_bytes: bool = True) -> list[str]:
         files: Mapping[str, Mapping[str, Any]] = record["files"]
         if record["format"] != _FORMAT:
             return [f"{MANIFEST_FILE} has the format {record['format']!r}, expected {_FORMAT!r}"]
+        return find_damage(checkpoint, files, read_bytes=read_bytes)
     except FileNotFoundError:
         return [f"it has no {MANIFEST_FILE}: it was not finished, or not written by this package"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return [f"{MANIFEST_FILE} cannot be read ({error!r})"]
-    return find_damage(checkpoint, files, read_bytes=read_bytes)
 
 
 def complete_checkpoints(run_folder: Path) -> list[Path]:

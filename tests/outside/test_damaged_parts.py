@@ -17,6 +17,7 @@ from subcell_hf.evaluation.measurements import Measurements
 from subcell_hf.inference.attention_maps import ATTENTION_FILE
 from subcell_hf.inference.embedding import Processes
 from subcell_hf.inference.portable_files import write_portable_files
+from subcell_hf.training.checkpoints import find_problems, finish_checkpoint, staging_folder
 from tests.data.synthetic_crops import SyntheticCrops
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
@@ -258,3 +259,17 @@ def test_a_record_of_other_things_is_no_record(tmp_path: Path) -> None:
         assert read_record(path) is None
     write_record(path, {"b": [1, 2.5, None, "é"], "a": {"x": (1, 2)}, "nan": float("nan")})
     assert read_record(path) is not None
+
+
+def test_a_manifest_of_other_things_is_a_damaged_checkpoint(tmp_path: Path) -> None:
+    staging = staging_folder(tmp_path, 1)
+    staging.mkdir()
+    (staging / "model.safetensors").write_bytes(b"weights")
+    checkpoint = finish_checkpoint(staging, 1)
+    assert find_problems(checkpoint) == []
+    sound = (checkpoint / "manifest.json").read_text()
+    for wrong in ("[]", sound.replace('"bytes"', '"bytds"'), sound.replace('"files"', '"filds"'), "[" * 100_000):
+        (checkpoint / "manifest.json").write_text(wrong)
+        assert len(find_problems(checkpoint)) == 1
+    (checkpoint / "manifest.json").write_text('{"format": "subcell-checkpoint", "files": []}')
+    assert len(find_problems(checkpoint)) == 1

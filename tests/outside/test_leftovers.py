@@ -154,3 +154,19 @@ def test_what_others_name_alike_stays(tmp_path: Path) -> None:
     with write_atomically(tmp_path / "table.csv") as file:
         file.write(b"x")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "table.csv"])
+
+
+def test_the_root_of_a_file_system_is_refused_with_a_remedy() -> None:
+    """As the volume of a container is."""
+    with pytest.raises(InputError, match="Choose a folder inside it, such as /model"), write_folder_atomically("/"):
+        raise AssertionError("never begun")
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").symlink_to("elsewhere")
+    with write_folder_atomically(tmp_path / "out") as folder:
+        (folder / "a").write_text("a")
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "elsewhere" / "a").read_text() == "a"
+    assert not hidden(tmp_path)

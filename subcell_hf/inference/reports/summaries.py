@@ -156,7 +156,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     path = folder / RUN_FILE
     if not path.is_file():
         return {}
-    content = read_json(path, "Run the same `subcell embed` again to write it.")
+    content = read_json(path, "Copy the folder again, or embed into a new one.")
     return content if isinstance(content, dict) else {"run": content}
 
 
