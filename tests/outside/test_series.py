@@ -114,6 +114,14 @@ def test_pages_marked_as_reduced_are_thumbnails(tmp_path: Path, reduced_first: b
     np.testing.assert_array_equal(field.read().pixels, FIRST)
 
 
+def test_a_transparency_mask_is_no_field(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        file.write(FIRST, photometric="minisblack", planarconfig="separate", extrasamples=[0, 0, 0], metadata=None)
+        file.write(np.ones((64, 64), bool), photometric="mask", subfiletype=4, metadata=None)
+    (field,) = find_fields(tmp_path / "x.tif", OPTIONS)
+    np.testing.assert_array_equal(field.read().pixels, FIRST)
+
+
 def test_plain_tiffs_with_images_of_several_sizes(tmp_path: Path) -> None:
     larger = stack(3, size=80)
     with tifffile.TiffWriter(tmp_path / "x.tif") as file:

@@ -151,7 +151,8 @@ def _positions(all_series: Sequence[Any]) -> list[Position]:
 
 
 def _is_side_image(series: Any) -> bool:
-    return bool(series.keyframe.is_reduced) or str(series.name).strip().lower() in _SIDE_IMAGES
+    is_marked = series.keyframe.is_reduced or series.keyframe.is_mask
+    return bool(is_marked) or str(series.name).strip().lower() in _SIDE_IMAGES
 
 
 def _size(series: Any) -> tuple[int, int]:
