@@ -123,7 +123,7 @@ def read_webdataset(folder: Path) -> None:
     """As the webdataset library reads them with our decoder."""
     paths = sorted(str(path) for path in (folder / "shards").glob("*.tar"))
     try:
-        samples: list[Any] = list(webdataset.WebDataset(paths, shardshuffle=False))
+        samples: list[Any] = list(webdataset.WebDataset(paths, shardshuffle=False)) if paths else []
     except (tarfile.TarError, OSError, ValueError):
         return  # a tar that is none is webdataset's to refuse
     for sample in samples:

@@ -151,5 +151,5 @@ MODEL_KINDS = [
     Kind("recipe", {"recipe": write_recipe}, read_recipe, 6, spared=frozenset({"views.yaml"})),
     Kind("views", {"views": write_recipe}, read_views, 5, spared=frozenset({"recipe.yaml"})),
     Kind("card", {"facts": write_card}, read_card, 4),
-    Kind("resumed", {"half": write_run}, resume_run, 2),
+    Kind("resumed", {"half": write_run}, resume_run, 2, refusals=(IsADirectoryError,)),
 ]

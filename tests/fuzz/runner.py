@@ -215,9 +215,6 @@ def _work(connection: Connection, kinds: Mapping[str, Kind], work: Path, faults:
     faulthandler.register(signal.SIGUSR1)
     platform.processor()  # asks another program once and keeps the answer
     watch = _Watch(work)
-    current = _memory("VmData") + MEMORY_LIMIT_BYTES
-    if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_DATA, (current, current))
     while True:
         case: Case = connection.recv()
         connection.send(_run(case, kinds[case.kind], work, faults, watch))
@@ -234,6 +231,9 @@ def _run(case: Case, kind: Kind, work: Path, faults: Path, watch: _Watch) -> Out
     marker = Path(os.environ["SUBCELL_FUZZ_CANARY"])
     damage = f"{variant}: {mutate_folder(folder, kind.spared, rng)}"
     _reset_peak()
+    if sys.platform == "linux":
+        # What earlier cases have left in the process is not this one's.
+        resource.setrlimit(resource.RLIMIT_DATA, (_memory("VmData") + MEMORY_LIMIT_BYTES, resource.RLIM_INFINITY))
     before, start, text = _memory("VmRSS"), time.monotonic(), ""
     watch.seen.clear()
     watch.active = True
