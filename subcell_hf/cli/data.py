@@ -176,6 +176,7 @@ def shards(
     """
     from subcell_hf.data.crops.sources import ImageFields, crop_source
     from subcell_hf.data.fields_of_view import ReadingOptions
+    from subcell_hf.data.images.unused import unused_of
     from subcell_hf.data.sharding import ShardSettings, write_shards
     from subcell_hf.data.splits import parse_fractions
     from subcell_hf.ontology import channels_from_variant, training_locations
@@ -200,6 +201,7 @@ def shards(
         f"{output} holds {report.index.cells} cells of {len(report.index.antibodies)} antibodies in "
         f"{len(report.index.shards)} shards; splits: {splits}; {len(report.skipped)} fields skipped."
     )
+    say_unused(unused_of(crops))
     for name, reason in report.skipped[:5]:
         typer.echo(f"Skipped: {name}: {reason}", err=True)
     if report.skipped:

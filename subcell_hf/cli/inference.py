@@ -110,7 +110,7 @@ def embed(
     processes = Processes.of_environment()
     if processes.world_size > 1:
         typer.echo(processes.describe(), err=True)
-    from subcell_hf.inference.blocks import unused_of
+    from subcell_hf.data.images.unused import unused_of
     from subcell_hf.inference.embedding import EmbedSettings, embed_cells
     from subcell_hf.inference.models import find_models
     from subcell_hf.inference.shard_cells import ShardCells

@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 from subcell_hf import ontology
 from subcell_hf.data.atomic import write_atomically
-from subcell_hf.data.crops.folder import SKIPPED_FILE, write_csv
+from subcell_hf.data.crops.folder import SKIPPED_FILE, write_csv, write_unused
 from subcell_hf.data.fields_of_view import UNUSABLE, reason_of
 from subcell_hf.data.folder_lock import claim_folder
+from subcell_hf.data.images.unused import unused_of
 from subcell_hf.data.ray_tasks import check_engine, map_on_ray
 from subcell_hf.data.shards.archive import format_of
 from subcell_hf.data.shards.cell_table import cells_parquet
@@ -158,6 +159,7 @@ def write_shards(
         skipped = [(name, _NO_ANTIBODY) for name in unnamed] + joined.skipped
         reasons = [{"field_of_view": name, "reason": reason} for name, reason in skipped]
         write_csv(output / SKIPPED_FILE, ("field_of_view", "reason"), reasons)
+        write_unused(output, unused_of(source))
         index = _write_index(output, joined, genes, crop_format, settings, fingerprint)
         remove_progress(output)
     return ShardReport(index, tuple(skipped), len(jobs) - len(pending))

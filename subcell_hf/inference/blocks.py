@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -45,14 +45,6 @@ class CellBlock:
         return 0 if self.crops is None else len(self.crops.cells)
 
 
-@runtime_checkable
-class ImageSource(Protocol):
-    """A source that looks through a folder of images."""
-
-    def unused(self) -> Mapping[str, str]:
-        """Images that belong to no input, with the reason."""
-
-
 class CellSource(Protocol):
     """Where cells come from. It is sent to other processes, so it must pickle."""
 
@@ -72,11 +64,6 @@ class CellSource(Protocol):
 
     def fingerprint(self) -> str:
         """A text that changes when the inputs change, or the way they are cropped."""
-
-
-def unused_of(source: CellSource) -> Mapping[str, str]:
-    """Images beside a source's inputs that belong to none of them, with the reason; of folders of images only."""
-    return source.unused() if isinstance(source, ImageSource) else {}
 
 
 def read_block(source: CellSource, name: str, budget: PictureBudget) -> CellBlock:

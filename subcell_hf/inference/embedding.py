@@ -14,10 +14,11 @@ import torch
 
 from subcell_hf.data.crops.folder import write_unused
 from subcell_hf.data.crops.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM, count_pixel_sizes
+from subcell_hf.data.images.unused import unused_of
 from subcell_hf.data.processes import Processes
 from subcell_hf.errors import InputError
 from subcell_hf.inference.batches import BatchReader, ReadPart
-from subcell_hf.inference.blocks import CellSource, unused_of
+from subcell_hf.inference.blocks import CellSource
 from subcell_hf.inference.embedding_table import SCHEMA_VERSION
 from subcell_hf.inference.forward import BatchEmbedder
 from subcell_hf.inference.models import ModelFolder, choose_device, choose_precision

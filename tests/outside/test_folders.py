@@ -276,6 +276,17 @@ def test_embed_lists_what_it_does_not_use(model: Path, tmp_path: Path) -> None:
         assert [row["file"] for row in csv.DictReader(file)] == [str(tmp_path / "in/scan.czi")]
 
 
+def test_shards_of_images_list_it_too(tmp_path: Path) -> None:
+    write_hpa_field(tmp_path / "in", "7_A1_1")
+    (tmp_path / "in/scan.czi").write_bytes(b"x")
+    (tmp_path / "in/metadata.csv").write_text("field_of_view,antibody\n7_A1_1,X\n")
+    command = ["shards", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--split-by", "none"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "scan.czi" in result.output
+    assert "scan.czi" in (tmp_path / "out/unused.csv").read_text()
+
+
 def test_nothing_usable_is_exit_code_2_and_binds_no_folder(model: Path, tmp_path: Path) -> None:
     write_hpa_field(tmp_path / "in", "mine")
     command = ["crops", str(tmp_path / "in"), "--output", str(tmp_path / "crops"), "--crop-size-px", "32"]

@@ -15,7 +15,7 @@ import pyarrow as pa
 from subcell_hf.batches import FieldCrops
 from subcell_hf.data.crops.folder import TABLE_FILE, read_crops_json, read_field_crops
 from subcell_hf.data.crops.single_cells import CropSettings, crop_field
-from subcell_hf.data.fields_of_view import FieldSource, ReadingOptions, find_fields, size_and_time
+from subcell_hf.data.fields_of_view import FieldSource, FoundFields, ReadingOptions, list_fields, size_and_time
 from subcell_hf.data.images.folders import CROPS_FILE
 from subcell_hf.data.parquet_files import read_parquet_file
 from subcell_hf.data.segmentation import segment_cells
@@ -92,8 +92,16 @@ class ImageFields:
     segmentation: str = "watershed"
 
     @cached_property
+    def _listed(self) -> FoundFields:
+        return list_fields(self.source, self.reading)
+
+    @cached_property
     def _found(self) -> Mapping[str, FieldSource]:
-        return {item.name: item for item in find_fields(self.source, self.reading)}
+        return {item.name: item for item in self._listed.fields}
+
+    def unused(self) -> Mapping[str, str]:
+        """Images that belong to no field, with the reason."""
+        return self._listed.unused
 
     def fields(self) -> list[ListedCrops]:
         """Every field of view, without reading pixels."""
