@@ -56,13 +56,14 @@ def add_models() -> None:
     Whatever needs these names has a configuration of ours, which comes from there.
     """
     from transformers import AutoModelForImageClassification
-    from transformers.models.auto import image_processing_auto, modeling_auto
+    from transformers.models.auto import modeling_auto
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
     from transformers.pipelines import PIPELINE_REGISTRY
 
     for mapping, name in MODELS.items():
         getattr(modeling_auto, mapping)._model_mapping[MODEL_TYPE] = name
     # Mappings that were made before `add_names` do not know the configuration yet.
-    for made in (image_processing_auto.IMAGE_PROCESSOR_MAPPING, *(getattr(modeling_auto, name) for name in MODELS)):
+    for made in (IMAGE_PROCESSOR_MAPPING, *(getattr(modeling_auto, name) for name in MODELS)):
         made._reverse_config_mapping["SubCellConfig"] = MODEL_TYPE
     PIPELINE_REGISTRY.supported_tasks[TASK] = _Task(
         impl="SubCellPipeline", pt=(AutoModelForImageClassification,), type="image"
