@@ -20,6 +20,7 @@ MODELS = {
     "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING": "SubCellForImageClassification",
     "MODEL_FOR_PRETRAINING_MAPPING": "SubCellForPreTraining",
 }
+IMAGE_PROCESSORS = {"torchvision": "SubCellImageProcessor", "pil": "SubCellImageProcessor"}  # by backend
 
 
 def add_names() -> None:
@@ -31,7 +32,7 @@ def add_names() -> None:
     sys.modules[f"transformers.models.{MODEL_TYPE}"] = sys.modules["subcell_hf"]
     names = _load_names()
     names.CONFIG_MAPPING_NAMES[MODEL_TYPE] = "SubCellConfig"
-    names.IMAGE_PROCESSOR_MAPPING_NAMES[MODEL_TYPE] = dict.fromkeys(("torchvision", "pil"), "SubCellImageProcessor")
+    names.IMAGE_PROCESSOR_MAPPING_NAMES[MODEL_TYPE] = IMAGE_PROCESSORS
     if CONFIGURATIONS in sys.modules:  # imported before this package, it has copied the table
         importlib.import_module(CONFIGURATIONS).CONFIG_MAPPING_NAMES[MODEL_TYPE] = "SubCellConfig"
 
@@ -58,13 +59,15 @@ def add_models() -> None:
     from transformers import AutoModelForImageClassification
     from transformers.models.auto import modeling_auto
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    for mapping, name in MODELS.items():
-        getattr(modeling_auto, mapping)._model_mapping[MODEL_TYPE] = name
-    # Mappings that were made before `add_names` do not know the configuration yet.
-    for made in (IMAGE_PROCESSOR_MAPPING, *(getattr(modeling_auto, name) for name in MODELS)):
-        made._reverse_config_mapping["SubCellConfig"] = MODEL_TYPE
+    rows = [(getattr(modeling_auto, mapping), name) for mapping, name in MODELS.items()]
+    # Told nothing of video processors, `pipeline("image-classification")` asks whether it may run a folder's.
+    rows += [(IMAGE_PROCESSOR_MAPPING, IMAGE_PROCESSORS), (VIDEO_PROCESSOR_MAPPING, {})]
+    for mapping, name in rows:
+        mapping._model_mapping[MODEL_TYPE] = name
+        mapping._reverse_config_mapping["SubCellConfig"] = MODEL_TYPE  # may have been made before `add_names`
     PIPELINE_REGISTRY.supported_tasks[TASK] = _Task(
         impl="SubCellPipeline", pt=(AutoModelForImageClassification,), type="image"
     )

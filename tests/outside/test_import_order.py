@@ -21,7 +21,7 @@ ORDERS = {
 
 def _run(code: str, *arguments: object) -> str:
     """What a fresh interpreter prints; nobody answers its questions."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL, check=False
@@ -137,6 +137,7 @@ made += [pipeline(model=classifier), pipeline("subcell-localization", model=clas
 made += [pipeline("subcell-localization", model=made[2], image_processor=made[0])]
 made += [pipeline(model=classifier, trust_remote_code=True)]
 print(*(type(thing).__module__.rpartition(".")[0] for thing in made))
+pipeline("image-classification", model=classifier)
 print(*(locate(cell) == made[-4](cell) and len(locate(cell)) for locate in made[-4:]))
 """
 
