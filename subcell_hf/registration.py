@@ -62,7 +62,7 @@ def add_models() -> None:
     from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    rows = [(getattr(modeling_auto, mapping), name) for mapping, name in MODELS.items()]
+    rows: list[tuple[Any, Any]] = [(getattr(modeling_auto, mapping), name) for mapping, name in MODELS.items()]
     # Told nothing of video processors, `pipeline("image-classification")` asks whether it may run a folder's.
     rows += [(IMAGE_PROCESSOR_MAPPING, IMAGE_PROCESSORS), (VIDEO_PROCESSOR_MAPPING, {})]
     for mapping, name in rows:
