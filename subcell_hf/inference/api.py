@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from subcell_hf.batches import FieldCrops
+from subcell_hf.data.images.tables import METADATA_FILE, read_column_names
+from subcell_hf.data.metadata_columns import metadata_table, renamed_columns
 from subcell_hf.errors import InputError
 from subcell_hf.inference.cell_sources import ArrayCells
 from subcell_hf.inference.embedding import EmbedSettings, Processes, embed_cells
@@ -69,6 +71,7 @@ def embed(
         if channels is not None or pixel_size_um is not None or cell_masks is not None:
             raise InputError("channels, pixel_size_um and cell_masks describe arrays; for a path use options=….")
         source, found, _ = open_source(images, found, options)
+        _warn_of_renamed(Path(images), options.reading.metadata)
     else:
         found = for_given_crops(found)
         variants = tuple(item.variant for item in found)
@@ -84,6 +87,14 @@ def embed(
         warnings.warn(f"{len(report.skipped)} inputs were skipped, the first: {report.skipped[0]}", stacklevel=2)
     skipped = [{"input": name, "reason": reason} for name, reason in report.skipped]
     return replace(table, provenance={**table.provenance, "skipped": skipped})
+
+
+def _warn_of_renamed(images: Path, metadata: Path | None) -> None:
+    path = metadata_table(images, metadata, METADATA_FILE)
+    renamed = {} if path is None else renamed_columns(read_column_names(path))
+    if renamed:
+        pairs = ", ".join(f"{other} ({name!r})" for name, other in renamed.items())
+        warnings.warn(f"{path} has columns whose names our tables need; kept as {pairs}.", stacklevel=3)
 
 
 def _blocks(images: Any, channels: tuple[str, ...], pixel_size_um: float, cell_masks: Any) -> tuple[FieldCrops, ...]:

@@ -11,10 +11,13 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.data.crops.sources import CroppedFields
+from subcell_hf.data.fields_of_view import ReadingOptions
 from subcell_hf.data.images.tables import read_boxes
 from subcell_hf.data.images.tables import read_table as read_rows
 from subcell_hf.errors import InputError
 from subcell_hf.inference.aggregation import aggregate
+from subcell_hf.inference.api import embed
+from subcell_hf.inference.sources import SourceOptions
 from subcell_hf.inference.table_h5ad import stored_names
 from subcell_hf.inference.tables import EmbeddingTable, read_table, write_h5ad
 from tests.inference.embedding_runs import save_tiny_model, write_fields
@@ -107,6 +110,14 @@ def test_crops_and_shards_keep_them_too(tmp_path: Path, model: Path) -> None:
     assert _kept(cells, "split") == ["train", "test"]
     for name in ("metadata_split", "metadata_model", "metadata_shard", "metadata_embedding"):
         assert _kept(cells, name) == ["mine1", "mine2"]
+
+
+def test_the_function_warns_of_them(tmp_path: Path, model: Path) -> None:
+    source = _fields(tmp_path / "images", {"model": ["mine1", "mine2"]})
+    options = SourceOptions(ReadingOptions(pixel_size_um=0.08), single_cells=False)
+    with pytest.warns(UserWarning, match=r"kept as metadata_model \('model'\)"):
+        table = embed(source, model, options=options, progress=False)
+    assert _kept(table.cells, "metadata_model") == ["mine1", "mine2"]
 
 
 def test_the_row_numbers_of_pandas_are_no_column(tmp_path: Path, model: Path) -> None:
