@@ -138,7 +138,7 @@ class DemoModel:
         masks = None if mask is None else [mask]
         try:
             inputs = self.processor([planes], cell_masks=masks, return_cell_masks=mask is not None, **options)
-            outputs = self.model(inputs["pixel_values"])
+            outputs = self.model(inputs["pixel_values"], return_dict=True)
         except ValueError as error:
             raise RequestError(str(error), 422) from error
         attention = getattr(outputs, "pooler_attentions", None)

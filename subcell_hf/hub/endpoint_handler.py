@@ -153,7 +153,7 @@ class EndpointHandler:
         images = [dict(cell.planes) for cell in cells]
         try:
             inputs = self.processor(images, cell_masks=masks, pixel_size_um=cells[0].pixel_size_um)
-            outputs = self.model(inputs["pixel_values"].to(self.device))
+            outputs = self.model(inputs["pixel_values"].to(self.device), return_dict=True)
         except ValueError as error:
             raise RequestError(str(error), 422) from error
         logits, attentions = getattr(outputs, "logits", None), outputs.pooler_attentions

@@ -281,7 +281,7 @@ class CellEncoder(nn.Module):
         """
         # cuDNN would round the patches of the first layer to TF32.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=not self.exact):
-            outputs = self.encoder(pixel_values)
+            outputs = self.encoder(pixel_values, return_dict=True)
         embeddings = outputs.pooler_output.float()
         probabilities = None
         if self.classifier is not None:

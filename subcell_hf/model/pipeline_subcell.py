@@ -147,7 +147,7 @@ class SubCellPipeline(Pipeline):
 
     def _forward(self, input_tensors: Any, **forward_parameters: Any) -> Any:
         pixel_values = input_tensors["pixel_values"]  # [cells, channels, height, width], or proteins as second axis
-        outputs = self.model(pixel_values=pixel_values.flatten(0, -4))
+        outputs = self.model(pixel_values=pixel_values.flatten(0, -4), return_dict=True)
         tensors = {
             "logits": outputs.logits,
             "embedding": outputs.pooler_output,

@@ -1,15 +1,19 @@
 """Outputs on request, as transformers' ViT gives them: switches by argument or configuration, tuples, chosen layers."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import ViTConfig, ViTModel
+from transformers import AutoConfig, ViTConfig, ViTModel, pipeline
 
+import subcell_hf
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
-from tests.hub.tiny_models import TINY
+from tests.hub.tiny_models import TINY, save_tiny
 
 RESNET = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 DINO = {
@@ -163,3 +167,16 @@ def test_the_patch_embedding_can_be_replaced(kind: type) -> None:
     model.set_input_embeddings(replacement)
     assert model.get_input_embeddings() is replacement
     assert not torch.equal(model(pixels).pooler_output, before)
+
+
+def test_a_model_saved_with_tuples_for_outputs_works_in_commands_and_pipelines(tmp_path: Path) -> None:
+    plain = save_tiny("SubCellForImageClassification", tmp_path / "plain")
+    tuples = save_tiny("SubCellForImageClassification", tmp_path / "tuples", return_dict=False)
+    assert not AutoConfig.from_pretrained(tuples).return_dict
+    crop = torch.rand(4, 80, 80).numpy()
+    assert pipeline(model=str(tuples))(crop) == pipeline(model=str(plain))(crop)
+    one, other = (
+        subcell_hf.embed([crop], model=folder, precision="fp32", progress=False).embeddings
+        for folder in (tuples, plain)
+    )
+    np.testing.assert_array_equal(one, other)
