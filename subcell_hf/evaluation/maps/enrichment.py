@@ -9,7 +9,6 @@ import pandas as pd
 
 from subcell_hf.data.foreign_tables import read_foreign_table
 from subcell_hf.errors import InputError
-from subcell_hf.plain_files import read_lines
 from subcell_hf.text_files import read_text
 
 COLUMNS = (
@@ -162,7 +161,7 @@ def read_background(path: Path) -> frozenset[str]:
     Raises:
         InputError: If the file names none.
     """
-    genes = frozenset(read_lines(path))
+    genes = frozenset(filter(None, map(str.strip, _read_text(path).split("\n"))))
     if not genes:
         raise InputError(f"{path} names no genes; expected one per line.")
     return genes
