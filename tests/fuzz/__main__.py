@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from tests.fuzz.runner import Case, Kind, Outcome, run_cases, write_sound
 def plan(kinds: list[Kind], seed: int, count: int) -> list[Case]:
     """Numbers of cases by the kinds' shares, mixed, at least one of each."""
     total = sum(kind.share for kind in kinds)
-    cases = [Case(kind.name, seed, n) for kind in kinds for n in range(max(1, round(count * kind.share / total)))]
+    cases = [Case(kind.name, seed, n) for kind in kinds for n in range(math.ceil(count * kind.share / total))]
     return sorted(cases, key=lambda case: case.number)
 
 
