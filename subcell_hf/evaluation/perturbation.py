@@ -99,6 +99,13 @@ def evaluate_perturbation(profiles: ProfileTable, settings: PerturbationSettings
         InputError: If columns are missing, controls are too few for the steps, or nothing can be retrieved.
     """
     wells = aggregate_profiles(profiles, _levels(profiles, settings), settings.statistic)
+    needed = (settings.group_column, *(column for column, _ in settings.controls))
+    lost = [name for name in needed if name in profiles.metadata and name not in wells.metadata]
+    if lost:
+        raise InputError(
+            f"Rows of one well ({settings.plate_column}, {settings.well_column}) differ in {lost[0]!r}, expected one value "
+            "per well. Name the true columns of plate and well, or correct the table."
+        )
     control = find_controls(wells, settings.controls)
     groups = wells.column(settings.group_column)
     steps, grid, reported = settings.steps, None, np.ones(len(wells), dtype=bool)

@@ -124,3 +124,9 @@ def test_words_for_missing_are_groups_in_every_format(tmp_path: Path) -> None:
         scores[ending] = (tmp_path / ending / "replicate_map.csv").read_text()
     assert scores["csv"] == scores["parquet"]
     assert [line.split(",")[0] for line in scores["csv"].splitlines()[1:]] == ["NA", "None", "nan"]
+
+
+def test_wells_that_share_a_name_are_refused_for_what_they_are(tmp_path: Path) -> None:
+    result = _evaluate(_plates().assign(Metadata_Well="A01"), tmp_path)
+    assert result.exit_code == 2
+    assert "Rows of one well (Metadata_Plate, Metadata_Well) differ in 'Metadata_t'" in result.output
