@@ -103,8 +103,8 @@ def evaluate_perturbation(profiles: ProfileTable, settings: PerturbationSettings
     lost = [name for name in needed if name in profiles.metadata and name not in wells.metadata]
     if lost:
         raise InputError(
-            f"Rows of one well ({settings.plate_column}, {settings.well_column}) differ in {lost[0]!r}, expected one value "
-            "per well. Name the true columns of plate and well, or correct the table."
+            f"Rows of one well ({settings.plate_column}, {settings.well_column}) differ in {lost[0]!r}, expected one "
+            "value per well. Name the true columns of plate and well, or correct the table."
         )
     control = find_controls(wells, settings.controls)
     groups = wells.column(settings.group_column)
