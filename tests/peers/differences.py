@@ -8,6 +8,7 @@ SDPA = "a backbone that runs with sdpa has no attentions: transformers returns a
 OPACITY = "the last plane of such a picture of Pillow is opacity, no stain: only grey and RGB pictures are read"
 DIFFERENCES = {
     "*::test_model_get_set_embeddings": "pixels are embedded by a convolution, as in ViT, not by a table of tokens",
+    "*LabelClassifier::test_problem_types": "there is no regression: a configuration for one is refused",
     "TestConvolutionalBackbone::test_*gradient_checkpointing_*": "ResNet has no gradient checkpointing",
     "TestConvolutionalBackbone::test_hidden_states_output": "the hidden states of ResNet are feature maps, not tokens",
     "TestTransformerBackbone::test_capture_outputs_decorator": SDPA,
