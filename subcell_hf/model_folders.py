@@ -327,8 +327,8 @@ def _read_index(path: Path) -> dict[str, set[str]]:
     """File name → names of its tensors."""
     content = read_json(path)
     tensors = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not tensors or not isinstance(content.get("metadata"), dict):
-        raise InputError(f"{path} is no index of weights: expected metadata and weight_map. Fetch it again.")
+    if not isinstance(tensors, dict) or not tensors:
+        raise InputError(f"{path} is no index of weights: it has no weight_map of names. Fetch it again.")
     named: dict[str, set[str]] = {}
     for tensor, name in tensors.items():
         if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
@@ -337,6 +337,8 @@ def _read_index(path: Path) -> dict[str, set[str]]:
                 "without folders. Do not use weights from a source that you do not trust."
             )
         named.setdefault(name, set()).add(tensor)
+    if not isinstance(content.get("metadata"), dict):
+        raise InputError(f"{path} is no index of weights: it has no metadata. Fetch it again.")
     return named
 
 
