@@ -44,7 +44,7 @@ def _load_names() -> Any:
         folders = (package and package.submodule_search_locations) or []
         spec = PathFinder.find_spec(NAMES, [f"{folder}/models/auto" for folder in folders])
         if spec is None or spec.loader is None:
-            raise ImportError(f"There is no {NAMES}; expected transformers 5.17 to 5.23. Install one of them.")
+            raise ImportError(f"There is no {NAMES}; expected transformers 5.18 to 5.23. Install one of them.")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         sys.modules.setdefault(NAMES, module)
