@@ -60,7 +60,11 @@ def crops(
         list[str] | None, typer.Option(help="NAME=COLOUR, such as DAPI=blue: your name of a channel; repeat for each.")
     ] = None,
     channel_names: Annotated[
-        str | None, typer.Option(help="Names, with commas, of the planes of multi-channel files that name none.")
+        str | None,
+        typer.Option(
+            help="Names, with commas, of the planes of multi-channel files that name none. As many names as there are "
+            "Z-planes or time points, without --z-projection, make those the channels."
+        ),
     ] = None,
     pixel_size_um: Annotated[
         float | None, typer.Option(help="Edge of an image's pixel in micrometres; wins over what files say.")

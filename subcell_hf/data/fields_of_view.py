@@ -150,7 +150,12 @@ class FieldSource:
             said_by_files = [image.metadata]
         else:
             images = {name: read_image(path, limit) for name, path in self.listed.channel_files.items()}
-            planes = {name: single_plane(image, projection) for name, image in images.items()}
+            # Whoever maps a name says what its picture shows.
+            mapped = {ours for name, ours in self.options.channel_mapping.items() if name != ours}
+            planes = {
+                name: single_plane(image, projection, None if name in mapped else name)
+                for name, image in images.items()
+            }
             said_by_files = [image.metadata for image in images.values()]
         wanted = self.options.channels or tuple(sorted(planes, key=_channel_order))
         missing = [name for name in wanted if name not in planes]

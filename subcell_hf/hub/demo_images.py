@@ -15,19 +15,20 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from subcell_hf.hub.endpoint_images import (
-    MOST_LEAKING_PIXELS,
+    CELL_MASK,
+    ORIENTATION,
     Budget,
     Limits,
     RequestError,
     decode_image,
-    signal_of_colours,
+    only_colour,
+    refuse_orientation,
 )
 
 LIMITS = Limits(max_request_bytes=64_000_000, max_decoded_bytes=256_000_000, max_edge_px=3072)
 KINDS = [".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy"]
 
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
-_COLOUR_PLANES = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
 
 Pixels = npt.NDArray[Any]
 
@@ -118,7 +119,7 @@ def read_mask(path: str, shape: tuple[int, int]) -> npt.NDArray[np.int32]:
     Raises:
         RequestError: If the file is no such mask, or of another size than the image.
     """
-    mask = _decode(Path(path), Budget(LIMITS))
+    mask = _decode(Path(path), Budget(LIMITS), CELL_MASK)
     if mask.shape != shape:
         raise RequestError(f"The mask has the shape {list(mask.shape)}, the channels have {list(shape)}.")
     if not np.isfinite(mask).all() or (mask != np.round(mask)).any() or mask.min() < 0 or not mask.any():
@@ -146,9 +147,9 @@ def find_cells(planes: Mapping[str, Pixels], pixel_size_um: float | None) -> npt
 
 
 def _read_plane(path: Path, channel: str, budget: Budget) -> Pixels:
-    pixels = _decode(path, budget)
+    pixels = _decode(path, budget, channel)
     if pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8:
-        return _one_colour(pixels, channel, path.name)
+        return only_colour(pixels, channel, path.name)
     if pixels.ndim != 2:
         raise RequestError(
             f"{path.name} has the shape {list(pixels.shape)}: expected one plane of {channel}. A file with all "
@@ -157,7 +158,7 @@ def _read_plane(path: Path, channel: str, budget: Budget) -> Pixels:
     return pixels
 
 
-def _decode(path: Path, budget: Budget) -> Pixels:
+def _decode(path: Path, budget: Budget, channel: str = "") -> Pixels:
     size = path.stat().st_size
     if size == 0:
         raise RequestError(f"{path.name} is empty: choose the file again.")
@@ -165,7 +166,7 @@ def _decode(path: Path, budget: Budget) -> Pixels:
     content = path.read_bytes()
     pixels = _read_jpeg(content, path.name, budget) if content.startswith(_JPEG_SIGNATURE) else None
     if pixels is None:
-        pixels = decode_image(content, path.name, LIMITS, budget)
+        pixels = decode_image(content, path.name, LIMITS, budget, channel)
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise RequestError(f"{path.name} holds NaN or infinite values: save the image without them.")
     return pixels
@@ -180,23 +181,14 @@ def _read_jpeg(content: bytes, name: str, budget: Budget) -> Pixels:
             budget.take_decoded(width * height * 3, name)
             if picture.mode not in ("L", "RGB"):
                 raise RequestError(f"{name} is a {picture.mode} JPEG: expected grey or RGB.")
+            if getattr(picture, "n_frames", 1) > 1:
+                raise RequestError(f"{name} holds several pictures: expected one.", 422)
+            refuse_orientation(picture.getexif().get(ORIENTATION, 1), name)
             return np.asarray(picture)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         if isinstance(error, RequestError):
             raise
         raise RequestError(f"{name} cannot be decoded ({error}): it may be damaged, fetch it again.", 422) from error
-
-
-def _one_colour(pixels: npt.NDArray[np.uint8], channel: str, name: str) -> npt.NDArray[Any]:
-    """The plane of an RGB picture that carries a channel, if no other colour carries signal."""
-    signal, lit, leaking = signal_of_colours(pixels)
-    own = _COLOUR_PLANES.get(channel, lit)
-    if leaking > MOST_LEAKING_PIXELS or lit not in (own, (0, 1, 2)):
-        raise RequestError(
-            f"{name} shows several colours, expected {channel} alone: choose the picture of that channel, not the "
-            "composite."
-        )
-    return signal
 
 
 def _check_sizes(planes: dict[str, Pixels]) -> dict[str, Pixels]:

@@ -28,7 +28,7 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 from subcell_hf.hub.endpoint_batching import Cell, MicroBatcher
-from subcell_hf.hub.endpoint_images import Budget, Limits, Pixels, RequestError, read_file
+from subcell_hf.hub.endpoint_images import CELL_MASK, Budget, Limits, Pixels, RequestError, read_file
 
 SWITCHES = {"embedding": True, "probabilities": False, "attention": False}
 
@@ -124,8 +124,10 @@ class EndpointHandler:
                 raise RequestError(
                     f"{where} has the wrong channels {', '.join(wrong)}; expected {', '.join(self.channels)}."
                 )
-            planes = {name: read_file(given[name], f"{where}.{name}", self.limits, budget) for name in self.channels}
-        inside = None if mask is None else read_file(mask, f"{where}.cell_mask", self.limits, budget)
+            planes = {
+                name: read_file(given[name], f"{where}.{name}", self.limits, budget, name) for name in self.channels
+            }
+        inside = None if mask is None else read_file(mask, f"{where}.cell_mask", self.limits, budget, CELL_MASK)
         if inside is not None and np.isin(inside, (0, 255)).all():
             inside = inside > 0  # 255 is how pictures say 1
         return Cell(planes, inside, None if pixel_size_um is None else float(pixel_size_um))

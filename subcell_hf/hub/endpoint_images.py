@@ -27,6 +27,7 @@ PNG_SIGNATURE, NPY_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TIFF_COMPRESSIONS = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "ZSTD"}
 MAX_PLANES = 16
+ORIENTATION = 274  # the tag of TIFF and EXIF
 PALETTE_STEP = 257  # one step of 8 bits on a palette's scale of 16 bits
 
 # What counts as a composite of several colours, measured on pictures of the Human Protein Atlas: after chroma
@@ -36,7 +37,8 @@ LEAK_OFFSET = 16 / 255
 MOST_LEAKING_PIXELS = 1e-3
 FETCH_TIMEOUT_S = 10.0
 _URL_SAFE = str.maketrans("-_", "+/")
-YELLOW = "yellow"  # red and green alike
+CELL_MASK = "cell_mask"
+SAMPLES_OF_CHANNELS = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
 
 
 class RequestError(ValueError):
@@ -105,7 +107,7 @@ class Budget:
             raise RequestError(f"At {where} the images exceed {self.decoded_total:,} bytes once decoded.", 413)
 
 
-def read_file(value: Any, where: str, limits: Limits, budget: Budget) -> Pixels:
+def read_file(value: Any, where: str, limits: Limits, budget: Budget, channel: str = "") -> Pixels:
     """A file of a request → its pixels.
 
     Args:
@@ -113,6 +115,8 @@ def read_file(value: Any, where: str, limits: Limits, budget: Budget) -> Pixels:
         where: What to call it in messages.
         limits: What it may cost.
         budget: What is left for this request.
+        channel: What it holds: the name of a channel, of which a picture must show the colour, or `CELL_MASK`, labels,
+            which a PNG may number as colours of a palette; empty where it may hold anything.
 
     Returns:
         `[height, width]` or `[planes, height, width]`, in the file's own dtype.
@@ -127,7 +131,7 @@ def read_file(value: Any, where: str, limits: Limits, budget: Budget) -> Pixels:
     else:
         budget.take(len(value), where)
         content = _decode_base64(value, where)
-    return decode_image(content, where, limits, budget)
+    return decode_image(content, where, limits, budget, channel)
 
 
 def _decode_base64(value: str, where: str) -> bytes:
@@ -149,7 +153,7 @@ def _decode_base64(value: str, where: str) -> bytes:
     return content
 
 
-def decode_image(content: bytes, where: str, limits: Limits, budget: Budget) -> Pixels:
+def decode_image(content: bytes, where: str, limits: Limits, budget: Budget, channel: str = "") -> Pixels:
     """Decode an `.npy`, TIFF or PNG file; arguments, result and errors as in `read_file`."""
     if content.startswith(NPY_SIGNATURE):
         reader = _read_npy
@@ -160,7 +164,7 @@ def decode_image(content: bytes, where: str, limits: Limits, budget: Budget) -> 
     else:
         raise RequestError(f"{where} is no .npy, TIFF or PNG file; it begins with {content[:8]!r}.", 415)
     try:
-        return reader(content, where, _Gate(where, limits.max_edge_px, budget))
+        return reader(content, where, _Gate(where, limits.max_edge_px, budget, channel))
     except RequestError:
         raise
     except Exception as error:  # decoders raise whatever they please, and none of it may end the endpoint
@@ -174,6 +178,7 @@ class _Gate:
     where: str
     max_edge_px: int
     budget: Budget
+    channel: str = ""
 
     def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         if dtype.kind not in "uifb" or dtype.itemsize > 8:  # objects would be pickles
@@ -185,6 +190,20 @@ class _Gate:
             expected = f"edges up to {self.max_edge_px} px and {MAX_PLANES} planes"
             raise RequestError(f"{self.where} has the shape {list(shape)}; expected {expected}.", 413)
         self.budget.take_decoded(math.prod(shape) * dtype.itemsize, self.where)
+
+
+def refuse_orientation(orientation: Any, where: str) -> None:
+    """Refuse what is stored turned or mirrored: programs that made its mask may have turned it, or not.
+
+    Raises:
+        RequestError: With status 422.
+    """
+    if orientation in range(2, 9):
+        raise RequestError(
+            f"{where} has the orientation {orientation}; expected 1. Save it, and its mask alike, as it should be, "
+            "without the tag.",
+            422,
+        )
 
 
 def _read_npy(content: bytes, where: str, gate: _Gate) -> Pixels:
@@ -203,44 +222,76 @@ def _read_png(content: bytes, where: str, gate: _Gate) -> Pixels:
     gate.check(
         (height, width, 3) if colours == 2 else (height, width), np.dtype(np.uint16 if depth == 16 else np.uint8)
     )
+    if colours == 3 and gate.channel != CELL_MASK:
+        raise RequestError(f"{where} has colours of a palette; expected a grey PNG, or RGB of 8 bits.", 422)
     # Pillow would cut 16-bit colours to 8 bits without a word.
-    if colours not in (0, 2) or (depth == 16 and colours == 2):
+    if colours not in (0, 2, 3) or (depth == 16 and colours == 2):
         raise RequestError(f"{where} has {depth}-bit colours; expected a grey PNG, or RGB of 8 bits.", 422)
     with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+        if getattr(picture, "n_frames", 1) > 1:
+            raise RequestError(f"{where} holds several pictures; expected one.", 422)
         pixels = np.asarray(picture)
+        refuse_orientation(picture.getexif().get(ORIENTATION, 1), where)
+        if colours == 3:
+            return _labels_of_palette(picture, pixels)
     if colours == 0:
         return pixels.astype(np.uint16) if depth == 16 else pixels
-    return _only_colour(pixels, where)
+    return only_colour(pixels, gate.channel, where)
 
 
-def _only_colour(pixels: Pixels, where: str) -> Pixels:
-    """The one plane of an RGB picture that carries signal; yellow is red and green alike."""
-    signal, _, leaking = signal_of_colours(pixels)
+def _labels_of_palette(picture: Image.Image, numbers: Pixels) -> Pixels:
+    """Grey values where a palette is grey, else the numbers of its colours."""
+    palette = np.asarray(picture.getpalette(), np.uint8).reshape(-1, 3)
+    if (palette == palette[:, :1]).all():
+        return np.asarray(picture.convert("RGB"))[..., 0]
+    return numbers
+
+
+def only_colour(pixels: Pixels, channel: str, where: str) -> Pixels:
+    """The one plane of an RGB picture that carries a channel.
+
+    Raises:
+        RequestError: With status 422, if another colour carries signal.
+    """
+    signal, leaking = signal_of_colours(pixels, SAMPLES_OF_CHANNELS.get(channel, ()))
     if leaking > MOST_LEAKING_PIXELS:
-        raise RequestError(f"{where} is a composite of several colours; send each channel's own grey picture.", 422)
+        expected = f"{channel} alone" if channel in SAMPLES_OF_CHANNELS else "one"
+        raise RequestError(
+            f"{where} shows other colours, expected {expected}: give each channel's own picture, not "
+            "the composite.",
+            422,
+        )
     return signal
 
 
-def signal_of_colours(samples: Pixels) -> tuple[Pixels, tuple[int, ...], float]:
+def signal_of_colours(samples: Pixels, own: tuple[int, ...] = ()) -> tuple[Pixels, float]:
     """The one channel that a colour picture shows: in red, green, blue, yellow, any other mixture, or grey.
 
     Args:
         samples: `[height, width, 3]`.
+        own: The samples in which the channel must be shown where it is not grey; empty allows any.
 
     Returns:
-        The channel `[height, width]` in the picture's dtype, the samples that carry it, and the share of pixels whose
-        colours disagree with it: above `MOST_LEAKING_PIXELS`, the picture is a composite.
+        The channel `[height, width]` in the picture's dtype, and the share of pixels whose colours disagree with it:
+        above `MOST_LEAKING_PIXELS`, the picture is a composite or shows another channel.
     """
     means = samples.reshape(-1, samples.shape[-1]).mean(axis=0)
     lit = means >= LEAK_FRACTION_OF_SIGNAL * means.max()
+    signal, leaking = _signal_of_samples(samples, lit)
+    if own and not lit.all():  # near black, noise decides which samples are lit
+        leaking = max(leaking, _signal_of_samples(samples, np.isin(np.arange(len(lit)), own))[1])
+    return np.asarray(np.rint(signal) if samples.dtype.kind in "ui" else signal, samples.dtype), leaking
+
+
+def _signal_of_samples(samples: Pixels, lit: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
+    """Mean of the samples that carry a signal, and the share of pixels in which a sample disagrees with it."""
     signal = samples[..., lit].mean(axis=-1, dtype=np.float32)
     full_scale = float(np.iinfo(samples.dtype).max) if samples.dtype.kind in "ui" else float(samples.max())
     leaking = np.zeros(signal.shape, bool)
     for sample, is_lit in zip(np.moveaxis(samples, -1, 0), lit, strict=True):
         leak = np.abs(sample - signal) if is_lit else sample
         leaking |= leak > LEAK_FRACTION_OF_SIGNAL * signal + LEAK_OFFSET * full_scale
-    plane = np.asarray(np.rint(signal) if samples.dtype.kind in "ui" else signal, samples.dtype)
-    return plane, tuple(np.flatnonzero(lit).tolist()), float(leaking.mean())
+    return signal, float(leaking.mean())
 
 
 def _read_tiff(content: bytes, where: str, gate: _Gate) -> Pixels:
@@ -260,6 +311,7 @@ def _read_tiff(content: bytes, where: str, gate: _Gate) -> Pixels:
             if page.dtype is None or compression not in TIFF_COMPRESSIONS:
                 raise RequestError(f"{where} is compressed as {compression}; save it without.", 422)
             gate.check(page.shape, page.dtype)
+            refuse_orientation(page.tags.valueof(ORIENTATION, default=1), where)
             problem = photometric_problem(page) or _missing_pixels(page, len(content))
             if problem:
                 raise RequestError(f"{where} {problem}", 422)

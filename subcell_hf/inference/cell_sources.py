@@ -26,6 +26,7 @@ from subcell_hf.data.fields_of_view import (
     size_and_time,
 )
 from subcell_hf.data.images.files import read_image
+from subcell_hf.data.images.planes import label_plane
 from subcell_hf.data.segmentation import CELL_BODY_CHANNELS, NUCLEUS_CHANNEL, segment_cells
 from subcell_hf.inference.blocks import CellBlock, Skipped
 from subcell_hf.inference.variants import Variant, choose_variant
@@ -257,7 +258,8 @@ def _single_mask(found: FieldSource, image: FieldOfView) -> npt.NDArray[np.bool_
     """The mask of an image of one cell: all that is not 0, or of several labels the one in the centre."""
     if found.listed.mask_file is None:
         return None
-    labels = np.squeeze(read_image(found.listed.mask_file, found.options.max_decoded_bytes).pixels)
+    mask_file = read_image(found.listed.mask_file, found.options.max_decoded_bytes)
+    labels = label_plane(mask_file, image.pixels.shape[1:], f"mask {found.listed.mask_file}")
     if labels.shape != image.pixels.shape[1:] or not labels.any():
         raise FieldError(
             f"Field {found.name!r}: mask {found.listed.mask_file} has shape {labels.shape} and "

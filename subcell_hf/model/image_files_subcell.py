@@ -26,6 +26,7 @@ LEAK_OFFSET = 16 / 255
 MOST_LEAKING_PIXELS = 1e-3
 
 JPEG_COMPRESSION = 7
+ORIENTATION = 274  # the tag of TIFF and EXIF
 MIN_IS_WHITE = (
     "has the photometric interpretation MinIsWhite: its values may be inverted, or only their display, which the file "
     "does not say; expected MinIsBlack. In ImageJ choose Image > Lookup Tables > Invert LUT (and Edit > Invert, if the "
@@ -38,7 +39,8 @@ class ImageFile(NamedTuple):
     """What a file holds: planes `[height, width]`, `[planes, height, width]`, or `[height, width, 3]` of a picture.
 
     `pixel_size_problem` says why the pixel size in the file cannot be used, and `has_palette` that the values are
-    numbers of colours, which may be labels, but no intensities.
+    numbers of colours, which may be labels, but no intensities. Where a picture's colours come from a palette, `labels`
+    are their numbers.
     """
 
     pixels: Pixels
@@ -47,6 +49,7 @@ class ImageFile(NamedTuple):
     is_picture: bool = False
     pixel_size_problem: str | None = None
     has_palette: bool = False
+    labels: Pixels | None = None
 
 
 class UnfitFileError(ValueError):
@@ -81,11 +84,7 @@ def plane_of(file: ImageFile, channel: str, source: Any) -> Pixels:
 
 
 def refuse_palette(file: ImageFile, source: Any) -> None:
-    """Refuse numbers of colours where intensities are expected.
-
-    Raises:
-        ValueError: If the file has such a palette.
-    """
+    """Refuse numbers of colours where intensities are expected; raises ValueError."""
     if file.has_palette:
         raise ValueError(
             f"{source} has the photometric interpretation Palette, and its palette is no ramp from black to one "
@@ -97,7 +96,7 @@ def read_file(path: str | os.PathLike[str], named_channels: int = 0) -> ImageFil
     """Read an image file as it is, 16 bits included.
 
     Args:
-        path: A local `.npy`, TIFF or OME-TIFF, PNG or JPEG file.
+        path: Of a local file, see `READERS`.
         named_channels: How many channels are named: an axis of Z-planes or time points of this length is one of
             channels.
 
@@ -166,10 +165,24 @@ def read_picture(picture: Any, where: str) -> ImageFile:
         raise ValueError(f"{where} cannot be read ({error}); it may be damaged or closed, open it again.") from error
 
 
-def as_mask(mask: Any) -> Any:
-    """An image of Pillow as labels, or as bool where it holds only 0 and 255, which is how pictures say 1."""
-    values = np.asarray(mask) if is_picture(mask) else mask
-    return values > 0 if is_picture(mask) and np.isin(values, (0, 255)).all() else values
+def read_mask(source: Any, where: str) -> Any:
+    """A file or an image of Pillow as labels, or as bool where it holds only 0 and 255, which is how pictures say 1.
+
+    An array is handed back as it is; `where` is what messages call an image of Pillow. Raises ValueError if the file
+    cannot be read, or shows colours that no palette numbers.
+    """
+    if is_picture(source):
+        file = read_picture(source, where)
+    elif isinstance(source, str | os.PathLike):
+        file, where = read_file(source), str(source)
+    else:
+        return source
+    labels = file.pixels if file.labels is None else file.labels
+    if file.is_picture and file.labels is None:
+        if (labels != labels[..., :1]).any():
+            raise UnfitFileError(f"{where} is a colour picture; expected labels. Save the labels rather than a view.")
+        labels = labels[..., 0]
+    return labels > 0 if np.isin(labels, (0, 255)).all() else labels
 
 
 def _read_opened(picture: Any) -> ImageFile:
@@ -182,15 +195,36 @@ def _read_opened(picture: Any) -> ImageFile:
     is_deep = ";16" in str(getattr(picture, "tile", "")) or max(tags.get(258, (8,))) > 8
     if is_deep and len(picture.getbands()) > 1:
         raise UnfitFileError("has 16-bit colours, of which only 8 bits could be read; save grey PNG files or a TIFF.")
-    if picture.mode == "P" and "transparency" not in picture.info:
-        picture = picture.convert("RGB")
-    elif picture.mode in ("LA", "RGBA"):
+    refuse_orientation(picture.getexif().get(ORIENTATION, 1))  # loads a PNG
+    if picture.mode == "P":
+        return _read_palette(picture)
+    if picture.mode in ("LA", "RGBA"):
         low, high = picture.getchannel("A").getextrema()
         picture = picture.convert(picture.mode[:-1]) if low == high > 0 else picture
     pixels = np.asarray(picture)
     if picture.mode not in ("1", "L", "F", "RGB") and picture.mode[0] != "I":
         raise UnfitFileError(f"has the mode {picture.mode}; expected a grey or RGB picture. Convert it to one.")
     return ImageFile(pixels, is_picture=pixels.ndim == 3)
+
+
+def _read_palette(picture: Any) -> ImageFile:
+    """Grey values where the palette is grey; else colours with their numbers, or where these are transparent, those."""
+    numbers, palette = np.asarray(picture), np.asarray(picture.getpalette(), np.uint8).reshape(-1, 3)
+    if "transparency" in picture.info:
+        return ImageFile(numbers, has_palette=True)
+    colours = np.asarray(picture.convert("RGB"))
+    if (palette == palette[:, :1]).all():
+        return ImageFile(np.ascontiguousarray(colours[..., 0]))
+    return ImageFile(colours, is_picture=True, labels=numbers)
+
+
+def refuse_orientation(orientation: Any) -> None:
+    """Refuse an image that is stored turned or mirrored: programs that made its mask may have turned it, or not."""
+    if orientation in range(2, 9):
+        raise UnfitFileError(
+            f"has the orientation {orientation}: it is stored turned or mirrored, and programs differ in whether they "
+            "turn it back; expected 1. Save it, and its mask alike, as it should be, without the tag."
+        )
 
 
 def _read_tiff(path: str, named_channels: int) -> ImageFile:
@@ -247,6 +281,7 @@ def _check_pages(series: Any) -> bool:
         problem = photometric_problem(whole)
         if problem:
             raise UnfitFileError(problem)
+        refuse_orientation(whole.tags.valueof(ORIENTATION, default=1))
         has_palette |= not has_plain_numbers(whole)
     return has_palette
 
@@ -323,9 +358,8 @@ READERS: dict[str, Callable[[str, int], ImageFile]] = {
 
 def _reduce_picture(pixels: Pixels, channel: str, path: Any) -> Pixels:
     """The plane of an RGB picture that carries a channel, if no other carries signal."""
-    signal, lit, leaking = signal_of_colours(pixels)
-    own = COLOUR_PLANES.get(channel, lit)
-    if leaking > MOST_LEAKING_PIXELS or lit not in (own, (0, 1, 2)):
+    signal, leaking = signal_of_colours(pixels, COLOUR_PLANES.get(channel, ()))
+    if leaking > MOST_LEAKING_PIXELS:
         means = pixels.reshape(-1, 3).mean(axis=0)
         raise ValueError(
             f"{path} is a composite: its red, green and blue have the means {means.round(1).tolist()}; expected signal "
@@ -334,23 +368,31 @@ def _reduce_picture(pixels: Pixels, channel: str, path: Any) -> Pixels:
     return signal
 
 
-def signal_of_colours(samples: Pixels) -> tuple[Pixels, tuple[int, ...], float]:
+def signal_of_colours(samples: Pixels, own: tuple[int, ...] = ()) -> tuple[Pixels, float]:
     """The one channel that a colour picture shows: in red, green, blue, yellow, any other mixture, or grey.
 
     Args:
         samples: `[height, width, 3]`.
+        own: The samples in which the channel must be shown where it is not grey; empty allows any.
 
     Returns:
-        The channel `[height, width]` in the picture's dtype, the samples that carry it, and the share of pixels whose
-        colours disagree with it: above `MOST_LEAKING_PIXELS`, the picture is a composite.
+        The channel `[height, width]` in the picture's dtype, and the share of pixels whose colours disagree with it:
+        above `MOST_LEAKING_PIXELS`, the picture is a composite or shows another channel.
     """
     means = samples.reshape(-1, samples.shape[-1]).mean(axis=0)
     lit = means >= LEAK_FRACTION_OF_SIGNAL * means.max()
+    signal, leaking = _signal_of_samples(samples, lit)
+    if own and not lit.all():  # near black, noise decides which samples are lit
+        leaking = max(leaking, _signal_of_samples(samples, np.isin(np.arange(len(lit)), own))[1])
+    return np.asarray(np.rint(signal) if samples.dtype.kind in "ui" else signal, samples.dtype), leaking
+
+
+def _signal_of_samples(samples: Pixels, lit: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
+    """Mean of the samples that carry a signal, and the share of pixels in which a sample disagrees with it."""
     signal = samples[..., lit].mean(axis=-1, dtype=np.float32)
     full_scale = float(np.iinfo(samples.dtype).max) if samples.dtype.kind in "ui" else float(samples.max())
     leaking = np.zeros(signal.shape, bool)
     for sample, is_lit in zip(np.moveaxis(samples, -1, 0), lit, strict=True):
         leak = np.abs(sample - signal) if is_lit else sample
         leaking |= leak > LEAK_FRACTION_OF_SIGNAL * signal + LEAK_OFFSET * full_scale
-    plane = np.asarray(np.rint(signal) if samples.dtype.kind in "ui" else signal, samples.dtype)
-    return plane, tuple(np.flatnonzero(lit).tolist()), float(leaking.mean())
+    return signal, float(leaking.mean())

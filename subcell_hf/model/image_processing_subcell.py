@@ -11,7 +11,7 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor, get_size_dict
 from transformers.processing_utils import ImagesKwargs
 
-from .image_files_subcell import as_mask, is_picture, plane_of, read_picture
+from .image_files_subcell import is_picture, plane_of, read_mask, read_picture, refuse_palette
 
 LARGEST_RESCALING = 16.0  # beyond it a unit is wrong (nanometres, metres), not the microscope another
 PICTURE_COLOURS = ("red", "green", "blue")
@@ -297,6 +297,7 @@ def _name_planes(image: Any, orders: tuple[Sequence[str], Sequence[str]], where:
     names = list(orders[0])
     if is_picture(image):
         file = read_picture(image, where)
+        refuse_palette(file, where)
         names = list(orders[1]) if file.is_picture else names
         image = list(np.moveaxis(file.pixels, -1, 0)) if file.is_picture else file.pixels
     if isinstance(image, list | tuple):
@@ -341,7 +342,9 @@ def _read_masks(cell_masks: Any, crops: list[Tensor]) -> list[Tensor] | None:
     if cell_masks is None:
         return None
     given = [cell_masks] if is_picture(cell_masks) or getattr(cell_masks, "ndim", 3) == 2 else cell_masks
-    masks = [_as_tensor(as_mask(mask), f"Cell mask {index}") for index, mask in enumerate(given)]
+    named = {f"Cell mask {index}": mask for index, mask in enumerate(given)}
+    read = {where: read_mask(mask, where) if is_picture(mask) else mask for where, mask in named.items()}
+    masks = [_as_tensor(mask, where) for where, mask in read.items()]
     got, expected = [list(mask.shape) for mask in masks], [list(crop.shape[1:]) for crop in crops]
     _require(got == expected, f"Cell masks have the shapes {got}; expected those of the images, {expected}.")
     return masks

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForImageClassification, Pipeline
@@ -17,6 +16,7 @@ from .image_files_subcell import (
     UnfitFileError,
     plane_of,
     read_file,
+    read_mask,
     read_plane,
     refuse_palette,
 )
@@ -138,7 +138,7 @@ class SubCellPipeline(Pipeline):
             if stray:
                 raise ValueError(f"The input holds {', '.join(stray)}; expected planes, 'cell_mask', 'pixel_size_um'.")
             image = _read_planes(item, wanted, settings)
-        masks = None if mask is None else [_read_mask(mask)]
+        masks = None if mask is None else [read_mask(mask, "cell_mask")]
         pixel_values = self.image_processor.preprocess(image, masks, **settings)["pixel_values"]
         if len(pixel_values) != 1:
             raise ValueError(f"One input holds {len(pixel_values)} cells; give a list with one input per cell.")
@@ -241,10 +241,3 @@ def _read_all_planes(path: str | os.PathLike[str], wanted: set[str], settings: d
     if settings.get("pixel_size_um") is None:
         settings["pixel_size_um"] = _pixel_size_of(file, path)
     return file.pixels
-
-
-def _read_mask(source: Any) -> Any:
-    if not isinstance(source, str | os.PathLike):
-        return source
-    mask = read_file(source).pixels
-    return mask > 0 if np.isin(mask, (0, 255)).all() else mask  # 255 is how pictures say 1

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subcell_hf.data.images.files import read_image
-from subcell_hf.data.images.planes import channel_stack
+from subcell_hf.data.images.planes import channel_stack, label_plane
 from subcell_hf.data.images.tables import read_table
 from subcell_hf.data.shards.index import INDEX_FILE
 from subcell_hf.data.shards.reader import ShardReader
@@ -119,7 +119,7 @@ class FileCrops:
         path = self.masks[row]
         if path is None:
             return pixels, None
-        mask = channel_stack(read_image(path))[0] > 0
+        mask = label_plane(read_image(path), pixels.shape[1:], str(path)) > 0
         if mask.shape != pixels.shape[1:]:
             raise InputError(f"{path} is {mask.shape}; expected the shape of {self.files[row]}, {pixels.shape[1:]}.")
         return pixels, mask

@@ -166,7 +166,7 @@ def not_a_number(path: Path) -> None:
         (lambda path: path.write_bytes(path.read_bytes()[:200]), "cannot be decoded"),
         (lambda path: path.write_text("<script>alert(1)</script>"), "no .npy, TIFF or PNG"),
         (lambda path: path.write_bytes(b"\xff\xd8\xff\xe0garbage"), "cannot be decoded"),
-        (composite, "shows several colours, expected green alone"),
+        (composite, "shows other colours, expected green alone"),
         (poisoned, "holds object"),
         (bomb, "60000"),
         (not_a_number, "NaN or infinite"),

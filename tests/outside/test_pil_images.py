@@ -123,7 +123,7 @@ def _refused(folder: Path) -> dict[str, tuple[Any, str]]:
         "grey alpha": (Image.fromarray(noise[..., :2].copy(), "LA"), "has the mode LA"),
         "ink": (Image.fromarray(noise[..., :3].copy()).convert("CMYK"), "has the mode CMYK"),
         "hue": (Image.fromarray(noise[..., :3].copy()).convert("HSV"), "has the mode HSV"),
-        "clear palette": (clear, "has the mode P"),
+        "clear palette": (clear, "has the photometric interpretation Palette"),
         "cut": (Image.open(io.BytesIO(whole.getvalue()[:2000])), "cannot be read .* damaged or closed"),
     }
 

@@ -9,19 +9,17 @@ import io
 import math
 import os
 import stat
-import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import imagecodecs
 import numpy as np
-import numpy.typing as npt
 
 from subcell_hf.data.images.file_metadata import ImageMetadata
-from subcell_hf.data.images.image import MAX_DECODED_BYTES, FieldError, Image, check_size, too_large, without_alpha
+from subcell_hf.data.images.image import MAX_DECODED_BYTES, FieldError, Image, check_size, too_large
 from subcell_hf.data.images.ome_zarr import read_ome_zarr
+from subcell_hf.data.images.pictures import decode_jpeg, decode_png
 from subcell_hf.data.images.tiff import Position, decode_tiff, tiff_positions
 
 __all__ = [
@@ -40,10 +38,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", *_TIFF_SUFFIXES, ".npy")
 _KNOWN_SUFFIXES = (*IMAGE_SUFFIXES, *(f".ome{suffix}" for suffix in (*_TIFF_SUFFIXES, ".zarr")), ".zarr")
 _GZIP_BLOCK_BYTES = 2**20
 _MOST_CHANNELS = 16
-_PNG_GREY, _PNG_RGB, _PNG_PALETTE = 0, 2, 3
-_PNG_SAMPLES = {_PNG_GREY: 1, _PNG_RGB: 3, _PNG_PALETTE: 4, 4: 2, 6: 4}
-_JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
 def image_suffix(path: Path) -> str | None:
@@ -190,58 +184,6 @@ def _gunzip(data: bytes, path: Path, max_decoded_bytes: int) -> bytes:
     return unpacked.getvalue()
 
 
-def _plain_image(path: Path, pixels: npt.NDArray[Any]) -> Image:
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    return Image(path, pixels, "YX" if pixels.ndim == 2 else "YXS", ImageMetadata())
-
-
-def _decode_png(data: bytes, path: Path, max_decoded_bytes: int) -> Image:
-    width, height, bit_depth, colour_type = struct.unpack(">IIBB", data[16:26])
-    samples = _PNG_SAMPLES.get(colour_type, 4)
-    check_size(path, (height, width, samples), max(1, bit_depth // 8), max_decoded_bytes)
-    if b"IEND" not in data[-64:]:
-        raise FieldError(f"{path} is a truncated PNG: its end mark is missing. Copy or export the file again.")
-    pixels = imagecodecs.png_decode(data)
-    if colour_type in (_PNG_GREY, _PNG_RGB) and pixels.ndim == 3:
-        pixels = pixels[
-            :, :, :samples
-        ]  # one value shown as transparent becomes an alpha; the values stay what they are
-    elif pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        pixels = without_alpha(pixels, path)
-    if colour_type == _PNG_PALETTE and pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
-        pixels = pixels[:, :, :1]
-    return _plain_image(path, pixels)
-
-
-def _decode_jpeg(data: bytes, path: Path, max_decoded_bytes: int) -> Image:
-    height, width, samples = _jpeg_shape(data, path)
-    if samples not in (1, 3):
-        raise FieldError(f"{path} is a JPEG of {samples} samples (CMYK), expected grey or RGB. Save it as a grey TIFF.")
-    check_size(path, (height, width, samples), 1, max_decoded_bytes)
-    # libjpeg fills what is missing with grey and says nothing; but no end mark occurs inside of a scan.
-    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise FieldError(f"{path} is a truncated JPEG: its end mark is missing. Copy or export the file again.")
-    return _plain_image(path, imagecodecs.jpeg_decode(data))
-
-
-def _jpeg_shape(data: bytes, path: Path) -> tuple[int, int, int]:
-    """Height, width and samples per pixel from a JPEG's frame header."""
-    position = 2
-    while position + 9 < len(data):
-        if data[position] != 0xFF:
-            break
-        marker = data[position + 1]
-        if marker in _JPEG_FRAME_MARKERS:
-            height, width, samples = struct.unpack(">HHB", data[position + 5 : position + 10])
-            return height, width, samples
-        if marker == 0xFF or marker in _JPEG_MARKERS_WITHOUT_LENGTH:
-            position += 1 if marker == 0xFF else 2
-        else:
-            position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
-    raise FieldError(f"{path} is a truncated or corrupt JPEG: it has no frame header. Copy or export the file again.")
-
-
 def _decode_npy(data: bytes, path: Path, max_decoded_bytes: int) -> Image:
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
@@ -269,7 +211,7 @@ _Decoder = Callable[[bytes, Path, int], Image]
 _MAGIC_BYTES = 8
 _TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _DECODERS: dict[bytes, _Decoder] = {
-    b"\x89PNG\r\n\x1a\n": _decode_png,
-    b"\xff\xd8\xff": _decode_jpeg,
+    b"\x89PNG\r\n\x1a\n": decode_png,
+    b"\xff\xd8\xff": decode_jpeg,
     b"\x93NUMPY": _decode_npy,
 }

@@ -31,6 +31,8 @@ class Image:
         metadata: Channel names and pixel size, as far as the file contains them.
         has_palette: Whether the pixels are indices of a palette that is no ramp from black to one colour: they may be
             labels, but are no intensities.
+        palette_numbers: `[height, width]`, where the pixels are the colours of a PNG's palette: the number of each in
+            the palette, which is its label where the file is a mask.
     """
 
     path: Path
@@ -38,6 +40,7 @@ class Image:
     axes: str
     metadata: ImageMetadata
     has_palette: bool = False
+    palette_numbers: npt.NDArray[np.uint8] | None = None
 
 
 def too_large(path: Path, got: str, max_decoded_bytes: int) -> FieldError:
@@ -81,3 +84,30 @@ def without_alpha(samples: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
     if alpha.min() != alpha.max():
         raise FieldError(f"{path} has a transparency that varies, expected plain intensities. Save it without alpha.")
     return samples[..., :-1]
+
+
+def refuse_frames(path: Path, count: int) -> None:
+    """Refuse an animation or a file of several pictures, of which a decoder would give the first.
+
+    Raises:
+        FieldError: If there is more than one.
+    """
+    if count > 1:
+        raise FieldError(f"{path} holds {count} pictures, expected one. Save every picture as a file of its own.")
+
+
+def refuse_orientation(path: Path, orientation: int) -> None:
+    """Refuse an image whose rows and columns are to be turned: programs that made its mask may have done so, or not.
+
+    Args:
+        path: Its file.
+        orientation: The tag `Orientation` of TIFF and EXIF: 1 as stored, 2 to 8 turned or mirrored, others unknown.
+
+    Raises:
+        FieldError: If it is to be turned or mirrored.
+    """
+    if 2 <= orientation <= 8:
+        raise FieldError(
+            f"{path} has the orientation {orientation}: it is stored turned or mirrored, and programs differ in "
+            "whether they turn it back; expected 1. Save it, and its mask alike, as it should be, without the tag."
+        )

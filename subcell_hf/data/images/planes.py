@@ -21,25 +21,31 @@ _MOST_STAINS = 16
 # Measured on the eight HPA JPEGs of two fields: after chroma subsampling, at most 8e-5 of the pixels have a sample that
 # exceeds half of the signal by more than 16 of 255. In a composite of nuclei and protein it is some percent, because
 # the nuclei alone cover that. The limit stands in between.
+_SAMPLES_OF_CHANNELS = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
+"""Where a red-green-blue picture shows a channel of the Human Protein Atlas."""
+
 _LEAK_FRACTION_OF_SIGNAL = 0.5
 _LEAK_OFFSET = 16 / 255
 _MAX_LEAKING_PIXELS = 1e-3
 
 
-def single_plane(image: Image, z_projection: ZProjection | None = None) -> npt.NDArray[Any]:
+def single_plane(image: Image, z_projection: ZProjection | None = None, colour: str | None = None) -> npt.NDArray[Any]:
     """The one plane of a single-channel image.
 
     Args:
         image: An image of one channel, or red-green-blue where one colour carries the signal.
         z_projection: Needed where the image has several Z-planes.
+        colour: Channel that a red-green-blue image must show in its own colour, or in grey; None, or a name that is no
+            colour, allows any.
 
     Returns:
         `[height, width]` of the file's dtype.
 
     Raises:
-        FieldError: If the image has several channels, time points or Z-planes without a choice, or is a composite.
+        FieldError: If the image has several channels, time points or Z-planes without a choice, is a composite, or
+            shows another colour.
     """
-    stack = channel_stack(image, z_projection)
+    stack = channel_stack(image, z_projection, colour=colour)
     if len(stack) != 1:
         raise FieldError(
             f"{image.path} has {len(stack)} channels (shape {image.pixels.shape}, axes {image.axes}), expected one. "
@@ -49,7 +55,9 @@ def single_plane(image: Image, z_projection: ZProjection | None = None) -> npt.N
     return plane
 
 
-def channel_stack(image: Image, z_projection: ZProjection | None = None, named_channels: int = 0) -> npt.NDArray[Any]:
+def channel_stack(
+    image: Image, z_projection: ZProjection | None = None, named_channels: int = 0, colour: str | None = None
+) -> npt.NDArray[Any]:
     """All channels of an image.
 
     Args:
@@ -58,6 +66,7 @@ def channel_stack(image: Image, z_projection: ZProjection | None = None, named_c
         named_channels: How many channels the user has named. Some writers store channels as red, green and blue, as
             Z-planes or as time points: where the names are as many as those, and there are no other channels, each is
             a channel.
+        colour: As in `single_plane`.
 
     Returns:
         `[channels, height, width]` of the file's dtype.
@@ -77,7 +86,7 @@ def channel_stack(image: Image, z_projection: ZProjection | None = None, named_c
         )
     axes = _with_named_channels(axes, pixels.shape, named_channels, z_projection)
     if "S" in axes:
-        pixels = _signal_of_colour_image(np.moveaxis(pixels, axes.index("S"), -1), image.path)
+        pixels = _signal_of_colour_image(np.moveaxis(pixels, axes.index("S"), -1), image.path, colour)
         axes = axes.replace("S", "")
     for axis in sorted(set(axes) - set("YXC"), key=axes.index):
         position = axes.index(axis)
@@ -141,30 +150,43 @@ def _project(
     return np.asarray(np.take(pixels, z_projection, axis=position))
 
 
-def _signal_of_colour_image(samples: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
+def _signal_of_colour_image(samples: npt.NDArray[Any], path: Path, colour: str | None) -> npt.NDArray[Any]:
     """The one channel that a colour image shows: red, green, blue, yellow (red + green) or any other mixture, or grey.
 
     Args:
         samples: `[..., samples]`: grey + alpha, red-green-blue, or red-green-blue + alpha.
         path: For the message.
+        colour: As in `single_plane`.
     """
     if samples.shape[-1] in (2, 4):
         samples = without_alpha(samples, path)
     means = samples.reshape(-1, samples.shape[-1]).mean(axis=0)
     lit = means >= _LEAK_FRACTION_OF_SIGNAL * means.max()
+    signal, leaking = _signal_of_samples(samples, lit)
+    said = f"mean red, green, blue = {', '.join(f'{mean:.1f}' for mean in means)}"
+    if leaking > _MAX_LEAKING_PIXELS:
+        raise FieldError(
+            f"{path} is a colour composite: {said}, and in {leaking:.1%} of the pixels the colours disagree; expected "
+            "one channel shown in one colour. Export every channel as a file of its own."
+        )
+    own = np.isin(np.arange(len(lit)), _SAMPLES_OF_CHANNELS.get(colour or "", ()))
+    # Near black, noise decides which samples are lit.
+    if own.any() and not lit.all() and _signal_of_samples(samples, own)[1] > _MAX_LEAKING_PIXELS:
+        raise FieldError(
+            f"{path} does not show {colour}, as its name says: {said}. If it is the right file, save it in grey."
+        )
+    return np.asarray(np.rint(signal) if samples.dtype.kind in "ui" else signal, samples.dtype)
+
+
+def _signal_of_samples(samples: npt.NDArray[Any], lit: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], float]:
+    """Mean of the samples that carry a signal, and the share of pixels in which a sample disagrees with it."""
     signal = samples[..., lit].mean(axis=-1, dtype=np.float32)
     full_scale = float(np.iinfo(samples.dtype).max) if samples.dtype.kind in "ui" else float(samples.max())
     leaking = np.zeros(signal.shape, bool)
     for sample, is_lit in zip(np.moveaxis(samples, -1, 0), lit, strict=True):
         leak = np.abs(sample - signal) if is_lit else sample
         leaking |= leak > _LEAK_FRACTION_OF_SIGNAL * signal + _LEAK_OFFSET * full_scale
-    if leaking.mean() > _MAX_LEAKING_PIXELS:
-        raise FieldError(
-            f"{path} is a colour composite: mean red, green, blue = {', '.join(f'{mean:.1f}' for mean in means)}, and "
-            f"in {leaking.mean():.1%} of the pixels the colours disagree; expected one channel shown in one colour. "
-            "Export every channel as a file of its own."
-        )
-    return np.asarray(np.rint(signal) if samples.dtype.kind in "ui" else signal, samples.dtype)
+    return signal, float(leaking.mean())
 
 
 def check_intensities(pixels: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
@@ -238,7 +260,7 @@ def check_label_mask(image: Image, shape: tuple[int, int]) -> npt.NDArray[np.int
         FieldError: If it is empty, not integer, of another size than the field, binary, or has too many labels.
     """
     where = f"label mask {image.path}"
-    pixels = _label_plane(np.squeeze(image.pixels), shape, where)
+    pixels = label_plane(image, shape, where)
     if pixels.shape != shape:
         raise FieldError(
             f"{where} has shape {pixels.shape}, expected {shape} like its field. Give the mask at the full resolution "
@@ -265,8 +287,21 @@ def check_label_mask(image: Image, shape: tuple[int, int]) -> npt.NDArray[np.int
     return pixels.astype(np.int32)
 
 
-def _label_plane(pixels: npt.NDArray[Any], shape: tuple[int, int], where: str) -> npt.NDArray[Any]:
-    """Whole numbers, of one plane: floats without a fraction are whole, and grey may be stored as red, green, blue."""
+def label_plane(image: Image, shape: tuple[int, int], where: str) -> npt.NDArray[Any]:
+    """Whole numbers of a mask, of one plane.
+
+    Floats without a fraction are whole, grey may be stored as red, green, blue, and the numbers of a palette's colours
+    are the labels that these colours show.
+
+    Args:
+        image: The mask's file.
+        shape: Height and width of the field that it belongs to.
+        where: Names the mask in messages.
+
+    Raises:
+        FieldError: If it is a colour picture, or not whole numbers.
+    """
+    pixels = np.squeeze(image.pixels if image.palette_numbers is None else image.palette_numbers)
     if pixels.ndim == 3 and pixels.shape[:2] == shape and pixels.shape[2] in (3, 4):
         colours = pixels[..., :3]
         if (colours != colours[..., :1]).any() or (

@@ -18,7 +18,7 @@ from subcell_hf.data.images.file_metadata import (
     metadata_from_tiff_tags,
     read_ome_xml,
 )
-from subcell_hf.data.images.image import FieldError, Image, check_size, without_alpha
+from subcell_hf.data.images.image import FieldError, Image, check_size, refuse_orientation, without_alpha
 
 _MOST_PAGES = 20_000
 """A small file can list millions of pages, each of which would take memory."""
@@ -194,6 +194,7 @@ def _whole_pages(tiff: tifffile.TiffFile, series: Any, path: Path) -> list[Any]:
             )
         whole = page if isinstance(page, tifffile.TiffPage) else page.aspage()
         refuse_photometric(whole, path)
+        refuse_orientation(path, _orientation(whole))
         if whole.hash != series.keyframe.hash:
             raise FieldError(f"{path} is corrupt: its planes are stored in different ways. Export the file again.")
         _check_segments(whole, file_bytes, path)
@@ -235,6 +236,11 @@ def refuse_photometric(page: Any, path: Path) -> None:
             f"{path} has the photometric interpretation {photometric}, expected grey (MinIsBlack) or RGB. Save it as a "
             "grey TIFF."
         )
+
+
+def _orientation(page: Any) -> int:
+    tag = page.tags.get("Orientation")
+    return int(tag.value) if tag is not None and isinstance(tag.value, int) else 1
 
 
 def has_plain_numbers(page: Any) -> bool:
