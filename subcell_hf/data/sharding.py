@@ -31,6 +31,7 @@ from subcell_hf.data.fields_of_view import UNUSABLE, reason_of
 from subcell_hf.data.folder_lock import claim_folder
 from subcell_hf.data.images.unused import unused_of
 from subcell_hf.data.ray_tasks import check_engine, map_on_ray
+from subcell_hf.data.records import find_damage
 from subcell_hf.data.shards.archive import format_of
 from subcell_hf.data.shards.cell_table import cells_parquet
 from subcell_hf.data.shards.codec import CropFormat
@@ -223,6 +224,13 @@ def _finished(output: Path, fingerprint: str) -> ShardReport:
     if index.fingerprint != fingerprint:
         raise InputError(
             f"{output} already holds shards of other inputs or settings. Choose another folder, or delete this one."
+        )
+    files = {shard.file: asdict(shard) for shard in index.shards}
+    files[CELLS_FILE] = {"bytes": index.cells_bytes, "sha256": index.cells_sha256}
+    if damage := find_damage(output, files):
+        raise InputError(
+            f"{output} holds complete shards, but they are damaged: {'; '.join(damage)}. Copy the folder again, or "
+            "delete it and run the same command again."
         )
     remove_progress(output)
     with (output / SKIPPED_FILE).open(encoding="utf-8", newline="") as file:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from subcell_hf.data.atomic import TEMPORARY_SUFFIX, remove_leftovers, write_atomically
 from subcell_hf.data.folder_lock import LOCK_FILE, claim_folder
+from subcell_hf.data.records import describe_files, find_damage, read_record, write_record
 from subcell_hf.data.simulated.antibodies import ProteinStyle, SimulatedAntibody, simulate_antibodies
 from subcell_hf.data.simulated.fields import (
     PlannedField,
@@ -68,6 +69,7 @@ METADATA_COLUMNS = (
 """Columns of `metadata.csv`, one row per field."""
 
 _SETTINGS_FILE = "simulation.json"
+_RECORDS_FOLDER = ".fields"
 _VERSION = 1
 """Raise when the same seed gives other pixels than before."""
 
@@ -88,8 +90,9 @@ def simulate_dataset(
     """Write a folder of simulated fields, named as the Human Protein Atlas names its images.
 
     `<plate>_<well>_<sample>_<colour>.png`, `<plate>_<well>_<sample>_mask.png` (uint16 labels), `metadata.csv` with
-    `METADATA_COLUMNS`, and `simulation.json` with the settings. Bytes depend on the arguments alone, not on `workers`.
-    A run that was stopped is continued by the same call, and so is a finished one with more fields.
+    `METADATA_COLUMNS`, `simulation.json` with the settings, and the hidden folder `.fields` with checksums. Bytes depend
+    on the arguments alone, not on `workers`. A run that was stopped is continued by the same call, and so is a finished
+    one with more fields; damaged fields are made again.
 
     Args:
         fields: How many, at least 1.
@@ -116,9 +119,7 @@ def simulate_dataset(
     planned = plan_fields(fields, seed, antibodies)
     with claim_folder(output):
         _open_folder(output, settings, planned)
-        missing = [
-            field for field in planned if not all(path.is_file() for path in _field_files(output, field, settings))
-        ]
+        missing = [field for field in planned if not _is_done(output, field)]
         done = _write_fields(missing, settings, output, workers)
         for _ in tqdm(done, total=fields, initial=fields - len(missing), unit="field", disable=not progress):
             pass
@@ -157,8 +158,18 @@ def _open_folder(output: Path, settings: SimulationSettings, planned: Sequence[P
             raise InputError(f"{output} holds {held} fields, asked for {len(planned)}: choose another folder.")
 
 
+def _is_done(output: Path, field: PlannedField) -> bool:
+    """Whether every file of a field is as it was written; its record comes after them."""
+    record = read_record(_record_of(output, field))
+    return record is not None and not find_damage(output, record["files"])
+
+
+def _record_of(output: Path, field: PlannedField) -> Path:
+    return output / _RECORDS_FOLDER / f"{field.name}.json"
+
+
 def _field_files(output: Path, field: PlannedField, settings: SimulationSettings) -> list[Path]:
-    """The files of a field; the mask is written last."""
+    """The files of a field."""
     return [output / f"{field.name}_{kind}.png" for kind in (*settings.channels, "mask")]
 
 
@@ -183,11 +194,13 @@ def _write_fields(
 
 
 def _write_field(planned: PlannedField, settings: SimulationSettings, output: Path) -> None:
-    """Simulate one field and write its files."""
+    """Simulate one field and write its files and their record."""
     field = simulate_planned_field(planned, settings)
-    for path, plane in zip(_field_files(output, planned, settings), [*field.pixels, field.label_mask], strict=True):
+    paths = _field_files(output, planned, settings)
+    for path, plane in zip(paths, [*field.pixels, field.label_mask], strict=True):
         with write_atomically(path) as file:
             file.write(imagecodecs.png_encode(np.ascontiguousarray(plane), level=3))
+    write_record(_record_of(output, planned), {"files": describe_files(output, paths)})
 
 
 def _metadata_table(planned: Sequence[PlannedField], settings: SimulationSettings) -> str:

@@ -29,7 +29,7 @@ def make(folder: Path, fields: int = 2, **settings: object) -> int:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_files_have_hpa_names_and_png_depths(tmp_path: Path) -> None:
@@ -37,7 +37,8 @@ def test_files_have_hpa_names_and_png_depths(tmp_path: Path) -> None:
     fields = [field.name for field in plan_fields(2, 3)]
     kinds = ("red", "yellow", "blue", "green", "mask")
     images = {f"{field}_{kind}.png" for field in fields for kind in kinds}
-    assert set(contents(tmp_path)) == images | {"metadata.csv", "simulation.json"}
+    records = {f".fields/{field}.json" for field in fields}
+    assert set(contents(tmp_path)) == images | records | {"metadata.csv", "simulation.json"}
     for name in images:
         image = imagecodecs.png_decode((tmp_path / name).read_bytes())
         assert image.shape == (SMALL_PX, SMALL_PX)

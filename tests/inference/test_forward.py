@@ -95,7 +95,7 @@ def test_models_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither a folder nor an id"):
         find_models(str(tmp_path / "missing"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="is no model folder"):
+    with pytest.raises(InputError, match=r"empty has no config\.json"):
         find_models(str(tmp_path / "empty"))
     with pytest.raises(InputError, match="needs --models"):
         find_models("auto")

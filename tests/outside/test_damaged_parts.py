@@ -12,6 +12,7 @@ from subcell_hf.data.cropping import crop_fields
 from subcell_hf.data.crops.sources import CroppedFields
 from subcell_hf.data.records import read_record, write_record
 from subcell_hf.data.sharding import ShardSettings, write_shards
+from subcell_hf.data.simulation import simulate_dataset
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.measurements import Measurements
 from subcell_hf.inference.attention_maps import ATTENTION_FILE
@@ -64,6 +65,13 @@ def half(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
     """A run of which parts 1 and 3 of 4 are finished."""
     output = tmp_path_factory.mktemp("half") / "out"
     run(*inputs, output, attention_maps=True, processes=Processes(1, 2, 0))
+    return output
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("simulated") / "out"
+    simulate_dataset(2, 3, output, size_px=256, progress=False)
     return output
 
 
@@ -201,6 +209,17 @@ class _Stops(SyntheticCrops):
         return super().read(name)
 
 
+@pytest.mark.parametrize("name", ["1_A1_1_red.png", "1_A1_1_mask.png", ".fields/1_A1_1.json"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_simulated_fields_are_made_again(
+    damage: Callable[[Path], None], name: str, simulated: Path, tmp_path: Path
+) -> None:
+    output = shutil.copytree(simulated, tmp_path / "out")
+    damage(output / name)
+    assert simulate_dataset(2, 3, output, size_px=256, progress=False) == 1
+    assert tables(output) == tables(simulated)
+
+
 SHARDS = {"antibodies": 4, "fields_per_antibody": 1, "cells_per_field": 3, "size_px": 16}
 
 
@@ -215,6 +234,19 @@ def test_damaged_shards_are_written_again(damage: Callable[[Path], None], name: 
     report = write_shards(SyntheticCrops(**SHARDS), tmp_path / "out", settings, progress=False)
     assert report.resumed_shards == (3 if name.endswith("plan.json") else 2)
     assert tables(tmp_path / "out") == tables(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["shard-000001.tar", "cells.parquet"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_finished_shards_that_were_damaged_are_not_called_complete(
+    damage: Callable[[Path], None], name: str, tmp_path: Path
+) -> None:
+    settings = ShardSettings(fields_per_shard=1, split_by=None)
+    write_shards(SyntheticCrops(**SHARDS), tmp_path, settings, progress=False)
+    assert write_shards(SyntheticCrops(**SHARDS), tmp_path, settings, progress=False).resumed_shards == 4
+    damage(tmp_path / name)
+    with pytest.raises(InputError, match=rf"damaged: {name} (is missing|has .*)\. Copy the folder again"):
+        write_shards(SyntheticCrops(**SHARDS), tmp_path, settings, progress=False)
 
 
 def test_shards_of_another_run_are_refused_without_a_plan(tmp_path: Path) -> None:
