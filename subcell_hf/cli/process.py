@@ -116,8 +116,10 @@ def run_plainly(main: Callable[[], None]) -> None:
 
 def _explain(error: OSError) -> str:
     """The error without Python's own notation, with a remedy where permissions are the reason."""
-    if error.filename is None or error.strerror is None:
+    if error.strerror is None:
         return str(error)
+    if error.filename is None:
+        return f"{error.strerror.rstrip('.')}."
     # Of a rename, which gives a file its name when it is complete, that name says more.
     name = error.filename if error.filename2 is None else error.filename2
     remedy = " Check its permissions, or choose another place." if error.errno in (EACCES, EPERM, EROFS) else ""
