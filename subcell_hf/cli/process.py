@@ -125,7 +125,15 @@ def _explain(error: OSError) -> str:
     remedy = " Check its permissions, or choose another place." if error.errno in (EACCES, EPERM, EROFS) else ""
     if error.errno in (EEXIST, ENOTDIR):
         remedy = " It is a file where a folder is expected: choose another place."
+    if variable := _cache_variable(str(name)):
+        remedy = f" {variable} names that place: let it name a folder that can be written, or unset it."
     return f"{name}: {error.strerror}.{remedy}"
+
+
+def _cache_variable(path: str) -> str | None:
+    """The variable that makes libraries use a path, as some do while they are imported."""
+    caches = {value: name for name, value in os.environ.items() if "CACHE" in name or name.endswith("_HOME")}
+    return next((caches[place] for place in map(str, (Path(path), *Path(path).parents)) if place in caches), None)
 
 
 def _end(message: str, code: int = BAD_INPUT) -> int:

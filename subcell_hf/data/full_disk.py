@@ -18,6 +18,7 @@ _SAYS_FULL = re.compile(
             r"os error (?P<number>\d+)\b",  # Rust's: safetensors, tokenizers
             r"PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+",  # torch keeps no reason
             r"\d+ requested and \d+ written",  # nor does numpy
+            r"^\[Errno 0\]",  # nor, at times, does Pillow
         ]
     )
 )

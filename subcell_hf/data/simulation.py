@@ -90,9 +90,9 @@ def simulate_dataset(
     """Write a folder of simulated fields, named as the Human Protein Atlas names its images.
 
     `<plate>_<well>_<sample>_<colour>.png`, `<plate>_<well>_<sample>_mask.png` (uint16 labels), `metadata.csv` with
-    `METADATA_COLUMNS`, `simulation.json` with the settings, and the hidden folder `.fields` with checksums. Bytes depend
-    on the arguments alone, not on `workers`. A run that was stopped is continued by the same call, and so is a finished
-    one with more fields; damaged fields are made again.
+    `METADATA_COLUMNS`, `simulation.json` with the settings, and the hidden folder `.fields` with checksums. Bytes
+    depend on the arguments alone, not on `workers`. A run that was stopped is continued by the same call, and so is a
+    finished one with more fields; damaged fields are made again.
 
     Args:
         fields: How many, at least 1.

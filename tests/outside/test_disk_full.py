@@ -70,6 +70,7 @@ class _SaidError(Exception):
         ("[enforce fail at inline_container.cc:664] . unexpected pos 128 vs 22", errno.ENOSPC),
         ("PytorchStreamWriter failed writing file data/0: file write failed", errno.ENOSPC),
         ("100000 requested and 109 written", errno.ENOSPC),
+        ("[Errno 0] Error", errno.ENOSPC),
         ("cannot write: Disk quota exceeded", errno.EDQUOT),
         ("HDF5: errno = 27, error message = 'File too large'", errno.EFBIG),
     ],

@@ -56,6 +56,21 @@ def test_what_can_be_expected_ends_in_one_sentence(
     assert captured.out == ""
 
 
+def test_a_cache_that_cannot_be_written_is_named_by_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Libraries make their caches while they are imported, before anything is said of what the user gave."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(typer.Exit) as ended, ending_plainly():
+        (tmp_path / "file" / "cache" / "dynamo").mkdir(parents=True)
+    assert ended.value.exit_code == 2
+    assert capsys.readouterr().err == (
+        f"Error: {tmp_path}/file/cache/dynamo: Not a directory. TORCHINDUCTOR_CACHE_DIR names that place: let it name a "
+        "folder that can be written, or unset it.\n"
+    )
+
+
 def test_sigterm_ends_as_ctrl_c_does_and_is_as_before_afterwards(capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> None:
         with ending_plainly():
@@ -84,7 +99,7 @@ def test_a_stopped_run_leaves_no_lock_and_no_traceback(tmp_path: Path, number: s
     assert "Traceback" not in said
     assert "Files that are complete are kept" in said
     # What a worker was writing when it was killed is removed by the next run.
-    hidden = [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+    hidden = [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".") and path.is_file()]
     assert not [path for path in hidden if path.suffix != ".part"]
 
 
