@@ -76,6 +76,10 @@ def crops(
     boxes: Annotated[
         Path | None, typer.Option(help="CSV of bounding boxes: field_of_view,cell_id,top,left,height,width in pixels.")
     ] = None,
+    trust_masks: Annotated[
+        bool,
+        typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
+    ] = False,
     segmentation: Annotated[
         str, typer.Option(help="How fields without masks are segmented: watershed or cellpose.")
     ] = "watershed",
@@ -119,6 +123,7 @@ def crops(
             z_projection=parse_z_projection(z_projection),
             metadata=metadata,
             max_decoded_bytes=int(max_decoded_gib * 2**30),
+            trust_masks=trust_masks,
         ),
         segmentation=segmentation,
         boxes=boxes,
@@ -167,6 +172,10 @@ def shards(
     metadata: Annotated[
         Path | None, typer.Option(help="For images: CSV with columns field_of_view, antibody, gene, locations, ….")
     ] = None,
+    trust_masks: Annotated[
+        bool,
+        typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
+    ] = False,
     segmentation: Annotated[
         str, typer.Option(help="For images: how fields without masks are segmented, watershed or cellpose.")
     ] = "watershed",
@@ -187,7 +196,10 @@ def shards(
     from subcell_hf.plain_files import read_lines
 
     reading = ReadingOptions(
-        channels=channels_from_variant(channels) if channels else None, pixel_size_um=pixel_size_um, metadata=metadata
+        channels=channels_from_variant(channels) if channels else None,
+        pixel_size_um=pixel_size_um,
+        metadata=metadata,
+        trust_masks=trust_masks,
     )
     settings = ShardSettings(
         fields_per_shard=fields_per_shard,

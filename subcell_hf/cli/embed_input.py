@@ -22,6 +22,7 @@ class EmbedInput:
     pixel_size_um: float | None = None
     z_projection: str | None = None
     metadata: Path | None = None
+    trust_masks: bool = False
     segmentation: str = "watershed"
     min_area_um2: float | None = None
     max_area_um2: float | None = None
@@ -61,6 +62,7 @@ class EmbedInput:
                 pixel_size_um=self.pixel_size_um,
                 z_projection=parse_z_projection(self.z_projection),
                 metadata=self.metadata,
+                trust_masks=self.trust_masks,
             ),
             filters=CropSettings(
                 min_area_um2=self.min_area_um2, max_area_um2=self.max_area_um2, exclude_border=self.exclude_border

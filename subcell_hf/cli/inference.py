@@ -69,6 +69,10 @@ def embed(
     metadata: Annotated[
         Path | None, typer.Option(help="CSV with a column field_of_view; default: metadata.csv in INPUT, if there.")
     ] = None,
+    trust_masks: Annotated[
+        bool,
+        typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
+    ] = False,
     segmentation: Annotated[
         str, typer.Option(help="How fields without masks are segmented: watershed or cellpose.")
     ] = "watershed",
@@ -136,6 +140,7 @@ def embed(
         pixel_size_um=pixel_size_um,
         z_projection=z_projection,
         metadata=metadata,
+        trust_masks=trust_masks,
         segmentation=segmentation,
         min_area_um2=min_area_um2,
         max_area_um2=max_area_um2,

@@ -81,6 +81,8 @@ class ReadingOptions:
         z_projection: `"max"`, `"mean"` or the index of a plane: what to do with Z-stacks.
         metadata: Table with a column `field_of_view`; None: `metadata.csv` in the folder of images, if there is one.
         max_decoded_bytes: Limit of one decoded image.
+        trust_masks: Whether every label of a mask is taken as one cell without the checks of `check_instances`: right
+            for cells of many nuclei or of several pieces, such as myotubes.
     """
 
     channels: tuple[str, ...] | None = None
@@ -90,6 +92,7 @@ class ReadingOptions:
     z_projection: ZProjection | None = None
     metadata: Path | None = None
     max_decoded_bytes: int = MAX_DECODED_BYTES
+    trust_masks: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,8 @@ class FieldSource:
                 image = read_image(self.listed.mask_file, self.options.max_decoded_bytes)
                 mask = check_label_mask(image, pixels.shape[1:])
             field = FieldOfView(self.name, pixels, channels, size_um, mask, dict(self.metadata), size_from)
-            check_instances(field, f"label mask {self.listed.mask_file}")
+            if not self.options.trust_masks:
+                check_instances(field, f"label mask {self.listed.mask_file}")
         except FieldError as error:
             raise FieldError(f"Field {self.name!r}: {error}") from error
         return field

@@ -26,7 +26,8 @@ from subcell_hf.data.fields_of_view import (
     size_and_time,
 )
 from subcell_hf.data.images.files import read_image
-from subcell_hf.data.images.planes import label_plane
+from subcell_hf.data.images.planes import check_label_mask
+from subcell_hf.data.instances import mask_of_single_cell
 from subcell_hf.data.segmentation import CELL_BODY_CHANNELS, NUCLEUS_CHANNEL, segment_cells
 from subcell_hf.inference.blocks import CellBlock, Skipped
 from subcell_hf.inference.variants import Variant, choose_variant
@@ -255,19 +256,17 @@ def read_planes(
 
 
 def _single_mask(found: FieldSource, image: FieldOfView) -> npt.NDArray[np.bool_] | None:
-    """The mask of an image of one cell: all that is not 0, or of several labels the one in the centre."""
+    """The mask of an image of one cell; None where it has no mask."""
     if found.listed.mask_file is None:
         return None
-    mask_file = read_image(found.listed.mask_file, found.options.max_decoded_bytes)
-    labels = label_plane(mask_file, image.pixels.shape[1:], f"mask {found.listed.mask_file}")
-    if labels.shape != image.pixels.shape[1:] or not labels.any():
-        raise FieldError(
-            f"Field {found.name!r}: mask {found.listed.mask_file} has shape {labels.shape} and "
-            f"{int(np.count_nonzero(labels))} pixels inside, expected {image.pixels.shape[1:]} and at least one."
+    try:
+        labels = check_label_mask(
+            read_image(found.listed.mask_file, found.options.max_decoded_bytes), image.pixels.shape[1:]
         )
-    centre = labels[labels.shape[0] // 2, labels.shape[1] // 2]
-    inside: npt.NDArray[np.bool_] = labels == centre if centre and len(np.unique(labels)) > 2 else labels > 0
-    return inside
+        where = f"label mask {found.listed.mask_file}"
+        return mask_of_single_cell(replace(image, label_mask=labels), where, trusted=found.options.trust_masks)
+    except FieldError as error:
+        raise FieldError(f"Field {found.name!r}: {error}") from error
 
 
 def at_models_scale(found: FieldSource, variant: Variant) -> FieldSource:

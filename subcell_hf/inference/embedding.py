@@ -32,7 +32,8 @@ __all__ = ["EmbedReport", "EmbedSettings", "Processes", "embed_cells"]
 
 _ARGUMENTS_OF_INPUT = (
     "source", "protein_channel", "channel_mapping", "channel_names", "pixel_size_um", "z_projection", "metadata",
-    "segmentation", "min_area_um2", "max_area_um2", "exclude_border", "single_cells", "split", "crop_size_px",
+    "trust_masks", "segmentation", "min_area_um2", "max_area_um2", "exclude_border", "single_cells", "split",
+    "crop_size_px",
 )  # fmt: skip
 """Arguments that change what is embedded: named where a folder holds a run with others."""
 

@@ -260,7 +260,7 @@ def test_options_of_a_run_are_read_back() -> None:
     given = EmbedInput(
         channel_mapping=["DAPI=blue"], channel_names="blue, green", pixel_size_um=0.1, z_projection="max",
         metadata=Path("cells.csv"), segmentation="cellpose", min_area_um2=2.5, exclude_border=True, single_cells=False,
-        split="1", crop_size_px=448,
+        split="1", crop_size_px=448, trust_masks=True,
     )  # fmt: skip
     kept = {name: str(value) for name, value in vars(given).items() if value is not None}
     assert EmbedInput.of_arguments({**kept, "model": "m", "workers": "2"}) == given

@@ -1,6 +1,7 @@
 """Label masks as other programs write them: read, or refused for what they are."""
 
 import gzip
+import json
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,9 +15,13 @@ import pytest
 import tifffile
 import zarr
 from scipy import ndimage
+from typer.testing import CliRunner
 
+from subcell_hf.batches import FieldOfView
+from subcell_hf.cli import app
 from subcell_hf.data.cropping import CropSettings, crop_fields, read_crop_table
 from subcell_hf.data.fields_of_view import FieldError, FieldSource, FoundFields, ReadingOptions, list_fields
+from subcell_hf.data.instances import mask_of_single_cell
 from subcell_hf.data.simulation import simulate_dataset
 from tests.data.written_fields import label_mask, random_plane, write_hpa_field, write_png
 
@@ -110,7 +115,8 @@ _COLOURED = np.stack([label_mask(), label_mask() * 2, label_mask()], axis=-1).as
         (np.stack([label_mask(), label_mask()]), r"shape (2, 64, 72)"),
         (_COLOURED, "is a colour picture"),
         (np.zeros((64, 72, 3), np.uint8), "is empty"),
-        ((label_mask() > 0) * np.uint8(255), "a binary mask"),
+        ((label_mask() > 0) * np.uint8(255), "1 of 1 labels in separate pieces"),
+        ((label_mask() > 0).astype(np.uint8), "1 of 1 labels in separate pieces"),
     ],
 )
 def test_what_is_no_mask_is_refused(tmp_path: Path, mask: Mask, message: str) -> None:
@@ -160,6 +166,10 @@ def _joined(mask: Mask) -> Mask:
         lambda mask: (mask > 0) + ndimage.binary_erosion(mask > 0, iterations=25).astype(np.uint8),
         lambda mask: _joined(mask).astype(np.uint8),
         lambda mask: (_joined(mask) + 1).astype(np.uint8),
+        lambda mask: (mask > 0) * np.uint8(255),
+        lambda mask: _joined(mask) * np.uint16(65_535),
+        lambda mask: mask + 100 * ndimage.binary_erosion(mask > 0, iterations=25).astype(np.uint8) * (mask > 0),
+        lambda mask: (mask == 3) + ndimage.binary_erosion(mask == 3, iterations=25).astype(np.uint8),
         lambda mask: np.ones_like(mask),
         lambda mask: np.where(mask == mask.max(), 1, mask),
         lambda mask: np.random.default_rng(0).integers(0, 200, mask.shape, np.uint8),
@@ -168,6 +178,7 @@ def _joined(mask: Mask) -> Mask:
     ],
     ids=[
         "0/1", "bool", "0/128", "mod 3", "mod 5", "ilastik 1/2", "cytoplasm, nucleus", "touching 0/1", "touching 1/2",
+        "0/255", "touching 0/65535", "cells, nuclei", "one cytoplasm, one nucleus",
         "all 1", "two cells share a number", "noise", "16-bit noise", "probabilities in bytes",
     ],
 )  # fmt: skip
@@ -177,6 +188,7 @@ def test_masks_of_classes_are_refused(
     message = _reason(_masked(simulated, tmp_path, change(mask)))
     assert "_mask.tif" in message
     assert "Give every cell a number of its own" in message
+    assert "--trust-masks" in message
 
 
 def test_true_masks_pass(simulated: Path, mask: Mask, tmp_path: Path) -> None:
@@ -194,6 +206,9 @@ def test_true_masks_pass(simulated: Path, mask: Mask, tmp_path: Path) -> None:
         "as simulated": mask,
         "one cell": (mask == sizes.argmax()).astype(np.uint8),
         "one cell as 128": (mask == sizes.argmax()) * np.uint8(128),
+        "one cell as 255": (mask == sizes.argmax()) * np.uint8(255),
+        "one cell as 65535": (mask == sizes.argmax()) * np.uint16(65_535),
+        "one cell in another": np.where(ndimage.binary_erosion(mask == 3, iterations=40), 99, mask),
         "specks": specks,
         "one cell crossed by a process": crossed,
         "tissue without background": tissue,
@@ -205,6 +220,48 @@ def test_true_masks_pass(simulated: Path, mask: Mask, tmp_path: Path) -> None:
         if what == "four cells without background":
             found = _without_nuclei(found)
         np.testing.assert_array_equal(found.read().label_mask, labels, what)
+
+
+def test_masks_are_taken_as_they_are_where_the_user_says_so(simulated: Path, mask: Mask, tmp_path: Path) -> None:
+    labels = {"syncytium": _joined(mask).astype(np.uint8), "pieces": np.where(mask == mask.max(), 1, mask)}
+    for what, given in labels.items():
+        (tmp_path / what).mkdir()
+        found = _masked(simulated, tmp_path / what, given)
+        assert "--trust-masks" in _reason(found)
+        trusted = replace(found, options=ReadingOptions(trust_masks=True))
+        np.testing.assert_array_equal(trusted.read().label_mask, given)
+    refused = CliRunner().invoke(app, ["crops", str(tmp_path / "pieces"), "--output", str(tmp_path / "refused")])
+    assert (refused.exit_code, "--trust-masks" in refused.output.replace("\n", "")) == (2, True)
+    command = ["crops", str(tmp_path / "pieces"), "--trust-masks", "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*command, "--output-size-px", "16"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert json.loads((tmp_path / "out/crops.json").read_text())["settings"]["trust_masks"] is True
+
+
+def _single(mask: Mask, nuclei: Mask | None = None) -> FieldOfView:
+    pixels = np.stack([random_plane(1, mask.shape)] if nuclei is None else [nuclei])
+    return FieldOfView("a", pixels, ("green",) if nuclei is None else ("blue",), 0.3, mask.astype(np.int32))
+
+
+def test_the_mask_of_an_image_of_one_cell() -> None:
+    cell = np.zeros((100, 100), np.int32)
+    cell[30:70, 30:70] = 7
+    neighbours = cell.copy()
+    neighbours[:20, 20:80] = 3
+    neighbours[:20, 45:55] = 0  # in two pieces, as the image's border cuts it
+    for mask in (cell, np.where(cell, 255, 0), neighbours, np.ones_like(cell), np.where(cell, 2, 1)):
+        expected = mask > 0 if len(np.unique(mask)) < 2 else cell > 0
+        np.testing.assert_array_equal(mask_of_single_cell(_single(mask), "m"), expected)
+    nucleus = np.where(ndimage.binary_erosion(cell, iterations=10), 2, np.sign(cell))
+    binary = (neighbours > 0).astype(np.int32)
+    for mask, message in ((nucleus, "inside of others"), (binary, "separate pieces")):
+        with pytest.raises(FieldError, match=message):
+            mask_of_single_cell(_single(mask), "m")
+        assert mask_of_single_cell(_single(mask), "m", trusted=True)[50, 50]
+    away = np.where(neighbours == 7, 0, neighbours)
+    away[90:, :10] = 1
+    with pytest.raises(FieldError, match="2 labels and none in the centre"):
+        mask_of_single_cell(_single(away), "m")
 
 
 def _without_nuclei(found: FieldSource) -> FieldSource:

@@ -257,7 +257,7 @@ def check_label_mask(image: Image, shape: tuple[int, int]) -> npt.NDArray[np.int
         `[height, width]` int32 labels, 0 is background.
 
     Raises:
-        FieldError: If it is empty, not integer, of another size than the field, binary, or has too many labels.
+        FieldError: If it is empty, not integer, of another size than the field, or has too many labels.
     """
     where = f"label mask {image.path}"
     pixels = label_plane(image, shape, where)
@@ -278,11 +278,6 @@ def check_label_mask(image: Image, shape: tuple[int, int]) -> npt.NDArray[np.int
     if len(labels) > MAX_LABELS:
         raise FieldError(
             f"{where} has {len(labels):,} labels, expected at most {MAX_LABELS:,}. Is it an intensity image?"
-        )
-    if len(labels) == 1 and int(labels[0]) in (255, 65_535):
-        raise FieldError(
-            f"{where} has the single label {labels[0]}: a binary mask, expected one label per cell. Label the cells, "
-            "for example with skimage.measure.label."
         )
     return pixels.astype(np.int32)
 

@@ -119,7 +119,6 @@ _LABELS = np.arange(300 * 300, dtype=np.uint32).reshape(300, 300)
         (np.zeros((8, 8), np.uint8), "is empty, expected at least one cell"),
         (np.full((8, 8), 0.5, np.float32), "dtype float32 and values such as 0.5, expected whole numbers"),
         (np.ones((8, 9), np.uint8), r"shape \(8, 9\), expected \(8, 8\)"),
-        (np.full((8, 8), 255, np.uint8), "binary mask, expected one label per cell"),
         (np.full((8, 8), -1, np.int16), "labels -1 to -1"),
         (np.full((8, 8), 2**40, np.uint64), "labels 1099511627776"),
     ],
