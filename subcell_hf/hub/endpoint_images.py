@@ -257,8 +257,7 @@ def only_colour(pixels: Pixels, channel: str, where: str) -> Pixels:
     if leaking > MOST_LEAKING_PIXELS:
         expected = f"{channel} alone" if channel in SAMPLES_OF_CHANNELS else "one"
         raise RequestError(
-            f"{where} shows other colours, expected {expected}: give each channel's own picture, not "
-            "the composite.",
+            f"{where} shows other colours, expected {expected}: give each channel's own picture, not the composite.",
             422,
         )
     return signal
