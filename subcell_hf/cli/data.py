@@ -10,19 +10,17 @@ from subcell_hf.cli.metadata_notes import say_renamed
 
 
 def simulate(
-    fields: Annotated[int, typer.Option(help="Fields of view to make, about ten cells each at the default size.")],
-    output: Annotated[
-        Path, typer.Option(help="Folder to write; new, empty, or of an earlier call, which is continued.")
-    ],
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    fields: Annotated[int, typer.Option(help="Fields of view to simulate, about ten cells each at the default size.")],
+    output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives identical output.")] = 0,
     antibodies: Annotated[
-        int | None, typer.Option(help="Antibodies that take turns; default: one per three fields, four at a time.")
+        int | None, typer.Option(help="Number of antibodies; default: one per three fields, four at a time.")
     ] = None,
-    size_px: Annotated[int, typer.Option(help="Edge of the square fields in pixels.")] = 1024,
-    pixel_size_um: Annotated[float, typer.Option(help="Edge of a pixel in micrometres.")] = 0.0800885,
-    channels: Annotated[str, typer.Option(help="rybg, rbg, ybg, bg, or colours separated by commas.")] = "rybg",
+    size_px: Annotated[int, typer.Option(help="Width and height of the fields in pixels.")] = 1024,
+    pixel_size_um: Annotated[float, typer.Option(help="Pixel size in micrometres.")] = 0.0800885,
+    channels: Annotated[str, typer.Option(help="rybg, rbg, ybg, bg, or comma-separated colours.")] = "rybg",
     bit_depth: Annotated[int, typer.Option(help="8 or 16 bits per pixel.")] = 8,
-    workers: Annotated[int, typer.Option(help="Processes that work side by side.")] = 1,
+    workers: Annotated[int, typer.Option(help="Number of parallel processes.")] = 1,
 ) -> None:
     """Simulate fields of view with known protein locations, masks and metadata."""
     from subcell_hf.data.simulation import simulate_dataset
@@ -50,28 +48,27 @@ def crops(
             help="Folder of <plate>_<well>_<sample>_<colour> images or of multi-channel images, one image, or a CSV.",
         ),
     ],
-    output: Annotated[
-        Path, typer.Option(help="Folder to write; new, empty, or of an earlier call, which is continued.")
-    ],
+    output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],
     channels: Annotated[
-        str | None, typer.Option(help="Channels that every field must have: rybg, rbg, …, or names with commas.")
+        str | None, typer.Option(help="Required channels: rybg, rbg, …, or comma-separated names.")
     ] = None,
     channel_mapping: Annotated[
-        list[str] | None, typer.Option(help="NAME=COLOUR, such as DAPI=blue: your name of a channel; repeat for each.")
+        list[str] | None,
+        typer.Option(help="Map a channel name to a colour: NAME=COLOUR, such as DAPI=blue; repeatable."),
     ] = None,
     channel_names: Annotated[
         str | None,
         typer.Option(
-            help="Names, with commas, of the planes of multi-channel files that name none. As many names as there are "
-            "Z-planes or time points, without --z-projection, make those the channels."
+            help="Comma-separated channel names for multi-channel files that contain none. Without --z-projection, as "
+            "many names as there are Z-planes or time points read these as channels."
         ),
     ] = None,
     pixel_size_um: Annotated[
-        float | None, typer.Option(help="Edge of an image's pixel in micrometres; wins over what files say.")
+        float | None, typer.Option(help="Pixel size of the images in micrometres; overrides the files.")
     ] = None,
     z_projection: Annotated[str | None, typer.Option(help="For Z-stacks: max, mean, or the index of a plane.")] = None,
     metadata: Annotated[
-        Path | None, typer.Option(help="CSV with a column field_of_view; default: metadata.csv in INPUT, if there.")
+        Path | None, typer.Option(help="CSV with a column field_of_view; default: metadata.csv in INPUT, if present.")
     ] = None,
     boxes: Annotated[
         Path | None, typer.Option(help="CSV of bounding boxes: field_of_view,cell_id,top,left,height,width in pixels.")
@@ -81,24 +78,26 @@ def crops(
         typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
     ] = False,
     segmentation: Annotated[
-        str, typer.Option(help="How fields without masks are segmented: watershed or cellpose.")
+        str, typer.Option(help="Segmentation of fields without masks: watershed or cellpose.")
     ] = "watershed",
-    crop_size_px: Annotated[int, typer.Option(help="Edge of a crop, in pixels of 0.0800885 um.")] = 896,
-    output_size_px: Annotated[int, typer.Option(help="Edge of a crop as it is stored, in pixels.")] = 448,
-    min_area_um2: Annotated[float | None, typer.Option(help="Leave out cells smaller than this.")] = None,
-    max_area_um2: Annotated[float | None, typer.Option(help="Leave out cells larger than this.")] = None,
+    crop_size_px: Annotated[int, typer.Option(help="Width of a crop in pixels of 0.0800885 um.")] = 896,
+    output_size_px: Annotated[int, typer.Option(help="Width of the stored crop in pixels.")] = 448,
+    min_area_um2: Annotated[float | None, typer.Option(help="Exclude cells smaller than this.")] = None,
+    max_area_um2: Annotated[float | None, typer.Option(help="Exclude cells larger than this.")] = None,
     exclude_border: Annotated[
-        bool, typer.Option("--exclude-border", help="Leave out cells that touch the border of their field.")
+        bool, typer.Option("--exclude-border", help="Exclude cells that touch the border of their field.")
     ] = False,
     max_saturation: Annotated[
-        float | None, typer.Option(help="Leave out cells with a larger share (0 to 1) of saturated pixels.")
+        float | None, typer.Option(help="Exclude cells with a larger fraction (0 to 1) of saturated pixels.")
     ] = None,
     max_decoded_gib: Annotated[float, typer.Option(help="Refuse images larger than this once decoded, in GiB.")] = 4.0,
-    workers: Annotated[int, typer.Option(help="Processes that work side by side.")] = 1,
-    engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or a cluster.")] = "local",
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be used.")] = False,
+    workers: Annotated[int, typer.Option(help="Number of parallel processes.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or on a cluster.")] = "local",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first field that cannot be used, instead of skipping it.")
+    ] = False,
 ) -> None:
-    """Cut single cells out of fields of view. Exit code 3: some fields were skipped, see skipped.csv."""
+    """Crop single cells from fields of view. Exit code 3: some fields were skipped, see skipped.csv."""
     from subcell_hf.data.cropping import CropSettings, crop_fields
     from subcell_hf.data.fields_of_view import ReadingOptions, parse_channel_mapping, parse_z_projection
     from subcell_hf.ontology import channels_from_variant
@@ -146,28 +145,26 @@ def crops(
 def shards(
     source: Annotated[
         Path,
-        typer.Argument(metavar="INPUT", help="Folder that `subcell crops` wrote, or images, cropped on the way."),
+        typer.Argument(metavar="INPUT", help="Output folder of `subcell crops`, or images, which are cropped first."),
     ],
-    output: Annotated[
-        Path, typer.Option(help="Folder to write; new, empty, or of an earlier call, which is continued.")
-    ],
+    output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],
     split_by: Annotated[
         str, typer.Option(help="gene: antibodies of one gene stay together; antibody; or none for no splits.")
     ] = "gene",
     fractions: Annotated[
-        str, typer.Option(help="Share of the antibodies that each split gets.")
+        str, typer.Option(help="Fraction of the antibodies in each split.")
     ] = "train=0.8,validation=0.1,test=0.1",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
     classes: Annotated[
         Path | None, typer.Option(help="Text file with one location per line; default: SubCell's 35 locations.")
     ] = None,
-    fields_per_shard: Annotated[int, typer.Option(min=1, help="Fields of view in a shard, about.")] = 64,
-    description: Annotated[str, typer.Option(help="Where the images come from, in words, for the index.")] = "",
+    fields_per_shard: Annotated[int, typer.Option(min=1, help="Approximate number of fields of view per shard.")] = 64,
+    description: Annotated[str, typer.Option(help="Source of the images, stored in the index.")] = "",
     channels: Annotated[
-        str | None, typer.Option(help="For images: channels to take: rybg, rbg, …, or names with commas.")
+        str | None, typer.Option(help="For images: channels to use: rybg, rbg, …, or comma-separated names.")
     ] = None,
     pixel_size_um: Annotated[
-        float | None, typer.Option(help="For images: edge of a pixel in micrometres; wins over what files say.")
+        float | None, typer.Option(help="For images: pixel size in micrometres; overrides the files.")
     ] = None,
     metadata: Annotated[
         Path | None, typer.Option(help="For images: CSV with columns field_of_view, antibody, gene, locations, ….")
@@ -177,11 +174,13 @@ def shards(
         typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
     ] = False,
     segmentation: Annotated[
-        str, typer.Option(help="For images: how fields without masks are segmented, watershed or cellpose.")
+        str, typer.Option(help="For images: segmentation of fields without masks, watershed or cellpose.")
     ] = "watershed",
-    workers: Annotated[int, typer.Option(min=1, help="Processes that work side by side.")] = 1,
-    engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or a cluster.")] = "local",
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first field that cannot be used.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Number of parallel processes.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or on a cluster.")] = "local",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first field that cannot be used, instead of skipping it.")
+    ] = False,
 ) -> None:
     """Write crops as tar shards for training. Exit code 3: some fields were skipped, see skipped.csv.
 
@@ -225,13 +224,13 @@ def shards(
 
 
 def shards_inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `subcell shards` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `subcell shards`.")],
     contact_sheet: Annotated[
-        Path | None, typer.Option(help="Page (.html) or picture (.png) to draw; default: DIR/contact_sheet.html.")
+        Path | None, typer.Option(help="Contact sheet to write (.html or .png); default: DIR/contact_sheet.html.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that work side by side.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of parallel processes.")] = 1,
 ) -> None:
-    """Check every byte of a folder of shards and draw some of its cells. Exit code 1: something is wrong."""
+    """Verify all files of a folder of shards and draw a contact sheet. Exit code 1: a file is damaged."""
     from subcell_hf.data.shards.contact_sheet import check_sheet_name, write_contact_sheet
     from subcell_hf.data.shards.inspection import inspect_shards
     from subcell_hf.data.shards.reader import ShardReader
@@ -262,21 +261,21 @@ def shards_inspect(
 
 
 def splits(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `subcell shards` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `subcell shards`.")],
     by: Annotated[str, typer.Option(help="gene: antibodies of one gene stay together; or antibody.")] = "gene",
     fractions: Annotated[
-        str, typer.Option(help="Share of the antibodies that each split gets.")
+        str, typer.Option(help="Fraction of the antibodies in each split.")
     ] = "train=0.8,validation=0.1,test=0.1",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
     antibody_list: Annotated[
         list[str] | None,
-        typer.Option("--list", help="SPLIT=FILE, one antibody per line, instead of a random split; repeat for each."),
+        typer.Option("--list", help="SPLIT=FILE with one antibody per line, instead of random splits; repeatable."),
     ] = None,
     published: Annotated[
-        Path | None, typer.Option(help="Folder with the published antibody lists, which are verified and imported.")
+        Path | None, typer.Option(help="Folder with the published antibody lists to verify and import.")
     ] = None,
 ) -> None:
-    """Split the antibodies of a folder of shards anew, or import someone's lists."""
+    """Split the antibodies of a folder of shards again, or import lists of antibodies."""
     from subcell_hf.data.shards.index_splits import import_splits, split_shards
     from subcell_hf.data.splits import parse_fractions, parse_named, read_antibody_lists, read_published_splits
     from subcell_hf.errors import InputError
@@ -298,7 +297,7 @@ def splits(
 
 def views(
     shards: Annotated[str, typer.Argument(help="Folder or URL of shards.")],
-    output: Annotated[Path, typer.Option(help="Picture to write (.png).")],
+    output: Annotated[Path, typer.Option(help="Image to write (.png).")],
     pipeline: Annotated[
         str,
         typer.Option(
@@ -306,12 +305,12 @@ def views(
             "settings."
         ),
     ] = "multi_task",
-    split: Annotated[str | None, typer.Option(help="Split to take cells from; default: all cells.")] = None,
-    antibodies: Annotated[int, typer.Option(min=1, help="Antibodies to show.")] = 2,
-    cells: Annotated[int, typer.Option(min=1, help="Cells of each antibody.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the cells and of their views.")] = 0,
+    split: Annotated[str | None, typer.Option(help="Split to draw cells from; default: all cells.")] = None,
+    antibodies: Annotated[int, typer.Option(min=1, help="Number of antibodies to show.")] = 2,
+    cells: Annotated[int, typer.Option(min=1, help="Number of cells per antibody.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the selection of cells and of their views.")] = 0,
 ) -> None:
-    """Draw cells beside the random views that training would see."""
+    """Draw cells beside the augmented views used for training."""
     import torch
     from PIL import Image
 

@@ -7,16 +7,18 @@ import typer
 
 
 def demo(
-    model: Annotated[Path, typer.Argument(help="Exported, trained or converted model's folder.")],
+    model: Annotated[Path, typer.Argument(help="Folder of an exported, trained or converted model.")],
     port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 7860,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 allows other machines to connect.")
+    ] = "127.0.0.1",
     reference: Annotated[
         Path | None,
-        typer.Option(help="Embedding table of cells of known location, made with this model: the map behind a cell."),
+        typer.Option(help="Embedding table of this model with known locations, drawn as a map behind the cell."),
     ] = None,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Show the model in a browser: upload a cell, see its locations, attention and place among others. Ctrl-C stops."""
+    """Serve a demo page: upload a cell, see its locations, attention and position on a map. Stop with Ctrl-C."""
     import tempfile
 
     from subcell_hf.hub.demo_app import launch

@@ -12,28 +12,27 @@ if TYPE_CHECKING:
     from subcell_hf.evaluation.locations.probes import Predictor
     from subcell_hf.inference.tables import EmbeddingTable
 
-evaluate = typer.Typer(
-    name="evaluate", help="Benchmarks on embedding tables, with baselines beside the model.", no_args_is_help=True
-)
+evaluate = typer.Typer(name="evaluate", help="Benchmark embedding tables against baselines.", no_args_is_help=True)
 
 
 @claims_output
 def baselines(
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="Folder or URL of shards, or folder that `subcell crops` wrote.")
+        str, typer.Argument(metavar="INPUT", help="Folder or URL of shards, or output folder of `subcell crops`.")
     ],
-    output: Annotated[Path, typer.Option(help="Folder to write features.parquet and pixels.parquet to.")],
-    components: Annotated[int, typer.Option(min=1, help="Principal components of the pixels, at most.")] = 128,
+    output: Annotated[Path, typer.Option(help="Output folder for features.parquet and pixels.parquet.")],
+    components: Annotated[int, typer.Option(min=1, help="Maximum number of principal components of the pixels.")] = 128,
     pixel_edge: Annotated[
-        int, typer.Option(min=1, help="Edge in pixels to which channels are shrunk before the principal components.")
+        int,
+        typer.Option(min=1, help="Size in pixels to which channels are downsampled before the principal components."),
     ] = 32,
     fitting_cells: Annotated[
-        int, typer.Option(min=1, help="Training cells to fit the principal components on, at most.")
+        int, typer.Option(min=1, help="Maximum number of training cells to fit the principal components on.")
     ] = 20_000,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that work side by side.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives identical output.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Number of parallel processes.")] = 1,
 ) -> None:
-    """Measure classical features and pixel components of cells: the tables that a model must beat."""
+    """Compute classical features and pixel components of cells, as baselines for a model."""
     from subcell_hf.evaluation.baselines import BaselineSettings, make_baselines
     from subcell_hf.inference.tables import write_parquet
 
@@ -54,12 +53,12 @@ def localization(
             metavar="TABLE", help="Embedding table: folder of `subcell embed`, .parquet, .h5ad, .npz, .csv."
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder to write report.html, results.json, tables and figures to.")],
+    output: Annotated[Path, typer.Option(help="Output folder for report.html, results.json, tables and figures.")],
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=TABLE over the same cells, such as cellprofiler=profiles.csv; repeat for each. "
-            "untrained, features and pixels take the place of the table that would be made."
+            help="NAME=TABLE with the same cells, such as cellprofiler=profiles.csv; repeatable. "
+            "untrained, features and pixels replace the table that would be computed."
         ),
     ] = None,
     baselines: Annotated[
@@ -67,45 +66,44 @@ def localization(
         typer.Option(
             "--baselines/--no-baselines",
             help="Compare with an untrained network, classical features and pixel components of the same cells; they "
-            "are made where they are not there yet.",
+            "are computed if they do not exist yet.",
         ),
     ] = True,
     crops: Annotated[
         str | None,
-        typer.Option(
-            help="Images, crops or shards that the cells of TABLE were cut from; default: as the folder of "
-            "`subcell embed` says."
-        ),
+        typer.Option(help="Images, crops or shards of the cells of TABLE; default: as recorded by `subcell embed`."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read and measure cells for baselines.")] = 0,
-    name: Annotated[str, typer.Option(help="How to call the model in the report.")] = "subcell",
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes that read cells and compute baselines.")] = 0,
+    name: Annotated[str, typer.Option(help="Name of the model in the report.")] = "subcell",
     metadata: Annotated[
         Path | None,
-        typer.Option(help="CSV or Parquet with cell_id and what TABLE lacks: antibody, gene, locations, split, …."),
+        typer.Option(
+            help="CSV or Parquet with cell_id and columns missing from TABLE: antibody, gene, locations, split, …."
+        ),
     ] = None,
     classes: Annotated[
         str, typer.Option(help="31, 19 or 35 locations, a grouping of the ontology, or a file with one class per line.")
     ] = "31",
     heads: Annotated[
         str,
-        typer.Option(help="Simple classifiers to train, with commas: linear, neighbours; the first gives headlines."),
+        typer.Option(
+            help="Comma-separated classifiers to train: linear, neighbours (k-NN); the first gives the headline."
+        ),
     ] = "linear,neighbours",
     seeds: Annotated[
         int,
-        typer.Option(min=0, help="Seeds of SubCell's own classifier, which then gives the headlines; published: 10."),
+        typer.Option(min=0, help="Seeds of SubCell's MLP ensemble, which then gives the headline; published: 10."),
     ] = 0,
     resamples: Annotated[
         int, typer.Option(min=1, help="Bootstrap samples of the antibodies, and permutations.")
     ] = 1000,
-    learning_curve: Annotated[
-        bool, typer.Option(help="Whether to score how many labelled antibodies it takes.")
-    ] = True,
+    learning_curve: Annotated[bool, typer.Option(help="Score against the number of labelled antibodies.")] = True,
     allow_shared_genes: Annotated[
-        bool, typer.Option("--allow-shared-genes", help="Let splits share genes, as the published ones by antibody do.")
+        bool, typer.Option("--allow-shared-genes", help="Allow splits that share genes, as the published splits do.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives identical output.")] = 0,
 ) -> None:
-    """Can places of a protein be read off embeddings, and better than off baselines? Exit code 3: cells left out."""
+    """Benchmark protein localization of embeddings against baselines. Exit code 3: some cells were excluded."""
     from subcell_hf.cli.table_baselines import BASELINES, find_baselines
     from subcell_hf.evaluation.localization import LocalizationSettings, evaluate
     from subcell_hf.evaluation.locations.labels import class_scheme, label_cells
@@ -197,18 +195,22 @@ def compare(
             help="Two or more folders of `subcell evaluate localization`, or embedding tables with probabilities.",
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder to write tables, the figure and model-index blocks to.")],
+    output: Annotated[Path, typer.Option(help="Output folder for tables, the figure and model-index blocks.")],
     head: Annotated[
-        str | None, typer.Option(help="Classifier to take from folders, such as linear; default: the folder's first.")
+        str | None, typer.Option(help="Classifier to compare, such as linear; default: the first of each folder.")
     ] = None,
-    dataset_id: Annotated[str, typer.Option(help="Hub id of the data, for the model-index blocks.")] = "local/cells",
-    dataset_name: Annotated[str, typer.Option(help="The data in words, for the blocks.")] = "Single-cell crops",
+    dataset_id: Annotated[
+        str, typer.Option(help="Hub id of the data set, for the model-index blocks.")
+    ] = "local/cells",
+    dataset_name: Annotated[
+        str, typer.Option(help="Title of the data set, for the model-index blocks.")
+    ] = "Single-cell crops",
     resamples: Annotated[
         int, typer.Option(min=1, help="Bootstrap samples of the antibodies, and permutations.")
     ] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives identical output.")] = 0,
 ) -> None:
-    """Compare models on the same cells, pair by pair. Exit code 3: cells that not all have predicted were left out."""
+    """Compare models in pairs on the same cells. Exit code 3: cells without predictions of all models were excluded."""
     from subcell_hf.evaluation.comparison import compare_models, read_predictions
     from subcell_hf.evaluation.comparison_report import write_comparison
 

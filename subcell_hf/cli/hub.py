@@ -11,12 +11,12 @@ from subcell_hf.plain_files import read_lines
 
 def convert(
     encoder: Annotated[Path, typer.Option(help="Published encoder (.pth) or training checkpoint (.ckpt).")],
-    channels: Annotated[str, typer.Option(help="rybg, rbg, ybg, bg, or channel names separated by commas.")],
-    output: Annotated[Path, typer.Option(help="Folder to write; must not exist or be empty.")],
+    channels: Annotated[str, typer.Option(help="rybg, rbg, ybg, bg, or comma-separated channel names.")],
+    output: Annotated[Path, typer.Option(help="Output folder; must not exist or be empty.")],
     classifier: Annotated[
-        list[Path] | None, typer.Option(help="Published classifier (.pth); repeat for every member of the ensemble.")
+        list[Path] | None, typer.Option(help="Published classifier (.pth); repeat for each member of the ensemble.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="model_config.yaml that came with the encoder.")] = None,
+    config: Annotated[Path | None, typer.Option(help="model_config.yaml of the encoder.")] = None,
     labels: Annotated[
         Path | None, typer.Option(help="Text file with one class name per line; default: SubCell's locations.")
     ] = None,
@@ -24,13 +24,13 @@ def convert(
         bool, typer.Option("--keep-pretraining", help="Keep decoder, heads and teacher of a training checkpoint.")
     ] = False,
     attention_heads: Annotated[
-        int | None, typer.Option(help="Attention heads of the encoder; default: from the yaml, else width / 64.")
+        int | None, typer.Option(help="Attention heads of the encoder; default: from the config, otherwise width / 64.")
     ] = None,
     crop_size_px: Annotated[
         int | None,
-        typer.Option(help="Edge in pixels to which the image processor crops and pads; default: size is kept."),
+        typer.Option(help="Size in pixels to which the image processor crops and pads; default: unchanged."),
     ] = None,
-    pixel_size_um: Annotated[float, typer.Option(help="Pixel size in micrometres of the model's input.")] = 0.0800885,
+    pixel_size_um: Annotated[float, typer.Option(help="Pixel size of the model input in micrometres.")] = 0.0800885,
 ) -> None:
     """Convert published weights to a folder that AutoModel.from_pretrained loads."""
     from subcell_hf.hub.conversion import convert
@@ -56,30 +56,31 @@ def export(
     model: Annotated[
         Path, typer.Argument(help="Folder of a trained run or its model, of `subcell convert`, or of a classifier.")
     ],
-    output: Annotated[Path, typer.Option(help="Folder to write; new, empty, or an earlier export, which is replaced.")],
+    output: Annotated[Path, typer.Option(help="Output folder: new, empty, or an earlier export, which is replaced.")],
     repository: Annotated[
-        str | None, typer.Option(help="OWNER/NAME that it will have on the Hub; default: subcell/ and OUTPUT's name.")
+        str | None, typer.Option(help="Repository on the Hub, OWNER/NAME; default: subcell/ and the name of OUTPUT.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Folder of the training run; default: what lies beside the model.")
+        Path | None, typer.Option(help="Folder of the training run; default: the files beside the model.")
     ] = None,
     evaluation: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder that `subcell evaluate` wrote; its numbers enter the card. Repeat for several."),
+        typer.Option(help="Output folder of `subcell evaluate` whose results are added to the card; repeatable."),
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(help="For converted weights: the published model they are, such as mae-rybg.")
+        str | None, typer.Option(help="For converted weights: name of the published model, such as mae-rybg.")
     ] = None,
     facts: Annotated[
         Path | None, typer.Option(help="YAML file with fields of the card: training_data, recipe, license, ….")
     ] = None,
-    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Leave out heads and decoder.")] = False,
+    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Export without heads and decoder.")] = False,
     space: Annotated[
-        Path | None, typer.Option(help="Folder for a Space too: the demo page, which loads REPOSITORY from the Hub.")
+        Path | None,
+        typer.Option(help="Also stage a Space in this folder: the demo page, which loads REPOSITORY from the Hub."),
     ] = None,
     space_reference: Annotated[
         Path | None,
-        typer.Option(help="For the Space's map: embedding table of cells of known location, made with this model."),
+        typer.Option(help="For the map of the Space: embedding table of this model with known locations."),
     ] = None,
 ) -> None:
     """Stage a complete repository for the Hub: weights, code, card, notebook, example, endpoint handler."""
@@ -102,26 +103,29 @@ def export(
 
 
 _Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub.")]
-_Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
+_Private = Annotated[bool, typer.Option("--private", help="Create the repository as private.")]
 _Revision = Annotated[str, typer.Option(help="Branch to push to.")]
-_CreateRevision = Annotated[bool, typer.Option("--create-revision", help="Make the branch, if it is not there.")]
+_CreateRevision = Annotated[bool, typer.Option("--create-revision", help="Create the branch if it does not exist.")]
 _DryRun = Annotated[
-    bool, typer.Option("--dry-run", "--dry_run", help="Only list what would go, with sizes; nothing is changed.")
+    bool,
+    typer.Option(
+        "--dry-run", "--dry_run", help="List the files that would be uploaded, with sizes, and change nothing."
+    ),
 ]
 
 
 def push(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder that `subcell export` wrote: a model, or a Space.")
+        Path, typer.Argument(metavar="DIR", help="Output folder of `subcell export`: a model, or a Space.")
     ],
     repository: _Repository,
     private: _Private = False,
     revision: _Revision = "main",
     create_revision: _CreateRevision = False,
-    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Publish with subcell_hf",
+    message: Annotated[str, typer.Option(help="Commit message.")] = "Publish with subcell_hf",
     dry_run: _DryRun = False,
 ) -> None:
-    """Upload a staged model, or its Space, in one commit; what the Hub has already does not travel again."""
+    """Upload a staged model, or its Space, in one commit; files that the Hub already has are not uploaded again."""
     from subcell_hf.hub.export import check_export
     from subcell_hf.hub.push import Kind, plan_push, push_files
     from subcell_hf.hub.space_folder import check_space, read_sdk
@@ -146,19 +150,21 @@ def push(
 
 
 def push_shards(
-    folder: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder that `subcell shards` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="SHARDS", help="Output folder of `subcell shards`.")],
     repository: _Repository,
     license_id: Annotated[
-        str, typer.Option("--license", help="Licence of the images, the Hub's identifier, such as cc-by-sa-4.0.")
+        str, typer.Option("--license", help="Licence of the images as a Hub identifier, such as cc-by-sa-4.0.")
     ],
-    name: Annotated[str | None, typer.Option(help="Name of the data set in words; default: the repository's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Title of the data set; default: the name of the repository.")
+    ] = None,
     private: _Private = False,
     revision: _Revision = "main",
     create_revision: _CreateRevision = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that check the shards.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes that check the shards.")] = 1,
     dry_run: _DryRun = False,
 ) -> None:
-    """Check a folder of shards byte by byte and upload it as a data set; run again, a broken upload goes on."""
+    """Verify a folder of shards and upload it as a data set; run again to resume an interrupted upload."""
     from subcell_hf.hub.dataset_card import stage_shards
     from subcell_hf.hub.push import plan_push, push_files
 
@@ -172,13 +178,11 @@ def push_shards(
 
 def push_metrics(
     owner: Annotated[str, typer.Argument(metavar="OWNER", help="User or organization on the Hub.")],
-    metric: Annotated[
-        list[str] | None, typer.Option(help="Metric to push; repeat for several; default: all there are.")
-    ] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Metric to upload; repeatable; default: all.")] = None,
     private: _Private = False,
     dry_run: _DryRun = False,
 ) -> None:
-    """Upload the metric modules as Spaces OWNER/METRIC, from which `evaluate.load` takes them."""
+    """Upload the metric modules as Spaces OWNER/METRIC, which `evaluate.load` can load."""
     from subcell_hf.hub.metric_spaces import SPACE_SDK, stage_metrics
     from subcell_hf.hub.push import plan_push, push_files
 
@@ -191,11 +195,11 @@ def push_metrics(
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(help="Exported, trained or converted model's folder.")],
+    model: Annotated[Path, typer.Argument(help="Folder of an exported, trained or converted model.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 8000,
 ) -> None:
-    """Answer requests over HTTP as an inference endpoint does, to try a model locally. Stop with Ctrl-C."""
+    """Serve a model over HTTP like an inference endpoint, for local tests. Stop with Ctrl-C."""
     from subcell_hf.hub.endpoint_handler import EndpointHandler
     from subcell_hf.hub.endpoint_server import EndpointServer
     from subcell_hf.model_folders import check_model, read_processor
@@ -215,10 +219,10 @@ def serve(
 
 def untrained(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a SubCell model.")],
-    output: Annotated[Path, typer.Option(help="Folder to write; must not exist or be empty.")],
+    output: Annotated[Path, typer.Option(help="Output folder; must not exist or be empty.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
 ) -> None:
-    """Write a model of the same shape with random weights, for `subcell embed` to make a baseline with."""
+    """Save a model with the same architecture and random weights, as a baseline for `subcell embed`."""
     from subcell_hf.hub.untrained import save_untrained
     from subcell_hf.progress import hide_weight_bars
 

@@ -24,90 +24,95 @@ def embed(
         ),
     ],
     model: Annotated[
-        str, typer.Option(help="Folder or Hub id of a model; auto: per field the largest whose channels are there.")
+        str,
+        typer.Option(help="Folder or Hub id of a model; auto: for each field the largest model whose channels it has."),
     ],
-    output: Annotated[
-        Path, typer.Option(help="Folder to write; new, empty, or of an earlier call, which is continued.")
-    ],
+    output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],
     models: Annotated[
         str | None,
-        typer.Option(help="With --model auto: folder of models, or their owner on the Hub; owner/*-mae for some."),
+        typer.Option(
+            help="With --model auto: folder of models, or their owner on the Hub; OWNER/*-mae to select some."
+        ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the Hub.")] = None,
     protein_channel: Annotated[
         list[str] | None,
-        typer.Option(help="Channel that takes the protein's place; repeat for several passes per cell."),
+        typer.Option(help="Channel to use as the protein channel; repeat for several passes per cell."),
     ] = None,
     crop_size_px: Annotated[
-        int | None, typer.Option(min=16, help="Edge of the window around a cell, in the model's pixels.")
+        int | None, typer.Option(min=16, help="Width of the window around a cell, in pixels of the model.")
     ] = None,
     mask_cells: Annotated[
         bool | None,
-        typer.Option("--mask-cells/--keep-surroundings", help="Blot out the neighbours; default: as the model says."),
+        typer.Option(
+            "--mask-cells/--keep-surroundings",
+            help="Mask the surroundings of the cell; default: as configured in the model.",
+        ),
     ] = None,
     single_cells: Annotated[
         bool | None,
         typer.Option(
             "--single-cells/--fields-of-view",
-            help="Each image shows one cell, or many; default: one where it fits into the model's window.",
+            help="Whether each image shows one cell or many; default: one if it fits into the window of the model.",
         ),
     ] = None,
     channel_mapping: Annotated[
-        list[str] | None, typer.Option(help="NAME=COLOUR, such as DAPI=blue: your name of a channel; repeat for each.")
+        list[str] | None,
+        typer.Option(help="Map a channel name to a colour: NAME=COLOUR, such as DAPI=blue; repeatable."),
     ] = None,
     channel_names: Annotated[
         str | None,
         typer.Option(
-            help="Names, with commas, of the planes of multi-channel files that name none. As many names as there are "
-            "Z-planes or time points, without --z-projection, make those the channels."
+            help="Comma-separated channel names for multi-channel files that contain none. Without --z-projection, as "
+            "many names as there are Z-planes or time points read these as channels."
         ),
     ] = None,
     pixel_size_um: Annotated[
-        float | None, typer.Option(help="Edge of an image's pixel in micrometres; wins over what files say.")
+        float | None, typer.Option(help="Pixel size of the images in micrometres; overrides the files.")
     ] = None,
     z_projection: Annotated[str | None, typer.Option(help="For Z-stacks: max, mean, or the index of a plane.")] = None,
     metadata: Annotated[
-        Path | None, typer.Option(help="CSV with a column field_of_view; default: metadata.csv in INPUT, if there.")
+        Path | None, typer.Option(help="CSV with a column field_of_view; default: metadata.csv in INPUT, if present.")
     ] = None,
     trust_masks: Annotated[
         bool,
         typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
     ] = False,
     segmentation: Annotated[
-        str, typer.Option(help="How fields without masks are segmented: watershed or cellpose.")
+        str, typer.Option(help="Segmentation of fields without masks: watershed or cellpose.")
     ] = "watershed",
-    min_area_um2: Annotated[float | None, typer.Option(help="Leave out cells smaller than this.")] = None,
-    max_area_um2: Annotated[float | None, typer.Option(help="Leave out cells larger than this.")] = None,
+    min_area_um2: Annotated[float | None, typer.Option(help="Exclude cells smaller than this.")] = None,
+    max_area_um2: Annotated[float | None, typer.Option(help="Exclude cells larger than this.")] = None,
     exclude_border: Annotated[
-        bool, typer.Option("--exclude-border", help="Leave out cells that touch the border of their field.")
+        bool, typer.Option("--exclude-border", help="Exclude cells that touch the border of their field.")
     ] = False,
-    split: Annotated[str | None, typer.Option(help="Of shards: only the cells of this split.")] = None,
-    precision: Annotated[
-        str, typer.Option(help="fp32, bf16, or auto: bf16 where the device is faster with it.")
-    ] = "auto",
+    split: Annotated[str | None, typer.Option(help="For shards: use only the cells of this split.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 if it is faster on the device.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ….")] = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images of a forward; default: chosen, and halved if memory runs out.")
+        int | None, typer.Option(min=1, help="Images per forward pass; default: automatic, halved if memory runs out.")
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes that read and crop; 0: a thread beside the model.")
+        int, typer.Option(min=0, help="Processes for reading and cropping; 0: a thread of the main process.")
     ] = 0,
     pictures: Annotated[
-        int, typer.Option(min=0, help="Cells of which a picture and the attention map are kept, at most.")
+        int, typer.Option(min=0, help="Maximum number of cells to save with picture and attention map.")
     ] = 2000,
     h5ad: Annotated[bool, typer.Option("--h5ad/--no-h5ad", help="Also write embeddings.h5ad for AnnData.")] = True,
-    engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or a cluster.")] = "local",
-    actors: Annotated[int, typer.Option(min=1, help="With --engine ray: processes that hold the model.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or on a cluster.")] = "local",
+    actors: Annotated[int, typer.Option(min=1, help="With --engine ray: processes that run the model.")] = 1,
     report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Also draw report.html, the run on one page for a browser.")
+        bool, typer.Option("--report/--no-report", help="Also write report.html, a summary of the run.")
     ] = True,
     portable: Annotated[
         bool,
-        typer.Option("--portable", help="Also write SubCellPortable's files of every cell, in OUTPUT/portable."),
+        typer.Option("--portable", help="Also write SubCellPortable's files for each cell, to OUTPUT/portable."),
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first input that cannot be used.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first input that cannot be used, instead of skipping it.")
+    ] = False,
 ) -> None:
-    """Embed cells and locate their protein. Exit code 3: some inputs were skipped, see skipped.csv."""
+    """Compute embeddings and protein locations of cells. Exit code 3: some inputs were skipped, see skipped.csv."""
     arguments = {name: str(value) for name, value in locals().items() if value is not None}
     arguments["command"] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     arguments[WORKING_FOLDER] = str(Path.cwd())

@@ -14,57 +14,59 @@ def perturbation(
     profiles: Annotated[
         list[Path],
         typer.Argument(
-            help="Profiles of cells, fields or wells: csv, parquet with Metadata_ columns, or any embedding table. "
-            "Several are put below each other."
+            help="Profiles of cells, fields or wells: CSV or Parquet with Metadata_ columns, or any embedding table. "
+            "Several are concatenated."
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    output: Annotated[Path, typer.Option(help="Output folder.")],
     group_column: Annotated[str, typer.Option(help="Column that names the perturbation of a well.")],
     plate_column: Annotated[str, typer.Option(help="Column that names the plate.")] = "Metadata_Plate",
     well_column: Annotated[
         str, typer.Option(help="Column that names the well; rows of one well are aggregated.")
     ] = "Metadata_Well",
     field_column: Annotated[
-        str, typer.Option(help="Column that names the field of view in a well; cells become fields, fields wells.")
+        str, typer.Option(help="Column that names the field of view in a well; cells are first aggregated to fields.")
     ] = "Metadata_Site",
-    control: Annotated[
-        list[str] | None, typer.Option(help="COLUMN=VALUE of control wells; repeat for more kinds.")
-    ] = None,
-    statistic: Annotated[str, typer.Option(help="How cells become fields and fields wells: mean or median.")] = "mean",
+    control: Annotated[list[str] | None, typer.Option(help="COLUMN=VALUE of control wells; repeatable.")] = None,
+    statistic: Annotated[
+        str, typer.Option(help="Aggregation of cells to fields and of fields to wells: mean or median.")
+    ] = "mean",
     positives: Annotated[
-        str, typer.Option(help="Wells that should be found: any-plate or other-plates, of the same group.")
+        str, typer.Option(help="Positives: wells of the same group, on any-plate or other-plates.")
     ] = "any-plate",
     negatives: Annotated[
         str,
         typer.Option(
-            help="Wells they are told from: same-plate-controls, controls, same-plate-others, "
-            "other-plates-others, others."
+            help="Negatives: same-plate-controls, controls, same-plate-others, other-plates-others or others."
         ),
     ] = "same-plate-controls",
-    normalize: Annotated[str, typer.Option(help="Per plate: none, standardize or robust.")] = "robust",
-    reference: Annotated[str, typer.Option(help="Wells that give each plate's scale: all or controls.")] = "all",
-    sphering: Annotated[str, typer.Option(help="By the controls: none, PCA, PCA-cor, ZCA, ZCA-cor or TVN.")] = "none",
+    normalize: Annotated[str, typer.Option(help="Normalization per plate: none, standardize or robust.")] = "robust",
+    reference: Annotated[str, typer.Option(help="Reference wells of the normalization: all or controls.")] = "all",
+    sphering: Annotated[
+        str, typer.Option(help="Sphering by the controls: none, PCA, PCA-cor, ZCA, ZCA-cor or TVN.")
+    ] = "none",
     shrinkage: Annotated[
         float | None, typer.Option(help="Shrinkage of covariances, 0 to 1; default: estimated (Ledoit and Wolf).")
     ] = None,
     select_features: Annotated[
-        bool, typer.Option("--select-features", help="Leave out features that hardly vary or repeat others.")
+        bool, typer.Option("--select-features", help="Remove features with low variance or high correlation.")
     ] = False,
     search_share: Annotated[
         float | None,
-        typer.Option(help="Choose normalisation and sphering on this share of the groups; report the others."),
+        typer.Option(help="Choose normalization and sphering on this fraction of the groups; report the others."),
     ] = None,
     moa_column: Annotated[
-        str | None, typer.Option(help="Column of mechanisms of action, several separated by |; scores them, too.")
+        str | None, typer.Option(help="Column of mechanisms of action, separated by |; also scores mechanisms.")
     ] = None,
     moa_table: Annotated[
-        Path | None, typer.Option(help="CSV with the group column and the mechanism column, if profiles lack it.")
+        Path | None,
+        typer.Option(help="CSV with the group and mechanism columns, if the profiles do not contain mechanisms."),
     ] = None,
     baseline: Annotated[
         list[str] | None,
         typer.Option(
             help="NAME=TABLE of other profiles of the same wells, such as CellProfiler's; repeatable. untrained, "
-            "features and pixels take the place of the table that would be made."
+            "features and pixels replace the table that would be computed."
         ),
     ] = None,
     baselines: Annotated[
@@ -72,20 +74,18 @@ def perturbation(
         typer.Option(
             "--baselines/--no-baselines",
             help="Compare with an untrained network, classical features and pixel components of the same cells; they "
-            "are made where they are not there yet.",
+            "are computed if they do not exist yet.",
         ),
     ] = True,
     crops: Annotated[
         str | None,
-        typer.Option(
-            help="Images, crops or shards that the cells were cut from; default: as the folder of `subcell embed` says."
-        ),
+        typer.Option(help="Images, crops or shards of the cells; default: as recorded by `subcell embed`."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read and measure cells for baselines.")] = 0,
-    null_size: Annotated[int, typer.Option(help="Random rankings behind each p-value.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes that read cells and compute baselines.")] = 0,
+    null_size: Annotated[int, typer.Option(help="Number of random rankings for each p-value.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives identical output.")] = 0,
 ) -> None:
-    """Do replicates of a perturbation, and those of one mechanism, find each other? Exit code 3: wells left out."""
+    """Benchmark retrieval of replicates and mechanisms of action. Exit code 3: some wells were excluded."""
     from subcell_hf.cli.table_baselines import BASELINES, find_profile_baselines
     from subcell_hf.data.splits import parse_named
     from subcell_hf.errors import InputError
@@ -171,44 +171,45 @@ def perturbation(
 @claims_output
 def proteome_map(
     table: Annotated[
-        Path, typer.Argument(help="Embedding table with a column gene, or the folder that `subcell embed` wrote.")
+        Path, typer.Argument(help="Embedding table with a column gene, or output folder of `subcell embed`.")
     ],
-    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    output: Annotated[Path, typer.Option(help="Output folder.")],
     where: Annotated[
-        list[str] | None, typer.Option(help="COLUMN=VALUE that a cell must have, such as cell_line=U2OS; repeatable.")
+        list[str] | None, typer.Option(help="Use only cells with COLUMN=VALUE, such as cell_line=U2OS; repeatable.")
     ] = None,
     correct: Annotated[
         list[str] | None,
-        typer.Option(help="Column to correct for, repeatable, or none; default: plate and microscope, where known."),
+        typer.Option(help="Column to correct for, or none; repeatable; default: plate and microscope, if available."),
     ] = None,
     reliability_column: Annotated[
-        str, typer.Option(help="Column with the antibodies' grades (Enhanced, Supported, Approved, Uncertain).")
+        str, typer.Option(help="Column with the reliability of antibodies (Enhanced, Supported, Approved, Uncertain).")
     ] = "reliability",
     antibody_choice: Annotated[
-        str, typer.Option(help="Among equally reliable antibodies of a gene: cells (most) or consistency (of fields).")
+        str,
+        typer.Option(help="Choice among equally reliable antibodies: cells (most cells) or consistency (of fields)."),
     ] = "cells",
-    components: Annotated[int, typer.Option(help="Principal components of the fields of view.")] = 64,
-    neighbours: Annotated[int, typer.Option(help="Neighbours of each gene, itself included.")] = 30,
-    metric: Annotated[str, typer.Option(help="Between genes: cosine or euclidean.")] = "cosine",
-    hierarchy: Annotated[str, typer.Option(help="leiden, or hidef (needs the extra hidef).")] = "leiden",
+    components: Annotated[int, typer.Option(help="Number of principal components of the fields of view.")] = 64,
+    neighbours: Annotated[int, typer.Option(help="Number of neighbours of each gene, including itself.")] = 30,
+    metric: Annotated[str, typer.Option(help="Distance between genes: cosine or euclidean.")] = "cosine",
+    hierarchy: Annotated[str, typer.Option(help="leiden, or hidef (requires the extra hidef).")] = "leiden",
     resolutions: Annotated[
-        str, typer.Option(help="Rising resolutions, with commas; HiDeF takes the first and the last.")
+        str, typer.Option(help="Comma-separated increasing resolutions; HiDeF uses the first and the last.")
     ] = "0.01,0.03,0.06,0.125,0.25,0.5,1,2,4,8",
-    min_size: Annotated[int, typer.Option(help="Fewest genes of a cluster.")] = 4,
-    gene_sets: Annotated[list[Path] | None, typer.Option(help="GMT file of gene sets; repeat for more.")] = None,
+    min_size: Annotated[int, typer.Option(help="Minimum number of genes in a cluster.")] = 4,
+    gene_sets: Annotated[list[Path] | None, typer.Option(help="GMT file of gene sets; repeatable.")] = None,
     hpa_locations: Annotated[
-        Path | None, typer.Option(help="The Human Protein Atlas' subcellular_location.tsv (or .tsv.gz).")
+        Path | None, typer.Option(help="subcellular_location.tsv (or .tsv.gz) of the Human Protein Atlas.")
     ] = None,
     corum: Annotated[
-        Path | None, typer.Option(help="CSV of complexes: columns complex and gene_names, a row per member.")
+        Path | None, typer.Option(help="CSV of complexes with columns complex and gene_names, one row per member.")
     ] = None,
     background: Annotated[
-        Path | None, typer.Option(help="Genes that could have been in a cluster, one per line; default: the map's.")
+        Path | None, typer.Option(help="Background genes for the tests, one per line; default: the genes of the map.")
     ] = None,
     title: Annotated[str, typer.Option(help="Heading of the interactive map.")] = "Proteome map",
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives identical output.")] = 0,
 ) -> None:
-    """Map proteins: cells to genes, corrected for plates, clustered, explained, and drawn as a page to explore."""
+    """Map the proteome: aggregate cells to genes, correct batch effects, cluster, test for enrichment, draw a page."""
     from subcell_hf.evaluation.maps.report import write_map
     from subcell_hf.evaluation.maps.thumbnails import find_pictures, read_thumbnails
     from subcell_hf.evaluation.perturbation import parse_controls

@@ -11,15 +11,15 @@ from subcell_hf.cli.metadata_notes import say
 
 def aggregate(
     table: Annotated[
-        Path, typer.Argument(help="Embedding table, or folder that `subcell embed` wrote.", metavar="TABLE")
+        Path, typer.Argument(help="Embedding table, or output folder of `subcell embed`.", metavar="TABLE")
     ],
-    by: Annotated[str, typer.Option(help="What a row stands for: field, well, antibody or gene.")],
+    by: Annotated[str, typer.Option(help="Level of aggregation: field, well, antibody or gene.")],
     output: Annotated[Path, typer.Option(help="File to write: .parquet, or .h5ad for scanpy.")],
     probabilities: Annotated[
-        str, typer.Option(help="mean, or max: the most that any cell of a group shows, which keeps rare locations.")
+        str, typer.Option(help="mean, or max over the cells of a group, which keeps rare locations.")
     ] = "mean",
 ) -> None:
-    """Average the embeddings of cells. Exit code 3: cells without a group were left out, see OUTPUT.skipped.csv."""
+    """Aggregate embeddings of cells. Exit code 3: cells without a group were excluded, see OUTPUT.skipped.csv."""
     from subcell_hf.data.crops.folder import write_csv
     from subcell_hf.errors import InputError
     from subcell_hf.inference.aggregation import aggregate as aggregate_table
@@ -51,15 +51,18 @@ def aggregate(
 
 def portable(
     table: Annotated[
-        Path, typer.Argument(help="Embedding table, or folder that `subcell embed` wrote.", metavar="TABLE")
+        Path, typer.Argument(help="Embedding table, or output folder of `subcell embed`.", metavar="TABLE")
     ],
-    output: Annotated[Path, typer.Option(help="Folder to write; files of the same names are replaced.")],
+    output: Annotated[Path, typer.Option(help="Output folder; files with the same names are replaced.")],
     form: Annotated[
-        str, typer.Option(help="2025, or 2024: top_3_classes from third to first, attention dark on white.")
+        str,
+        typer.Option(
+            help="Version of the format: 2025, or 2024 (top_3_classes from third to first, attention dark on white)."
+        ),
     ] = "2025",
-    csv_only: Annotated[bool, typer.Option("--csv-only", help="Write result.csv and no file per cell.")] = False,
+    csv_only: Annotated[bool, typer.Option("--csv-only", help="Write only result.csv, no files per cell.")] = False,
 ) -> None:
-    """Write a table as SubCellPortable does: result.csv, arrays of every cell, attention maps where they were kept."""
+    """Write a table in SubCellPortable's format: result.csv, arrays of each cell, attention maps where available."""
     write_portable(table, output, form=form, csv_only=csv_only)
 
 
@@ -87,13 +90,15 @@ def write_portable(table: Path, output: Path, *, form: str = "2025", csv_only: b
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `subcell embed` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `subcell embed`.")],
     output: Annotated[Path | None, typer.Option(help="File to write; default: DIR/report.html.")] = None,
-    title: Annotated[str | None, typer.Option(help="Headline of the page; default: the folder's name.")] = None,
-    max_cells: Annotated[int, typer.Option(min=1, help="Cells on the map and in the table, at most.")] = 20_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the map and of which cells are shown.")] = 0,
+    title: Annotated[str | None, typer.Option(help="Title of the page; default: the name of the folder.")] = None,
+    max_cells: Annotated[
+        int, typer.Option(min=1, help="Maximum number of cells on the map and in the table.")
+    ] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the map and of the selection of cells.")] = 0,
 ) -> None:
-    """Draw report.html: cells, locations, a map, quality and skipped inputs on one page that needs no network."""
+    """Write report.html, a self-contained page with cells, locations, a map, quality and skipped inputs."""
     check_report_libraries()
     draw_report(folder, title=title, max_cells=max_cells, seed=seed, output=output)
 
