@@ -4,6 +4,7 @@ Rooms are imported only when their command runs, so that help is quick.
 """
 
 import os
+import platform
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typer.core import TyperGroup
 
 from subcell_hf.cli import data, demo, evaluation, hub, inference, profiles, tables
 from subcell_hf.cli.process import ending_plainly
+from subcell_hf.errors import InputError
 
 # Files appear under their names when they are complete, so HDF5 need not lock them; some file systems cannot.
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
@@ -36,6 +38,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command; wrong input, or a disk that fails, ends with its message and exit code 2."""
         with ending_plainly():
+            if platform.system() == "Windows":
+                raise InputError("subcell runs on Linux and macOS. On Windows use it in WSL, the Linux of Windows.")
             return super().invoke(ctx)
 
 

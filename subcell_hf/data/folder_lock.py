@@ -145,6 +145,11 @@ def _open(path: Path, claimed: Path) -> int | None:
 
 
 def _unwritable(claimed: Path, error: OSError) -> InputError:
+    if claimed.is_symlink() and not claimed.exists():
+        return InputError(
+            f"{claimed} is a link to {claimed.readlink()}, which is not there. Make that folder, or choose another "
+            "output."
+        )
     return InputError(
         f"{claimed} cannot be written ({error.strerror}). Choose another output, or change its permissions."
     )

@@ -227,7 +227,10 @@ def _finished(output: Path, fingerprint: str) -> ShardReport:
         )
     files = {shard.file: asdict(shard) for shard in index.shards}
     files[CELLS_FILE] = {"bytes": index.cells_bytes, "sha256": index.cells_sha256}
-    if damage := find_damage(output, files):
+    damage = find_damage(output, files)
+    if not (output / SKIPPED_FILE).is_file():
+        damage.append(f"{SKIPPED_FILE} is missing")
+    if damage:
         raise InputError(
             f"{output} holds complete shards, but they are damaged: {'; '.join(damage)}. Copy the folder again, or "
             "delete it and run the same command again."

@@ -367,7 +367,10 @@ class PartsFolder:
         """
         files = self.read_run().get("files", {})
         made_again = files.pop(H5AD_FILE, None)
-        if damage := find_damage(self.output, files):
+        damage = find_damage(self.output, files)
+        if not (self.output / SKIPPED_FILE).is_file():
+            damage.append(f"{SKIPPED_FILE} is missing")
+        if damage:
             raise InputError(
                 f"{self.output} holds a complete run, but it is damaged: {'; '.join(damage)}. Copy the folder again, "
                 "or embed into a new one (--output)."

@@ -137,8 +137,12 @@ def test_parts_of_another_run_are_refused_without_a_plan(inputs: tuple[Path, Pat
     assert tables(output) == before
 
 
-@pytest.mark.parametrize("name", ["embeddings.parquet", "pictures.parquet", ATTENTION_FILE])
-@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [*((name, damage) for name in ("embeddings.parquet", "pictures.parquet", ATTENTION_FILE)
+       for damage in (flip, cut, Path.unlink)),
+     ("skipped.csv", Path.unlink)],
+)  # fmt: skip
 def test_a_finished_run_that_was_damaged_is_not_called_complete(
     damage: Callable[[Path], None], name: str, inputs: tuple[Path, Path], whole: Path, tmp_path: Path
 ) -> None:
@@ -236,8 +240,11 @@ def test_damaged_shards_are_written_again(damage: Callable[[Path], None], name: 
     assert tables(tmp_path / "out") == tables(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("name", ["shard-000001.tar", "cells.parquet"])
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [*((name, damage) for name in ("shard-000001.tar", "cells.parquet") for damage in DAMAGE),
+     ("skipped.csv", Path.unlink)],
+)  # fmt: skip
 def test_finished_shards_that_were_damaged_are_not_called_complete(
     damage: Callable[[Path], None], name: str, tmp_path: Path
 ) -> None:

@@ -65,10 +65,19 @@ def test_a_cache_that_cannot_be_written_is_named_by_its_variable(
     with pytest.raises(typer.Exit) as ended, ending_plainly():
         (tmp_path / "file" / "cache" / "dynamo").mkdir(parents=True)
     assert ended.value.exit_code == 2
-    assert capsys.readouterr().err == (
-        f"Error: {tmp_path}/file/cache/dynamo: Not a directory. TORCHINDUCTOR_CACHE_DIR names that place: let it name a "
-        "folder that can be written, or unset it.\n"
+    said = (
+        f"Error: {tmp_path}/file/cache/dynamo: Not a directory. TORCHINDUCTOR_CACHE_DIR names that place: let it name"
     )
+    assert capsys.readouterr().err == f"{said} a folder that can be written, or unset it.\n"
+
+
+def test_windows_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks and flushed folders, on which every command relies, are those of POSIX."""
+    monkeypatch.setattr("platform.system", lambda: "Windows")
+    done = CliRunner().invoke(app, ["simulate", "--fields", "1", "--output", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert done.stderr == "Error: subcell runs on Linux and macOS. On Windows use it in WSL, the Linux of Windows.\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_sigterm_ends_as_ctrl_c_does_and_is_as_before_afterwards(capsys: pytest.CaptureFixture[str]) -> None:

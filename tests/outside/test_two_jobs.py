@@ -92,6 +92,18 @@ def test_every_command_that_writes_a_folder_refuses_one_in_use(
     assert not Path("out").exists()
 
 
+def test_a_link_to_nowhere_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "scratch")
+    with (
+        pytest.raises(InputError, match=r"out is a link to .*scratch, which is not there"),
+        claim_folder(tmp_path / "out"),
+    ):
+        pass
+    (tmp_path / "scratch").mkdir()
+    with claim_folder(tmp_path / "out"):
+        pass
+
+
 def test_processes_of_one_launch_share_a_folder_and_no_other_job_joins_them(tmp_path: Path) -> None:
     with claim_run(tmp_path, Processes(0, 2)), claim_run(tmp_path, Processes(1, 2)):
         for others in (Processes(), Processes(1, 2)):

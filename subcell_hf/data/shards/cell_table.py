@@ -102,7 +102,7 @@ class CellTable:
         if found != index.cells_sha256:
             raise InputError(
                 f"{where} has sha256 {found}, but the index expects {index.cells_sha256}: the two belong to different "
-                "runs or the file is damaged. Copy the whole folder again, or write it again with `subcell shards`."
+                "runs or the file is damaged. Copy the whole folder again, or delete it and run `subcell shards` again."
             )
         needed = list(CELL_COLUMNS)
         try:

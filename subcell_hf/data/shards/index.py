@@ -113,7 +113,7 @@ class ShardIndex:
         Raises:
             InputError: If it is no such index, of a newer version, or names anything but plain tar files.
         """
-        record = parse_json(text, where, "Copy the folder again, or write it again with `subcell shards`.")
+        record = parse_json(text, where, "Copy the folder again, or delete it and run `subcell shards` again.")
         if not isinstance(record, dict) or record.get("format") != FORMAT_NAME:
             raise InputError(
                 f'{where} is no index of shards: expected "format": "{FORMAT_NAME}". '
@@ -144,7 +144,8 @@ class ShardIndex:
             raise InputError(f"{where}: {error}") from error
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise InputError(
-                f"{where} is incomplete or damaged ({error!r}). Write the shards again with `subcell shards`."
+                f"{where} is incomplete or damaged ({error!r}). Copy the folder again, or delete it and run "
+                "`subcell shards` again."
             ) from error
         index._check_names(where)
         return index
