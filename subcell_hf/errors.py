@@ -8,6 +8,10 @@ class InputError(ValueError):
     """
 
 
+class InputWarning(UserWarning):
+    """How something given was understood, where it might have been meant otherwise; the command line shows it alone."""
+
+
 class StoreError(InputError):
     """A store of data cannot do what reading from it needs; no single piece of data is at fault."""
 

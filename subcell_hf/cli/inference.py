@@ -155,10 +155,12 @@ def embed(
         crop_size_px=crop_size_px,
     ).options()
     cells, found, what = open_source(source, found, options)
-    typer.echo(f"{source}: {what}.")
-    say_unused(unused_of(cells))
-    say_renamed(source, metadata, h5ad=h5ad, passes=protein_channel or ())
-    if isinstance(cells, ShardCells):
+    is_first = processes.rank == 0
+    if is_first:
+        typer.echo(f"{source}: {what}.")
+        say_unused(unused_of(cells))
+        say_renamed(source, metadata, h5ad=h5ad, passes=protein_channel or ())
+    if is_first and isinstance(cells, ShardCells):
         say(cells.renamed(), "The shards have splits of their own; the column of that name is kept as")
     settings = EmbedSettings(
         device=device,

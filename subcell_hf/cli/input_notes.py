@@ -10,10 +10,10 @@ _SHOWN_REASONS = 5
 
 
 def say_unused(unused: Mapping[str, str]) -> None:
-    """Say how many images are no part of any field, and why."""
+    """Say what is no part of any field, and why."""
     if not unused:
         return
-    typer.echo(f"{len(unused)} images are not used, listed in unused.csv:")
+    typer.echo(f"Not used, listed in unused.csv ({len(unused)}):")
     files: dict[str, list[str]] = {}
     for file, reason in sorted(unused.items()):
         files.setdefault(reason, []).append(file)

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from typing import Any, TextIO
 
 import typer
 
-from subcell_hf.errors import KILLED_WORKER, InputError, KilledWorkerError
+from subcell_hf.errors import KILLED_WORKER, InputError, InputWarning, KilledWorkerError
 from subcell_hf.extras import explain_missing
 
 BAD_INPUT = 2
@@ -72,7 +73,7 @@ def ending_plainly() -> Iterator[None]:
     Raises:
         typer.Exit: With 2 for bad input or a failed disk, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    with _patient_streams() as streams, _listening_for_sigterm():
+    with _patient_streams() as streams, _listening_for_sigterm(), _warning_plainly():
         code = None
         try:
             yield
@@ -101,6 +102,24 @@ def ending_plainly() -> Iterator[None]:
             code = _end(f"What was said could not be written: {failed[0].strerror}. The command itself has finished.")
         if code is not None:
             raise typer.Exit(code)
+
+
+@contextmanager
+def _warning_plainly() -> Iterator[None]:
+    """Show an `InputWarning` as a note, once, without the line of code that gave it."""
+    with warnings.catch_warnings():
+        show, said = warnings.showwarning, set()
+
+        def note(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if not issubclass(category, InputWarning):
+                show(message, category, *place, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                typer.echo(f"Note: {message}", err=True)
+
+        warnings.simplefilter("always", InputWarning)
+        warnings.showwarning = note
+        yield
 
 
 def run_plainly(main: Callable[[], None]) -> None:

@@ -26,7 +26,7 @@ from subcell_hf.data.images.planes import (
     stack_planes,
 )
 from subcell_hf.data.images.positions import list_positions
-from subcell_hf.data.images.tables import METADATA_FILE, join_metadata, read_field_metadata
+from subcell_hf.data.images.tables import METADATA_FILE, join_metadata, read_field_metadata, rows_without_field
 from subcell_hf.data.instances import check_instances
 from subcell_hf.data.metadata_columns import keep_apart
 from subcell_hf.errors import InputError
@@ -197,7 +197,7 @@ class FieldSource:
         try:
             stated = float(said) if said else None
         except ValueError as error:
-            raise FieldError(f"pixel_size_um is {said!r} in the metadata, expected a number of micrometres.") from error
+            raise FieldError(f"pixel_size_um is {said!r} in the metadata, expected one such as 0.08.") from error
         is_given = self.options.pixel_size_um is not None or stated is not None
         measured_um = None if is_given else _one_pixel_size(said_by_files)
         sizes = {"option": self.options.pixel_size_um, "metadata": stated, "file": measured_um}
@@ -254,7 +254,7 @@ class FoundFields:
 
     Attributes:
         fields: Fields of view sorted by name. One that is found to be wrong is there too, and its `read` raises.
-        unused: Image-like file or folder → why it belongs to no field.
+        unused: Image-like file or folder → why it belongs to no field; a table of metadata → which of its rows do not.
     """
 
     fields: tuple[FieldSource, ...]
@@ -303,19 +303,22 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
             f"{source} is neither a folder nor a .csv table nor an image ({', '.join(IMAGE_SUFFIXES)}, .zarr)."
         )
     if not listing.fields:
-        unused = [f" Not used: {file}: {reason}." for file, reason in listing.unused.items()]
+        others = [f" Not used: {file}: {reason}." for file, reason in listing.unused.items()]
         raise FieldError(
             f"{source} holds no image, expected files such as 800_A1_1_green.png ({', '.join(IMAGE_SUFFIXES)})."
-            + "".join(unused[:1])
+            + "".join(others[:1])
         )
     listing = with_inner_labels(listing)
     checked = _demand_channels(refuse_duplicates(listing.fields), options)
+    unused = dict(listing.unused)
     if table is not None:
         rows = read_field_metadata(table)
         names = Counter(item.plain_name for item in checked)
+        every = (name for item in checked for name in (item.name, item.name_with_folder, item.plain_name))
+        unused |= rows_without_field(table, rows, every)
         checked = [_with_metadata(item, names[item.plain_name] == 1, rows, table) for item in checked]
     sources = (FieldSource(item, options) for item in sorted(checked, key=lambda item: item.name))
-    return FoundFields(tuple(sources), listing.unused)
+    return FoundFields(tuple(sources), unused)
 
 
 def iterate_fields(source: Path, options: ReadingOptions | None = None) -> Iterator[FieldOfView]:

@@ -31,6 +31,21 @@ _SEPARATORS = (",", ";", "\t", "|")
 _SNIFFED_LINES = 200
 _ROW_NUMBERS = re.compile(r"|Unnamed: \d+(\.\d+)*|__index_level_\d+__")
 _BLOCK_BYTES = 1 << 24
+_FORMULA = re.compile(r'^="([^"]*)"$')  # how Excel is made to keep the zeros of 007
+
+_NO_FEATURE = re.compile(
+    r"metadata_.*|qc_.*|top_.*|label|top|left|height|width|index|x|y|field_of_view|antibody|gene|locations?|cell_line|"
+    r"plate|well|site|field|fov|row|column|col|batch|donor|patient|sample|replicate|treatment|compound|concentration|"
+    r"dose|split|fold|time|timepoint|passage|seed|image|(.*_)?(image|object|table)_?number|cell_count|field_count|"
+    r"antibody_count|strain|treated|control|day|date|week|month|year|experiment|run|operator|slide|tissue|species|"
+    r"cluster|target|.*_id|id",
+    re.IGNORECASE,
+)
+
+
+def is_no_feature(name: str) -> bool:
+    """Whether a column names or places a cell, by its own name in any case of letters: its numbers are no features."""
+    return _NO_FEATURE.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
@@ -82,7 +97,7 @@ class ForeignTable:
         """
         found = numbers_of(self.columns[name], decimal_comma=self.decimal_comma)
         if isinstance(found, str):
-            comma = re.fullmatch(r"[+-]?[\d.]+,\d+", found) is not None
+            comma = re.fullmatch(r"[+-]?[\d.]+(,\d+)+(\.\d*)?", found) is not None
             remedy = "Write decimal points and no separators of thousands." if comma else "Correct it, or leave it out."
             raise InputError(f"{self.where} has {found!r} in the column {name!r}, expected numbers. {remedy}")
         return found
@@ -94,6 +109,15 @@ class ForeignTable:
         """
         found = numbers_of(self.columns[name], decimal_comma=self.decimal_comma, strict=True)
         return not isinstance(found, str) and bool(np.isfinite(found).any())
+
+    def odd_among_numbers(self, name: str) -> str | None:
+        """The first cell that keeps a column from being numbers where most are, such as `#DIV/0!` or `1,234.5`."""
+        found = numbers_of(self.columns[name], decimal_comma=self.decimal_comma, strict=True)
+        if not isinstance(found, str) or not pa.types.is_string(self.columns[name].type):
+            return None
+        number = r"^\s*[+-]?([1-9][\d.,]*|0|0?[.,]\d+)([eE][+-]?\d+)?\s*$"
+        numbers = pc.sum(pc.match_substring_regex(self.columns[name], number)).as_py() or 0
+        return found if 2 * numbers >= len(self) else None
 
     @cached_property
     def decimal_comma(self) -> bool:
@@ -196,7 +220,7 @@ def _open_csv(path: Path, comments: bool) -> _Csv:
     separator = marked[1] if marked else _separator(text, ".tsv" in path.name.lower())
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
-        header = [name.strip() for name in next(reader)]
+        header = [_FORMULA.sub(r"\1", name.strip("\ufeff \t\n")) for name in next(reader)]
     except csv.Error as error:
         raise InputError(f"{where} cannot be read as CSV: {error}. Save it again as CSV UTF-8.") from error
     if comments:
@@ -221,6 +245,9 @@ def _read_rows(opened: _Csv, where: str, comments: bool) -> list[Any]:
         if not squared:
             return [pa.array([], pa.string()) for _ in header]
         table = _arrow_table(squared, 0, len(header), separator)
+    if '="' in text:
+        plain = [pc.replace_substring_regex(column, _FORMULA.pattern, r"\1") for column in table.columns]
+        table = pa.table(plain, names=table.column_names)
     filled = pc.invert(_empty_rows(table))
     if comments:
         filled = pc.and_(filled, pc.invert(pc.match_substring_regex(table.column(0), r"^\s*#")))

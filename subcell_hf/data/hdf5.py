@@ -96,7 +96,8 @@ def write_hdf5(path: Path | str) -> Iterator[Hdf5File]:
         try:
             sink = _Sink(descriptor)
             try:
-                with h5py.File(sink, "w") as root:
+                # HDF5 of 1998 holds no more than 64 KB of names of columns; that of 2008 does.
+                with h5py.File(sink, "w", libver=("v108", "v108")) as root:
                     yield Hdf5File(root, sink)
             finally:
                 if sink.failure is not None:

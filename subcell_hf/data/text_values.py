@@ -1,6 +1,8 @@
 """What a value of a table says as text and as a number: the same in every format."""
 
 import re
+import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, InputWarning
 
 MISSING_NUMBERS = ("", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "-NaN", "NULL", "null", "None", "<NA>", "#N/A", "#NA")
 """What stands in a column of numbers where there is none; in a column of texts these are words."""
@@ -63,6 +65,27 @@ def text_values(values: Any, where: str, *, verbatim: bool = False) -> list[str]
 def plain_text(text: str) -> str:
     """A single text as `text_values` gives it, to be compared with them."""
     return re.sub(_WHOLE, r"\1\2", text.strip())
+
+
+def warn_of_case(names: Iterable[str | None], where: str) -> None:
+    """Warn of names that differ in the case of their letters alone, such as plates P1 and p1: they count as two.
+
+    Args:
+        names: Any number of times.
+        where: What to call their column.
+    """
+    by_letters: dict[str, set[str]] = {}
+    for name in {*names} - {None}:
+        by_letters.setdefault(str(name).casefold(), set()).add(str(name))
+    twins = sorted(sorted(alike) for alike in by_letters.values() if len(alike) > 1)
+    if twins:
+        more = f", and {len(twins) - 1} more such names" if len(twins) > 1 else ""
+        warnings.warn(
+            f"{where}: {' and '.join(map(repr, twins[0]))} differ in case alone and count as {len(twins[0])}{more}. "
+            "Write them alike if they are the same.",
+            InputWarning,
+            stacklevel=3,
+        )
 
 
 def numbers_of(values: Any, *, decimal_comma: bool = False, strict: bool = False) -> npt.NDArray[np.float64] | str:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from subcell_hf.data.foreign_tables import read_foreign_table
-from subcell_hf.data.text_values import plain_text
+from subcell_hf.data.text_values import plain_text, warn_of_case
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.profiles.aggregation import aggregate_profiles, consensus_profiles
 from subcell_hf.evaluation.profiles.left_out import describe_left_out, wells_not_scored, wells_without_group
@@ -106,6 +106,8 @@ def evaluate_perturbation(profiles: ProfileTable, settings: PerturbationSettings
             f"Rows of one well ({settings.plate_column}, {settings.well_column}) differ in {lost[0]!r}, expected one "
             "value per well. Name the true columns of plate and well, or correct the table."
         )
+    for name in (settings.group_column, settings.plate_column):
+        warn_of_case(wells.column(name), f"Column {name}")
     control = find_controls(wells, settings.controls)
     groups = wells.column(settings.group_column)
     steps, grid, reported = settings.steps, None, np.ones(len(wells), dtype=bool)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from subcell_hf.data.text_values import text_values
+from subcell_hf.data.text_values import text_values, warn_of_case
 from subcell_hf.errors import InputError
 from subcell_hf.inference.tables import EmbeddingTable, top_locations
 
@@ -116,7 +116,9 @@ def _key_columns(cells: pd.DataFrame, by: str) -> tuple[tuple[str, ...], tuple[s
 
 def _group_codes(cells: pd.DataFrame, keys: tuple[str, ...]) -> tuple[npt.NDArray[np.int64], pd.DataFrame]:
     """Group of every cell, -1 where it names none, and the groups' names in order: `[groups, keys]`."""
-    named = pd.DataFrame({key: text_values(cells[key], key, verbatim=True) for key in keys})
+    named = pd.DataFrame({key: text_values(cells[key], key, verbatim=key == FIELD_OF_VIEW) for key in keys})
+    for key in keys:
+        warn_of_case(named[key], f"Column {key}")
     complete = (named != "").all(axis=1).to_numpy()
     grouping = named[complete].groupby(list(keys), sort=True)
     codes = np.full(len(cells), -1, dtype=np.int64)

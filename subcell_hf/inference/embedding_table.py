@@ -1,6 +1,7 @@
 """The one shape of an embedding table in memory."""
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,6 +18,9 @@ SCHEMA_VERSION = 1
 
 METADATA_KEY = "subcell_hf"
 """Where a file keeps `table_facts`: key of the Parquet schema's metadata, of AnnData's `uns`, of an npz."""
+
+_CHECKSUM = "crc32"
+"""Key of the checksum of the other facts, which those of Parquet's pages do not cover; older files have none."""
 
 CELL_ID, FIELD_OF_VIEW = "cell_id", "field_of_view"
 TOP_LOCATIONS = 3
@@ -145,8 +149,13 @@ def table_facts(table: EmbeddingTable) -> dict[str, Any]:
 
 
 def facts_to_json(facts: Mapping[str, Any]) -> str:
-    """`table_facts` as text; the same facts give the same text."""
-    return json.dumps(facts, sort_keys=True, ensure_ascii=False)
+    """`table_facts` as text, with a checksum of their own; the same facts give the same text."""
+    plain = json.loads(json.dumps(facts))
+    return json.dumps({**plain, _CHECKSUM: _checksum(plain)}, sort_keys=True, ensure_ascii=False)
+
+
+def _checksum(facts: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
 def facts_from_json(text: str | bytes, where: str) -> dict[str, Any]:
@@ -157,6 +166,8 @@ def facts_from_json(text: str | bytes, where: str) -> dict[str, Any]:
     """
     try:
         facts: dict[str, Any] = json.loads(text)
+        if _CHECKSUM in facts and facts.pop(_CHECKSUM) != _checksum(facts):
+            raise ValueError("they do not have their checksum")
         found = int(facts["schema_version"])
         known = [facts[name] for name in ("classes", "passes", "provenance")]
         if list(map(type, known)) != [list, list, dict]:

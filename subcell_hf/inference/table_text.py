@@ -1,6 +1,7 @@
 """Embedding tables of other tools: CSV such as SubCellPortable's `result.csv` or CellProfiler's profiles, and npz."""
 
 import re
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from subcell_hf.data.foreign_tables import ForeignTable, foreign_table_of, read_foreign_table
-from subcell_hf.errors import InputError
+from subcell_hf.data.foreign_tables import ForeignTable, foreign_table_of, is_no_feature, read_foreign_table
+from subcell_hf.errors import InputError, InputWarning
 from subcell_hf.inference.embedding_table import (
     METADATA_KEY,
     EmbeddingTable,
@@ -28,14 +29,6 @@ _FEATURE_PATTERNS = (r"feat_?(\d+)", r"embedding_?(\d+)", r"emb_?(\d+)", r"featu
 _LIST_COLUMNS = ("embedding", "embeddings")
 _PROBABILITIES = "probabilities"
 _PROBABILITY_PATTERN = r"prob_?(\d+)"
-# Columns that name or place a cell, whatever they hold; in any case of letters.
-_NO_FEATURE = re.compile(
-    r"metadata_.*|qc_.*|top_.*|label|top|left|height|width|index|x|y|field_of_view|antibody|gene|locations?|cell_line|"
-    r"plate|well|site|field|fov|row|column|col|batch|donor|patient|sample|replicate|treatment|compound|concentration|"
-    r"dose|split|fold|time|timepoint|passage|seed|image|image_?number|object_?number|cell_count|field_count|"
-    r"antibody_count|.*_id|id",
-    re.IGNORECASE,
-)
 
 
 def read_csv(path: Path, metadata: Collection[str] = ()) -> EmbeddingTable:
@@ -96,6 +89,13 @@ def _matrix(table: ForeignTable, names: Sequence[str]) -> npt.NDArray[np.float32
     with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinite
         for place, name in enumerate(names):
             values[:, place] = table.numbers(name)
+            sound = np.isfinite(values[:, place])
+            if not sound.all():
+                raise InputError(
+                    f"{table.where}, column {name!r}: row {int(np.argmin(sound))} is NaN or infinite "
+                    f"({int((~sound).sum())} of {len(sound)} rows are), expected finite numbers. Leave out such cells, "
+                    "or the column."
+                )
     return values
 
 
@@ -140,7 +140,7 @@ def _feature_columns(table: ForeignTable, names: Sequence[str]) -> list[str]:
     columns = [
         name
         for name in names
-        if not _NO_FEATURE.fullmatch(name)
+        if not is_no_feature(name)
         and name not in ID_COLUMNS
         and not re.fullmatch(_PROBABILITY_PATTERN, name)
         and table.holds_numbers(name)
@@ -150,7 +150,28 @@ def _feature_columns(table: ForeignTable, names: Sequence[str]) -> list[str]:
             f"{table.where} has no columns of numbers; expected an embedding in columns feat0000 …, embedding_0 …, "
             "0 …, or columns of numbers not called Metadata_…."
         )
+    _say_what_are_features(table, columns)
     return columns
+
+
+def _say_what_are_features(table: ForeignTable, features: Sequence[str]) -> None:
+    """Name the columns on either side, since only their content has said where they belong."""
+    others = [name for name in table.columns if name not in {*features}]
+    odd = {name: cell for name in others if not is_no_feature(name) and (cell := table.odd_among_numbers(name))}
+    broken = ", ".join(f"{name} ({cell!r})" for name, cell in odd.items())
+    warnings.warn(
+        f"{table.where} has no columns feat0 … or embedding_0 …, so its columns of numbers are the embedding "
+        f"({len(features)}: {_some(features)}), the others metadata ({_some(others) or 'none'}). "
+        + (f"Metadata are also columns in which most are numbers: {broken}. " if odd else "")
+        + "Let the names of columns that are no features begin with Metadata_, or call the features feat0, feat1, ….",
+        InputWarning,
+        stacklevel=5,
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first and the last names."""
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:5])}, … {names[-1]}"
 
 
 def read_npz(path: Path) -> EmbeddingTable:

@@ -271,7 +271,7 @@ def test_embed_lists_what_it_does_not_use(model: Path, tmp_path: Path) -> None:
     command = ["embed", str(tmp_path / "in"), "--model", str(model), "--output", str(tmp_path / "out"), "--no-report"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "1 images are not used, listed in unused.csv:\n  " in result.output
+    assert "Not used, listed in unused.csv (1):\n  " in result.output
     with (tmp_path / "out/unused.csv").open(newline="") as file:
         assert [row["file"] for row in csv.DictReader(file)] == [str(tmp_path / "in/scan.czi")]
 

@@ -1,7 +1,8 @@
 """Tables that travel with images: metadata per field of view, bounding boxes per cell."""
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,21 @@ def read_field_metadata(path: Path) -> dict[str, list[dict[str, str]]]:
     return rows
 
 
+def rows_without_field(table: Path, rows: Mapping[str, Sequence[object]], names: Iterable[str]) -> dict[str, str]:
+    """The table, with the reason why some of its rows say nothing; nothing where each has its field.
+
+    Args:
+        table: Of metadata.
+        rows: See `read_field_metadata`.
+        names: Of all fields that there are.
+    """
+    lost = sorted(rows.keys() - {*names})
+    if not lost:
+        return {}
+    shown = ", ".join(map(repr, lost[:3])) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+    return {str(table): f"{len(lost)} of the {len(rows)} fields of view that it names are not there: {shown}"}
+
+
 def read_boxes(path: Path) -> dict[str, list[CellBox]]:
     """Bounding boxes by field of view, from a table with `field_of_view,cell_id,top,left,height,width` in pixels.
 
@@ -95,12 +111,15 @@ def read_boxes(path: Path) -> dict[str, list[CellBox]]:
         missing = [column for column in (FIELD_COLUMN, *BOX_COLUMNS) if column not in row]
         if missing:
             raise FieldError(f"The table of boxes {path} has no column {missing[0]}; it has {', '.join(row)}.")
-        try:
-            box = CellBox(*(int(plain_text(row[column])) for column in BOX_COLUMNS))
-        except ValueError as error:
+        texts = {column: plain_text(row[column]) for column in BOX_COLUMNS}
+        wrong = [column for column, text in texts.items() if not re.fullmatch(r"[+-]?[0-9]+", text)]
+        if wrong:
             raise FieldError(
-                f"The table of boxes {path} has a row that is not whole numbers: {row} ({error})."
-            ) from error
+                f"The table of boxes {path} has {texts[wrong[0]]!r} in the column {wrong[0]!r} of field "
+                f"{row[FIELD_COLUMN]!r}, expected a whole number, in pixels where it is a place, without separators "
+                "of thousands. Correct it."
+            )
+        box = CellBox(*map(int, texts.values()))
         boxes.setdefault(normal_form(row[FIELD_COLUMN]), []).append(box)
     for name, field_boxes in boxes.items():
         check_boxes(field_boxes, name)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from subcell_hf.data.foreign_tables import read_foreign_table
 from subcell_hf.data.splits import check_leakage
-from subcell_hf.data.text_values import text_values
+from subcell_hf.data.text_values import text_values, warn_of_case
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import (
     GROUPINGS,
@@ -177,6 +177,7 @@ def _check_splits(cells: pd.DataFrame, allow_shared_genes: bool) -> tuple[str, .
             f"{int((cells['antibody'] == '').sum())} labelled cells name no antibody, so nobody can tell whether the "
             "splits leak. Add the column antibody (--metadata)."
         )
+    warn_of_case(cells["antibody"], "Column antibody")
     splits = {name: set(found) for name, found in cells.groupby("split")["antibody"]}
     genes: dict[str, str] = {}
     if "gene" in cells:

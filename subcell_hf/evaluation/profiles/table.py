@@ -1,5 +1,6 @@
 """Profiles: numbers that describe cells, fields or wells, beside metadata that says which."""
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from subcell_hf.data.foreign_tables import read_column_names, read_foreign_table
+from subcell_hf.data.foreign_tables import is_no_feature, read_column_names, read_foreign_table
 from subcell_hf.data.text_values import text_values
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, InputWarning
 
 METADATA_PREFIX = "Metadata_"
 
@@ -63,8 +64,9 @@ def read_profiles(paths: Sequence[Path], metadata: Collection[str] = ()) -> Prof
     """Read one or several tables of profiles and put their rows below each other.
 
     CSV files (also packed) and parquet files whose metadata columns begin with `Metadata_` are read as pycytominer
-    writes them: every other column is a feature. Anything else is read as an embedding table. Metadata are texts in
-    every format: `0012` is not `12`, and `NA` is a word.
+    writes them: every other column is a feature, except those that name or place a cell, such as `ObjectNumber`.
+    Anything else is read as an embedding table. Metadata are texts in every format: `0012` is not `12`, and `NA` is a
+    word.
 
     Args:
         paths: Files or folders; all must have the same features in the same order.
@@ -102,7 +104,14 @@ def _read_one(path: Path, metadata: frozenset[str]) -> ProfileTable:
         texts = {str(name): text_values(cells.cells[name], f"{path}, {name}") for name in cells.cells.columns}
         return ProfileTable(_metadata_frame(texts, len(cells)), _finite(features, names, path), names)
     table = read_foreign_table(path)
-    known = [name for name in table.columns if _is_metadata(name) or name in metadata]
+    known = [name for name in table.columns if is_no_feature(name) or name in metadata]
+    unmarked = [name for name in known if not _is_metadata(name) and name not in metadata]
+    if unmarked:
+        warnings.warn(
+            f"{path} has columns that are metadata by their names: {_some(unmarked)}. Rename those that are features.",
+            InputWarning,
+            stacklevel=3,
+        )
     names = tuple(name for name in table.columns if name not in known)
     if not names:
         raise InputError(f"{path} has metadata but no features.")
