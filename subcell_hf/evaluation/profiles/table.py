@@ -1,5 +1,6 @@
 """Profiles: numbers that describe cells, fields or wells, beside metadata that says which."""
 
+import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from subcell_hf.data.foreign_tables import is_no_feature, read_column_names, read_foreign_table
+from subcell_hf.data.foreign_tables import read_column_names, read_foreign_table
 from subcell_hf.data.text_values import text_values
 from subcell_hf.errors import InputError, InputWarning
 
 METADATA_PREFIX = "Metadata_"
 
 _MAX_LISTED = 5
+_COUNTED = re.compile(r"(.*_)?(image|object|table)_?number", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def read_profiles(paths: Sequence[Path], metadata: Collection[str] = ()) -> Prof
     """Read one or several tables of profiles and put their rows below each other.
 
     CSV files (also packed) and parquet files whose metadata columns begin with `Metadata_` are read as pycytominer
-    writes them: every other column is a feature, except those that name or place a cell, such as `ObjectNumber`.
+    writes them: every other column is a feature, except CellProfiler's numbers of images and objects.
     Anything else is read as an embedding table. Metadata are texts in every format: `0012` is not `12`, and `NA` is a
     word.
 
@@ -104,11 +106,12 @@ def _read_one(path: Path, metadata: frozenset[str]) -> ProfileTable:
         texts = {str(name): text_values(cells.cells[name], f"{path}, {name}") for name in cells.cells.columns}
         return ProfileTable(_metadata_frame(texts, len(cells)), _finite(features, names, path), names)
     table = read_foreign_table(path)
-    known = [name for name in table.columns if is_no_feature(name) or name in metadata]
-    unmarked = [name for name in known if not _is_metadata(name) and name not in metadata]
+    unmarked = [name for name in table.columns if _COUNTED.fullmatch(name) and not _is_metadata(name)]
+    known = [name for name in table.columns if _is_metadata(name) or name in {*metadata, *unmarked}]
     if unmarked:
         warnings.warn(
-            f"{path} has columns that are metadata by their names: {_some(unmarked)}. Rename those that are features.",
+            f"{path} numbers images or objects in {_some(unmarked)}, which are taken for metadata. Rename the columns "
+            "if they are features.",
             InputWarning,
             stacklevel=3,
         )
