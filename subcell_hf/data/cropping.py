@@ -32,6 +32,7 @@ from subcell_hf.data.crops.folder import (
     write_unused,
 )
 from subcell_hf.data.crops.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM, count_pixel_sizes
+from subcell_hf.data.crops.quality import DOUBTFUL_CHANNELS, count_doubtful_channels
 from subcell_hf.data.crops.single_cells import CropSettings, crop_field, cut_cells, select_cells
 from subcell_hf.data.fields_of_view import UNUSABLE, FieldError, FieldSource, ReadingOptions, list_fields, reason_of
 from subcell_hf.data.folder_lock import claim_folder
@@ -319,6 +320,10 @@ def _finish(
         "skipped_fields": len(report.skipped),
         "filtered_cells": report.filtered_cells,
     }
-    facts["pixel_sizes"] = count_pixel_sizes(pq.read_table(output / TABLE_FILE, columns=[PIXEL_SIZE, PIXEL_SIZE_FROM]))
+    table = pq.ParquetFile(output / TABLE_FILE)
+    counted = (PIXEL_SIZE, PIXEL_SIZE_FROM, DOUBTFUL_CHANNELS, "field_of_view")
+    columns = table.read(columns=[name for name in counted if name in table.schema_arrow.names])
+    facts["pixel_sizes"] = count_pixel_sizes(columns)
+    facts["doubtful_channels"] = count_doubtful_channels(columns)
     write_json(output / CROPS_FILE, {**facts, "finished": True})
     return report

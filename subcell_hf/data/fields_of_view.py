@@ -11,11 +11,11 @@ import numpy.typing as npt
 from subcell_hf.batches import FieldOfView
 from subcell_hf.data.images.field_tables import list_table
 from subcell_hf.data.images.file_metadata import MAX_PIXEL_SIZE_UM, MIN_PIXEL_SIZE_UM, ImageMetadata, is_sane_pixel_size
-from subcell_hf.data.images.file_names import image_stem, legible
+from subcell_hf.data.images.file_names import legible
 from subcell_hf.data.images.files import IMAGE_SUFFIXES, MAX_DECODED_BYTES, FieldError, Image, image_suffix, read_image
 from subcell_hf.data.images.inner_labels import with_inner_labels
 from subcell_hf.data.images.listed_fields import ListedField, Listing, refuse_duplicates
-from subcell_hf.data.images.listing import list_folder
+from subcell_hf.data.images.listing import list_file, list_folder
 from subcell_hf.data.images.ome_zarr import is_zarr_folder
 from subcell_hf.data.images.planes import (
     ZProjection,
@@ -25,7 +25,6 @@ from subcell_hf.data.images.planes import (
     single_plane,
     stack_planes,
 )
-from subcell_hf.data.images.positions import list_positions
 from subcell_hf.data.images.tables import METADATA_FILE, join_metadata, read_field_metadata, rows_without_field
 from subcell_hf.data.instances import check_instances
 from subcell_hf.data.metadata_columns import keep_apart
@@ -297,7 +296,7 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
     elif source.suffix.lower() == ".csv":
         listing = Listing(tuple(list_table(source, options.channel_mapping)))
     elif is_image:
-        listing = Listing(tuple(list_positions(source, image_stem(source))))
+        listing = list_file(source)
     else:
         raise FieldError(
             f"{source} is neither a folder nor a .csv table nor an image ({', '.join(IMAGE_SUFFIXES)}, .zarr)."

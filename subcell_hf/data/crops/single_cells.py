@@ -11,7 +11,14 @@ from scipy import ndimage
 
 from subcell_hf.batches import FieldCrops, FieldOfView
 from subcell_hf.data.crops.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM
-from subcell_hf.data.crops.quality import empty_channels, focus, saturated_fraction, saturation_level
+from subcell_hf.data.crops.quality import (
+    DOUBTFUL_CHANNELS,
+    doubtful_channels,
+    empty_channels,
+    focus,
+    saturated_fraction,
+    saturation_level,
+)
 from subcell_hf.data.crops.resampling import dilate, nearest_window, resample_windows, sample_positions
 from subcell_hf.data.images.files import FieldError
 from subcell_hf.data.images.tables import CellBox, check_boxes
@@ -147,8 +154,9 @@ def select_cells(
             "max_saturation (--max-saturation), or give 8- or 16-bit images."
         )
     kept, filtered = [], []
+    of_field = {DOUBTFUL_CHANNELS: doubtful_channels(field.pixels, field.channels)}
     for box, origin, inside in _find_cells(field, boxes):
-        cell = Cell(box, origin, inside, _measure(field, box, origin, inside, level))
+        cell = Cell(box, origin, inside, {**_measure(field, box, origin, inside, level), **of_field})
         reason = _filter_reason(cell.record, settings)
         if reason is None:
             kept.append(cell)

@@ -11,6 +11,7 @@ from subcell_hf.data.images.file_names import (
     companion_of,
     image_stem,
     is_named_by_hpa,
+    is_system_file,
     layout_of,
     legible,
     normal_form,
@@ -25,6 +26,7 @@ from subcell_hf.data.images.ome_zarr import is_zarr_folder
 from subcell_hf.data.images.positions import list_positions
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
 
+_COLOURS = {name: name for name in CHANNEL_STAINS}
 _LOSSY_SUFFIXES = (".jpg", ".jpeg")
 _OF_ONE_CHANNEL = (
     "a mask of one channel, which may outline nuclei alone: if it labels whole cells, rename it to "
@@ -54,6 +56,37 @@ def list_folder(folder: Path, channel_mapping: Mapping[str, str], channels: tupl
         (*name_apart(fields), *_unlisted(content, known, folder)),
         {legible(str(path)): reason for path, reason in unused.items()},
     )
+
+
+def list_file(image: Path) -> Listing:
+    """List one image with the mask beside it; masks that are not used are named.
+
+    Args:
+        image: A file, or an OME-Zarr.
+    """
+    stem = image_stem(image)
+    items = list_positions(image, stem)
+    owners = {stem, *(item.name for item in items)}
+    masks: dict[str, list[Path]] = {}
+    unused: dict[Path, str] = {}
+    for path in sorted(image.absolute().parent.iterdir()):
+        if path.name == image.name or is_system_file(path.name) or image_suffix(path) is None:
+            continue
+        name, channel = split_stem(image_stem(path), {})
+        owner, reason = (name.removesuffix(".ome"), CELLPOSE_MASKS) if channel else companion_of(path) or ("", "")
+        if owner in owners and reason == CELLPOSE_MASKS:
+            masks.setdefault(owner, []).append(image.parent / path.name)
+        elif owner in owners:
+            unused[image.parent / path.name] = reason
+        elif channel and split_stem(stem, _COLOURS) == (owner, _COLOURS.get(stem.rpartition("_")[2])):
+            unused[image.parent / path.name] = f"the mask of {owner}: to use it for this image, rename it {stem}_mask"
+    fields = [_with_masks(item, masks.pop(item.name, [])) for item in items]
+    unused |= {
+        path: f"a mask of several images: give each its own, such as {items[0].name}_{MASK_NAME}"
+        for paths in masks.values()
+        for path in paths
+    }
+    return Listing(tuple(fields), {legible(str(path)): reason for path, reason in unused.items()})
 
 
 def _folder_of(item: ListedField, root: Path) -> str:
@@ -217,8 +250,9 @@ def _field_of_stack(path: Path, item: ListedField, masks: list[Path]) -> ListedF
         )
     elif _is_other_kind(path):
         problem = f"{path}: {_other_kind(path)}."
-    return replace(
-        item,
-        mask_file=_one_mask(masks),
-        problem=problem or (_problem_of_planes(item.name, {MASK_NAME: masks}) if masks else None),
-    )
+    return _with_masks(replace(item, problem=problem), masks)
+
+
+def _with_masks(item: ListedField, masks: list[Path]) -> ListedField:
+    problem = item.problem or (_problem_of_planes(item.name, {MASK_NAME: masks}) if masks else None)
+    return replace(item, mask_file=_one_mask(masks), problem=problem)

@@ -143,6 +143,8 @@ def _encode_group(
             crops = source.read(name)
             if len(crops.cells):
                 cells += encode_field(crops, group.antibody, job.crop_format, job.classes)
+            else:
+                skipped.append((name, "it has no cell"))
         except UNUSABLE as error:
             if job.strict:
                 raise InputError(f"Field of view {name}: {reason_of(error)}") from error
