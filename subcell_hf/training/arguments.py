@@ -36,7 +36,7 @@ class ModelArguments:
     size: str | None = field(default=None, metadata={"help": "Standard size: tiny, small, base or large."})
     init_checkpoint: str | None = field(
         default=None,
-        metadata={"help": "Folder or Hub name of weights to begin from; its configuration is taken over as well."},
+        metadata={"help": "Folder or Hub id of initial weights; its configuration is used as well."},
     )
 
 
@@ -44,17 +44,24 @@ class ModelArguments:
 class DataArguments:
     """What is read and which views are made of it."""
 
-    shards: str | None = field(default=None, metadata={"help": "Folder or URL that `subcell shards` wrote."})
+    shards: str | None = field(
+        default=None, metadata={"help": "Folder or URL of shards, as written by `subcell shards`."}
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     validation_split: str | None = field(
-        default="validation", metadata={"help": "Split to measure the probe on; 'none' for no validation."}
+        default="validation", metadata={"help": "Split for validation of the probe; 'none' disables validation."}
     )
     antibodies_per_batch: int = field(
-        default=112, metadata={"help": "Different antibodies in a batch of all processes together."}
+        default=112, metadata={"help": "Different antibodies in the global batch, over all processes."}
     )
     cells_per_antibody: int = field(default=8, metadata={"help": "Cells of each antibody in a batch."})
-    last_batch: str = field(default="repeat", metadata={"help": "repeat or drop antibodies of the last, short batch."})
-    short_antibodies: str = field(default="repeat", metadata={"help": "repeat cells of antibodies with few, or drop."})
+    last_batch: str = field(
+        default="repeat", metadata={"help": "repeat or drop the antibodies of the last, incomplete batch."}
+    )
+    short_antibodies: str = field(
+        default="repeat",
+        metadata={"help": "repeat the cells of antibodies with too few cells, or drop the antibodies."},
+    )
     views: str = field(
         default="multi_task",
         metadata={
@@ -72,49 +79,59 @@ class PreTrainingArguments(TrainingArguments):
     )
     base_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate for 256 cells per step."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of the AdamW optimizer."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices of encoder and decoder."})
-    head_weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of matrices of all other parts."})
-    num_train_epochs: float = field(default=300.0, metadata={"help": "Epochs; in one, every antibody stands once."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of the matrices of encoder and decoder."})
+    head_weight_decay: float = field(
+        default=0.01, metadata={"help": "Weight decay of the matrices of all other parts."}
+    )
+    num_train_epochs: float = field(default=300.0, metadata={"help": "Epochs; one epoch visits each antibody once."})
     lr_scheduler_type: str = field(
         default="polynomial",
-        metadata={"help": "Schedule after the warm-up, any of Trainer's; polynomial is SubCell's straight line."},
+        metadata={"help": "Schedule after the warm-up, any of the Trainer's; polynomial is SubCell's linear decay."},
     )
-    warmup_epochs: float = field(default=5.0, metadata={"help": "Epochs in which the rate rises from 0."})
+    warmup_epochs: float = field(
+        default=5.0, metadata={"help": "Epochs of warm-up, in which the learning rate increases from 0."}
+    )
     final_learning_rate_ratio: float = field(
-        default=1e-3, metadata={"help": "Where the straight line ends, as a share of the peak."}
+        default=1e-3, metadata={"help": "Final learning rate of the linear decay, as a fraction of the peak."}
     )
     eval_epochs: float = field(default=10.0, metadata={"help": "Epochs between validations, if eval_steps is not set."})
     save_epochs: float = field(default=1.0, metadata={"help": "Epochs between checkpoints, if save_steps is not set."})
-    save_total_limit: int | None = field(default=3, metadata={"help": "Complete checkpoints to keep."})
+    save_total_limit: int | None = field(default=3, metadata={"help": "Number of complete checkpoints to keep."})
     metric_for_best_model: str | None = field(
-        default="macro_auprc", metadata={"help": f"Metric of the best checkpoint: {', '.join(METRICS)}."}
+        default="macro_auprc", metadata={"help": f"Metric that selects the best checkpoint: {', '.join(METRICS)}."}
     )
-    logging_steps: float = field(default=50, metadata={"help": "Steps between lines of the log."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be false: training stops instead."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: batches are made whole."})
-    ignore_data_skip: bool = field(default=True, metadata={"help": "Must be true: the loader goes on by itself."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between log lines."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Must be false: training stops at non-finite values instead."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: batches use all columns."})
+    ignore_data_skip: bool = field(
+        default=True, metadata={"help": "Must be true: the data loader resumes at the right batch itself."}
+    )
     cached_gradient_chunks: int = field(
         default=1,
         metadata={
-            "help": "Parts in which a process's batch goes through the encoder; the gradient stays that of the "
-            "whole batch. More parts need less memory and one more forward pass; 1 for none."
+            "help": "Number of chunks in which the batch of a process is encoded; the gradient stays that of the whole "
+            "batch. More chunks need less memory and one additional forward pass; 1 disables chunking."
         },
     )
     ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Not needed: what gets no gradient is frozen."}
+        default=False, metadata={"help": "Not required: parameters that receive no gradient are frozen."}
     )
-    dataloader_num_workers: int = field(default=4, metadata={"help": "Processes that read ahead; 0 for none."})
+    dataloader_num_workers: int = field(
+        default=4, metadata={"help": "Processes that load data in the background; 0 for none."}
+    )
     report_to: list[str] = field(  # Trainer's own kind allows one name only on a command line
         default_factory=lambda: ["none"],
-        metadata={"help": "Trackers to report to: tensorboard, wandb, trackio, … or none; several may be given."},
+        metadata={"help": "Experiment trackers: one or more of tensorboard, wandb, trackio, …; or none."},
     )
     picture_epochs: float | None = field(
         default=None,
-        metadata={"help": "Epochs between pictures of what the model sees; default: with validation; 0: none."},
+        metadata={"help": "Epochs between pictures of what the model sees; default: with each validation; 0: none."},
     )
-    picture_cells: int = field(default=4, metadata={"help": "Cells in each of these pictures."})
-    run_page: bool = field(default=True, metadata={"help": "Write monitoring/index.html in the run's folder."})
-    dry_run: bool = field(default=False, metadata={"help": "Print what would be done and what it costs, then stop."})
+    picture_cells: int = field(default=4, metadata={"help": "Number of cells in each of these pictures."})
+    run_page: bool = field(default=True, metadata={"help": "Write monitoring/index.html to the output folder."})
+    dry_run: bool = field(default=False, metadata={"help": "Print what would be done and its cost, then exit."})
 
 
 ROOMS: tuple[Any, ...] = (ModelArguments, DataArguments, PreTrainingArguments)
@@ -248,7 +265,7 @@ def _read_bool(text: str) -> bool:
 def explain_unknown(word: str, known: Sequence[str]) -> str:
     """What is wrong with a word that no argument takes, and what may have been meant."""
     if not word.startswith("-"):
-        return f"{word!r} stands where no value is expected: the recipe comes first, then --name value pairs."
+        return f"{word!r} is not expected here: the recipe comes first, then --name value pairs."
     name = word.lstrip("-").partition("=")[0]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "see --help for all of them."

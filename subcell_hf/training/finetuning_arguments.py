@@ -22,29 +22,25 @@ class StartArguments:
 
     init_checkpoint: str | None = field(
         default=None,
-        metadata={"help": "Folder or Hub name of a SubCell of any kind: encoder, classifier, pretraining."},
+        metadata={"help": "Folder or Hub id of a SubCell model: encoder, classifier or pretraining model."},
     )
     channels: list[str] | None = field(
         default=None, metadata={"help": "Channels of the new model: names, or rybg, rbg, ybg, bg; default: as trained."}
     )
     new_channels: list[str] | None = field(
         default=None,
-        metadata={
-            "help": f"NEW=TRAINED: the trained channel that a new one begins as, or {MEAN} (of all, the default)."
-        },
+        metadata={"help": f"NEW=TRAINED: the trained channel that initializes a new one, or {MEAN} (of all; default)."},
     )
-    image_size: int | None = field(
-        default=None, metadata={"help": "Edge of the images in pixels; default: as trained."}
-    )
+    image_size: int | None = field(default=None, metadata={"help": "Image size in pixels; default: as trained."})
     model_pixel_size_um: float | None = field(
         default=None,
-        metadata={"help": "Edge of the model's pixel in micrometres; default: the trained view at the new image_size."},
+        metadata={
+            "help": "Pixel size of the model in micrometres; default: the trained field of view at the new image_size."
+        },
     )
-    freeze_encoder: bool = field(
-        default=False, metadata={"help": "Train the head alone and leave the encoder as it is."}
-    )
+    freeze_encoder: bool = field(default=False, metadata={"help": "Train only the head; the encoder is frozen."})
     classifier_hidden_sizes: list[int] = field(
-        default_factory=lambda: [512, 256], metadata={"help": "Hidden widths of the head."}
+        default_factory=lambda: [512, 256], metadata={"help": "Hidden layer sizes of the head."}
     )
     classifier_dropout: float = field(default=0.5, metadata={"help": "Dropout of the head."})
 
@@ -57,31 +53,33 @@ class LabelledDataArguments:
         default=None, metadata={"help": "Folder or URL of shards, a CSV of crop files, or a saved dataset."}
     )
     channel_names: list[str] | None = field(
-        default=None, metadata={"help": "Names of the planes of the crops, in order; shards name their own."}
+        default=None,
+        metadata={"help": "Channel names of the crops, in order; not used for shards, which contain them."},
     )
     pixel_size_um: float | None = field(
         default=None,
-        metadata={"help": "Edge of the crops' pixels in micrometres; unset: crops are stretched to image_size."},
+        metadata={"help": "Pixel size of the crops in micrometres; if unset, crops are stretched to image_size."},
     )
     classes: list[str] | None = field(
-        default=None, metadata={"help": "Classes in their order; default: all labels of the training split, sorted."}
+        default=None, metadata={"help": "Ordered classes; default: all labels of the training split, sorted."}
     )
     single_label: bool = field(
-        default=False, metadata={"help": "Every crop has exactly one class (softmax), instead of any number (sigmoid)."}
+        default=False, metadata={"help": "Each crop has exactly one class (softmax) instead of any number (sigmoid)."}
     )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    validation_split: str = field(default="validation", metadata={"help": "Split to measure on."})
+    validation_split: str = field(default="validation", metadata={"help": "Split for validation."})
     validation_fraction: float = field(
-        default=0.2, metadata={"help": "Share of the groups that validate, where the data have no splits."}
+        default=0.2, metadata={"help": "Fraction of the groups used for validation, if the data have no splits."}
     )
     group_column: str | None = field(
-        default=None, metadata={"help": "Column of what must stay in one split; default: antibody, gene or field."}
+        default=None,
+        metadata={
+            "help": "Column of groups that must not be divided between splits; default: antibody, gene or field."
+        },
     )
     views: str = field(
         default="reconstruction",
-        metadata={
-            "help": "Augmentation: reconstruction (geometry), validation (none), or a YAML file; its first view."
-        },
+        metadata={"help": "Augmentation: reconstruction (geometric), validation (none), or a YAML file (first view)."},
     )
 
 
@@ -92,9 +90,13 @@ class FineTuningArguments(TrainingArguments):
     learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of the encoder."})
     head_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of the head."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of all matrices."})
-    num_train_epochs: float = field(default=30.0, metadata={"help": "Passes over the training crops."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Share of all steps (or number) with a rising rate."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule after the warm-up, any of Trainer's."})
+    num_train_epochs: float = field(default=30.0, metadata={"help": "Number of epochs."})
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Warm-up steps, as a fraction of all steps or as a number."}
+    )
+    lr_scheduler_type: str = field(
+        default="cosine", metadata={"help": "Schedule after the warm-up, any of the Trainer's."}
+    )
     loss: str | None = field(
         default=None, metadata={"help": f"{', '.join(LOSSES)}; default: focal, or cross_entropy with single_label."}
     )
@@ -102,18 +104,23 @@ class FineTuningArguments(TrainingArguments):
         default="none", metadata={"help": "none, or balanced: rare classes count as much as frequent ones."}
     )
     metric_for_best_model: str | None = field(
-        default="macro_auprc", metadata={"help": f"Metric of the best checkpoint: {', '.join(FINE_TUNING_METRICS)}."}
+        default="macro_auprc",
+        metadata={"help": f"Metric that selects the best checkpoint: {', '.join(FINE_TUNING_METRICS)}."},
     )
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to measure: no, steps or epoch."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps or epoch."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Complete checkpoints to keep, beside the best."})
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Number of complete checkpoints to keep, in addition to the best."}
+    )
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best model instead of the last."})
-    logging_steps: float = field(default=20, metadata={"help": "Steps between lines of the log."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Crops of a process and step."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Crops of a process when measuring."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: batches are made whole."})
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Not needed: all are used."})
-    dry_run: bool = field(default=False, metadata={"help": "Print what would be done, then stop."})
+    logging_steps: float = field(default=20, metadata={"help": "Steps between log lines."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Crops per process and step in training."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Crops per process and step in evaluation."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: batches use all columns."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Not required: all parameters are used."}
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Print what would be done, then exit."})
 
 
 FINE_TUNING_ROOMS: tuple[Any, ...] = (StartArguments, LabelledDataArguments, FineTuningArguments)
