@@ -30,7 +30,9 @@ def main(arguments: Sequence[str]) -> None:
     tuner.train(resume_from_checkpoint=True if resume in ("true", "True") else resume)
     if tuner.interrupted:
         if tuner.is_world_process_zero():
-            print(f"Stopped on request after step {tuner.state.global_step}. Go on with --resume_from_checkpoint true.")
+            print(
+                f"Stopped on request after step {tuner.state.global_step}. Resume with --resume_from_checkpoint true."
+            )
         return
     folder = tuner.save_final_model()
     if tuner.is_world_process_zero():

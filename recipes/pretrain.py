@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     if trainer.interrupted:
         if trainer.is_world_process_zero():
             print(
-                f"Stopped on request after step {trainer.state.global_step} and saved. Go on with "
+                f"Stopped on request after step {trainer.state.global_step} and saved. Resume with "
                 "--resume_from_checkpoint true."
             )
         return

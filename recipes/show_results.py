@@ -45,7 +45,7 @@ def compare(results: dict[str, Any]) -> str:
     text += [
         "",
         "linear probe, neighbours: macro mean average precision of the proteins' locations",
-        f"cell line: balanced accuracy with which it can be read off; by chance {chances[0]:.2f}",
+        f"cell line: balanced accuracy of its prediction; by chance {chances[0]:.2f}",
         f"plate: the same; by chance {chances[1]:.2f}, and better not above it",
     ]
     return "\n".join(f"  {line}".rstrip() for line in text)

@@ -42,7 +42,7 @@ def simulate(
         bit_depth=bit_depth,
         workers=workers,
     )
-    typer.echo(f"{output} holds {fields} simulated fields, {made} of them new; what they show stands in metadata.csv.")
+    typer.echo(f"{output} contains {fields} simulated fields, {made} of them new; metadata.csv lists their content.")
 
 
 def crops(

@@ -208,9 +208,7 @@ def serve(
     hide_weight_bars()
     read_processor(model, check_model(model))
     with EndpointServer(EndpointHandler(str(model), trust_remote_code=False), host, port) as server:
-        typer.echo(
-            f"POST JSON to http://{host}:{server.server_port}/ ; what it takes stands in {model / 'handler.py'}."
-        )
+        typer.echo(f"POST JSON to http://{host}:{server.server_port}/ ; {model / 'handler.py'} documents the requests.")
         try:
             server.serve_forever()
         except KeyboardInterrupt:

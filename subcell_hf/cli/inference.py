@@ -161,7 +161,7 @@ def embed(
         say_unused(unused_of(cells))
         say_renamed(source, metadata, h5ad=h5ad, passes=protein_channel or ())
     if is_first and isinstance(cells, ShardCells):
-        say(cells.renamed(), "The shards have splits of their own; the column of that name is kept as")
+        say(cells.renamed(), "The shards define splits; the metadata column of that name is kept as")
     settings = EmbedSettings(
         device=device,
         precision=precision,

@@ -195,7 +195,7 @@ class ShardLoader:
         difference = explain_difference(state["plan"], self.dataset.plan.identity())
         if difference:
             raise InputError(
-                f"Reading cannot go on where it stopped: {difference}. Use the same shards, split, sizes and seed, or "
+                f"Reading cannot be resumed: {difference}. Use the same shards, split, sizes and seed, or "
                 "begin a new run."
             )
         self._epoch, self._step = int(state["epoch"]), int(state["step"])

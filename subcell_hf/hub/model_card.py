@@ -191,10 +191,10 @@ def _describe_carbon(facts: CardFacts) -> tuple[float | None, str]:
     watts = float(said.get("device_watts", DEVICE_WATTS["cpu" if device == "cpu" else "cuda"]))
     intensity = float(said.get("grid_g_per_kwh", GRID_G_PER_KWH))
     grams = hours * watts / 1000 * intensity
-    power = "as told" if "device_watts" in said else "an assumption"
+    power = "as given" if "device_watts" in said else "an assumption"
     grid = f"of the grid in {said['location']}" if said.get("location") else "of the world's average grid"
     return grams, (
         f"About {grams:.3g} g CO₂ equivalents: {hours:.3g} device hours ({processes} × {device}) × {watts:g} W "
-        f"({power}) × {intensity:g} g/kWh {'(as told)' if 'grid_g_per_kwh' in said else grid}. The hours are those of "
+        f"({power}) × {intensity:g} g/kWh {'(as given)' if 'grid_g_per_kwh' in said else grid}. The hours are those of "
         "all stretches of the run, up to what their checkpoints kept; cooling and manufacture are left out."
     )

@@ -61,8 +61,8 @@ _OWN = """\
 ## Your own cells
 
 Give a dict with one array for each of {channels}, or one array with these planes in this order; any depth, as acquired,
-with the cell in the centre. `pixel_size_um=` tells the processor the pixel size of your microscope, `cell_masks=` blots
-out the neighbours, and a list of crops is a batch. `processor.channel_mapping` and the model card say more."""
+with the cell in the centre. `pixel_size_um=` is the pixel size of your microscope, `cell_masks=` masks
+neighbouring cells, and a list of crops is a batch. See `processor.channel_mapping` and the model card."""
 
 
 def make_notebook(model: CardModel, example: ExampleCell, repository: str, name: str) -> bytes:

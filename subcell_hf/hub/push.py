@@ -241,16 +241,16 @@ def _explain_status(error: HfHubHTTPError, repository: str) -> str:
         return f"The Hub does not know the token for {repository} ({said}): {_NO_TOKEN}."
     if status == 403:
         return (
-            f"The token may not write to {repository} ({said}): ask its owner for the right to write, push to a "
-            f"repository of your own, or {_NO_TOKEN}."
+            f"The token may not write to {repository} ({said}): ask its owner for the right to write, push to "
+            f"another repository, or {_NO_TOKEN}."
         )
     if status == 404:
         return f"{repository} is not there, or your token may not see it ({said}): check the name, and who may read it."
     if status == 412:
         return f"Somebody changed {repository} while this push ran, so nothing was changed: run the same command again."
     return (
-        f"The Hub failed on {repository} with status {status} ({said}). Its branch stands at the old commit; large "
-        "files that arrived are kept for a while, so run the same command again to go on."
+        f"The Hub failed on {repository} with status {status} ({said}). Its branch is unchanged; large files "
+        "that were uploaded are kept for a while: run the same command again to resume."
     )
 
 

@@ -163,7 +163,7 @@ class BatchEmbedder:
                     raise
                 self.batch_size = max(1, min(self.batch_size, len(images) - start) // 2)
                 warnings.warn(
-                    f"Memory ran out; going on with {self.batch_size} images at a time. --batch-size "
+                    f"Out of memory: continuing with {self.batch_size} images per batch. --batch-size "
                     f"{self.batch_size} begins with that.",
                     stacklevel=2,
                 )

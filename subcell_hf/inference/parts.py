@@ -395,5 +395,5 @@ def _compare(output: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -
     ]
     raise InputError(
         f"{output} holds a run with other inputs or settings ({'; '.join(changed) or 'the input files have changed'}). "
-        "Give the same ones to go on, or choose a new folder (--output)."
+        "Use the same ones to resume, or choose a new folder (--output)."
     )

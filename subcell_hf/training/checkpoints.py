@@ -98,8 +98,8 @@ def newest_checkpoint(run_folder: Path) -> Path:
             return path
         logger.warning(f"{path} is passed over: {'; '.join(problems[:3])}.")
     raise InputError(
-        f"{run_folder} has no complete checkpoint to go on from. Give another folder, or leave out "
-        "resume_from_checkpoint to begin anew."
+        f"{run_folder} has no complete checkpoint to resume from. Give another folder, or omit "
+        "resume_from_checkpoint to start a new run."
     )
 
 
@@ -123,8 +123,8 @@ def check_checkpoint(checkpoint: Path, config: SubCellConfig) -> None:
     differences = explain_config_difference(found, config)
     if differences:
         raise InputError(
-            f"{checkpoint} belongs to another model: {'; '.join(differences)}. Go on with the arguments it was trained "
-            "with, or begin a new run from its weights with init_checkpoint."
+            f"{checkpoint} belongs to another model: {'; '.join(differences)}. Resume with the arguments of that run, "
+            "or start a new run from its weights with init_checkpoint."
         )
 
 

@@ -216,8 +216,11 @@ def _choose_classes(
 ) -> tuple[str, ...]:
     found = {label for row in train for label in labels[row] or ()}
     classes = tuple(data.classes) if data.classes else tuple(sorted(found))
-    if len(classes) < (2 if data.single_label else 1):
-        raise InputError(f"There are {len(classes)} classes in the split {data.train_split!r}: nothing to tell apart.")
+    least = 2 if data.single_label else 1
+    if len(classes) < least:
+        raise InputError(
+            f"There are {len(classes)} classes in the split {data.train_split!r}, expected at least {least}."
+        )
     absent = [name for name in classes if name not in found]
     if absent:
         raise InputError(

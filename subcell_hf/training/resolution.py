@@ -252,7 +252,7 @@ def _fill_in(
                 values[f"{what}_steps"] = max(1, round(values[f"{what}_epochs"] * per_epoch))
     if parsed.data.validation_split is None:
         if values["load_best_model_at_end"]:
-            raise InputError("load_best_model_at_end needs a validation_split to tell which is best.")
+            raise InputError("load_best_model_at_end requires a validation_split.")
         values["eval_strategy"] = "no"
     values["per_device_train_batch_size"] = cells // world_size
     try:

@@ -207,7 +207,7 @@ def test_another_number_of_processes_goes_on_with_the_same_global_batches(reader
 )
 def test_states_of_other_batches_are_refused(reader: ShardReader, other: BatchSettings, reason: str) -> None:
     state = training_loader(reader, SETTINGS, split=None).state_dict()
-    with pytest.raises(InputError, match=f"cannot go on where it stopped: {reason}"):
+    with pytest.raises(InputError, match=f"cannot be resumed: {reason}"):
         training_loader(reader, other, split=None).load_state_dict(state)
     with pytest.raises(InputError, match="cells was"):
         training_loader(reader, SETTINGS, split="train").load_state_dict(state)

@@ -67,7 +67,7 @@ def test_an_interrupted_push_leaves_the_old_commit(
     before, commits = repository.branches["main"], len(repository.commits)
     changed = {path: b"other " + bytes(content) for path, content in FILES.items()}  # type: ignore[arg-type]
     hub.faults.append(Fault(pattern, 500))
-    with pytest.raises(InputError, match=f"{what}.*stands at the old commit"):
+    with pytest.raises(InputError, match=f"{what}.*Its branch is unchanged"):
         push_files(changed, NAME, api=api)
     assert repository.branches["main"] == before
     assert len(repository.commits) == commits

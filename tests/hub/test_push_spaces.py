@@ -65,7 +65,7 @@ def test_a_push_of_a_space_that_fails_leaves_the_old_commit(space: Path, hub: Lo
     hub.faults.append(Fault("POST .*/commit/", 400))
     failed = command("push", str(space), "me/demo")
     assert failed.exit_code == 2
-    assert "stands at the old commit" in failed.output
+    assert "branch is unchanged" in failed.output
     assert hub.repositories[KEY].branches["main"] == before
 
 

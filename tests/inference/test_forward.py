@@ -31,7 +31,7 @@ def test_memory_that_runs_out_halves_the_batch(tmp_path: Path, monkeypatch: pyte
 
     plain = subcell_hf.embed(crops, model=model, precision="fp32", progress=False)
     monkeypatch.setattr(CellEncoder, "forward", forward_of_a_small_device)
-    with pytest.warns(UserWarning, match="going on with 2 images at a time"):
+    with pytest.warns(UserWarning, match="continuing with 2 images per batch"):
         small = subcell_hf.embed(crops, model=model, precision="fp32", progress=False, batch_size=10)
     assert sizes == [2] * 5
     np.testing.assert_allclose(small.embeddings, plain.embeddings, atol=1e-5)

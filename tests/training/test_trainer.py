@@ -151,7 +151,7 @@ def test_only_whole_checkpoints_count(straight: PreTrainer, tmp_path: Path) -> N
     weights.unlink()
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-3"]
     (tmp_path / "checkpoint-3" / "manifest.json").unlink()
-    with pytest.raises(InputError, match="no complete checkpoint to go on from"):
+    with pytest.raises(InputError, match="no complete checkpoint to resume from"):
         newest_checkpoint(tmp_path)
 
 

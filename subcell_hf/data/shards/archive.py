@@ -125,7 +125,7 @@ def encode_field(
     ids = [str(record["cell_id"]) for record in crops.cells]
     twice = sorted({name for name in ids if ids.count(name) > 1})
     if twice:
-        raise InputError(f"cell ids occur twice: {', '.join(twice)}; every cell needs an id of its own")
+        raise InputError(f"cell ids occur twice: {', '.join(twice)}; every cell needs a unique id")
     encoded = []
     for record, pixels, mask in zip(crops.cells, crops.pixels, crops.cell_masks, strict=True):
         plain = {key: _plain(value) for key, value in record.items()}
@@ -165,7 +165,7 @@ def _check_format(crops: FieldCrops, expected: CropFormat) -> None:
     if missing:
         raise InputError(
             f"its channels are {', '.join(crops.channels)}, expected {', '.join(expected.channels)} as in the other "
-            f"fields; supply {', '.join(missing)}, or write it to shards of its own"
+            f"fields; supply {', '.join(missing)}, or write it to separate shards"
         )
     found = format_of(crops)
     same_pixel_size = abs(found.pixel_size_um / expected.pixel_size_um - 1) < 1e-6
@@ -173,7 +173,7 @@ def _check_format(crops: FieldCrops, expected: CropFormat) -> None:
         raise InputError(
             f"its crops are {found.crop_size_px} px of {found.pixel_size_um} um, {found.dtype}, expected "
             f"{expected.crop_size_px} px of {expected.pixel_size_um} um, {expected.dtype} as in the other fields; "
-            "crop it with the same settings, or write it to shards of its own"
+            "crop it with the same settings, or write it to separate shards"
         )
 
 

@@ -196,8 +196,8 @@ def open_progress(output: Path, fingerprint: str) -> None:
     found = [read_record(path) for path in (plan, *plan.parent.glob("*.json"))]
     if any(record is not None and record["fingerprint"] != fingerprint for record in found):
         raise InputError(
-            f"{output} holds the beginning of a run with other inputs or settings. Give the same ones to go on, "
-            "choose another folder, or delete this one."
+            f"{output} contains an unfinished run with other inputs or settings. Use the same ones to resume, choose "
+            "another folder, or delete this one."
         )
     begun = plan.is_file() or any(record is not None for record in found)
     strangers = [] if begun else sorted(path.name for path in output.glob("*.tar"))

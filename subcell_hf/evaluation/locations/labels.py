@@ -174,8 +174,8 @@ def _check_splits(cells: pd.DataFrame, allow_shared_genes: bool) -> tuple[str, .
     """Refuse leakage; returns the genes that straddle splits where that is allowed."""
     if (cells["antibody"] == "").any():
         raise InputError(
-            f"{int((cells['antibody'] == '').sum())} labelled cells name no antibody, so nobody can tell whether the "
-            "splits leak. Add the column antibody (--metadata)."
+            f"{int((cells['antibody'] == '').sum())} labelled cells have no antibody, so leakage between splits cannot "
+            "be checked. Add the column antibody (--metadata)."
         )
     warn_of_case(cells["antibody"], "Column antibody")
     splits = {name: set(found) for name, found in cells.groupby("split")["antibody"]}

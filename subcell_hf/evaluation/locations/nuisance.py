@@ -75,14 +75,12 @@ def score_batches(
     notes = []
     for column in BATCH_COLUMNS:
         if column not in cells:
-            notes.append(f"Whether the {column} can be read off is unknown: the column is missing.")
+            notes.append(f"The {column} cannot be scored: the column is missing.")
             continue
         chosen = _usable_cells(cells, column, seed)
         labels = cells[column].astype(str).to_numpy()[chosen]
         if len(set(labels)) < 2:
-            notes.append(
-                f"Whether the {column} can be read off is unknown: fewer than two have {_FOLDS} antibodies each."
-            )
+            notes.append(f"The {column} cannot be scored: fewer than two values have {_FOLDS} antibodies each.")
             continue
         codes, _ = pd.factorize(labels, sort=True)
         groups, _ = pd.factorize(cells["antibody"].to_numpy()[chosen])

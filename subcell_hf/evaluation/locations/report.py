@@ -27,16 +27,16 @@ PREDICTIONS_KEY = b"subcell_hf_predictions"
 
 HEAD_WORDS = {
     "linear": "logistic regression of each class on the embedding",
-    "neighbours": "nearest training cells by cosine",
-    "mlp": "SubCell's own, a perceptron of 512 and 256 units with focal loss, mean of its seeds",
-    "classifier": "the probabilities that stand in the table",
+    "neighbours": "k-nearest neighbours among the training cells, by cosine similarity",
+    "mlp": "SubCell's own classifier, an MLP of 512 and 256 units with focal loss, mean over seeds",
+    "classifier": "the probabilities in the table",
 }
 
 
 BASELINE_WORDS = {
-    "untrained": "a network of the same shape with random weights",
+    "untrained": "a network of the same architecture with random weights",
     "features": "classical features of each cell: intensity, texture, granularity, overlap of channels",
-    "pixels": "principal components of the shrunken pixels",
+    "pixels": "principal components of the downsampled pixels",
 }
 """What stands behind the names of the usual baselines."""
 

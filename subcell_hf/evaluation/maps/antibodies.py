@@ -43,7 +43,9 @@ def choose_antibodies(
     genes = table.groupby("antibody")["gene"].nunique()
     if (genes > 1).any():
         name = genes.index[genes > 1][0]
-        raise InputError(f"Antibody {name!r} stands for {genes[name]} genes; it must stand for one.")
+        raise InputError(
+            f"Antibody {name!r} is assigned to {genes[name]} genes, expected one. Correct the column gene."
+        )
     codes = grouped.ngroup().to_numpy()
     table["consistency"] = _consistency(embeddings, codes, len(table))
     table["reliability"] = _grades(fields, codes, reliability, table["antibody"].tolist())

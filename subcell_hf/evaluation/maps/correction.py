@@ -82,7 +82,7 @@ def correct_batches(components: Components, fields: pd.DataFrame, columns: Seque
     varying = [column for column in columns if fields[column].nunique() > 1]
     batches = fields[varying].astype(str).replace("", UNKNOWN)
     notes += [
-        f"{int((batches[name] == UNKNOWN).sum())} fields have no {name}: they count as one of their own"
+        f"{int((batches[name] == UNKNOWN).sum())} fields have no {name}: they are treated as one batch"
         for name in varying
         if (batches[name] == UNKNOWN).any()
     ]

@@ -45,7 +45,7 @@ def read_gmt(path: Path) -> GeneSets:
         if not genes:
             raise InputError(f"{path}, line {number}: expected a term, a description and genes, with tabs between.")
         if parts[0] in sets:
-            raise InputError(f"{path}, line {number}: the term {parts[0]!r} stands there twice.")
+            raise InputError(f"{path}, line {number}: the term {parts[0]!r} occurs twice. Remove or rename one.")
         sets[parts[0]] = genes
     return GeneSets(path.name.removesuffix(".gz").removesuffix(".gmt"), sets)
 

@@ -144,5 +144,5 @@ def _select_features(table: ProfileTable) -> ProfileTable:
     kept = set(feature_select(frame, features=list(table.names), operation=_SELECTION).columns)
     keep = np.array([name in kept for name in table.names])
     if not keep.any():
-        raise InputError("Feature selection leaves no feature; do without --select-features.")
+        raise InputError("Feature selection removes all features. Omit --select-features.")
     return table.with_features(table.features[:, keep], [name for name in table.names if name in kept])

@@ -273,7 +273,9 @@ def retrieve_mechanisms(
             progress(number + 1)
     scored_all = pd.concat(parts, ignore_index=True)
     if scored_all.empty:
-        raise InputError("No mechanism has two perturbations and others to tell them from.")
+        raise InputError(
+            "No mechanism can be scored: one needs at least two perturbations, and others that do not share it."
+        )
     return scored_all
 
 

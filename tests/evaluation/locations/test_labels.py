@@ -70,7 +70,7 @@ def test_leaking_splits_are_refused() -> None:
     ("change", "message"),
     [
         ({"split": "train"}, "No cell of the split 'validation'"),
-        ({"antibody": ""}, "name no antibody"),
+        ({"antibody": ""}, "have no antibody"),
         ({"split": None}, "lacks the columns split"),
     ],
 )

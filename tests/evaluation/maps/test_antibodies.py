@@ -52,7 +52,7 @@ def test_consistency_is_the_mean_cosine_with_the_own_mean() -> None:
 def test_contradictions_are_refused() -> None:
     with pytest.raises(InputError, match="'a1' has several values of 'reliability': Approved, Enhanced"):
         choose_antibodies(FIELDS.assign(reliability=["Enhanced", "Approved", "", "", ""]), EMBEDDINGS)
-    with pytest.raises(InputError, match="Antibody 'x' stands for 2 genes"):
+    with pytest.raises(InputError, match="Antibody 'x' is assigned to 2 genes"):
         choose_antibodies(FIELDS.assign(antibody="x"), EMBEDDINGS)
     with pytest.raises(InputError, match="Unknown choice of antibodies 'luck'"):
         choose_antibodies(FIELDS, EMBEDDINGS, by="luck")

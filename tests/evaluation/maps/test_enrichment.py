@@ -83,7 +83,7 @@ def test_gmt_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="line 1: expected a term, a description and genes"):
         read_gmt(plain)
     plain.write_text("GO:1\t\tA\nGO:1\t\tB\n")
-    with pytest.raises(InputError, match="line 2: the term 'GO:1' stands there twice"):
+    with pytest.raises(InputError, match="line 2: the term 'GO:1' occurs twice"):
         read_gmt(plain)
 
 

@@ -8,9 +8,10 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 _DESCRIPTION = """
-Every profile ranks all others by cosine similarity; its average precision says how high the other members of its
-group stand. A group's value is the mean over its members, the metric the mean over groups. Profiles without a partner
-are not queries but still stand among the others. With `blocks`, such as plates, pairs of one block are not compared.
+Every profile ranks all others by cosine similarity; its average precision measures how high the other members of its
+group are ranked. A group's value is the mean over its members, the metric the mean over groups. Profiles without a
+partner are not queries but are still ranked among the others. With `blocks`, such as plates, pairs within one block are
+not compared.
 """
 
 _INPUTS = """
