@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from subcell_hf.batches import FieldOfView
@@ -169,18 +171,32 @@ class FieldSource:
                 "--channels)."
             )
         pixels = stack_planes({name: check_intensities(planes[name], f"channel {name}") for name in wanted})
-        if all(plane.min() == plane.max() for plane in pixels):
+        is_constant = [plane.min() == plane.max() for plane in pixels]
+        if all(is_constant):
             raise FieldError("every channel is constant, expected at least one with signal. Take the field again.")
+        for one, other in combinations(np.flatnonzero(np.logical_not(is_constant)), 2):
+            if np.array_equal(pixels[one], pixels[other]):
+                raise FieldError(
+                    f"channels {wanted[one]} and {wanted[other]} are equal in every pixel, expected an image of its "
+                    "own for each. Is a file there twice? Export the channel again, or leave it out."
+                )
         return pixels, wanted, said_by_files
 
     def _stack_channels(self, image: Image, count: int) -> list[str]:
         """Our names of the planes of a multi-channel file."""
         names = self.options.channel_names or image.metadata.channel_names
-        if len(names) != count:
+        if count == 1 and not names:
             raise FieldError(
-                f"{image.path} has {count} channels (shape {image.pixels.shape}, axes {image.axes}) and "
-                f"{len(names) or 'no'} channel names ({', '.join(names)}). Give one name per channel "
-                f"(--channel-names), in the order of the file, such as {','.join(CHANNEL_STAINS)}."
+                f"{image.path} has one channel, and nothing says which. If each channel of a field has a file of its "
+                "own, name the files <field of view>_<channel>, such as A1_1_blue.tif; if there is only this one, give "
+                "its name (--channel-names)."
+            )
+        if len(names) != count:
+            given = f"{len(names)} channel names ({', '.join(names)})" if names else "no channel names"
+            raise FieldError(
+                f"{image.path} has {count} channels (shape {image.pixels.shape}, axes {image.axes}) and {given}. Give "
+                "one name per channel (--channel-names), in the order of the file, such as "
+                f"{','.join(CHANNEL_STAINS)}."
             )
         mapped = [_mapped(name, self.options.channel_mapping) for name in names]
         repeated = {name for name in mapped if mapped.count(name) > 1}

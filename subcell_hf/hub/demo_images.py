@@ -164,7 +164,10 @@ def _decode(path: Path, budget: Budget, channel: str = "") -> Pixels:
         raise RequestError(f"{path.name} is empty: choose the file again.")
     budget.take(size, path.name)
     content = path.read_bytes()
-    pixels = _read_jpeg(content, path.name, budget) if content.startswith(_JPEG_SIGNATURE) else None
+    is_jpeg = content.startswith(_JPEG_SIGNATURE)
+    if is_jpeg and channel == CELL_MASK:
+        raise RequestError(f"{path.name} is a JPEG, which changes labels: choose a PNG, TIFF or .npy mask.")
+    pixels = _read_jpeg(content, path.name, budget) if is_jpeg else None
     if pixels is None:
         pixels = decode_image(content, path.name, LIMITS, budget, channel)
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():

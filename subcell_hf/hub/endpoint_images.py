@@ -323,7 +323,9 @@ def _read_tiff(content: bytes, where: str, gate: _Gate) -> Pixels:
 def photometric_problem(page: Any) -> str | None:
     """Why the numbers of a TIFF page are no intensities or labels, or may be inverted; None where they are sound."""
     photometric = getattr(page.photometric, "name", str(page.photometric))
-    if photometric == "MINISWHITE" and page.dtype != np.bool_:  # one bit is no intensity anyway
+    # tifffile marks every array of bool so, and stores True as 1 all the same.
+    by_tifffile = page.dtype == np.bool_ and page.software.startswith("tifffile")
+    if photometric == "MINISWHITE" and not by_tifffile:
         return (
             "has the photometric interpretation MinIsWhite: its values may be inverted, or only their display, which "
             "the file does not say; expected MinIsBlack. In ImageJ choose Image > Lookup Tables > Invert LUT (and Edit "

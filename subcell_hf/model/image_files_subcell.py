@@ -289,7 +289,9 @@ def _check_pages(series: Any) -> bool:
 def photometric_problem(page: Any) -> str | None:
     """Why the numbers of a TIFF page are no intensities or labels, or may be inverted; None where they are sound."""
     photometric = getattr(page.photometric, "name", str(page.photometric))
-    if photometric == "MINISWHITE" and page.dtype != np.bool_:  # one bit is no intensity anyway
+    # tifffile marks every array of bool so, and stores True as 1 all the same.
+    by_tifffile = page.dtype == np.bool_ and page.software.startswith("tifffile")
+    if photometric == "MINISWHITE" and not by_tifffile:
         return MIN_IS_WHITE
     is_converted = photometric == "YCBCR" and page.compression == JPEG_COMPRESSION  # tifffile makes it RGB
     if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE") and not is_converted:

@@ -201,9 +201,13 @@ def _read_planes(planes: Mapping[str, Any], wanted: set[str], settings: dict[str
     """Read a file per channel; the pixel size on which they agree settles what the user left open."""
     read = {}
     sizes_um: dict[float, Any] = {}
+    channels: dict[str, str] = {}
     for channel, source in planes.items():
         read[channel] = source
         if channel in wanted and isinstance(source, str | os.PathLike):
+            other = channels.setdefault(os.path.realpath(source), channel)
+            if other != channel:
+                raise ValueError(f"{source} is given for both {other} and {channel}; expected a file for each.")
             file = read_file(source)
             read[channel] = plane_of(file, channel, source)
             size_um = None if settings.get("pixel_size_um") is not None else _pixel_size_of(file, source)

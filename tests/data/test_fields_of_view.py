@@ -248,8 +248,8 @@ def test_real_cell_painting_stack(shared: Path) -> None:
 
 def test_z_stacks_of_a_folder_need_a_choice(tmp_path: Path) -> None:
     stack = np.stack([random_plane(seed) for seed in range(3)])
-    for colour in ("blue", "green"):
-        tifffile.imwrite(tmp_path / f"7_A1_1_{colour}.tif", stack, imagej=True, metadata={"axes": "ZYX"})
+    for colour, planes in (("blue", stack), ("green", stack[:, ::-1])):
+        tifffile.imwrite(tmp_path / f"7_A1_1_{colour}.tif", planes, imagej=True, metadata={"axes": "ZYX"})
     assert "Z-stack of 3 planes" in _problem(tmp_path)
     (field,) = iterate_fields(tmp_path, ReadingOptions(z_projection="max"))
     np.testing.assert_array_equal(field.pixels[0], stack.max(axis=0))

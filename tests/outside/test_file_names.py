@@ -1,10 +1,15 @@
-"""Names that are not UTF-8, or spell accents in two ways."""
+"""Names that are not UTF-8, spell accents in two ways, or say the channel and the kind of file in other ways."""
 
+import gzip
+import io
 import os
 import unicodedata
 from pathlib import Path
 
+import imagecodecs
+import numpy as np
 import pytest
+import tifffile
 
 from subcell_hf.data.cropping import CropSettings, crop_fields
 from subcell_hf.data.fields_of_view import FieldError, find_fields
@@ -79,3 +84,26 @@ def test_one_channel_in_both_spellings_is_there_twice(tmp_path: Path) -> None:
     write_png(tmp_path / f"{NFC}_red.png", random_plane(9))
     with pytest.raises(FieldError, match="more than one file for red"):
         find_fields(tmp_path)[0].read()
+
+
+@pytest.mark.parametrize("name", ["a-blue.tif", "a.blue.tif", "blue_a.tif", "blue/a.tif"])
+def test_a_file_of_one_channel_says_how_it_is_to_be_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    tifffile.imwrite(tmp_path / name, random_plane(1))
+    with pytest.raises(FieldError, match=r"one channel, and nothing says which.*name the files <field of view>_<chan"):
+        find_fields(tmp_path)[0].read()
+
+
+@pytest.mark.parametrize("suffix", [".png.gz", ".npy.gz", ".ome.tif.gz", ".PNG.GZ"])
+def test_packed_images_of_any_kind_are_listed(tmp_path: Path, suffix: str) -> None:
+    plane = random_plane(1)
+    content = io.BytesIO()
+    if ".npy" in suffix:
+        np.save(content, plane)
+    elif ".tif" in suffix:
+        tifffile.imwrite(content, plane)
+    else:
+        content.write(imagecodecs.png_encode(plane))
+    (tmp_path / f"800_A6_1_green{suffix}").write_bytes(gzip.compress(content.getvalue()))
+    (field,) = find_fields(tmp_path)
+    np.testing.assert_array_equal(field.read().pixels[0], plane)

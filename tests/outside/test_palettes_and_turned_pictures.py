@@ -13,7 +13,9 @@ import tifffile
 from PIL import Image
 
 from subcell_hf.data.fields_of_view import FieldError, ReadingOptions, find_fields
+from subcell_hf.data.images.file_metadata import ImageMetadata
 from subcell_hf.data.images.files import read_image
+from subcell_hf.data.images.image import Image as ImageOfFile
 from subcell_hf.data.images.planes import check_label_mask, label_plane, single_plane
 from subcell_hf.hub.demo_images import read_channel_files
 from subcell_hf.hub.demo_images import read_mask as read_demo_mask
@@ -92,6 +94,12 @@ def test_a_grey_palette_shows_the_labels(tmp_path: Path, reader: str) -> None:
     np.testing.assert_array_equal(MASK_READERS[reader](tmp_path / "a.png"), LABELS)
 
 
+def test_the_demo_takes_no_jpeg_for_labels(tmp_path: Path) -> None:
+    Image.fromarray((LABELS > 0).astype(np.uint8) * 255).save(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"a\.jpg is a JPEG, which changes labels"):
+        _demo_mask(tmp_path / "a.jpg")
+
+
 def test_a_pillow_mask_with_a_palette_has_the_same_labels() -> None:
     np.testing.assert_array_equal(read_mask(_indexed(COLOURS), "mask"), LABELS)
 
@@ -103,9 +111,26 @@ def test_a_colour_view_of_labels_is_no_mask(tmp_path: Path, reader: str) -> None
         MASK_READERS[reader](tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("reader", MASK_READERS)
+def test_one_bit_is_read_only_where_the_file_settles_what_it_means(tmp_path: Path, reader: str) -> None:
+    """MinIsWhite inverts one bit, save where tifffile has written it, which marks every array of bool so."""
+    inside = LABELS > 0
+    tifffile.imwrite(tmp_path / "a.tif", inside)
+    np.testing.assert_array_equal(MASK_READERS[reader](tmp_path / "a.tif"), inside)
+    tifffile.imwrite(tmp_path / "a.tif", inside, software="ImageMagick")
+    with pytest.raises(ValueError, match=r"a\.tif has the photometric interpretation MinIsWhite"):
+        MASK_READERS[reader](tmp_path / "a.tif")
+
+
+def test_a_mask_stored_column_by_column_is_turned_as_its_image_is() -> None:
+    square = np.ascontiguousarray(LABELS[:, :64])
+    mask = ImageOfFile(Path("a.zarr"), square.T, "XY", ImageMetadata())
+    np.testing.assert_array_equal(check_label_mask(mask, square.shape), square)
+
+
 def test_a_palette_mask_is_used_beside_its_field(tmp_path: Path) -> None:
-    for colour in ("blue", "green"):
-        (tmp_path / f"a_{colour}.png").write_bytes(imagecodecs.png_encode(PLANE))
+    for colour, plane in (("blue", PLANE), ("green", random_plane(2))):
+        (tmp_path / f"a_{colour}.png").write_bytes(imagecodecs.png_encode(plane))
     _indexed(COLOURS).save(tmp_path / "a_mask.png")
     (field,) = find_fields(tmp_path, ReadingOptions(pixel_size_um=0.5))
     np.testing.assert_array_equal(field.read().label_mask, LABELS)

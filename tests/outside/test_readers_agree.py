@@ -196,5 +196,9 @@ def test_the_pixel_size_of_single_planes_counts(tmp_path: Path) -> None:
     assert torch.equal(pixels(files), pixels({**planes, "pixel_size_um": 0.2}))
     assert torch.equal(pixels({**files, "pixel_size_um": 0.15}), pixels({**planes, "pixel_size_um": 0.15}))
     assert not torch.equal(pixels(files), pixels(planes))
+    (tmp_path / "link.ome.tif").symlink_to(files["red"])
+    for same in (files["red"], tmp_path / "." / "red.ome.tif", tmp_path / "link.ome.tif"):
+        with pytest.raises(ValueError, match="is given for both red and green"):
+            pixels({**files, "green": same})
     with pytest.raises(ValueError, match="channels differ in pixel size"):
         pixels({**files, "green": tmp_path / "other.ome.tif"})

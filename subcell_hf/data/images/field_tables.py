@@ -43,8 +43,9 @@ def _channel_of_column(column: str, channel_mapping: Mapping[str, str]) -> str |
         return None
     if name in channel_mapping:
         return channel_mapping[name]
-    if name in CHANNEL_STAINS or name in _SINGLE_LETTERS:
-        return _SINGLE_LETTERS.get(name, name)
+    colour = _SINGLE_LETTERS.get(name.lower(), name.lower())
+    if colour in CHANNEL_STAINS:
+        return colour
     return name if column.endswith("_image") and name else None
 
 

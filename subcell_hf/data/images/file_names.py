@@ -18,9 +18,9 @@ _SYSTEM_NAMES = frozenset({"@eadir", "@recycle", "#recycle", "#snapshot", "__mac
 
 # Kinds of images that microscopes and other programs write, and that are not read here.
 _OTHER_IMAGES = (
-    ".avif", ".bmp", ".c01", ".czi", ".dcm", ".dv", ".flex", ".gif", ".heic", ".ims", ".jp2", ".jxl", ".lif", ".lsm",
-    ".mrxs", ".nd2", ".ndpi", ".oib", ".oif", ".pgm", ".pnm", ".ppm", ".qptiff", ".r3d", ".scn", ".sld", ".stk",
-    ".svs", ".tga", ".vsi", ".webp", ".zarr.zip", ".zvi",
+    ".avif", ".bmp", ".c01", ".czi", ".dcm", ".dv", ".flex", ".gif", ".heic", ".ics", ".ids", ".ims", ".jfif", ".jp2",
+    ".jpe", ".jxl", ".lif", ".lsm", ".mha", ".mrc", ".mrxs", ".nd2", ".ndpi", ".nii", ".nrrd", ".oib", ".oif", ".pgm",
+    ".pnm", ".ppm", ".qptiff", ".r3d", ".scn", ".sld", ".stk", ".svs", ".tga", ".vsi", ".webp", ".zarr.zip", ".zvi",
 )  # fmt: skip
 
 # Cellpose names its files after the image: https://cellpose.readthedocs.io/en/latest/outputs.html

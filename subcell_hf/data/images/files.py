@@ -35,7 +35,8 @@ __all__ = [
 _TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".tif.gz", ".tiff.gz")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", *_TIFF_SUFFIXES, ".npy")
 
-_KNOWN_SUFFIXES = (*IMAGE_SUFFIXES, *(f".ome{suffix}" for suffix in (*_TIFF_SUFFIXES, ".zarr")), ".zarr")
+_UNPACKED_SUFFIXES = (*IMAGE_SUFFIXES, *(f".ome{suffix}" for suffix in _TIFF_SUFFIXES))
+_KNOWN_SUFFIXES = (*_UNPACKED_SUFFIXES, *(f"{suffix}.gz" for suffix in _UNPACKED_SUFFIXES), ".zarr", ".ome.zarr")
 _GZIP_BLOCK_BYTES = 2**20
 _MOST_CHANNELS = 16
 
@@ -202,6 +203,8 @@ def _decode_npy(data: bytes, path: Path, max_decoded_bytes: int) -> Image:
         )
     pixels = np.frombuffer(data, dtype, count=math.prod(shape), offset=stream.tell())
     pixels = pixels.reshape(shape, order="F" if fortran_order else "C")
+    while pixels.ndim > 3 and pixels.shape[0] == 1:
+        pixels = pixels[0]
     # Channels first or last: a field of view is wider than it has channels.
     channels_last = pixels.ndim == 3 and shape[2] <= _MOST_CHANNELS < min(shape[:2])
     return Image(path, pixels, "YXQ" if channels_last else "Q" * (pixels.ndim - 2) + "YX", ImageMetadata())

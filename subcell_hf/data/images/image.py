@@ -82,7 +82,10 @@ def without_alpha(samples: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
     """
     alpha = samples[..., -1]
     if alpha.min() != alpha.max():
-        raise FieldError(f"{path} has a transparency that varies, expected plain intensities. Save it without alpha.")
+        raise FieldError(
+            f"{path} has a transparency that varies, expected plain intensities. Save it without alpha; if these are "
+            "stains, save them as planes [channels, height, width] rather than as colours."
+        )
     return samples[..., :-1]
 
 

@@ -152,7 +152,8 @@ def _is_other_kind(path: Path) -> bool:
 
 
 def _other_kind(path: Path) -> str:
-    return f"{other_image_suffix(path)} files are not read: save it as TIFF or PNG"
+    suffix = other_image_suffix(path)
+    return f"{suffix} files are not read: {'unpack it' if suffix == '.zarr.zip' else 'save it as TIFF or PNG'}"
 
 
 def _mask_without_image(path: Path, root: Path) -> ListedField:

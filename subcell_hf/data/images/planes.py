@@ -77,7 +77,8 @@ def channel_stack(
     pixels, axes = image.pixels, image.axes
     if "Y" not in axes or "X" not in axes or len(set(axes)) != len(axes):
         raise FieldError(
-            f"{image.path} has axes {axes!r} and shape {pixels.shape}, expected an image with rows and columns."
+            f"{image.path} has the shape {pixels.shape}, and its axes are {axes}; expected rows and columns, with "
+            "channels or without. Save every field of view as a file of its own."
         )
     if image.has_palette:
         raise FieldError(
@@ -297,6 +298,8 @@ def label_plane(image: Image, shape: tuple[int, int], where: str) -> npt.NDArray
         FieldError: If it is a colour picture, or not whole numbers.
     """
     pixels = np.squeeze(image.pixels if image.palette_numbers is None else image.palette_numbers)
+    if pixels.ndim == 2 and image.axes.find("X") < image.axes.find("Y"):
+        pixels = pixels.T
     if pixels.ndim == 3 and pixels.shape[:2] == shape and pixels.shape[2] in (3, 4):
         colours = pixels[..., :3]
         if (colours != colours[..., :1]).any() or (

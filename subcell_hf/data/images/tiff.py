@@ -174,7 +174,7 @@ def _only_position(all_series: Sequence[Any], path: Path) -> int:
         shapes = ", ".join(str(tuple(all_series[position.number].shape)) for position in positions)
         raise FieldError(
             f"{path} holds {len(positions)} images (shapes {shapes}), expected one here. Save every image as a file of "
-            "its own."
+            f"its own{', or unpack the file: then each is a field of view' if path.suffix.lower() == '.gz' else ''}."
         )
     return positions[0].number
 
@@ -224,7 +224,9 @@ def refuse_photometric(page: Any, path: Path) -> None:
         FieldError: Naming the photometric interpretation.
     """
     photometric = getattr(page.photometric, "name", str(page.photometric))
-    if photometric == "MINISWHITE" and page.dtype != np.bool_:  # one bit is neither intensities nor labels
+    # tifffile marks every array of bool so, and stores True as 1 all the same.
+    by_tifffile = page.dtype == np.bool_ and page.software.startswith("tifffile")
+    if photometric == "MINISWHITE" and not by_tifffile:
         raise FieldError(
             f"{path} has the photometric interpretation MinIsWhite: its values may be inverted, or only their display, "
             "which the file does not say; expected MinIsBlack. In ImageJ choose Image > Lookup Tables > Invert LUT "
