@@ -3,11 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from subcell_hf.batches import FieldOfView
@@ -171,15 +169,8 @@ class FieldSource:
                 "--channels)."
             )
         pixels = stack_planes({name: check_intensities(planes[name], f"channel {name}") for name in wanted})
-        is_constant = [plane.min() == plane.max() for plane in pixels]
-        if all(is_constant):
+        if all(plane.min() == plane.max() for plane in pixels):
             raise FieldError("every channel is constant, expected at least one with signal. Take the field again.")
-        for one, other in combinations(np.flatnonzero(np.logical_not(is_constant)), 2):
-            if np.array_equal(pixels[one], pixels[other]):
-                raise FieldError(
-                    f"channels {wanted[one]} and {wanted[other]} are equal in every pixel, expected an image of its "
-                    "own for each. Is a file there twice? Export the channel again, or leave it out."
-                )
         return pixels, wanted, said_by_files
 
     def _stack_channels(self, image: Image, count: int) -> list[str]:

@@ -1,7 +1,6 @@
 """A row of a table that names one file for two channels, or one channel twice, is skipped with both named."""
 
 import os
-import shutil
 import unicodedata
 from pathlib import Path
 
@@ -80,9 +79,3 @@ def test_paths_of_a_table_are_found_in_either_spelling_of_accents(tmp_path: Path
 def test_columns_in_capitals_are_colours(folder: Path) -> None:
     (folder / "t.csv").write_text(f"{HEADER.replace('r_', 'R_').replace('g_', 'Green_')}{GOOD},0good\n")
     assert find_fields(folder / "t.csv", OPTIONS)[0].read().channels == COLOURS
-
-
-def test_a_copy_under_another_channels_name_is_refused(folder: Path) -> None:
-    shutil.copy(folder / "a_red.png", folder / "a_green.png")
-    with pytest.raises(FieldError, match="channels red and green are equal in every pixel"):
-        find_fields(folder, OPTIONS)[0].read()

@@ -42,6 +42,7 @@ def _size(path: Path, given: float | None = None) -> float:
         ("INF", "INF", "inf x inf um, expected two positive numbers"),
         ("0,1", "0,1", "0,1 x 0,1 um, expected two positive numbers"),
         ("", "", "pixel size is unknown"),
+        ("0.1", "", r"0\.1 x unknown um, expected two positive numbers"),
         ("1000", "1000", r"pixel size is 1000\.0 um, expected 0\.01 to 5\.0"),
     ],
 )

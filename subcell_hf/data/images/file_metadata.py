@@ -73,7 +73,8 @@ def _described(names: Sequence[str], size_x_um: object, size_y_um: object) -> Im
         sizes = [math.nan]
     if not any(sizes):
         return ImageMetadata(channel_names)
-    said = f"in the file, pixels are {size_x_um} x {size_y_um} um"
+    known = ["unknown" if size in (None, "") else str(size) for size in (size_x_um, size_y_um)]
+    said = f"in the file, pixels are {' x '.join(known)} um"
     if not all(math.isfinite(size) and size > 0 for size in sizes):
         return ImageMetadata(channel_names, None, f"{said}, expected two positive numbers")
     if max(sizes) > _MAX_ANISOTROPY * min(sizes):
