@@ -23,6 +23,10 @@ INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
 _KEPT = "Files that are complete are kept; where the command resumes, the same one again skips what is done."
+_SHARED_MEMORY = (
+    "A worker process ran out of shared memory (/dev/shm). Give the container more of it, as with docker run "
+    "--shm-size=8g, or give fewer workers."
+)
 
 
 class _Terminated(BaseException):
@@ -94,6 +98,11 @@ def ending_plainly() -> Iterator[None]:
             # The pool's own message speaks of futures.
             reason = str(error) if isinstance(error, KilledWorkerError) else KILLED_WORKER
             code = _end(f"{reason} {_KEPT}")
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            # torch has no type of its own for it.
+            code = _end(f"{_SHARED_MEMORY if 'shared memory' in str(error) else KILLED_WORKER} {_KEPT}")
         except KeyboardInterrupt:
             code = _end("interrupted.", INTERRUPTED)
         except _Terminated:

@@ -39,6 +39,11 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         (EOFError(), 2, "Error: A file is incomplete"),
         (MemoryError(), 2, "Error: Memory ran out"),
         (BrokenProcessPool("terminated abruptly"), 2, "Error: A worker process was killed, most likely for memory."),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. … out of shared memory."),
+            2,
+            "Error: A worker process ran out of shared memory (/dev/shm). Give the container more",
+        ),
         (KilledWorkerError("A worker process was killed."), 2, "Error: A worker process was killed."),
         (ModuleNotFoundError("no", name="umap"), 2, "pip install 'subcell-hf[analysis]'"),
         (KeyboardInterrupt(), 130, "subcell was interrupted. Files that are complete are kept"),
@@ -69,6 +74,24 @@ def test_a_cache_that_cannot_be_written_is_named_by_its_variable(
         f"Error: {tmp_path}/file/cache/dynamo: Not a directory. TORCHINDUCTOR_CACHE_DIR names that place: let it name"
     )
     assert capsys.readouterr().err == f"{said} a folder that can be written, or unset it.\n"
+
+
+class _Killed(torch.utils.data.Dataset[int]):
+    """Cells of which the first costs its reader's life, as the system's memory killer takes it."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def test_a_killed_reader_of_a_loader_ends_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, ending_plainly():
+        next(iter(torch.utils.data.DataLoader(_Killed(), num_workers=1)))
+    assert ended.value.exit_code == 2
+    assert "Error: A worker process was killed, most likely for memory." in capsys.readouterr().err
 
 
 def test_windows_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
