@@ -179,8 +179,9 @@ class FieldSource:
         if count == 1 and not names:
             raise FieldError(
                 f"{image.path} has one channel, and nothing says which. If each channel of a field has a file of its "
-                "own, name the files <field of view>_<channel>, such as A1_1_blue.tif; if there is only this one, give "
-                "its name (--channel-names)."
+                "own, name the files <field of view>_<channel>, such as A1_1_blue.tif, or map your names of channels "
+                "(--channel-mapping DAPI=blue, once for each); if there is only this one, give its name "
+                "(--channel-names)."
             )
         if len(names) != count:
             given = f"{len(names)} channel names ({', '.join(names)})" if names else "no channel names"

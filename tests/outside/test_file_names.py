@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 from subcell_hf.data.cropping import CropSettings, crop_fields
-from subcell_hf.data.fields_of_view import FieldError, find_fields
+from subcell_hf.data.fields_of_view import FieldError, ReadingOptions, find_fields
 from tests.data.written_fields import random_plane, write_hpa_field, write_png
 from tests.inference.embedding_runs import run, save_tiny_model
 
@@ -107,3 +107,22 @@ def test_packed_images_of_any_kind_are_listed(tmp_path: Path, suffix: str) -> No
     (tmp_path / f"800_A6_1_green{suffix}").write_bytes(gzip.compress(content.getvalue()))
     (field,) = find_fields(tmp_path)
     np.testing.assert_array_equal(field.read().pixels[0], plane)
+
+
+@pytest.mark.parametrize(("first", "second"), [("DAPI", "GFP"), ("Hoechst", "H33342"), ("w1", "w2"), ("ch00", "ch01")])
+def test_other_names_of_channels(tmp_path: Path, first: str, second: str) -> None:
+    for number, name in enumerate((first, second)):
+        write_png(tmp_path / f"x_{name.lower()}.png", random_plane(number))
+    for found in find_fields(tmp_path, ReadingOptions(pixel_size_um=0.1)):
+        with pytest.raises(FieldError, match=r"map your names of channels \(--channel-mapping"):
+            found.read()
+    options = ReadingOptions(channel_mapping={first: "blue", second: "green"}, pixel_size_um=0.1)
+    (found,) = find_fields(tmp_path, options)
+    assert (found.name, found.read().channels) == ("x", ("blue", "green"))
+
+
+def test_names_of_channels_that_differ_in_case_alone(tmp_path: Path) -> None:
+    for number, name in enumerate(("c1", "C1")):
+        write_png(tmp_path / f"x_{name}.png", random_plane(number))
+    (found,) = find_fields(tmp_path, ReadingOptions(channel_mapping={"C1": "blue", "c1": "green"}, pixel_size_um=0.1))
+    np.testing.assert_array_equal(found.read().pixels, [random_plane(1), random_plane(0)])

@@ -234,7 +234,7 @@ def test_a_projection_that_is_asked_for_is_made(tmp_path: Path) -> None:
     path = tmp_path / "x.ome.tif"
     tifffile.imwrite(path, FIRST, photometric="minisblack", metadata={"axes": "ZYX"})
     (field,) = find_fields(path, ReadingOptions(channel_names=COLOURS, pixel_size_um=0.1, z_projection="max"))
-    with pytest.raises(FieldError, match=r"has 1 channels .* and 4 channel names"):
+    with pytest.raises(FieldError, match=r"has 1 channel .* and 4 channel names"):
         field.read()
 
 

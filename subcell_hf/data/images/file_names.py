@@ -82,14 +82,14 @@ def split_stem(stem: str, known: Mapping[str, str]) -> tuple[str, str | None]:
 
     Args:
         stem: See `image_stem`.
-        known: Names of channels in file names → our names.
+        known: Names of channels in file names → our names; found in any case where none fits as it is.
     """
     name, _, last = stem.rpartition("_")
     if not name:
         return stem, None
     if last.lower() == MASK_NAME:
         return name, MASK_NAME
-    channel = known.get(last) or known.get(last.lower())
+    channel = known.get(last) or next((known[name] for name in known if name.lower() == last.lower()), None)
     return (name, channel) if channel else (stem, None)
 
 

@@ -11,7 +11,6 @@ from subcell_hf.data.images.file_names import (
     companion_of,
     image_stem,
     is_named_by_hpa,
-    is_system_file,
     layout_of,
     legible,
     normal_form,
@@ -69,8 +68,9 @@ def list_file(image: Path) -> Listing:
     owners = {stem, *(item.name for item in items)}
     masks: dict[str, list[Path]] = {}
     unused: dict[Path, str] = {}
+    base = split_stem(stem, _COLOURS)[0].removesuffix(".ome")
     for path in sorted(image.absolute().parent.iterdir()):
-        if path.name == image.name or is_system_file(path.name) or image_suffix(path) is None:
+        if path.name == image.name or not normal_form(path.name).startswith(base) or image_suffix(path) is None:
             continue
         name, channel = split_stem(image_stem(path), {})
         owner, reason = (name.removesuffix(".ome"), CELLPOSE_MASKS) if channel else companion_of(path) or ("", "")
@@ -78,7 +78,7 @@ def list_file(image: Path) -> Listing:
             masks.setdefault(owner, []).append(image.parent / path.name)
         elif owner in owners:
             unused[image.parent / path.name] = reason
-        elif channel and split_stem(stem, _COLOURS) == (owner, _COLOURS.get(stem.rpartition("_")[2])):
+        elif channel and owner == base:
             unused[image.parent / path.name] = f"the mask of {owner}: to use it for this image, rename it {stem}_mask"
     fields = [_with_masks(item, masks.pop(item.name, [])) for item in items]
     unused |= {
