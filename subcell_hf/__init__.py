@@ -1,4 +1,4 @@
-"""SubCell vision transformers for fluorescence images of cells, as a Hugging Face Hub citizen."""
+"""SubCell vision transformers for fluorescence images of cells, integrated with the Hugging Face ecosystem."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

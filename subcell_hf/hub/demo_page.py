@@ -1,16 +1,16 @@
 """Looks and words of the demo; lies beside `app.py` on the Hub."""
 
 HELP = """
-**What goes in:** one cell, or a field of view. PNG, JPEG, TIFF or `.npy`, 8 or 16 bits, up to 3,072 px and 64 MB in
-all. Each channel is an image of its own, or all lie in one TIFF or `.npy` file. Cells of a field are outlined where
-the demo was installed with its image tools, or by your own mask.
+**Input:** one cell, or a field of view. PNG, JPEG, TIFF or `.npy`, 8 or 16 bits, up to 3,072 px and 64 MB in
+all. Upload one image per channel, or one TIFF or `.npy` file with all channels. Cells of a field are segmented if the
+demo was installed with its image tools, or taken from a mask that you upload.
 
-**What comes out:** the probability of each location, where the model looked (the weights of its attention pooling,
-mean over heads), the embedding to download, and the cell on a map (UMAP) of reference cells. The map is laid out once,
-in advance. A new cell does not change it: it stands among the reference cells whose embeddings are most like its own.
+**Output:** the probability of each location, the attention of the model (the weights of its attention pooling, mean
+over heads), the embedding to download, and the cell on a map (UMAP) of reference cells. The map is computed in advance.
+A new cell does not change it: it is placed among the reference cells with the most similar embeddings.
 
-**Mind:** probabilities say how sure the model is of cells like those it was trained on. Another microscope, another
-cell line or another pixel size can mislead it. Files are deleted within two hours; do not upload what must stay
+**Limits:** probabilities are meaningful for cells like those of the training data. Another microscope, another cell
+line or another pixel size can mislead the model. Files are deleted within two hours; do not upload what must stay
 private.
 """
 
