@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from subcell_hf.cli.input_notes import (
-    say_constant_channels,
-    say_constant_channels_of,
+    say_doubtful_channels,
+    say_doubtful_channels_of,
     say_pixel_sizes,
     say_unused,
 )
@@ -140,7 +140,7 @@ def crops(
         f"out, {len(report.skipped)} fields skipped."
     )
     say_pixel_sizes(output / "crops.json")
-    say_constant_channels_of(output / "crops.json")
+    say_doubtful_channels_of(output / "crops.json")
     say_unused(report.unused)
     for reason in list(report.skipped.values())[:5]:
         typer.echo(f"Skipped: {reason}", err=True)
@@ -192,7 +192,7 @@ def shards(
 
     For more ways to crop, run `subcell crops` first and give its folder.
     """
-    from subcell_hf.data.crops.quality import count_constant_channels
+    from subcell_hf.data.crops.quality import count_doubtful_channels
     from subcell_hf.data.crops.sources import ImageFields, crop_source
     from subcell_hf.data.fields_of_view import ReadingOptions
     from subcell_hf.data.images.unused import unused_of
@@ -225,7 +225,7 @@ def shards(
         f"{len(report.index.shards)} shards; splits: {splits}; {len(report.skipped)} fields skipped."
     )
     say_unused(unused_of(crops))
-    say_constant_channels(count_constant_channels(read_cell_records(str(output))))
+    say_doubtful_channels(count_doubtful_channels(read_cell_records(str(output))))
     for name, reason in report.skipped[:5]:
         typer.echo(f"Skipped: {name}: {reason}", err=True)
     if report.skipped:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from subcell_hf.cli.embed_input import WORKING_FOLDER, EmbedInput
-from subcell_hf.cli.input_notes import say_constant_channels_of, say_pixel_sizes, say_unused
+from subcell_hf.cli.input_notes import say_doubtful_channels_of, say_pixel_sizes, say_unused
 from subcell_hf.cli.metadata_notes import say, say_renamed
 from subcell_hf.cli.tables import check_report_libraries, draw_report, say_locations, write_portable
 
@@ -185,7 +185,7 @@ def embed(
         return
     typer.echo(f"{output} holds {run.cells} cells; {len(run.skipped)} inputs were skipped.")
     say_pixel_sizes(output / "run.json")
-    say_constant_channels_of(output / "run.json")
+    say_doubtful_channels_of(output / "run.json")
     say_locations(output)
     if portable:
         with _tables_are_complete(f"subcell portable {output} --output {output / 'portable'}"):

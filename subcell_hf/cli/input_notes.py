@@ -35,24 +35,24 @@ def say_pixel_sizes(record: Path) -> None:
             typer.echo(f"Pixel size of {size['cells']} cells: {size['pixel_size_um']:g} um, {assumed[size['from']]}.")
 
 
-def say_constant_channels(found: Sequence[Mapping[str, Any]]) -> None:
-    """Warn of channels that are constant all over an image.
+def say_doubtful_channels(found: Sequence[Mapping[str, Any]]) -> None:
+    """Warn of channels that are constant or equal to another.
 
     Args:
-        found: What `count_constant_channels` gives.
+        found: What `count_doubtful_channels` gives.
     """
     for row in list(found)[:_SHOWN_REASONS]:
         typer.echo(
-            f"Warning: {row['channels'].replace(';', ', ')} is constant in {row['fields']} images, such as "
-            f"{row['first']} (column qc_constant_channels).",
+            f"Warning: channels of {row['fields']} images, such as {row['first']}: {row['channels']}. Check that every "
+            "channel has its own file (column qc_doubtful_channels).",
             err=True,
         )
 
 
-def say_constant_channels_of(record: Path) -> None:
+def say_doubtful_channels_of(record: Path) -> None:
     """The same of a finished run.
 
     Args:
         record: `run.json` or `crops.json`.
     """
-    say_constant_channels(json.loads(record.read_text(encoding="utf-8")).get("constant_channels", ()))
+    say_doubtful_channels(json.loads(record.read_text(encoding="utf-8")).get("doubtful_channels", ()))

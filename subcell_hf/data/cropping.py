@@ -32,7 +32,7 @@ from subcell_hf.data.crops.folder import (
     write_unused,
 )
 from subcell_hf.data.crops.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM, count_pixel_sizes
-from subcell_hf.data.crops.quality import CONSTANT_CHANNELS, count_constant_channels
+from subcell_hf.data.crops.quality import DOUBTFUL_CHANNELS, count_doubtful_channels
 from subcell_hf.data.crops.single_cells import CropSettings, crop_field, cut_cells, select_cells
 from subcell_hf.data.fields_of_view import UNUSABLE, FieldError, FieldSource, ReadingOptions, list_fields, reason_of
 from subcell_hf.data.folder_lock import claim_folder
@@ -321,9 +321,9 @@ def _finish(
         "filtered_cells": report.filtered_cells,
     }
     table = pq.ParquetFile(output / TABLE_FILE)
-    counted = (PIXEL_SIZE, PIXEL_SIZE_FROM, CONSTANT_CHANNELS, "field_of_view")
+    counted = (PIXEL_SIZE, PIXEL_SIZE_FROM, DOUBTFUL_CHANNELS, "field_of_view")
     columns = table.read(columns=[name for name in counted if name in table.schema_arrow.names])
     facts["pixel_sizes"] = count_pixel_sizes(columns)
-    facts["constant_channels"] = count_constant_channels(columns)
+    facts["doubtful_channels"] = count_doubtful_channels(columns)
     write_json(output / CROPS_FILE, {**facts, "finished": True})
     return report

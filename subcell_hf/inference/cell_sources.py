@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from subcell_hf.batches import FieldCrops, FieldOfView
 from subcell_hf.data.crops.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM
-from subcell_hf.data.crops.quality import CONSTANT_CHANNELS, constant_channels
+from subcell_hf.data.crops.quality import DOUBTFUL_CHANNELS, doubtful_channels
 from subcell_hf.data.crops.single_cells import CropSettings, crop_field
 from subcell_hf.data.crops.sources import CroppedFields
 from subcell_hf.data.fields_of_view import (
@@ -132,7 +132,7 @@ class SingleCellImages:
             mask = _single_mask(found, image)
         except UNUSABLE as error:
             return CellBlock(None, None, skipped=(Skipped(name, reason_of(error)),))
-        own = {"cell_id", "field_of_view", PIXEL_SIZE, PIXEL_SIZE_FROM, CONSTANT_CHANNELS}
+        own = {"cell_id", "field_of_view", PIXEL_SIZE, PIXEL_SIZE_FROM, DOUBTFUL_CHANNELS}
         metadata = {key: value for key, value in found.metadata.items() if key not in own}
         record = {
             "cell_id": name,
@@ -140,7 +140,7 @@ class SingleCellImages:
             **metadata,
             PIXEL_SIZE: image.pixel_size_um,
             PIXEL_SIZE_FROM: image.pixel_size_from,
-            CONSTANT_CHANNELS: constant_channels(image.pixels, image.channels),
+            DOUBTFUL_CHANNELS: doubtful_channels(image.pixels, image.channels),
         }
         masks = np.ones((1, *image.pixels.shape[1:]), np.bool_) if mask is None else mask[None]
         crops = FieldCrops(name, image.pixels[None], masks, image.channels, image.pixel_size_um, (record,))

@@ -14,7 +14,7 @@ import torch
 
 from subcell_hf.data.crops.folder import write_unused
 from subcell_hf.data.crops.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM, count_pixel_sizes
-from subcell_hf.data.crops.quality import CONSTANT_CHANNELS, count_constant_channels
+from subcell_hf.data.crops.quality import DOUBTFUL_CHANNELS, count_doubtful_channels
 from subcell_hf.data.images.unused import unused_of
 from subcell_hf.data.processes import Processes
 from subcell_hf.errors import InputError
@@ -229,7 +229,7 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
     write_unused(run.folder.output, unused)
     skipped = run.folder.join(facts, h5ad=run.settings.h5ad)
     table = pq.ParquetFile(run.folder.output / EMBEDDINGS_FILE)
-    counted = (PIXEL_SIZE, PIXEL_SIZE_FROM, CONSTANT_CHANNELS, "field_of_view")
+    counted = (PIXEL_SIZE, PIXEL_SIZE_FROM, DOUBTFUL_CHANNELS, "field_of_view")
     columns = table.read(columns=[name for name in counted if name in table.schema_arrow.names])
     notes = run.folder.notes()
     cells = sum(note["cells"] for note in notes)
@@ -247,7 +247,7 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
             "skipped": len(skipped),
             "unused": len(unused),
             "pixel_sizes": count_pixel_sizes(columns),
-            "constant_channels": count_constant_channels(columns),
+            "doubtful_channels": count_doubtful_channels(columns),
             "timings": {
                 "wall_s": round(seconds, 3),
                 "resumed_parts": resumed,

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-CONSTANT_CHANNELS = "qc_constant_channels"
-"""Column of what `constant_channels` says of a cell's field."""
+DOUBTFUL_CHANNELS = "qc_doubtful_channels"
+"""Column of what `doubtful_channels` says of a cell's field."""
 
 _CAMERA_MAXIMA = (4095, 16_383, 65_535)  # 12, 14 and 16 bit, all stored in 16
 
@@ -93,35 +93,48 @@ def empty_channels(pixels: npt.NDArray[Any], inside: npt.NDArray[np.bool_], chan
     return ";".join(name for name, varying in zip(channels, varies, strict=True) if not varying)
 
 
-def constant_channels(pixels: npt.NDArray[Any], channels: tuple[str, ...]) -> str:
-    """Names of the channels that have one value all over an image, joined by `;`.
+def doubtful_channels(pixels: npt.NDArray[Any], channels: tuple[str, ...]) -> str:
+    """Channels that are constant all over an image, or equal to an earlier one: `red constant; green = blue`.
 
-    Such an image is kept, since a negative control may be black.
+    Such an image is kept, since a negative control may be black; two channels from one exported file are not noticed
+    otherwise.
 
     Args:
         pixels: `[channels, height, width]` of a whole image.
         channels: Name of every channel.
     """
-    return ";".join(name for name, plane in zip(channels, pixels, strict=True) if plane.min() == plane.max())
+    said = []
+    for number, (name, plane) in enumerate(zip(channels, pixels, strict=True)):
+        equal = [other for other, earlier in zip(channels[:number], pixels, strict=False) if _are_equal(plane, earlier)]
+        if plane.min() == plane.max():
+            said.append(f"{name} constant")
+        elif equal:
+            said.append(f"{name} = {equal[0]}")
+    return "; ".join(said)
 
 
-def count_constant_channels(cells: pa.Table) -> list[dict[str, Any]]:
-    """What `constant_channels` says in a table of cells: the channels, and of how many fields, and the first of them.
+def _are_equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
+    # A few rows tell most planes apart.
+    return np.array_equal(one[::64], other[::64]) and np.array_equal(one, other)
+
+
+def count_doubtful_channels(cells: pa.Table) -> list[dict[str, Any]]:
+    """What `doubtful_channels` says in a table of cells: the channels, and of how many fields, and the first of them.
 
     Args:
         cells: Any table; one without the column has none.
     """
-    if not {CONSTANT_CHANNELS, "field_of_view"} <= set(cells.column_names):
+    if not {DOUBTFUL_CHANNELS, "field_of_view"} <= set(cells.column_names):
         return []
-    grouped = cells.select([CONSTANT_CHANNELS, "field_of_view"]).group_by(CONSTANT_CHANNELS)
+    grouped = cells.select([DOUBTFUL_CHANNELS, "field_of_view"]).group_by(DOUBTFUL_CHANNELS)
     counted = grouped.aggregate([("field_of_view", "count_distinct"), ("field_of_view", "min")]).to_pylist()
     rows = [
         {
-            "channels": row[CONSTANT_CHANNELS],
+            "channels": row[DOUBTFUL_CHANNELS],
             "fields": row["field_of_view_count_distinct"],
             "first": row["field_of_view_min"],
         }
         for row in counted
-        if row[CONSTANT_CHANNELS]
+        if row[DOUBTFUL_CHANNELS]
     ]
     return sorted(rows, key=lambda row: (-row["fields"], row["channels"]))

@@ -12,8 +12,8 @@ from scipy import ndimage
 from subcell_hf.batches import FieldCrops, FieldOfView
 from subcell_hf.data.crops.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM
 from subcell_hf.data.crops.quality import (
-    CONSTANT_CHANNELS,
-    constant_channels,
+    DOUBTFUL_CHANNELS,
+    doubtful_channels,
     empty_channels,
     focus,
     saturated_fraction,
@@ -154,7 +154,7 @@ def select_cells(
             "max_saturation (--max-saturation), or give 8- or 16-bit images."
         )
     kept, filtered = [], []
-    of_field = {CONSTANT_CHANNELS: constant_channels(field.pixels, field.channels)}
+    of_field = {DOUBTFUL_CHANNELS: doubtful_channels(field.pixels, field.channels)}
     for box, origin, inside in _find_cells(field, boxes):
         cell = Cell(box, origin, inside, {**_measure(field, box, origin, inside, level), **of_field})
         reason = _filter_reason(cell.record, settings)

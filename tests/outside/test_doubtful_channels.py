@@ -1,4 +1,4 @@
-"""Channels that are constant all over an image are warned about, counted and recorded."""
+"""Channels that are constant, or the same picture under two names, are warned about, counted and recorded."""
 
 import json
 from pathlib import Path
@@ -6,36 +6,44 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.data.cropping import read_crop_table
-from subcell_hf.data.crops.quality import CONSTANT_CHANNELS, constant_channels
+from subcell_hf.data.crops.quality import DOUBTFUL_CHANNELS, doubtful_channels
 from subcell_hf.data.crops.single_cells import CropSettings
 from subcell_hf.data.crops.sources import ImageFields
 from subcell_hf.data.sharding import ShardSettings, write_shards
-from tests.data.written_fields import COLOURS, write_hpa_field, write_png
+from tests.data.written_fields import write_hpa_field, write_png
 from tests.inference.embedding_runs import save_tiny_model
 
 
-def test_which_channels_are_constant() -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (130, 70), np.uint8)
-    black, almost = np.zeros_like(noise), np.full_like(noise, 255)
-    almost[-1, -1] = 254
-    assert constant_channels(np.stack([noise, almost, black, black + 7]), COLOURS) == "blue;green"
-    assert constant_channels(np.stack([noise, almost]), COLOURS[:2]) == ""
+def test_what_is_said_of_channels() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (2, 130, 70), np.uint8)
+    almost = noise[0].copy()
+    almost[-1, -1] ^= 1
+    names = ("red", "yellow", "blue", "green")
+    black = np.zeros_like(almost)
+    assert doubtful_channels(np.stack([noise[0], noise[1], almost]), names[:3]) == ""
+    assert doubtful_channels(np.stack([noise[0], noise[1], noise[0], noise[1]]), names) == "blue = red; green = yellow"
+    assert doubtful_channels(np.stack([noise[0], noise[0], noise[0], black]), names) == (
+        "yellow = red; blue = red; green constant"
+    )
+    assert doubtful_channels(np.stack([black, black, almost]), names[:3]) == "red constant; yellow constant"
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Three fields: black green; black red; a sound one."""
+    """Three fields: blue copied into green, saved anew; a black red; a sound one."""
     folder = tmp_path / "in"
     rows = ["field_of_view,antibody"]
     for number, name in enumerate(("7_A1_1", "7_A2_1", "7_A3_1")):
         planes = write_hpa_field(folder, name)
         rows.append(f"{name},A{number}")
         if number == 0:
-            write_png(folder / f"{name}_green.png", np.zeros_like(planes["green"]))
+            (folder / f"{name}_green.png").unlink()
+            tifffile.imwrite(folder / f"{name}_green.tif", planes["blue"])
         if number == 1:
             write_png(folder / f"{name}_red.png", np.zeros_like(planes["red"]))
     (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
@@ -50,17 +58,17 @@ def _run(*command: str) -> str:
 
 def test_crops_and_shards_warn_and_count(images: Path, tmp_path: Path) -> None:
     said = _run("crops", str(images), "--output", str(tmp_path / "crops"), "--output-size-px", "16")
-    expected = {"green": "7_A1_1", "red": "7_A2_1"}
+    expected = {"green = blue": "7_A1_1", "red constant": "7_A2_1"}
     for channels, name in expected.items():
-        assert f"{channels} is constant in 1 images, such as {name} " in said
+        assert f"channels of 1 images, such as {name}: {channels}." in said
     facts = json.loads((tmp_path / "crops/crops.json").read_text())
-    assert {row["channels"]: row["first"] for row in facts["constant_channels"]} == expected
-    assert [row["fields"] for row in facts["constant_channels"]] == [1, 1]
+    assert {row["channels"]: row["first"] for row in facts["doubtful_channels"]} == expected
+    assert [row["fields"] for row in facts["doubtful_channels"]] == [1, 1]
     table = read_crop_table(tmp_path / "crops")
-    assert table[CONSTANT_CHANNELS].tolist() == ["green"] * 2 + ["red"] * 2 + [""] * 2
+    assert table[DOUBTFUL_CHANNELS].tolist() == ["green = blue"] * 2 + ["red constant"] * 2 + [""] * 2
     said = _run("shards", str(tmp_path / "crops"), "--output", str(tmp_path / "shards"))
-    assert "green is constant in 1 images, such as 7_A1_1" in said
-    assert set(pd.read_parquet(tmp_path / "shards/cells.parquet")[CONSTANT_CHANNELS]) == {"", *expected}
+    assert "such as 7_A1_1: green = blue" in said
+    assert set(pd.read_parquet(tmp_path / "shards/cells.parquet")[DOUBTFUL_CHANNELS]) == {"", *expected}
 
 
 @pytest.mark.parametrize("single", [False, True])
@@ -72,9 +80,9 @@ def test_embed_warns_and_counts(images: Path, tmp_path: Path, single: bool) -> N
     kind = "--single-cells" if single else "--fields-of-view"
     command = ["embed", str(images), "--model", str(model), "--output", str(tmp_path / "out"), kind]
     said = _run(*command, "--no-report", "--no-h5ad", "--precision", "fp32")
-    assert "green is constant in 1 images, such as 7_A1_1" in said
-    found = json.loads((tmp_path / "out/run.json").read_text())["constant_channels"]
-    assert [row["channels"] for row in found] == ["green", "red"]
+    assert "such as 7_A1_1: green = blue" in said
+    found = json.loads((tmp_path / "out/run.json").read_text())["doubtful_channels"]
+    assert [row["channels"] for row in found] == ["green = blue", "red constant"]
 
 
 def test_a_field_without_cells_is_listed_by_shards(images: Path, tmp_path: Path) -> None:
