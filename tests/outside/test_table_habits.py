@@ -18,6 +18,7 @@ from subcell_hf.data.images.files import FieldError
 from subcell_hf.data.images.tables import read_boxes
 from subcell_hf.errors import InputError, InputWarning
 from subcell_hf.evaluation.locations.labels import class_scheme, label_cells
+from subcell_hf.evaluation.maps.fields import average_fields
 from subcell_hf.evaluation.profiles.table import read_profiles
 from subcell_hf.inference.aggregation import aggregate
 from subcell_hf.inference.tables import EmbeddingTable, read_table, write_parquet
@@ -96,6 +97,12 @@ def test_names_that_differ_in_case_are_said() -> None:
     ).cells
     with pytest.warns(InputWarning, match="Column antibody: 'A' and 'a' differ"):
         label_cells(cells, class_scheme("31"))
+
+
+def test_genes_of_a_map_that_differ_in_case_are_said(tmp_path: Path) -> None:
+    write_parquet(_table(gene=["TP53", "Tp53", ""]), tmp_path / "t.parquet")
+    with pytest.warns(InputWarning, match="Column gene: 'TP53' and 'Tp53' differ"):
+        assert list(average_fields(tmp_path / "t.parquet").fields["gene"]) == ["TP53", "Tp53"]
 
 
 def test_plates_written_as_floats_make_the_wells_of_the_plate() -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from subcell_hf.data.parquet_files import open_parquet, read_parquet_file, read_parquet_schema
-from subcell_hf.data.text_values import plain_text, text_values
+from subcell_hf.data.text_values import plain_text, text_values, warn_of_case
 from subcell_hf.errors import InputError
 from subcell_hf.inference.tables import EMBEDDINGS_FILE, iterate_parquet, read_table
 
@@ -112,6 +112,7 @@ def _choose_cells(
         right = np.array([text == plain_text(value) for text in texts])
         left_out[f"{column} is not {value}"] = int((used & ~right).sum())
         used &= right
+    warn_of_case(cells["gene"][used], "Column gene")
     named = (cells["gene"] != "").to_numpy()
     left_out["without a gene"] = int((used & ~named).sum())
     used &= named
