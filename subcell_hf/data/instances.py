@@ -98,7 +98,7 @@ def mask_of_single_cell(image: FieldOfView, where: str, *, trusted: bool = False
         inside = mask == centre
     if not trusted:
         _check_enclosed(mask, labels, where)
-        alone = inside.astype(np.int32)
+        alone = np.where(inside, mask, 0)
         pieces = _find_pieces(alone)
         _check_pieces(pieces, image.pixel_size_um, where)
         _check_nuclei(replace(image, label_mask=alone), pieces, where)
