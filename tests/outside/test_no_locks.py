@@ -85,9 +85,11 @@ def test_an_h5ad_is_read_by_the_command_line_and_explained_to_a_program(tmp_path
         "from tests.outside.refused_locks import refuse_locks; refuse_locks()\n"
         "from subcell_hf.inference.tables import read_table; read_table('out/embeddings.h5ad')"
     )
+    # A command that an earlier test ran in this process has set it.
+    unset = {name: value for name, value in os.environ.items() if name != "HDF5_USE_FILE_LOCKING"}
     program = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        cwd=tmp_path, env={**unset, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "Set the environment variable HDF5_USE_FILE_LOCKING=FALSE" in program.stderr
 
