@@ -16,6 +16,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_MODULES_CACHE"] = str(folder)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: packed ones hold the time of packing, and all workers must collect equal names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder of real data outside the repository; tests that need it skip, saying so, where it is missing."""
