@@ -186,8 +186,9 @@ class FieldSource:
         if len(names) != count:
             given = f"{len(names)} channel names ({', '.join(names)})" if names else "no channel names"
             raise FieldError(
-                f"{image.path} has {count} channels (shape {image.pixels.shape}, axes {image.axes}) and {given}. Give "
-                "one name per channel (--channel-names), in the order of the file, such as "
+                f"{image.path} has {count} channel{'' if count == 1 else 's'} (shape {image.pixels.shape}, axes "
+                f"{image.axes}) and {given}. Give one name per channel (--channel-names), in the order of the file, "
+                "such as "
                 f"{','.join(CHANNEL_STAINS)}."
             )
         mapped = [_mapped(name, self.options.channel_mapping) for name in names]

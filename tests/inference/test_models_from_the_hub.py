@@ -129,8 +129,8 @@ def test_the_models_of_an_owner_are_chosen_from(hub: tuple[LoopbackHub, dict[str
     none, ambiguous, nobody, pattern = python(hub[1], "-c", REFUSED).splitlines()
     assert "was not found on the Hub" in none
     assert "lab/other-bg and lab/tiny-bg both take blue, green" in ambiguous
-    assert "nobody has none with the tag `subcell`" in nobody
-    assert "lab has lab/other-bg, lab/tiny-bg, lab/tiny-rybg" in pattern
+    assert "Models of nobody with the tag `subcell`: none." in nobody
+    assert "Models of lab with the tag `subcell`: lab/other-bg, lab/tiny-bg, lab/tiny-rybg." in pattern
 
 
 def test_no_cell_is_skipped_because_a_network_fails(

@@ -121,7 +121,14 @@ def test_sigterm_ends_as_ctrl_c_does_and_is_as_before_afterwards(capsys: pytest.
 def test_a_stopped_run_leaves_no_lock_and_no_traceback(tmp_path: Path, number: signal.Signals, workers: str) -> None:
     command = [*SUBCELL, "simulate", "--fields", "400", "--size-px", "256", "--output", "out", "--workers", workers]
     job = subprocess.Popen(
-        command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Where the tests themselves run in the background of a shell, Ctrl-C is ignored by all that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while job.poll() is None and not list((tmp_path / "out").glob("*_mask.png")):
         time.sleep(0.01)
