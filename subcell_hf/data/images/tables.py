@@ -112,10 +112,12 @@ def read_boxes(path: Path) -> dict[str, list[CellBox]]:
         if missing:
             raise FieldError(f"The table of boxes {path} has no column {missing[0]}; it has {', '.join(row)}.")
         texts = {column: plain_text(row[column]) for column in BOX_COLUMNS}
-        wrong = [column for column, text in texts.items() if not re.fullmatch(r"[+-]?[0-9]+", text)]
+        wrong = [
+            column for column, text in texts.items() if not re.fullmatch(r"[+-]?[0-9]{1,18}", text)
+        ]  # what 64 bits hold
         if wrong:
             raise FieldError(
-                f"The table of boxes {path} has {texts[wrong[0]]!r} in the column {wrong[0]!r} of field "
+                f"The table of boxes {path} has {texts[wrong[0]][:40]!r} in the column {wrong[0]!r} of field "
                 f"{row[FIELD_COLUMN]!r}, expected a whole number, in pixels where it is a place, without separators "
                 "of thousands. Correct it."
             )

@@ -68,6 +68,7 @@ def test_boxes(tmp_path: Path) -> None:
     [
         ("field_of_view,cell_id,top,left,height\nf,1,1,1,1\n", "no column width"),
         ("field_of_view,cell_id,top,left,height,width\nf,1,1,1.5,1,1\n", "expected a whole number"),
+        (f"field_of_view,cell_id,top,left,height,width\nf,{'9' * 5000},1,1,1,1\n", "has '9{40}' .*whole number"),
         ("field_of_view,cell_id,top,left,height,width\nf,1,1,1,1,1\nf,1,2,2,2,2\n", "2 boxes with cell_id 1"),
         ("field_of_view,cell_id,top,left,height,width\nf,1,1,1,0,1\n", "no extent"),
     ],
