@@ -1,6 +1,7 @@
 """HDF5 files that appear whole or not at all, also on a full disk and where the file system has no locks."""
 
 import io
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,38 @@ class _Sink(io.RawIOBase):
 
     def flush(self) -> None:
         """Written at once; `write_atomically` flushes to the disk."""
+
+
+def check_texts(path: Path) -> None:
+    """Refuse a file in which reading a text would never end.
+
+    Texts of any length lie in collections of objects, one after the other, each with its size. HDF5 1.14 and earlier
+    step from object to object by these sizes, and for ever where damage has made the size of free space 0.
+
+    Args:
+        path: An HDF5 file.
+
+    Raises:
+        ValueError: If it has such a place.
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+        sizes_of_8_bytes = len(head) == 16 and head[14 if head[8] < 2 else 10] == 8
+        if not head.startswith(b"\x89HDF\r\n\x1a\n") or not sizes_of_8_bytes:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            start = data.find(b"GCOL\1")
+            while start >= 0:
+                end = min(start + int.from_bytes(data[start + 8 : start + 16], "little"), len(data))
+                place = start + 16
+                while place + 16 <= end:
+                    number = int.from_bytes(data[place : place + 2], "little")
+                    size = int.from_bytes(data[place + 8 : place + 16], "little")
+                    if number == 0 and size < 16:  # less than what says so
+                        raise ValueError(f"free space of {size} bytes among its texts, at byte {place:,}")
+                    place += 16 + (size + 7) // 8 * 8 if number else size
+                start = data.find(b"GCOL\1", start + 5)
 
 
 class Hdf5File:

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from subcell_hf.data.foreign_tables import foreign_table_of
-from subcell_hf.data.hdf5 import write_hdf5
+from subcell_hf.data.hdf5 import check_texts, write_hdf5
 from subcell_hf.data.parquet_files import open_parquet
 from subcell_hf.errors import InputError
 from subcell_hf.inference.embedding_table import (
@@ -167,6 +167,7 @@ def read_h5ad(path: Path) -> EmbeddingTable:
     import h5py
 
     try:
+        check_texts(path)
         with h5py.File(path, "r", locking=False) as h5:
             if leading := _leads_elsewhere(h5):
                 raise InputError(f"{path} takes {leading} from another file: write a table that holds it.")

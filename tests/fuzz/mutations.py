@@ -327,10 +327,13 @@ def mutate_text(data: bytes, rng: Random) -> bytes:
 def mutate_tree(value: Any, rng: Random) -> Any:
     """One change somewhere in nested lists and mappings."""
     places: list[tuple[Any, Any]] = []
+    seen: set[int] = set()
 
     def walk(node: Any) -> None:
-        items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-        for key, child in items:
+        if id(node) in seen or not isinstance(node, dict | list):
+            return  # a YAML bomb holds the same list again and again
+        seen.add(id(node))
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
             places.append((node, key))
             walk(child)
 

@@ -120,3 +120,18 @@ def test_damaged_files_are_one_sentence(tmp_path: Path) -> None:
         file["images"] = NUMBERS
     with pytest.raises(InputError, match=r"other\.h5ad"):
         read_table(tmp_path / "other.h5ad")
+
+
+def test_a_damage_that_would_never_end_is_refused(tmp_path: Path) -> None:
+    """HDF5 steps through its texts by their sizes, and stays in place where the free space after them has none."""
+    path = tmp_path / "t.h5ad"
+    table = EmbeddingTable(pd.DataFrame({"cell_id": ["a", "b"], "field_of_view": "f"}), np.ones((2, 3), np.float32))
+    write_h5ad(table, path)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"GCOL\1") + 16
+    while int.from_bytes(data[place : place + 2], "little"):
+        place += 16 + (int.from_bytes(data[place + 8 : place + 16], "little") + 7) // 8 * 8
+    data[place + 8 : place + 16] = bytes(8)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"t\.h5ad.*free space of 0 bytes"):
+        read_table(path)
