@@ -69,7 +69,6 @@ METADATA_COLUMNS = (
 """Columns of `metadata.csv`, one row per field."""
 
 _SETTINGS_FILE = "simulation.json"
-_RECORDS_FOLDER = ".fields"
 _VERSION = 1
 """Raise when the same seed gives other pixels than before."""
 
@@ -90,7 +89,7 @@ def simulate_dataset(
     """Write a folder of simulated fields, named as the Human Protein Atlas names its images.
 
     `<plate>_<well>_<sample>_<colour>.png`, `<plate>_<well>_<sample>_mask.png` (uint16 labels), `metadata.csv` with
-    `METADATA_COLUMNS`, `simulation.json` with the settings, and the hidden folder `.fields` with checksums. Bytes
+    `METADATA_COLUMNS`, `simulation.json` with the settings, and a hidden file per field with checksums. Bytes
     depend on the arguments alone, not on `workers`. A run that was stopped is continued by the same call, and so is a
     finished one with more fields; damaged fields are made again.
 
@@ -165,7 +164,8 @@ def _is_done(output: Path, field: PlannedField) -> bool:
 
 
 def _record_of(output: Path, field: PlannedField) -> Path:
-    return output / _RECORDS_FOLDER / f"{field.name}.json"
+    # A hidden file, no folder: people clean and copy a folder of images file by file.
+    return output / f".{field.name}.json"
 
 
 def _field_files(output: Path, field: PlannedField, settings: SimulationSettings) -> list[Path]:

@@ -37,7 +37,7 @@ def test_files_have_hpa_names_and_png_depths(tmp_path: Path) -> None:
     fields = [field.name for field in plan_fields(2, 3)]
     kinds = ("red", "yellow", "blue", "green", "mask")
     images = {f"{field}_{kind}.png" for field in fields for kind in kinds}
-    records = {f".fields/{field}.json" for field in fields}
+    records = {f".{field}.json" for field in fields}
     assert set(contents(tmp_path)) == images | records | {"metadata.csv", "simulation.json"}
     for name in images:
         image = imagecodecs.png_decode((tmp_path / name).read_bytes())

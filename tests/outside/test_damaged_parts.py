@@ -213,7 +213,7 @@ class _Stops(SyntheticCrops):
         return super().read(name)
 
 
-@pytest.mark.parametrize("name", ["1_A1_1_red.png", "1_A1_1_mask.png", ".fields/1_A1_1.json"])
+@pytest.mark.parametrize("name", ["1_A1_1_red.png", "1_A1_1_mask.png", ".1_A1_1.json"])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_simulated_fields_are_made_again(
     damage: Callable[[Path], None], name: str, simulated: Path, tmp_path: Path
