@@ -137,9 +137,10 @@ def test_a_stopped_run_leaves_no_lock_and_no_traceback(tmp_path: Path, number: s
     assert job.returncode == 128 + number, said
     assert "Traceback" not in said
     assert "Files that are complete are kept" in said
-    # What a worker was writing when it was killed is removed by the next run.
-    hidden = [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".") and path.is_file()]
-    assert not [path for path in hidden if path.suffix != ".part"]
+    # The record of a field is hidden beside it, and what a killed worker was writing is removed by the next run.
+    hidden = {path.name for path in (tmp_path / "out").glob(".*") if path.is_file() and path.suffix != ".part"}
+    fields = {path.name.removesuffix("_mask.png") for path in (tmp_path / "out").glob("*_mask.png")}
+    assert hidden <= {f".{field}.json" for field in fields}
 
 
 def failing(code: int) -> io.TextIOWrapper:
