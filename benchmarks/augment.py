@@ -20,7 +20,7 @@ from torch import Tensor
 
 from subcell_hf.augmentation.presets import load_preset
 from subcell_hf.augmentation.views import ViewMaker
-from subcell_hf.batches import CropBatch
+from subcell_hf.types import CropBatch
 
 CHANNELS = ("red", "yellow", "blue", "green")
 CELLS_PER_ANTIBODY = 8

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from subcell_hf.batches import FieldCrops, FieldOfView
-from subcell_hf.data.cropping import CropSettings, crop_field
+from subcell_hf.cells.cropping import CropSettings, crop_field
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
+from subcell_hf.types import FieldCrops, FieldOfView
 
 
 def make_field(size_px: int, cells: int, dtype: str, seed: int) -> FieldOfView:

@@ -23,15 +23,15 @@ import imagecodecs
 import numpy as np
 import torch
 
-from subcell_hf.batches import FieldCrops
-from subcell_hf.data.crops.sources import ImageFields, crop_source
-from subcell_hf.data.sharding import ShardSettings, write_shards
-from subcell_hf.data.shards.batch_plan import BatchSettings
-from subcell_hf.data.shards.codec import decode_sample
-from subcell_hf.data.shards.jobs import CropSource, ListedCrops
-from subcell_hf.data.shards.reader import ShardReader
-from subcell_hf.data.simulation import simulate_dataset
-from subcell_hf.data.streaming import ShardLoader, training_loader
+from subcell_hf.cells.sources import ImageFields, crop_source
+from subcell_hf.shards.batch_plan import BatchSettings
+from subcell_hf.shards.codec import decode_sample
+from subcell_hf.shards.jobs import CropSource, ListedCrops
+from subcell_hf.shards.reader import ShardReader
+from subcell_hf.shards.sharding import ShardSettings, write_shards
+from subcell_hf.shards.streaming import ShardLoader, training_loader
+from subcell_hf.simulation.simulate import simulate_dataset
+from subcell_hf.types import FieldCrops
 
 CELLS_PER_ANTIBODY, CELLS_USED = 24, 8
 

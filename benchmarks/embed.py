@@ -23,14 +23,14 @@ import imagecodecs
 import numpy as np
 import torch
 
-from subcell_hf.inference.embedding import EmbedSettings, Processes, embed_cells
-from subcell_hf.inference.forward import BatchEmbedder
-from subcell_hf.inference.models import ModelFolder, choose_device, choose_precision, find_models
-from subcell_hf.inference.sources import SourceOptions, open_source
-from subcell_hf.inference.tables import read_table
+from subcell_hf.inference.engine.embedding import EmbedSettings, Processes, embed_cells
+from subcell_hf.inference.engine.forward import BatchEmbedder
+from subcell_hf.inference.models.loading import ModelFolder, choose_device, choose_precision, find_models
+from subcell_hf.inference.sources.recognition import SourceOptions, open_source
 from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification
+from subcell_hf.tables.files import read_table
 
 COLOURS = ("red", "yellow", "blue", "green")
 

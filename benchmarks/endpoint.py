@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from subcell_hf.hub.endpoint_handler import EndpointHandler
-from subcell_hf.hub.endpoint_images import Limits
-from subcell_hf.hub.endpoint_server import EndpointServer
+from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
+from subcell_hf.hub.endpoint.endpoint_images import Limits
+from subcell_hf.hub.endpoint.endpoint_server import EndpointServer
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification

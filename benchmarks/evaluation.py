@@ -22,9 +22,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from subcell_hf.evaluation.locations.probes import LinearProbe
-from subcell_hf.evaluation.locations.ranking import summarize
-from subcell_hf.evaluation.locations.resampling import (
+from subcell_hf.evaluation.localization.probes import LinearProbe
+from subcell_hf.evaluation.localization.ranking import summarize
+from subcell_hf.evaluation.localization.resampling import (
     bootstrap_weights,
     count_ranks,
     interval,

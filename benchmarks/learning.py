@@ -45,17 +45,17 @@ from sklearn.preprocessing import StandardScaler
 
 from subcell_hf.augmentation.presets import load_preset
 from subcell_hf.augmentation.views import ViewMaker
-from subcell_hf.batches import CropBatch
-from subcell_hf.data.cropping import CropSettings, crop_fields
-from subcell_hf.data.crops.sources import crop_source
-from subcell_hf.data.sharding import ShardSettings, write_shards
-from subcell_hf.data.shards.reader import ShardReader
-from subcell_hf.data.simulation import simulate_dataset
-from subcell_hf.evaluation.baselines import make_baselines
-from subcell_hf.evaluation.cell_features import measure_cells
-from subcell_hf.evaluation.locations.probes import NeighbourProbe
+from subcell_hf.cells.cropping import CropSettings, crop_fields
+from subcell_hf.cells.sources import crop_source
+from subcell_hf.evaluation.baselines.baselines import make_baselines
+from subcell_hf.evaluation.baselines.cell_features import measure_cells
+from subcell_hf.evaluation.localization.probes import NeighbourProbe
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellModel
+from subcell_hf.shards.reader import ShardReader
+from subcell_hf.shards.sharding import ShardSettings, write_shards
+from subcell_hf.simulation.simulate import simulate_dataset
+from subcell_hf.types import CropBatch
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "configs" / "quickstart.yaml"

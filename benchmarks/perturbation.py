@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from copairs.map import average_precision
 
-from subcell_hf.evaluation.profiles.retrieval import RetrievalTask, retrieve_replicates
+from subcell_hf.evaluation.perturbation.retrieval import RetrievalTask, retrieve_replicates
 
 
 def simulate(plates: int, compounds: int, width: int, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:

@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from subcell_hf.model.objectives_subcell import sigmoid_focal_loss
-from subcell_hf.training.localization import LabelledEmbeddings, LocalizationSettings, train_ensemble
+from subcell_hf.training.localization.localization import LabelledEmbeddings, LocalizationSettings, train_ensemble
 
 WIDTH, CLASSES = 1536, 31
 

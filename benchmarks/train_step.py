@@ -32,9 +32,9 @@ from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
 from subcell_hf.model.modeling_subcell import SubCellLayer
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.model.objectives_subcell import contrastive_loss
-from subcell_hf.training.cost import estimate_step_cost
-from subcell_hf.training.optimization import parameter_groups
-from subcell_hf.training.throughput import measured_peak
+from subcell_hf.training.monitoring.cost import estimate_step_cost
+from subcell_hf.training.monitoring.throughput import measured_peak
+from subcell_hf.training.pretraining.optimization import parameter_groups
 
 CELLS_PER_ANTIBODY = 4
 

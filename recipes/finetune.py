@@ -11,9 +11,9 @@ import torch
 
 from subcell_hf.cli.process import run_plainly
 from subcell_hf.progress import hide_weight_bars
-from subcell_hf.training.finetuning import FineTuner
-from subcell_hf.training.finetuning_arguments import parse_fine_tuning
-from subcell_hf.training.finetuning_resolution import resolve_fine_tuning
+from subcell_hf.training.finetuning.finetuning import FineTuner
+from subcell_hf.training.finetuning.finetuning_arguments import parse_fine_tuning
+from subcell_hf.training.finetuning.finetuning_resolution import resolve_fine_tuning
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -11,10 +11,10 @@ import torch
 
 from subcell_hf.cli.process import run_plainly
 from subcell_hf.progress import hide_weight_bars
-from subcell_hf.training.arguments import parse_arguments
-from subcell_hf.training.report import describe_run
-from subcell_hf.training.resolution import resolve
-from subcell_hf.training.trainer import PreTrainer
+from subcell_hf.training.pretraining.arguments import parse_arguments
+from subcell_hf.training.pretraining.report import describe_run
+from subcell_hf.training.pretraining.resolution import resolve
+from subcell_hf.training.pretraining.trainer import PreTrainer
 
 
 def main(arguments: Sequence[str]) -> None:

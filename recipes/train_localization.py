@@ -15,13 +15,13 @@ import yaml
 
 from subcell_hf.cli.process import run_plainly
 from subcell_hf.errors import InputError
-from subcell_hf.inference.tables import EmbeddingTable, read_table
-from subcell_hf.model_folders import check_model, read_processor
 from subcell_hf.ontology import challenge_locations, reported_locations, training_locations
-from subcell_hf.plain_files import read_yaml
 from subcell_hf.progress import hide_weight_bars
-from subcell_hf.training.localization import LabelledEmbeddings, LocalizationSettings, train_ensemble
-from subcell_hf.training.localization_folder import location_targets, save_classifier, split_cells
+from subcell_hf.storage.model_folders import check_model, read_processor
+from subcell_hf.storage.plain_files import read_yaml
+from subcell_hf.tables.files import EmbeddingTable, read_table
+from subcell_hf.training.localization.localization import LabelledEmbeddings, LocalizationSettings, train_ensemble
+from subcell_hf.training.localization.localization_folder import location_targets, save_classifier, split_cells
 
 CLASSES = {"reported": reported_locations, "training": training_locations, "challenge": challenge_locations}
 CONFIG = Path(__file__).parent / "configs" / "localization.yaml"

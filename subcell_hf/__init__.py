@@ -15,20 +15,20 @@ _PUBLIC = {
     "SubCellForPreTraining": "subcell_hf.model.modeling_subcell_pretraining",
     "SubCellImageProcessor": "subcell_hf.model.image_processing_subcell",
     "SubCellPipeline": "subcell_hf.model.pipeline_subcell",
-    "convert": "subcell_hf.hub.conversion",
-    "embed": "subcell_hf.inference.api",
-    "export_model": "subcell_hf.hub.export",
+    "convert": "subcell_hf.hub.weights.conversion",
+    "embed": "subcell_hf.workflows.embed",
+    "export_model": "subcell_hf.hub.publishing.export",
 }
 
 if TYPE_CHECKING:
-    from subcell_hf.hub.conversion import convert
-    from subcell_hf.hub.export import export_model
-    from subcell_hf.inference.api import embed
+    from subcell_hf.hub.publishing.export import export_model
+    from subcell_hf.hub.weights.conversion import convert
     from subcell_hf.model.configuration_subcell import SubCellConfig
     from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
     from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
     from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
     from subcell_hf.model.pipeline_subcell import SubCellPipeline
+    from subcell_hf.workflows.embed import embed
 
 __all__ = [
     "SubCellConfig",

@@ -28,13 +28,13 @@ import numpy as np
 import torch
 import transformers
 
-from subcell_hf.batches import FieldCrops
-from subcell_hf.data.sharding import ShardSettings, write_shards
-from subcell_hf.data.shards.jobs import ListedCrops
-from subcell_hf.training.arguments import parse_arguments
-from subcell_hf.training.resolution import resolve
-from subcell_hf.training.throughput import PHASES
-from subcell_hf.training.trainer import PreTrainer
+from subcell_hf.shards.jobs import ListedCrops
+from subcell_hf.shards.sharding import ShardSettings, write_shards
+from subcell_hf.training.monitoring.throughput import PHASES
+from subcell_hf.training.pretraining.arguments import parse_arguments
+from subcell_hf.training.pretraining.resolution import resolve
+from subcell_hf.training.pretraining.trainer import PreTrainer
+from subcell_hf.types import FieldCrops
 
 ROOT = Path(__file__).parents[2]
 TARGET_MFU, TARGET_WAITING = 0.45, 0.05

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from subcell_hf.augmentation.presets import AugmentationSettings
 from subcell_hf.augmentation.views import ViewMaker
-from subcell_hf.batches import CropBatch
 from subcell_hf.ontology import CHANNEL_DISPLAY_RGB
+from subcell_hf.types import CropBatch
 
 _OTHER_RGB = ((1.0, 0.0, 1.0), (0.0, 1.0, 1.0), (0.7, 0.7, 0.7), (1.0, 0.5, 0.0))
 """Colours of channels that are not SubCell's, in their order."""

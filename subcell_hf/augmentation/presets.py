@@ -22,7 +22,7 @@ from subcell_hf.augmentation.registry import OneOf, Transform, build_transform, 
 # Importing the two modules of transforms registers their names.
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import PROTEIN_CHANNEL
-from subcell_hf.plain_files import explaining, read_yaml
+from subcell_hf.storage.plain_files import explaining, read_yaml
 
 SCALINGS = ("image", "channel")
 _PRESETS = Path(__file__).parent / "presets"

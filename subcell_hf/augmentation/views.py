@@ -24,8 +24,8 @@ from subcell_hf.augmentation.registry import (
     Parameters,
     Transform,
 )
-from subcell_hf.batches import CropBatch, MultiViewBatch
 from subcell_hf.errors import InputError
+from subcell_hf.types import CropBatch, MultiViewBatch
 
 _EPSILON = 1e-6
 _PIXEL_DTYPES = (torch.uint8, torch.uint16, torch.float32)

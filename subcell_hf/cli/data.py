@@ -28,8 +28,8 @@ def simulate(
     workers: Annotated[int, typer.Option(help="Number of parallel processes.")] = 1,
 ) -> None:
     """Simulate fields of view with known protein locations, masks and metadata."""
-    from subcell_hf.data.simulation import simulate_dataset
     from subcell_hf.ontology import channels_from_variant
+    from subcell_hf.simulation.simulate import simulate_dataset
 
     made = simulate_dataset(
         fields,
@@ -103,8 +103,8 @@ def crops(
     ] = False,
 ) -> None:
     """Crop single cells from fields of view. Exit code 3: some fields were skipped, see skipped.csv."""
-    from subcell_hf.data.cropping import CropSettings, crop_fields
-    from subcell_hf.data.fields_of_view import ReadingOptions, parse_channel_mapping, parse_z_projection
+    from subcell_hf.cells.cropping import CropSettings, crop_fields
+    from subcell_hf.images.reading_options import ReadingOptions, parse_channel_mapping, parse_z_projection
     from subcell_hf.ontology import channels_from_variant
 
     say_renamed(str(source), metadata)
@@ -192,15 +192,15 @@ def shards(
 
     For more ways to crop, run `subcell crops` first and give its folder.
     """
-    from subcell_hf.data.crops.quality import count_doubtful_channels
-    from subcell_hf.data.crops.sources import ImageFields, crop_source
-    from subcell_hf.data.fields_of_view import ReadingOptions
-    from subcell_hf.data.images.unused import unused_of
-    from subcell_hf.data.sharding import ShardSettings, write_shards
-    from subcell_hf.data.shards.cell_table import read_cell_records
-    from subcell_hf.data.splits import parse_fractions
+    from subcell_hf.cells.quality import count_doubtful_channels
+    from subcell_hf.cells.sources import ImageFields, crop_source
+    from subcell_hf.images.fields_of_view import ReadingOptions
+    from subcell_hf.images.unused import unused_of
     from subcell_hf.ontology import channels_from_variant, training_locations
-    from subcell_hf.plain_files import read_lines
+    from subcell_hf.shards.cell_table import read_cell_records
+    from subcell_hf.shards.sharding import ShardSettings, write_shards
+    from subcell_hf.shards.splits import parse_fractions
+    from subcell_hf.storage.plain_files import read_lines
 
     reading = ReadingOptions(
         channels=channels_from_variant(channels) if channels else None,
@@ -240,9 +240,9 @@ def shards_inspect(
     workers: Annotated[int, typer.Option(min=1, help="Number of parallel processes.")] = 1,
 ) -> None:
     """Verify all files of a folder of shards and draw a contact sheet. Exit code 1: a file is damaged."""
-    from subcell_hf.data.shards.contact_sheet import check_sheet_name, write_contact_sheet
-    from subcell_hf.data.shards.inspection import inspect_shards
-    from subcell_hf.data.shards.reader import ShardReader
+    from subcell_hf.shards.contact_sheet import check_sheet_name, write_contact_sheet
+    from subcell_hf.shards.inspection import inspect_shards
+    from subcell_hf.shards.reader import ShardReader
 
     path = contact_sheet or folder / "contact_sheet.html"
     check_sheet_name(path)
@@ -285,9 +285,9 @@ def splits(
     ] = None,
 ) -> None:
     """Split the antibodies of a folder of shards again, or import lists of antibodies."""
-    from subcell_hf.data.shards.index_splits import import_splits, split_shards
-    from subcell_hf.data.splits import parse_fractions, parse_named, read_antibody_lists, read_published_splits
     from subcell_hf.errors import InputError
+    from subcell_hf.shards.index_splits import import_splits, split_shards
+    from subcell_hf.shards.splits import parse_fractions, parse_named, read_antibody_lists, read_published_splits
 
     if antibody_list and published:
         raise InputError("Give either --list or --published, not both.")
@@ -325,10 +325,10 @@ def views(
 
     from subcell_hf.augmentation.pictures import picture_views
     from subcell_hf.augmentation.presets import load_settings
-    from subcell_hf.data.atomic import write_atomically
-    from subcell_hf.data.shards.batch_plan import BatchSettings
-    from subcell_hf.data.shards.reader import ShardReader
-    from subcell_hf.data.streaming import training_loader
+    from subcell_hf.shards.batch_plan import BatchSettings
+    from subcell_hf.shards.reader import ShardReader
+    from subcell_hf.shards.streaming import training_loader
+    from subcell_hf.storage.atomic import write_atomically
 
     settings, reader = load_settings(pipeline), ShardReader(shards)
     plan = BatchSettings(antibodies_per_batch=antibodies, cells_per_antibody=cells, seed=seed)

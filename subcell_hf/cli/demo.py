@@ -21,8 +21,8 @@ def demo(
     """Serve a demo page: upload a cell, see its locations, attention and position on a map. Stop with Ctrl-C."""
     import tempfile
 
-    from subcell_hf.hub.demo_app import launch
-    from subcell_hf.hub.space import local_settings
+    from subcell_hf.hub.demo.demo_app import launch
+    from subcell_hf.hub.demo.space import local_settings
     from subcell_hf.progress import hide_weight_bars
 
     hide_weight_bars()

@@ -9,8 +9,8 @@ import typer
 from subcell_hf.cli.outputs import claims_output
 
 if TYPE_CHECKING:
-    from subcell_hf.evaluation.locations.probes import Predictor
-    from subcell_hf.inference.tables import EmbeddingTable
+    from subcell_hf.evaluation.localization.probes import Predictor
+    from subcell_hf.tables.files import EmbeddingTable
 
 evaluate = typer.Typer(name="evaluate", help="Benchmark embedding tables against baselines.", no_args_is_help=True)
 
@@ -33,8 +33,8 @@ def baselines(
     workers: Annotated[int, typer.Option(min=1, help="Number of parallel processes.")] = 1,
 ) -> None:
     """Compute classical features and pixel components of cells, as baselines for a model."""
-    from subcell_hf.evaluation.baselines import BaselineSettings, make_baselines
-    from subcell_hf.inference.tables import write_parquet
+    from subcell_hf.evaluation.baselines.baselines import BaselineSettings, make_baselines
+    from subcell_hf.tables.files import write_parquet
 
     settings = BaselineSettings(pixel_edge, components, fitting_cells, seed)
     tables = make_baselines(source, settings, workers=workers)
@@ -104,11 +104,11 @@ def localization(
     seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives identical output.")] = 0,
 ) -> None:
     """Benchmark protein localization of embeddings against baselines. Exit code 3: some cells were excluded."""
-    from subcell_hf.cli.table_baselines import BASELINES, find_baselines
-    from subcell_hf.evaluation.localization import LocalizationSettings, evaluate
-    from subcell_hf.evaluation.locations.labels import class_scheme, label_cells
-    from subcell_hf.evaluation.locations.report import write_report
-    from subcell_hf.inference.tables import read_table
+    from subcell_hf.evaluation.localization.benchmark import LocalizationSettings, evaluate
+    from subcell_hf.evaluation.localization.labels import class_scheme, label_cells
+    from subcell_hf.evaluation.localization.report import write_report
+    from subcell_hf.tables.files import read_table
+    from subcell_hf.workflows.table_baselines import BASELINES, find_baselines
 
     tables = _read_tables(table, name, baseline or (), metadata)
     fractions = LocalizationSettings.learning_fractions if learning_curve else ()
@@ -139,10 +139,10 @@ def _read_tables(
     """The model's table, then the baselines by name."""
     from dataclasses import replace
 
-    from subcell_hf.data.splits import parse_named
     from subcell_hf.errors import InputError
-    from subcell_hf.evaluation.locations.labels import add_metadata
-    from subcell_hf.inference.tables import read_table
+    from subcell_hf.evaluation.localization.labels import add_metadata
+    from subcell_hf.shards.splits import parse_named
+    from subcell_hf.tables.files import read_table
 
     named = parse_named(baselines, "--baseline")
     if name in named:
@@ -157,7 +157,7 @@ def _in_order(
     tables: "Mapping[str, EmbeddingTable]", made: "Mapping[str, EmbeddingTable]"
 ) -> "dict[str, EmbeddingTable]":
     """The model, the baselines that always stand beside it, then what else was given."""
-    from subcell_hf.cli.table_baselines import BASELINES
+    from subcell_hf.workflows.table_baselines import BASELINES
 
     every = {**tables, **made}
     model = next(iter(tables))
@@ -167,7 +167,7 @@ def _in_order(
 def _predictors(heads: str, seeds: int, seed: int) -> "list[Predictor]":
     """The classifiers to train, SubCell's own first."""
     from subcell_hf.errors import InputError
-    from subcell_hf.evaluation.locations.probes import LinearProbe, NeighbourProbe
+    from subcell_hf.evaluation.localization.probes import LinearProbe, NeighbourProbe
 
     known = {"linear": LinearProbe, "neighbours": NeighbourProbe}
     names = [part.strip() for part in heads.split(",") if part.strip()]
@@ -178,7 +178,7 @@ def _predictors(heads: str, seeds: int, seed: int) -> "list[Predictor]":
     if seeds:
         import torch
 
-        from subcell_hf.cli.ensemble import EnsemblePredictor
+        from subcell_hf.workflows.ensemble import EnsemblePredictor
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         own = [EnsemblePredictor(tuple(range(seed, seed + seeds)), device)]
@@ -211,8 +211,8 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives identical output.")] = 0,
 ) -> None:
     """Compare models in pairs on the same cells. Exit code 3: cells without predictions of all models were excluded."""
-    from subcell_hf.evaluation.comparison import compare_models, read_predictions
-    from subcell_hf.evaluation.comparison_report import write_comparison
+    from subcell_hf.evaluation.comparison.embeddings import compare_models, read_predictions
+    from subcell_hf.evaluation.comparison.report import write_comparison
 
     # A path may hold a =, a name no folder separator.
     named = [text.partition("=") if "=" in text.split("/")[0] else ("", "", text) for text in models]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from subcell_hf.errors import InputError
-from subcell_hf.plain_files import read_lines
+from subcell_hf.storage.plain_files import read_lines
 
 
 def convert(
@@ -33,7 +33,7 @@ def convert(
     pixel_size_um: Annotated[float, typer.Option(help="Pixel size of the model input in micrometres.")] = 0.0800885,
 ) -> None:
     """Convert published weights to a folder that AutoModel.from_pretrained loads."""
-    from subcell_hf.hub.conversion import convert
+    from subcell_hf.hub.weights.conversion import convert
     from subcell_hf.progress import hide_weight_bars
 
     hide_weight_bars()
@@ -84,7 +84,7 @@ def export(
     ] = None,
 ) -> None:
     """Stage a complete repository for the Hub: weights, code, card, notebook, example, endpoint handler."""
-    from subcell_hf.hub.export import ExportSources, export_model
+    from subcell_hf.hub.publishing.export import ExportSources, export_model
     from subcell_hf.progress import hide_weight_bars
 
     hide_weight_bars()
@@ -94,7 +94,7 @@ def export(
     folder = export_model(model, output, repository=repository, sources=sources, encoder_only=encoder_only)
     shown = repository or f"subcell/{output.resolve().name}"
     if space is not None:
-        from subcell_hf.hub.space import stage_space
+        from subcell_hf.hub.demo.space import stage_space
 
         stage_space(folder, space, repository=shown, reference=space_reference)
     typer.echo(f"{folder} is ready. Look at its README.md, then: subcell push {folder} {shown}")
@@ -126,9 +126,9 @@ def push(
     dry_run: _DryRun = False,
 ) -> None:
     """Upload a staged model, or its Space, in one commit; files that the Hub already has are not uploaded again."""
-    from subcell_hf.hub.export import check_export
-    from subcell_hf.hub.push import Kind, plan_push, push_files
-    from subcell_hf.hub.space_folder import check_space, read_sdk
+    from subcell_hf.hub.publishing.export import check_export
+    from subcell_hf.hub.publishing.push import Kind, plan_push, push_files
+    from subcell_hf.hub.publishing.space_folder import check_space, read_sdk
 
     sdk = read_sdk(folder)
     kind: Kind = "model" if sdk is None else "space"
@@ -165,8 +165,8 @@ def push_shards(
     dry_run: _DryRun = False,
 ) -> None:
     """Verify a folder of shards and upload it as a data set; run again to resume an interrupted upload."""
-    from subcell_hf.hub.dataset_card import stage_shards
-    from subcell_hf.hub.push import plan_push, push_files
+    from subcell_hf.hub.cards.dataset_card import stage_shards
+    from subcell_hf.hub.publishing.push import plan_push, push_files
 
     files = stage_shards(folder, repository, license_id=license_id, name=name, workers=workers)
     if dry_run:
@@ -183,8 +183,8 @@ def push_metrics(
     dry_run: _DryRun = False,
 ) -> None:
     """Upload the metric modules as Spaces OWNER/METRIC, which `evaluate.load` can load."""
-    from subcell_hf.hub.metric_spaces import SPACE_SDK, stage_metrics
-    from subcell_hf.hub.push import plan_push, push_files
+    from subcell_hf.hub.publishing.metric_spaces import SPACE_SDK, stage_metrics
+    from subcell_hf.hub.publishing.push import plan_push, push_files
 
     for name, files in stage_metrics(metric or ()).items():
         if dry_run:
@@ -200,10 +200,10 @@ def serve(
     port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 8000,
 ) -> None:
     """Serve a model over HTTP like an inference endpoint, for local tests. Stop with Ctrl-C."""
-    from subcell_hf.hub.endpoint_handler import EndpointHandler
-    from subcell_hf.hub.endpoint_server import EndpointServer
-    from subcell_hf.model_folders import check_model, read_processor
+    from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
+    from subcell_hf.hub.endpoint.endpoint_server import EndpointServer
     from subcell_hf.progress import hide_weight_bars
+    from subcell_hf.storage.model_folders import check_model, read_processor
 
     hide_weight_bars()
     read_processor(model, check_model(model))
@@ -221,7 +221,7 @@ def untrained(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
 ) -> None:
     """Save a model with the same architecture and random weights, as a baseline for `subcell embed`."""
-    from subcell_hf.hub.untrained import save_untrained
+    from subcell_hf.hub.weights.untrained import save_untrained
     from subcell_hf.progress import hide_weight_bars
 
     hide_weight_bars()

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.embed_input import WORKING_FOLDER, EmbedInput
 from subcell_hf.cli.input_notes import say_doubtful_channels_of, say_pixel_sizes, say_unused
 from subcell_hf.cli.metadata_notes import say, say_renamed
 from subcell_hf.cli.tables import check_report_libraries, draw_report, say_locations, write_portable
+from subcell_hf.workflows.embed_input import WORKING_FOLDER, EmbedInput
 
 
 def embed(
@@ -118,16 +118,16 @@ def embed(
     arguments[WORKING_FOLDER] = str(Path.cwd())
     if report:
         check_report_libraries()
-    from subcell_hf.data.processes import ALONE, Processes
+    from subcell_hf.parallel.processes import ALONE, Processes
 
     processes = Processes.of_environment()
     if processes.world_size > 1:
         typer.echo(processes.describe(), err=True)
-    from subcell_hf.data.images.unused import unused_of
-    from subcell_hf.inference.embedding import EmbedSettings, embed_cells
-    from subcell_hf.inference.models import find_models
-    from subcell_hf.inference.shard_cells import ShardCells
-    from subcell_hf.inference.sources import open_source
+    from subcell_hf.images.unused import unused_of
+    from subcell_hf.inference.engine.embedding import EmbedSettings, embed_cells
+    from subcell_hf.inference.models.loading import find_models
+    from subcell_hf.inference.sources.recognition import open_source
+    from subcell_hf.inference.sources.shard_cells import ShardCells
     from subcell_hf.progress import hide_weight_bars
 
     hide_weight_bars()

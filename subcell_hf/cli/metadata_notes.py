@@ -15,15 +15,15 @@ def say_renamed(source: str, metadata: Path | None, *, h5ad: bool = False, passe
         h5ad: Whether an AnnData file is written, whose names may hold less.
         passes: Names of the passes of a run.
     """
-    from subcell_hf.data.images.tables import METADATA_FILE, read_column_names
-    from subcell_hf.data.metadata_columns import metadata_table, renamed_columns
+    from subcell_hf.images.metadata_columns import metadata_table, renamed_columns
+    from subcell_hf.images.tables import METADATA_FILE, read_column_names
 
     path = None if "://" in source else metadata_table(Path(source), metadata, METADATA_FILE)
     names = [] if path is None else read_column_names(path)
     renamed = renamed_columns(names)
     say(renamed, f"{path} has columns whose names our tables need; their values are kept as")
     if h5ad:
-        from subcell_hf.inference.table_h5ad import stored_names
+        from subcell_hf.tables.h5ad import stored_names
 
         kept = [renamed.get(name, name) for name in names]
         say(stored_names((*kept, *passes)), "The AnnData file cannot hold some names (HDF5); there they are")

@@ -10,7 +10,7 @@ def claims_output(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**options: Any) -> None:
-        from subcell_hf.data.folder_lock import claim_folder
+        from subcell_hf.storage.folder_lock import claim_folder
 
         with claim_folder(options["output"]):
             command(**options)

@@ -86,21 +86,21 @@ def perturbation(
     seed: Annotated[int, typer.Option(help="Random seed; the same seed gives identical output.")] = 0,
 ) -> None:
     """Benchmark retrieval of replicates and mechanisms of action. Exit code 3: some wells were excluded."""
-    from subcell_hf.cli.table_baselines import BASELINES, find_profile_baselines
-    from subcell_hf.data.splits import parse_named
     from subcell_hf.errors import InputError
-    from subcell_hf.evaluation.perturbation import (
+    from subcell_hf.evaluation.perturbation.benchmark import (
         PerturbationResult,
         PerturbationSettings,
         add_mechanisms,
         evaluate_perturbation,
         parse_controls,
     )
-    from subcell_hf.evaluation.profiles.comparison import compare_groups
-    from subcell_hf.evaluation.profiles.left_out import sentences_of
-    from subcell_hf.evaluation.profiles.postprocessing import PostProcessing
-    from subcell_hf.evaluation.profiles.report import LEFT_OUT_FILE, write_report
-    from subcell_hf.evaluation.profiles.table import read_profiles
+    from subcell_hf.evaluation.perturbation.comparison import compare_groups
+    from subcell_hf.evaluation.perturbation.left_out import sentences_of
+    from subcell_hf.evaluation.perturbation.postprocessing import PostProcessing
+    from subcell_hf.evaluation.perturbation.report import LEFT_OUT_FILE, write_report
+    from subcell_hf.evaluation.perturbation.table import read_profiles
+    from subcell_hf.shards.splits import parse_named
+    from subcell_hf.workflows.table_baselines import BASELINES, find_profile_baselines
 
     if moa_table is not None and moa_column is None:
         raise InputError("--moa-table needs --moa-column, the name of its column of mechanisms.")
@@ -210,10 +210,10 @@ def proteome_map(
     seed: Annotated[int, typer.Option(help="Random seed; the same seed gives identical output.")] = 0,
 ) -> None:
     """Map the proteome: aggregate cells to genes, correct batch effects, cluster, test for enrichment, draw a page."""
-    from subcell_hf.evaluation.maps.report import write_map
-    from subcell_hf.evaluation.maps.thumbnails import find_pictures, read_thumbnails
-    from subcell_hf.evaluation.perturbation import parse_controls
-    from subcell_hf.evaluation.proteome_map import MapSettings, make_map, parse_resolutions
+    from subcell_hf.evaluation.perturbation.benchmark import parse_controls
+    from subcell_hf.evaluation.proteome_map.map import MapSettings, make_map, parse_resolutions
+    from subcell_hf.evaluation.proteome_map.report import write_map
+    from subcell_hf.evaluation.proteome_map.thumbnails import find_pictures, read_thumbnails
 
     settings = MapSettings(
         where=dict(parse_controls(where or ())),

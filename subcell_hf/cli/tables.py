@@ -20,11 +20,11 @@ def aggregate(
     ] = "mean",
 ) -> None:
     """Aggregate embeddings of cells. Exit code 3: cells without a group were excluded, see OUTPUT.skipped.csv."""
-    from subcell_hf.data.crops.folder import write_csv
     from subcell_hf.errors import InputError
-    from subcell_hf.inference.aggregation import aggregate as aggregate_table
-    from subcell_hf.inference.table_h5ad import stored_names
-    from subcell_hf.inference.tables import read_table, write_h5ad, write_parquet
+    from subcell_hf.storage.input_lists import write_csv
+    from subcell_hf.tables.aggregation import aggregate as aggregate_table
+    from subcell_hf.tables.files import read_table, write_h5ad, write_parquet
+    from subcell_hf.tables.h5ad import stored_names
 
     writers = {".parquet": write_parquet, ".h5ad": write_h5ad}
     if output.suffix not in writers:
@@ -68,10 +68,10 @@ def portable(
 
 def write_portable(table: Path, output: Path, *, form: str = "2025", csv_only: bool = False) -> None:
     """Write SubCellPortable's files of a table, with the attention that lies beside it, and say so."""
-    from subcell_hf.inference.attention_maps import ATTENTION_FILE, CellAttention, iterate_attention
-    from subcell_hf.inference.pictures import PICTURES_FILE, iterate_attention_of_pictures
-    from subcell_hf.inference.portable_files import write_portable_files
-    from subcell_hf.inference.tables import EMBEDDINGS_FILE, read_table
+    from subcell_hf.tables.attention_maps import ATTENTION_FILE, CellAttention, iterate_attention
+    from subcell_hf.tables.cell_pictures import PICTURES_FILE, iterate_attention_of_pictures
+    from subcell_hf.tables.files import EMBEDDINGS_FILE, read_table
+    from subcell_hf.tables.portable import write_portable_files
 
     folder, file = (table, table / EMBEDDINGS_FILE) if table.is_dir() else (table.parent, table)
     attention: Iterable[CellAttention] = ()
@@ -121,7 +121,7 @@ def draw_report(
     folder: Path, *, title: str | None = None, max_cells: int = 20_000, seed: int = 0, output: Path | None = None
 ) -> None:
     """Write the page of a run and say where it is."""
-    from subcell_hf.inference.report import write_report
+    from subcell_hf.report.page import write_report
 
     path = write_report(folder, title=title, max_cells=max_cells, seed=seed, output=output)
     typer.echo(f"Open {path} ({path.stat().st_size / 1e6:.1f} MB) in a browser.")
@@ -129,8 +129,8 @@ def draw_report(
 
 def say_locations(folder: Path) -> None:
     """Name the locations that most cells of a run were predicted to; nothing where there is no classifier."""
-    from subcell_hf.data.parquet_files import open_parquet
-    from subcell_hf.inference.tables import EMBEDDINGS_FILE
+    from subcell_hf.storage.parquet_files import open_parquet
+    from subcell_hf.tables.files import EMBEDDINGS_FILE
 
     with open_parquet(folder / EMBEDDINGS_FILE) as file:
         if "top_location_1" not in file.schema_arrow.names:

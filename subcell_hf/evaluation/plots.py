@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from subcell_hf.data.atomic import write_atomically
+from subcell_hf.storage.atomic import write_atomically
 
 MODEL_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#333333")
 """Okabe and Ito's, the model first; told apart with every kind of colour vision."""

@@ -37,10 +37,10 @@ from subcell_hf.augmentation.registry import (
     register_transform,
 )
 from subcell_hf.augmentation.views import ViewMaker, choose_masked
-from subcell_hf.batches import CropBatch, MultiViewBatch
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from subcell_hf.types import CropBatch, MultiViewBatch
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 
 RYBG = ("red", "yellow", "blue", "green")
 SIZE = 64

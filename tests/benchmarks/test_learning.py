@@ -19,8 +19,8 @@ from benchmarks.learning import (
     summarize,
     switch_off,
 )
-from subcell_hf.training.arguments import parse_arguments
-from subcell_hf.training.resolution import build_config
+from subcell_hf.training.pretraining.arguments import parse_arguments
+from subcell_hf.training.pretraining.resolution import build_config
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from subcell_hf.inference.tables import EmbeddingTable
+from subcell_hf.tables.files import EmbeddingTable
 
 LOCATIONS = ("Nucleoplasm", "Cytosol", "Mitochondria", "Golgi apparatus")
 SPLITS = ("train", "train", "train", "validation", "test", "test")

@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics
 
 import subcell_hf.evaluation
-from subcell_hf.evaluation.locations.ranking import summarize
+from subcell_hf.evaluation.localization.ranking import summarize
 
 FOLDER = Path(subcell_hf.evaluation.__file__).parent / "metrics"
 NAMES = ("coverage_error", "label_ranking_average_precision", "macro_average_precision", "replicate_map")

@@ -16,19 +16,19 @@ import tifffile
 import webdataset
 import zarr
 
-from subcell_hf.data.cropping import crop_fields
-from subcell_hf.data.crops.folder import read_crops
-from subcell_hf.data.crops.single_cells import CropSettings
-from subcell_hf.data.fields_of_view import ReadingOptions, find_fields
-from subcell_hf.data.shards.codec import decode_sample
-from subcell_hf.data.shards.inspection import inspect_shards
-from subcell_hf.data.shards.reader import ShardReader
-from subcell_hf.hub.endpoint_handler import EndpointHandler
-from subcell_hf.hub.endpoint_images import Limits, RequestError
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
-from tests.data.written_fields import COLOURS, label_mask, random_plane, write_hpa_field, write_png
+from subcell_hf.cells.cropping import crop_fields
+from subcell_hf.cells.folder import read_crops
+from subcell_hf.cells.single_cells import CropSettings
+from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
+from subcell_hf.hub.endpoint.endpoint_images import Limits, RequestError
+from subcell_hf.images.fields_of_view import ReadingOptions, find_fields
+from subcell_hf.shards.codec import decode_sample
+from subcell_hf.shards.inspection import inspect_shards
+from subcell_hf.shards.reader import ShardReader
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.fuzz.runner import Kind
 from tests.hub.tiny_models import save_tiny
+from tests.images.written_fields import COLOURS, label_mask, random_plane, write_hpa_field, write_png
 
 LIMIT_BYTES = 2**27
 SHAPE = (40, 48)

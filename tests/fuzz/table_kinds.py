@@ -7,11 +7,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from subcell_hf.data.images.tables import read_boxes, read_field_metadata
-from subcell_hf.evaluation.profiles.table import read_profiles
-from subcell_hf.inference.embedding_table import table_facts
-from subcell_hf.inference.pictures import iterate_pictures, write_pictures
-from subcell_hf.inference.tables import read_table, write_h5ad, write_parquet
+from subcell_hf.evaluation.perturbation.table import read_profiles
+from subcell_hf.images.tables import read_boxes, read_field_metadata
+from subcell_hf.tables.cell_pictures import iterate_pictures, write_pictures
+from subcell_hf.tables.embedding_table import table_facts
+from subcell_hf.tables.files import read_table, write_h5ad, write_parquet
 from tests.fuzz.runner import Kind
 from tests.inference.example_output import example_cells, example_pictures
 

@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 ISLAND = sorted((PACKAGE / "model").glob("*_subcell*.py"))
 
-# A room imports itself and rooms of a lower tier. Evaluation reads the tables of inference, hub publishes what the
-# others made; registration knows names alone, and `model` hands them to transformers.
-TIERS = {
-    "errors": -2, "text_files": -1, "extras": -1, "progress": -1, "batches": 0, "ontology": 0, "plain_files": 0,
-    "registration": 0,
-    "model": 1, "data": 1, "augmentation": 1,
-    "model_folders": 2,
-    "training": 3, "inference": 3,
-    "evaluation": 4, "hub": 5,
-    "__init__": 6, "cli": 7,
-}  # fmt: skip
+ROOMS = (
+    "cli", "workflows", "hub", "evaluation", "inference", "report", "training", "tables", "cells", "shards",
+    "simulation", "images", "augmentation", "parallel", "storage", "model", "registration",
+    "ontology", "types", "progress", "extras", "errors",
+)  # fmt: skip
+"""As the data flows, from the top: a room imports itself and what stands behind it."""
 
 
 def imports_of(path: Path) -> Iterator[tuple[int, str]]:
@@ -59,19 +55,36 @@ def test_rooms_import_only_what_lies_below(path: Path) -> None:
         if level or name.split(".")[0] not in ("subcell_hf", "recipes"):
             continue
         assert name.split(".")[0] != "recipes", f"{path.name} imports {name}: nothing imports recipes"
-        target = name.split(".")[1] if "." in name else "__init__"
-        assert target == room or TIERS[target] < TIERS[room], f"{room} must not import {target} ({path.name}: {name})"
+        if "." in name and room != "__init__":
+            target = name.split(".")[1]
+            below = ROOMS[ROOMS.index(room) :]
+            assert target in below, f"{room} must not import {target} ({path.name}: {name})"
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if room_of(p) == "evaluation"], ids=lambda path: path.name)
 def test_evaluation_takes_tables_and_never_a_model(path: Path) -> None:
     for _, name in imports_of(path):
         assert name.split(".")[0] not in {"torch", "transformers"}, f"{path.name} imports {name}"
-        assert not name.startswith("subcell_hf.inference") or name == "subcell_hf.inference.tables"
+        assert not name.startswith(("subcell_hf.inference", "subcell_hf.report", "subcell_hf.training"))
 
 
-def test_every_room_has_a_tier() -> None:
-    assert {room_of(path) for path in FILES} <= TIERS.keys()
+def test_the_rooms_are_those_of_the_plan() -> None:
+    assert {room_of(path) for path in FILES} == {*ROOMS, "__init__"}
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in FILES}), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_a_folder_is_looked_over_at_a_glance(folder: Path) -> None:
+    names = [path.name for path in folder.iterdir() if path.name not in ("__init__.py", "__pycache__")]
+    assert len(names) <= (25 if folder == PACKAGE else 15), names
+
+
+def test_no_file_imports_in_a_circle() -> None:
+    """Also within a room, and through imports inside of functions."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    graph = {name: {target for _, target in imports_of(path) if target in modules} for name, path in modules.items()}
+    TopologicalSorter({name: targets - {name} for name, targets in graph.items()}).prepare()
 
 
 @pytest.mark.parametrize("path", ISLAND, ids=lambda path: path.name)

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
-from subcell_hf.inference.tables import write_parquet
+from subcell_hf.tables.files import write_parquet
 from tests.evaluation.planted_tables import planted_cells, planted_table
 
 ROOT = Path(__file__).parents[2]

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from subcell_hf.errors import InputError
-from subcell_hf.hub.card_facts import find_record, gather_facts
-from subcell_hf.hub.evaluation_results import read_results
-from subcell_hf.hub.model_card import CardModel, make_model_card
+from subcell_hf.hub.cards.card_facts import find_record, gather_facts
+from subcell_hf.hub.cards.evaluation_results import read_results
+from subcell_hf.hub.cards.model_card import CardModel, make_model_card
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
-from subcell_hf.training.localization import LocalizationSettings
-from subcell_hf.training.training_record import add_classifier
+from subcell_hf.training.localization.localization import LocalizationSettings
+from subcell_hf.training.runs.training_record import add_classifier
 
 RESULT = {"dataset": "d", "dataset_type": "d", "metric": "m", "metric_name": "M", "value": 0.5}
 RECORD = {

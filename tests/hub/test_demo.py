@@ -23,22 +23,22 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
-from subcell_hf.inference.tables import EmbeddingTable, read_table, write_parquet
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification
 from subcell_hf.ontology import CHANNEL_VARIANTS, reported_locations
+from subcell_hf.tables.files import EmbeddingTable, read_table, write_parquet
 
 pytest.importorskip("gradio")
 
-from subcell_hf.hub import demo_answers
-from subcell_hf.hub.demo_answers import Demo
-from subcell_hf.hub.demo_app import build_page
-from subcell_hf.hub.demo_images import LIMITS, Picture, read_channel_files, read_mask, read_stack
-from subcell_hf.hub.demo_model import ReferenceCells
-from subcell_hf.hub.demo_pictures import cell_at, draw_map, draw_picture, list_locations, message
-from subcell_hf.hub.endpoint_images import RequestError
-from subcell_hf.hub.space import local_settings, map_reference, stage_space
+from subcell_hf.hub.demo import demo_answers
+from subcell_hf.hub.demo.demo_answers import Demo
+from subcell_hf.hub.demo.demo_app import build_page
+from subcell_hf.hub.demo.demo_images import LIMITS, Picture, read_channel_files, read_mask, read_stack
+from subcell_hf.hub.demo.demo_model import ReferenceCells
+from subcell_hf.hub.demo.demo_pictures import cell_at, draw_map, draw_picture, list_locations, message
+from subcell_hf.hub.demo.space import local_settings, map_reference, stage_space
+from subcell_hf.hub.endpoint.endpoint_images import RequestError
 
 RYBG = CHANNEL_VARIANTS["rybg"]
 SIZE = 64
@@ -381,7 +381,7 @@ def test_the_map_says_what_is_near(reference: ReferenceCells) -> None:
 
 
 def test_a_map_needs_its_library(table: Path, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("subcell_hf.hub.space.find_spec", lambda name: None)
+    monkeypatch.setattr("subcell_hf.hub.demo.space.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs umap-learn.*subcell-hf\[analysis\]"):
         stage_space(model, tmp_path / "space", repository="subcell/tiny", reference=table)
     assert not list(tmp_path.iterdir())

@@ -23,9 +23,9 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from subcell_hf.hub.endpoint_handler import EndpointHandler
-from subcell_hf.hub.endpoint_images import Budget, Limits, RequestError, decode_image, read_file
-from subcell_hf.hub.endpoint_server import EndpointServer
+from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
+from subcell_hf.hub.endpoint.endpoint_images import Budget, Limits, RequestError, decode_image, read_file
+from subcell_hf.hub.endpoint.endpoint_server import EndpointServer
 from tests.hub.tiny_models import save_tiny
 
 CHANNELS = ("red", "yellow", "blue", "green")

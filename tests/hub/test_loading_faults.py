@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from subcell_hf.errors import InputError
-from subcell_hf.hub.endpoint_handler import EndpointHandler
+from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
 from subcell_hf.model.modeling_subcell import SubCellModel
-from subcell_hf.model_folders import check_weights, load_model
+from subcell_hf.storage.model_folders import check_weights, load_model
 from tests.hub.tiny_models import save_tiny
 
 POISONED = ("pytorch_model.bin", "model.bin", "encoder.pth", "training_args.bin", "optimizer.pt")

@@ -7,7 +7,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import _http
 
 from subcell_hf.errors import InputError
-from subcell_hf.hub.push import Content, collect_files, plan_push, push_files
+from subcell_hf.hub.publishing.push import Content, collect_files, plan_push, push_files
 from tests.hub.loopback_hub import Fault, LoopbackHub
 
 NAME = "subcell/tiny"
@@ -95,7 +95,7 @@ def test_two_pushes_at_once_do_not_mix(hub: LoopbackHub, api: HfApi) -> None:
 
 
 def test_a_token_is_needed_and_needs_rights(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("subcell_hf.hub.push.get_token", lambda: None)
+    monkeypatch.setattr("subcell_hf.hub.publishing.push.get_token", lambda: None)
     with pytest.raises(InputError, match=r"There is no token to push to subcell/tiny.*hf auth login"):
         push_files(FILES, NAME, api=HfApi(endpoint=hub.url, token=False))
     with pytest.raises(InputError, match="does not know the token"):

@@ -13,10 +13,10 @@ from huggingface_hub import DatasetCard, constants
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
-from subcell_hf.data.sharding import ShardSettings
-from subcell_hf.data.shards.reader import ShardReader
-from subcell_hf.hub.metric_spaces import metric_names
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from subcell_hf.hub.publishing.metric_spaces import metric_names
+from subcell_hf.shards.reader import ShardReader
+from subcell_hf.shards.sharding import ShardSettings
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.hub.loopback_hub import Fault, LoopbackHub
 
 Command = Callable[..., Result]
@@ -25,7 +25,7 @@ Command = Callable[..., Result]
 READ = """
 import sys
 import numpy as np
-from subcell_hf.data.shards.reader import ShardReader
+from subcell_hf.shards.reader import ShardReader
 
 pixels, masks = ShardReader("hf://datasets/subcell/cells").read(np.array([0, 35]))
 np.savez(sys.argv[1], pixels=pixels, masks=masks)

@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
-from subcell_hf.hub.space_folder import read_sdk
+from subcell_hf.hub.publishing.space_folder import read_sdk
 from tests.hub.loopback_hub import Fault, LoopbackHub
 
 Command = Callable[..., Result]

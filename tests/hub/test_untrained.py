@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from subcell_hf.errors import InputError
-from subcell_hf.hub.untrained import save_untrained
+from subcell_hf.hub.weights.untrained import save_untrained
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellModel

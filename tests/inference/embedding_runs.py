@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from subcell_hf.inference.embedding import EmbedReport, EmbedSettings, Processes, embed_cells
-from subcell_hf.inference.models import find_models
-from subcell_hf.inference.sources import SourceOptions, open_source
+from subcell_hf.inference.engine.embedding import EmbedReport, EmbedSettings, Processes, embed_cells
+from subcell_hf.inference.models.loading import find_models
+from subcell_hf.inference.sources.recognition import SourceOptions, open_source
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification
-from tests.data.written_fields import write_hpa_field
+from tests.images.written_fields import write_hpa_field
 
 ALONE = Processes()
 

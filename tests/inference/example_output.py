@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from subcell_hf.inference.pictures import CellPicture, draw_picture, write_pictures
-from subcell_hf.inference.tables import EmbeddingTable, top_locations, write_parquet
 from subcell_hf.ontology import reported_locations
+from subcell_hf.tables.cell_pictures import CellPicture, draw_picture, write_pictures
+from subcell_hf.tables.files import EmbeddingTable, top_locations, write_parquet
 
 HOSTILE = "</script><script>alert(1)</script>"
 """A name that would end the page's data and run, were it not escaped."""

@@ -12,11 +12,11 @@ import numpy as np
 import psutil
 import pytest
 
-from subcell_hf.data.cropping import CropSettings, crop_fields
-from subcell_hf.data.crops.sources import CroppedFields
-from subcell_hf.data.sharding import ShardSettings, write_shards
+from subcell_hf.cells.cropping import CropSettings, crop_fields
+from subcell_hf.cells.sources import CroppedFields
 from subcell_hf.errors import InputError
-from subcell_hf.inference.tables import read_table
+from subcell_hf.shards.sharding import ShardSettings, write_shards
+from subcell_hf.tables.files import read_table
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
 SMALL = CropSettings(crop_px=128, output_px=32)

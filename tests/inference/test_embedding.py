@@ -11,17 +11,17 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import subcell_hf
+from subcell_hf.cells.cropping import crop_fields
+from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.cli import app
-from subcell_hf.data.cropping import crop_fields
-from subcell_hf.data.crops.single_cells import CropSettings
-from subcell_hf.data.fields_of_view import ReadingOptions
 from subcell_hf.errors import InputError
-from subcell_hf.hub.conversion import convert
-from subcell_hf.inference.embedding import Processes
-from subcell_hf.inference.pictures import iterate_pictures
-from subcell_hf.inference.sources import SourceOptions
-from subcell_hf.inference.tables import read_table
-from tests.data.written_fields import label_mask, random_plane, write_hpa_field, write_png
+from subcell_hf.hub.weights.conversion import convert
+from subcell_hf.images.fields_of_view import ReadingOptions
+from subcell_hf.inference.engine.embedding import Processes
+from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.tables.cell_pictures import iterate_pictures
+from subcell_hf.tables.files import read_table
+from tests.images.written_fields import label_mask, random_plane, write_hpa_field, write_png
 from tests.inference.embedding_runs import random_crops, run, save_tiny_model, write_fields
 
 
@@ -112,8 +112,8 @@ def test_processes_that_read_change_nothing(model: Path, fields: Path, tmp_path:
 
 
 def test_crops_and_shards_give_what_the_images_give(model: Path, fields: Path, tmp_path: Path) -> None:
-    from subcell_hf.data.crops.sources import crop_source
-    from subcell_hf.data.sharding import ShardSettings, write_shards
+    from subcell_hf.cells.sources import crop_source
+    from subcell_hf.shards.sharding import ShardSettings, write_shards
 
     named = tmp_path / "named"
     for number in range(3):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from subcell_hf.inference.embedding import Processes
-from subcell_hf.inference.parts import PartsFolder
+from subcell_hf.inference.engine.embedding import Processes
+from subcell_hf.inference.engine.parts import PartsFolder
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
 TABLES = ("embeddings.parquet", "embeddings.h5ad", "pictures.parquet", "skipped.csv")

@@ -11,9 +11,9 @@ import torch
 
 import subcell_hf
 from subcell_hf.errors import InputError
-from subcell_hf.inference.batches import read_ahead
-from subcell_hf.inference.forward import BatchEmbedder
-from subcell_hf.inference.models import CellEncoder, choose_device, choose_precision, find_models
+from subcell_hf.inference.engine.batches import read_ahead
+from subcell_hf.inference.engine.forward import BatchEmbedder
+from subcell_hf.inference.models.loading import CellEncoder, choose_device, choose_precision, find_models
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from tests.inference.embedding_runs import random_crops, save_tiny_model
 

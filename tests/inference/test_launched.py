@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
-from subcell_hf.data.processes import Processes
-from subcell_hf.inference.parts import PartsFolder
-from subcell_hf.inference.tables import read_table
+from subcell_hf.inference.engine.parts import PartsFolder
+from subcell_hf.parallel.processes import Processes
+from subcell_hf.tables.files import read_table
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
 ROOT = Path(__file__).parents[2]

@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from subcell_hf.data.cropping import crop_fields
-from subcell_hf.data.crops.single_cells import CropSettings
-from subcell_hf.data.crops.sources import crop_source
-from subcell_hf.data.sharding import ShardSettings, write_shards
-from subcell_hf.data.shards import reader as shard_reader
+from subcell_hf.cells.cropping import crop_fields
+from subcell_hf.cells.single_cells import CropSettings
+from subcell_hf.cells.sources import crop_source
 from subcell_hf.errors import StoreError, UnreachableError
-from subcell_hf.inference.models import find_models
-from subcell_hf.inference.tables import read_table
-from tests.data.shards.test_reader import RangeHandler
+from subcell_hf.inference.models.loading import find_models
+from subcell_hf.shards import reader as shard_reader
+from subcell_hf.shards.sharding import ShardSettings, write_shards
+from subcell_hf.tables.files import read_table
 from tests.hub.loopback_hub import LoopbackHub, serve
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
+from tests.shards.test_reader import RangeHandler
 
 # In processes of their own, because the client reads HF_ENDPOINT when it is imported.
 PUBLISH = """
@@ -40,7 +40,7 @@ api.upload_folder(repo_id="lab/cells", repo_type="dataset", folder_path=sys.argv
 """
 REFUSED = """
 from subcell_hf.errors import InputError
-from subcell_hf.inference.models import find_models
+from subcell_hf.inference.models.loading import find_models
 for name, models in (("lab/none", None), ("auto", "lab"), ("auto", "nobody"), ("auto", "lab/large-*")):
     try:
         find_models(name, models=models)

@@ -14,16 +14,16 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
-from subcell_hf.hub.demo_model import DemoModel
-from subcell_hf.hub.endpoint_handler import EndpointHandler
-from subcell_hf.hub.export import ExportSources, export_model
-from subcell_hf.hub.space import local_settings
-from subcell_hf.hub.untrained import save_untrained
-from subcell_hf.inference.models import CellEncoder, find_models
+from subcell_hf.hub.demo.demo_model import DemoModel
+from subcell_hf.hub.demo.space import local_settings
+from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
+from subcell_hf.hub.publishing.export import ExportSources, export_model
+from subcell_hf.hub.weights.untrained import save_untrained
+from subcell_hf.inference.models.loading import CellEncoder, find_models
 from subcell_hf.model.modeling_subcell import SubCellModel
-from subcell_hf.model_folders import check_model, find_folder, load_weights
-from subcell_hf.training.arguments import parse_arguments
-from subcell_hf.training.resolution import build_config
+from subcell_hf.storage.model_folders import check_model, find_folder, load_weights
+from subcell_hf.training.pretraining.arguments import parse_arguments
+from subcell_hf.training.pretraining.resolution import build_config
 from tests.hub.tiny_models import save_tiny, write_facts
 
 CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from subcell_hf.cli.table_baselines import BASELINES, find_baselines
-from subcell_hf.inference.tables import read_table
-from tests.evaluation.test_table_baselines import embed
+from subcell_hf.tables.files import read_table
+from subcell_hf.workflows.table_baselines import BASELINES, find_baselines
 from tests.inference.embedding_runs import save_tiny_model, write_fields
 from tests.outside.test_damaged_parts import cut, tables
+from tests.workflows.test_table_baselines import embed
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 import tifffile
 import zarr
 
-from subcell_hf.data.images.files import FieldError, read_image
-from tests.data.written_fields import random_plane, write_png
+from subcell_hf.images.files import FieldError, read_image
+from tests.images.written_fields import random_plane, write_png
 
 PLANE = random_plane(1, (64, 64))
 

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from subcell_hf.batches import FieldCrops
-from subcell_hf.data.cropping import crop_fields
-from subcell_hf.data.crops.sources import CroppedFields
-from subcell_hf.data.records import read_record, write_record
-from subcell_hf.data.sharding import ShardSettings, write_shards
-from subcell_hf.data.simulation import simulate_dataset
+from subcell_hf.cells.cropping import crop_fields
+from subcell_hf.cells.sources import CroppedFields
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.measurements import Measurements
-from subcell_hf.inference.attention_maps import ATTENTION_FILE
-from subcell_hf.inference.embedding import Processes
-from subcell_hf.inference.portable_files import write_portable_files
-from subcell_hf.training.checkpoints import find_problems, finish_checkpoint, staging_folder
-from tests.data.synthetic_crops import SyntheticCrops
+from subcell_hf.evaluation.baselines.measurements import Measurements
+from subcell_hf.inference.engine.embedding import Processes
+from subcell_hf.shards.sharding import ShardSettings, write_shards
+from subcell_hf.simulation.simulate import simulate_dataset
+from subcell_hf.storage.records import read_record, write_record
+from subcell_hf.tables.attention_maps import ATTENTION_FILE
+from subcell_hf.tables.portable import write_portable_files
+from subcell_hf.training.runs.checkpoints import find_problems, finish_checkpoint, staging_folder
+from subcell_hf.types import FieldCrops
+from tests.cells.synthetic_crops import SyntheticCrops
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
 

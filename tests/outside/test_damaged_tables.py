@@ -8,14 +8,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from subcell_hf.data.crops.folder import write_crop_table
-from subcell_hf.data.parquet_files import read_parquet_file
-from subcell_hf.data.shards.cell_table import CELL_COLUMNS, cells_parquet
+from subcell_hf.cells.folder import write_crop_table
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.maps.fields import average_fields
-from subcell_hf.inference.attention_maps import CellAttention, iterate_attention, write_attention
-from subcell_hf.inference.pictures import CellPicture, iterate_pictures, write_pictures
-from subcell_hf.inference.tables import (
+from subcell_hf.evaluation.proteome_map.fields import average_fields
+from subcell_hf.shards.cell_table import CELL_COLUMNS, cells_parquet
+from subcell_hf.storage.parquet_files import read_parquet_file
+from subcell_hf.tables.attention_maps import CellAttention, iterate_attention, write_attention
+from subcell_hf.tables.cell_pictures import CellPicture, iterate_pictures, write_pictures
+from subcell_hf.tables.files import (
     EmbeddingTable,
     h5ad_from_parquet,
     iterate_parquet,

@@ -23,12 +23,12 @@ from typer.testing import CliRunner
 
 from recipes.pretrain import main as pretrain
 from subcell_hf.cli import app
-from subcell_hf.data.full_disk import WatchedFile, naming_full_disk
-from subcell_hf.data.hdf5 import write_hdf5
-from subcell_hf.data.sharding import ShardSettings
 from subcell_hf.evaluation.plots import figure_of, save_figure
-from subcell_hf.inference.tables import EmbeddingTable, read_table, write_h5ad
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from subcell_hf.shards.sharding import ShardSettings
+from subcell_hf.storage.full_disk import WatchedFile, naming_full_disk
+from subcell_hf.storage.hdf5 import write_hdf5
+from subcell_hf.tables.files import EmbeddingTable, read_table, write_h5ad
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.hub.tiny_models import save_tiny, write_facts
 from tests.inference.embedding_runs import save_tiny_model, write_fields
 from tests.training.test_trainer import ROOT, SMALL

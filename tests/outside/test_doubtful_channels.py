@@ -9,13 +9,13 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
+from subcell_hf.cells.cropping import read_crop_table
+from subcell_hf.cells.quality import DOUBTFUL_CHANNELS, doubtful_channels
+from subcell_hf.cells.single_cells import CropSettings
+from subcell_hf.cells.sources import ImageFields
 from subcell_hf.cli import app
-from subcell_hf.data.cropping import read_crop_table
-from subcell_hf.data.crops.quality import DOUBTFUL_CHANNELS, doubtful_channels
-from subcell_hf.data.crops.single_cells import CropSettings
-from subcell_hf.data.crops.sources import ImageFields
-from subcell_hf.data.sharding import ShardSettings, write_shards
-from tests.data.written_fields import write_hpa_field, write_png
+from subcell_hf.shards.sharding import ShardSettings, write_shards
+from tests.images.written_fields import write_hpa_field, write_png
 from tests.inference.embedding_runs import save_tiny_model
 
 

@@ -15,10 +15,10 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from subcell_hf.hub.endpoint_clients import Clients
-from subcell_hf.hub.endpoint_handler import EndpointHandler
-from subcell_hf.hub.endpoint_images import Limits, RequestError
-from subcell_hf.hub.endpoint_server import MAX_ANSWERED, EndpointServer
+from subcell_hf.hub.endpoint.endpoint_clients import Clients
+from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
+from subcell_hf.hub.endpoint.endpoint_images import Limits, RequestError
+from subcell_hf.hub.endpoint.endpoint_server import MAX_ANSWERED, EndpointServer
 from tests.hub.test_endpoint import cell_of, make_crop, npy, post
 from tests.hub.tiny_models import save_tiny
 

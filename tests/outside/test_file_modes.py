@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from subcell_hf.hub.conversion import convert
-from subcell_hf.hub.export import ExportSources, export_model
-from subcell_hf.hub.space import stage_space
-from subcell_hf.hub.untrained import save_untrained
-from subcell_hf.training.localization import LabelledEmbeddings, LocalizationSettings, train_ensemble
-from subcell_hf.training.localization_folder import save_classifier
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from subcell_hf.hub.demo.space import stage_space
+from subcell_hf.hub.publishing.export import ExportSources, export_model
+from subcell_hf.hub.weights.conversion import convert
+from subcell_hf.hub.weights.untrained import save_untrained
+from subcell_hf.training.localization.localization import LabelledEmbeddings, LocalizationSettings, train_ensemble
+from subcell_hf.training.localization.localization_folder import save_classifier
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.hub.tiny_models import save_tiny, write_facts
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 from tests.model.published import draw_published_weights

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from subcell_hf.data.cropping import CropSettings, crop_fields
-from subcell_hf.data.fields_of_view import FieldError, ReadingOptions, find_fields
-from tests.data.written_fields import random_plane, write_hpa_field, write_png
+from subcell_hf.cells.cropping import CropSettings, crop_fields
+from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, find_fields
+from tests.images.written_fields import random_plane, write_hpa_field, write_png
 from tests.inference.embedding_runs import run, save_tiny_model
 
 NFC, NFD = (unicodedata.normalize(form, "Küche_A1_1") for form in ("NFC", "NFD"))

@@ -12,12 +12,12 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
+from subcell_hf.cells.cropping import CropSettings, crop_fields
 from subcell_hf.cli import app
-from subcell_hf.data.cropping import CropSettings, crop_fields
-from subcell_hf.data.fields_of_view import FieldError, FoundFields, ReadingOptions, list_fields
 from subcell_hf.errors import InputError
-from subcell_hf.inference.sources import SourceOptions
-from tests.data.written_fields import label_mask, random_plane, write_hpa_field, write_png
+from subcell_hf.images.fields_of_view import FieldError, FoundFields, ReadingOptions, list_fields
+from subcell_hf.inference.sources.recognition import SourceOptions
+from tests.images.written_fields import label_mask, random_plane, write_hpa_field, write_png
 from tests.inference.embedding_runs import run, save_tiny_model
 
 SMALL = CropSettings(crop_px=32, output_px=16)

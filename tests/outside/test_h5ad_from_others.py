@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.maps.fields import average_fields
-from subcell_hf.inference.tables import EmbeddingTable, read_table, write_h5ad
+from subcell_hf.evaluation.proteome_map.fields import average_fields
+from subcell_hf.tables.files import EmbeddingTable, read_table, write_h5ad
 
 CELLS = ("a", "b", "c")
 NUMBERS = np.arange(6, dtype=np.float32).reshape(3, 2)

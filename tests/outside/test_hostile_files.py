@@ -22,26 +22,26 @@ import zarr
 from safetensors.torch import load_file, save_file
 
 from subcell_hf.augmentation.presets import load_settings
-from subcell_hf.data.crops.folder import read_crops
-from subcell_hf.data.fields_of_view import ReadingOptions, find_fields
-from subcell_hf.data.images.files import FieldError
-from subcell_hf.data.shards.codec import decode_sample
-from subcell_hf.data.shards.inspection import inspect_shards
-from subcell_hf.data.shards.reader import ShardReader
+from subcell_hf.cells.folder import read_crops
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.profiles.table import read_profiles
-from subcell_hf.hub.card_facts import gather_facts
-from subcell_hf.hub.endpoint_images import Budget, Limits, RequestError, decode_image
-from subcell_hf.inference.models import CellEncoder, find_models
-from subcell_hf.inference.tables import read_table, write_h5ad
+from subcell_hf.evaluation.perturbation.table import read_profiles
+from subcell_hf.hub.cards.card_facts import gather_facts
+from subcell_hf.hub.endpoint.endpoint_images import Budget, Limits, RequestError, decode_image
+from subcell_hf.images.fields_of_view import ReadingOptions, find_fields
+from subcell_hf.images.files import FieldError
+from subcell_hf.inference.models.loading import CellEncoder, find_models
 from subcell_hf.model.configuration_subcell import SubCellConfig
-from subcell_hf.model_folders import load_model
-from subcell_hf.training.arguments import parse_arguments
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
-from tests.data.written_fields import COLOURS, random_plane, write_hpa_field
+from subcell_hf.shards.codec import decode_sample
+from subcell_hf.shards.inspection import inspect_shards
+from subcell_hf.shards.reader import ShardReader
+from subcell_hf.storage.model_folders import load_model
+from subcell_hf.tables.files import read_table, write_h5ad
+from subcell_hf.training.pretraining.arguments import parse_arguments
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.fuzz.image_kinds import write_crops_folder
 from tests.fuzz.mutations import SECRET, Canary
 from tests.hub.tiny_models import save_tiny
+from tests.images.written_fields import COLOURS, random_plane, write_hpa_field
 from tests.inference.example_output import example_cells
 
 RUNS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "os.fork", "socket.connect")

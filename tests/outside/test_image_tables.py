@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from subcell_hf.data.fields_of_view import FieldError, ReadingOptions, find_fields
-from tests.data.written_fields import COLOURS, label_mask, random_plane, write_hpa_field, write_png
+from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, find_fields
+from tests.images.written_fields import COLOURS, label_mask, random_plane, write_hpa_field, write_png
 
 OPTIONS = ReadingOptions(pixel_size_um=0.1)
 HEADER = "r_image,y_image,b_image,g_image,mask,output_prefix\n"

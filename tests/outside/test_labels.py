@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.locations.labels import class_scheme, label_cells
-from subcell_hf.inference.tables import write_parquet
-from subcell_hf.training.labelled_crops import open_crops, with_random_splits
+from subcell_hf.evaluation.localization.labels import class_scheme, label_cells
+from subcell_hf.tables.files import write_parquet
+from subcell_hf.training.finetuning.labelled_crops import open_crops, with_random_splits
 from tests.evaluation.planted_tables import planted_cells, planted_table
 from tests.training.test_finetuning import OWN, _resolve, pretrained
 

@@ -7,13 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
-from subcell_hf.data import streaming
-from subcell_hf.data.processes import Processes
 from subcell_hf.errors import InputError
-from subcell_hf.training.arguments import parse_arguments
-from subcell_hf.training.finetuning_arguments import parse_fine_tuning
-from subcell_hf.training.finetuning_resolution import resolve_fine_tuning
-from subcell_hf.training.resolution import resolve
+from subcell_hf.parallel.processes import Processes
+from subcell_hf.shards import streaming
+from subcell_hf.training.finetuning.finetuning_arguments import parse_fine_tuning
+from subcell_hf.training.finetuning.finetuning_resolution import resolve_fine_tuning
+from subcell_hf.training.pretraining.arguments import parse_arguments
+from subcell_hf.training.pretraining.resolution import resolve
 from tests.inference.embedding_runs import save_tiny_model, write_fields
 
 OPTIONS = ("--precision", "fp32", "--device", "cpu", "--no-report", "--no-h5ad")

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from subcell_hf.data.atomic import remove_leftovers, write_atomically
-from subcell_hf.data.folders import write_folder_atomically
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.plots import figure_of, save_figure
-from subcell_hf.hub.export import ExportSources, export_model
+from subcell_hf.hub.publishing.export import ExportSources, export_model
+from subcell_hf.storage.atomic import remove_leftovers, write_atomically
+from subcell_hf.storage.folders import write_folder_atomically
 from tests.hub.tiny_models import save_tiny, write_facts
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from subcell_hf.data import atomic, folders
+from subcell_hf.storage import atomic, folders
 call, at = sys.argv[1], int(sys.argv[2])
 real, count = getattr(os, call), 0
 def dying(*args, **kwargs):
@@ -85,7 +85,7 @@ def test_an_export_that_was_replacing_another(tmp_path: Path, at: int) -> None:
     model, facts = save_tiny("SubCellModel", tmp_path / "model"), write_facts(tmp_path / "facts")
     export_model(model, tmp_path / "hub", sources=ExportSources(facts=facts))
     code = """
-    from subcell_hf.hub.export import ExportSources, export_model
+    from subcell_hf.hub.publishing.export import ExportSources, export_model
     export_model(Path(sys.argv[3]), Path(sys.argv[4]), sources=ExportSources(facts=Path(sys.argv[5])))
     """
     kill_at("rename", at, code, model, tmp_path / "hub", facts)
@@ -97,8 +97,8 @@ def test_an_export_that_was_replacing_another(tmp_path: Path, at: int) -> None:
 
 def test_files_and_folders_of_a_live_run_stay(tmp_path: Path) -> None:
     code = """
-    from subcell_hf.data.atomic import write_atomically
-    from subcell_hf.data.folders import write_folder_atomically
+    from subcell_hf.storage.atomic import write_atomically
+    from subcell_hf.storage.folders import write_folder_atomically
     import sys
     from pathlib import Path
     folder = Path(sys.argv[1])

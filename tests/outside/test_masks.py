@@ -17,13 +17,13 @@ import zarr
 from scipy import ndimage
 from typer.testing import CliRunner
 
-from subcell_hf.batches import FieldOfView
+from subcell_hf.cells.cropping import CropSettings, crop_fields, read_crop_table
 from subcell_hf.cli import app
-from subcell_hf.data.cropping import CropSettings, crop_fields, read_crop_table
-from subcell_hf.data.fields_of_view import FieldError, FieldSource, FoundFields, ReadingOptions, list_fields
-from subcell_hf.data.instances import mask_of_single_cell
-from subcell_hf.data.simulation import simulate_dataset
-from tests.data.written_fields import label_mask, random_plane, write_hpa_field, write_png
+from subcell_hf.images.fields_of_view import FieldError, FieldSource, FoundFields, ReadingOptions, list_fields
+from subcell_hf.images.instances import mask_of_single_cell
+from subcell_hf.simulation.simulate import simulate_dataset
+from subcell_hf.types import FieldOfView
+from tests.images.written_fields import label_mask, random_plane, write_hpa_field, write_png
 
 SMALL = CropSettings(crop_px=32, output_px=16)
 Mask = npt.NDArray[Any]

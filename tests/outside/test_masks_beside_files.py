@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from subcell_hf.data.fields_of_view import FieldError, ReadingOptions, list_fields
-from tests.data.written_fields import label_mask, random_plane, write_png
+from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, list_fields
+from tests.images.written_fields import label_mask, random_plane, write_png
 
 OPTIONS = ReadingOptions(channel_names=("blue", "green"), pixel_size_um=0.1)
 

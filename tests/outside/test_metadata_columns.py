@@ -9,17 +9,17 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from subcell_hf.cells.sources import CroppedFields
 from subcell_hf.cli import app
-from subcell_hf.data.crops.sources import CroppedFields
-from subcell_hf.data.fields_of_view import ReadingOptions
-from subcell_hf.data.images.tables import read_boxes
-from subcell_hf.data.images.tables import read_table as read_rows
 from subcell_hf.errors import InputError
-from subcell_hf.inference.aggregation import aggregate
-from subcell_hf.inference.api import embed
-from subcell_hf.inference.sources import SourceOptions
-from subcell_hf.inference.table_h5ad import stored_names
-from subcell_hf.inference.tables import EmbeddingTable, read_table, write_h5ad
+from subcell_hf.images.fields_of_view import ReadingOptions
+from subcell_hf.images.tables import read_boxes
+from subcell_hf.images.tables import read_table as read_rows
+from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.tables.aggregation import aggregate
+from subcell_hf.tables.files import EmbeddingTable, read_table, write_h5ad
+from subcell_hf.tables.h5ad import stored_names
+from subcell_hf.workflows.embed import embed
 from tests.inference.embedding_runs import save_tiny_model, write_fields
 
 OURS = [

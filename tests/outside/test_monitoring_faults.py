@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from subcell_hf.data.sharding import ShardSettings
 from subcell_hf.errors import InputError
-from subcell_hf.training.progress import ReadablePrinter
-from subcell_hf.training.trainer import PreTrainer
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from subcell_hf.shards.sharding import ShardSettings
+from subcell_hf.training.monitoring.progress import ReadablePrinter
+from subcell_hf.training.pretraining.trainer import PreTrainer
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.training.test_monitoring import build
 
 

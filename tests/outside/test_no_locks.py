@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from subcell_hf.data.folder_lock import claim_folder
 from subcell_hf.errors import InputError
-from subcell_hf.inference.tables import read_table
+from subcell_hf.storage.folder_lock import claim_folder
+from subcell_hf.tables.files import read_table
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 from tests.outside.refused_locks import FLOCK
 
@@ -83,7 +83,7 @@ def test_an_h5ad_is_read_by_the_command_line_and_explained_to_a_program(tmp_path
     assert len(read_table(tmp_path / "fields.h5ad")) == 2
     code = (
         "from tests.outside.refused_locks import refuse_locks; refuse_locks()\n"
-        "from subcell_hf.inference.tables import read_table; read_table('out/embeddings.h5ad')"
+        "from subcell_hf.tables.files import read_table; read_table('out/embeddings.h5ad')"
     )
     # A command that an earlier test ran in this process has set it.
     unset = {name: value for name, value in os.environ.items() if name != "HDF5_USE_FILE_LOCKING"}
@@ -101,7 +101,7 @@ def test_an_h5ad_that_cannot_be_written_leaves_the_tables_and_a_way_to_finish(
         raise OSError("unable to lock file")
 
     fields, model = write_fields(tmp_path / "fields", 1), save_tiny_model(tmp_path / "model")
-    monkeypatch.setattr("subcell_hf.inference.parts.h5ad_from_parquet", refuse)
+    monkeypatch.setattr("subcell_hf.inference.engine.parts.h5ad_from_parquet", refuse)
     with pytest.raises(InputError, match=r"embeddings.parquet is complete.*--no-h5ad"):
         run(fields, model, tmp_path / "out")
     assert run(fields, model, tmp_path / "out", h5ad=False).cells == 2

@@ -12,16 +12,16 @@ import pytest
 import tifffile
 from PIL import Image
 
-from subcell_hf.data.fields_of_view import FieldError, ReadingOptions, find_fields
-from subcell_hf.data.images.file_metadata import ImageMetadata
-from subcell_hf.data.images.files import read_image
-from subcell_hf.data.images.image import Image as ImageOfFile
-from subcell_hf.data.images.planes import check_label_mask, label_plane, single_plane
-from subcell_hf.hub.demo_images import read_channel_files
-from subcell_hf.hub.demo_images import read_mask as read_demo_mask
-from subcell_hf.hub.endpoint_images import CELL_MASK, Budget, Limits, decode_image
+from subcell_hf.hub.demo.demo_images import read_channel_files
+from subcell_hf.hub.demo.demo_images import read_mask as read_demo_mask
+from subcell_hf.hub.endpoint.endpoint_images import CELL_MASK, Budget, Limits, decode_image
+from subcell_hf.images.decoders.file_metadata import ImageMetadata
+from subcell_hf.images.decoders.image import Image as ImageOfFile
+from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, find_fields
+from subcell_hf.images.files import read_image
+from subcell_hf.images.planes import check_label_mask, label_plane, single_plane
 from subcell_hf.model.image_files_subcell import read_mask, read_plane
-from tests.data.written_fields import random_plane
+from tests.images.written_fields import random_plane
 
 PLANE = random_plane(1)
 LABELS = np.zeros(PLANE.shape, np.uint8)

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 import tifffile
 
-from subcell_hf.data.images.files import FieldError, read_image
-from subcell_hf.data.images.planes import channel_stack, check_intensities, check_label_mask, single_plane
-from tests.data.written_fields import random_plane
+from subcell_hf.images.files import FieldError, read_image
+from subcell_hf.images.planes import channel_stack, check_intensities, check_label_mask, single_plane
+from tests.images.written_fields import random_plane
 
 PLANE = random_plane(1)
 RAMP = np.arange(256, dtype=np.uint16) * 257

@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from subcell_hf.cells.cropping import CropSettings, crop_fields
 from subcell_hf.cli import app
-from subcell_hf.data.cropping import CropSettings, crop_fields
-from subcell_hf.data.fields_of_view import FieldError, ReadingOptions, find_fields
-from subcell_hf.inference.sources import SourceOptions
-from subcell_hf.inference.tables import read_table
+from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, find_fields
+from subcell_hf.inference.sources.recognition import SourceOptions
 from subcell_hf.ontology import PUBLISHED_PIXEL_SIZE_UM
-from tests.data.written_fields import random_plane, write_hpa_field, write_png
+from subcell_hf.tables.files import read_table
+from tests.images.written_fields import random_plane, write_hpa_field, write_png
 from tests.inference.embedding_runs import run, save_tiny_model
 
 SMALL = CropSettings(crop_px=32, output_px=16)

@@ -8,8 +8,8 @@ import pytest
 import tifffile
 import zarr
 
-from subcell_hf.data.fields_of_view import FieldError, ReadingOptions, find_fields
-from tests.data.written_fields import random_plane
+from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, find_fields
+from tests.images.written_fields import random_plane
 
 STACK = np.stack([random_plane(seed) for seed in (1, 2)])
 NAMES = ["blue", "green"]

@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
-from subcell_hf.data import folder_lock
-from subcell_hf.data.folder_lock import claim_folder, is_writable
 from subcell_hf.errors import InputError
-from tests.data.synthetic_crops import write_synthetic
+from subcell_hf.storage import folder_lock
+from subcell_hf.storage.folder_lock import claim_folder, is_writable
+from tests.cells.synthetic_crops import write_synthetic
 
 DENIED = "Permission denied"
 
@@ -41,7 +41,7 @@ def test_an_inspection_gives_its_verdict_without_its_picture(tmp_path: Path, mon
         raise PermissionError(13, DENIED, "x")
 
     write_synthetic(tmp_path / "shards")
-    monkeypatch.setattr("subcell_hf.data.shards.contact_sheet.write_contact_sheet", deny)
+    monkeypatch.setattr("subcell_hf.shards.contact_sheet.write_contact_sheet", deny)
     done = CliRunner().invoke(app, ["shards-inspect", str(tmp_path / "shards")])
     assert done.exit_code == 0
     assert "all as the index says." in done.stdout

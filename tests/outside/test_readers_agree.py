@@ -12,14 +12,14 @@ import tifffile
 import torch
 
 from subcell_hf import SubCellConfig, SubCellForImageClassification, SubCellImageProcessor
-from subcell_hf.data.images.files import read_image
-from subcell_hf.data.images.planes import single_plane
-from subcell_hf.hub.demo_images import read_channel_files
-from subcell_hf.hub.endpoint_images import Budget, Limits, decode_image
+from subcell_hf.hub.demo.demo_images import read_channel_files
+from subcell_hf.hub.endpoint.endpoint_images import Budget, Limits, decode_image
+from subcell_hf.images.files import read_image
+from subcell_hf.images.planes import single_plane
 from subcell_hf.model.image_files_subcell import read_file, read_plane
 from subcell_hf.model.pipeline_subcell import SubCellPipeline
-from tests.data.written_fields import COLOURS, random_plane
 from tests.hub.tiny_models import TINY
+from tests.images.written_fields import COLOURS, random_plane
 
 PLANE = random_plane(1)
 NOTHING = np.zeros_like(PLANE)

@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pytest
 import tifffile
 
-from subcell_hf.data.fields_of_view import FieldError, ReadingOptions, find_fields
-from subcell_hf.data.images.files import read_image
+from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, find_fields
+from subcell_hf.images.files import read_image
 from subcell_hf.model.image_files_subcell import read_file
-from tests.data.written_fields import COLOURS, label_mask, write_png
+from tests.images.written_fields import COLOURS, label_mask, write_png
 from tests.outside.written_zarr import stack
 
 FIRST, SECOND = stack(1), stack(2)

@@ -11,17 +11,17 @@ import pytest
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
-from subcell_hf.data.fields_of_view import ReadingOptions, list_fields
-from subcell_hf.data.foreign_tables import read_foreign_table
-from subcell_hf.data.hdf5 import write_hdf5
-from subcell_hf.data.images.files import FieldError
-from subcell_hf.data.images.tables import read_boxes
 from subcell_hf.errors import InputError, InputWarning
-from subcell_hf.evaluation.locations.labels import class_scheme, label_cells
-from subcell_hf.evaluation.maps.fields import average_fields
-from subcell_hf.evaluation.profiles.table import read_profiles
-from subcell_hf.inference.aggregation import aggregate
-from subcell_hf.inference.tables import EmbeddingTable, read_table, write_parquet
+from subcell_hf.evaluation.localization.labels import class_scheme, label_cells
+from subcell_hf.evaluation.perturbation.table import read_profiles
+from subcell_hf.evaluation.proteome_map.fields import average_fields
+from subcell_hf.images.fields_of_view import ReadingOptions, list_fields
+from subcell_hf.images.files import FieldError
+from subcell_hf.images.tables import read_boxes
+from subcell_hf.storage.foreign_tables import read_foreign_table
+from subcell_hf.storage.hdf5 import write_hdf5
+from subcell_hf.tables.aggregation import aggregate
+from subcell_hf.tables.files import EmbeddingTable, read_table, write_parquet
 from tests.inference.embedding_runs import write_fields
 
 

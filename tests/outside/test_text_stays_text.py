@@ -16,15 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from subcell_hf.data.foreign_tables import foreign_table_of, read_foreign_table
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.locations.labels import add_metadata
-from subcell_hf.evaluation.maps.enrichment import read_background, read_corum, read_gmt, read_hpa_locations
-from subcell_hf.evaluation.maps.fields import average_fields
-from subcell_hf.evaluation.perturbation import add_mechanisms, find_controls
-from subcell_hf.evaluation.profiles.table import read_profiles
-from subcell_hf.inference.tables import read_table, table_of_frame
-from subcell_hf.plain_files import read_json, read_lines
+from subcell_hf.evaluation.localization.labels import add_metadata
+from subcell_hf.evaluation.perturbation.benchmark import add_mechanisms, find_controls
+from subcell_hf.evaluation.perturbation.table import read_profiles
+from subcell_hf.evaluation.proteome_map.enrichment import read_background, read_corum, read_gmt, read_hpa_locations
+from subcell_hf.evaluation.proteome_map.fields import average_fields
+from subcell_hf.storage.foreign_tables import foreign_table_of, read_foreign_table
+from subcell_hf.storage.plain_files import read_json, read_lines
+from subcell_hf.tables.files import read_table, table_of_frame
 
 WORDS = ["None", "NA", "N/A", "nan", "NaN", "null", "NULL", "<NA>", "#N/A", "-nan", "none", "0012", "12", "1E05", " x "]
 

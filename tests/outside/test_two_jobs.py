@@ -12,18 +12,18 @@ import pytest
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
-from subcell_hf.data import folder_lock
-from subcell_hf.data.folder_lock import claim_folder, claim_output
-from subcell_hf.data.folders import write_folder_atomically
-from subcell_hf.data.processes import Processes
 from subcell_hf.errors import InputError
-from subcell_hf.inference.runs import claim_run
+from subcell_hf.inference.engine.runs import claim_run
+from subcell_hf.parallel.processes import Processes
+from subcell_hf.storage import folder_lock
+from subcell_hf.storage.folder_lock import claim_folder, claim_output
+from subcell_hf.storage.folders import write_folder_atomically
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from subcell_hf.data.folder_lock import claim_folder
+from subcell_hf.storage.folder_lock import claim_folder
 with claim_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from subcell_hf.extras import import_compiled
-from subcell_hf.inference.report import write_report
-from subcell_hf.inference.reports import projection
-from subcell_hf.inference.reports.projection import project_cells
+from subcell_hf.report import projection
+from subcell_hf.report.page import write_report
+from subcell_hf.report.projection import project_cells
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
 ROOT = Path(__file__).parents[2]
 PROJECT = """
 import numpy as np
-from subcell_hf.inference.reports.projection import project_cells
+from subcell_hf.report.projection import project_cells
 print(project_cells(np.random.default_rng(0).normal(size=(40, 8)).astype("f4"), 0).method)
 """
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import zarr
 
-from subcell_hf.data.fields_of_view import FieldError, ReadingOptions, find_fields
-from subcell_hf.data.images.files import read_image
-from tests.data.written_fields import COLOURS, label_mask, write_png
+from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, find_fields
+from subcell_hf.images.files import read_image
+from tests.images.written_fields import COLOURS, label_mask, write_png
 from tests.outside.written_zarr import describe, stack, write_image, write_plate
 
 FIELDS = [stack(seed) for seed in (1, 2)]

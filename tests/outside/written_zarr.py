@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from tests.data.written_fields import COLOURS
+from tests.images.written_fields import COLOURS
 
 
 def write_image(group: zarr.Group, pixels: npt.NDArray[Any], version: int = 2, **options: Any) -> None:

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from subcell_hf.batches import MultiViewBatch
-from subcell_hf.data.sharding import ShardSettings
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
-from subcell_hf.training.arguments import parse_arguments
-from subcell_hf.training.cached_gradients import CachedGradientStep
-from subcell_hf.training.resolution import resolve
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from subcell_hf.shards.sharding import ShardSettings
+from subcell_hf.training.pretraining.arguments import parse_arguments
+from subcell_hf.training.pretraining.cached_gradients import CachedGradientStep
+from subcell_hf.training.pretraining.resolution import resolve
+from subcell_hf.types import MultiViewBatch
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 
 RECIPES: dict[str, dict[str, Any]] = {
     "everything": {"protein_centroid_weight": 1.0, "context_mask_ratio": 0.1},

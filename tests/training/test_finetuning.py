@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from subcell_hf.data.sharding import ShardSettings
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
-from subcell_hf.training.channel_adaptation import adapt_encoder, plan_channels
-from subcell_hf.training.finetuning import FineTuner, class_weights, classification_loss
-from subcell_hf.training.finetuning_arguments import parse_fine_tuning
-from subcell_hf.training.finetuning_resolution import FineTuningRun, resolve_fine_tuning
-from subcell_hf.training.labelled_crops import open_crops, with_random_splits
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from subcell_hf.shards.sharding import ShardSettings
+from subcell_hf.training.finetuning.channel_adaptation import adapt_encoder, plan_channels
+from subcell_hf.training.finetuning.finetuning import FineTuner, class_weights, classification_loss
+from subcell_hf.training.finetuning.finetuning_arguments import parse_fine_tuning
+from subcell_hf.training.finetuning.finetuning_resolution import FineTuningRun, resolve_fine_tuning
+from subcell_hf.training.finetuning.labelled_crops import open_crops, with_random_splits
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 
 ROOT = Path(__file__).parents[2]
 QUICK = [

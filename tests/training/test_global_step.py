@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from subcell_hf.data.sharding import ShardSettings
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from subcell_hf.shards.sharding import ShardSettings
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 
 ROOT = Path(__file__).parents[2]
 # Nothing random: every process draws views and hidden patches of its own, which are not what is compared here.

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from subcell_hf.data.sharding import ShardSettings
-from subcell_hf.training.checkpoints import complete_checkpoints, find_problems
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from subcell_hf.shards.sharding import ShardSettings
+from subcell_hf.training.runs.checkpoints import complete_checkpoints, find_problems
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.training.test_trainer import ROOT, SMALL
 
 STEPS = 10

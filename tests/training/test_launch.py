@@ -14,9 +14,9 @@ from transformers import TrainingArguments
 
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
-from subcell_hf.training.arguments import PreTrainingArguments
-from subcell_hf.training.finetuning_arguments import FineTuningArguments
-from subcell_hf.training.launch_checks import check_launch, check_processes
+from subcell_hf.training.finetuning.finetuning_arguments import FineTuningArguments
+from subcell_hf.training.pretraining.arguments import PreTrainingArguments
+from subcell_hf.training.pretraining.launch_checks import check_launch, check_processes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -17,17 +17,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from subcell_hf.data.sharding import ShardSettings
-from subcell_hf.data.shards.reader import ShardReader
 from subcell_hf.errors import InputError
-from subcell_hf.training.arguments import parse_arguments
-from subcell_hf.training.charts import Series, draw_lines, draw_stack, thin, to_png, to_svg
-from subcell_hf.training.picture_sheet import TILE_PX, draw_sheet
-from subcell_hf.training.pictures import caption_rows, choose_rows, draw_pictures
-from subcell_hf.training.resolution import resolve
-from subcell_hf.training.run_page import MOST_MOMENTS
-from subcell_hf.training.trainer import PreTrainer
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from subcell_hf.shards.reader import ShardReader
+from subcell_hf.shards.sharding import ShardSettings
+from subcell_hf.training.monitoring.charts import Series, draw_lines, draw_stack, thin, to_png, to_svg
+from subcell_hf.training.monitoring.picture_sheet import TILE_PX, draw_sheet
+from subcell_hf.training.monitoring.pictures import caption_rows, choose_rows, draw_pictures
+from subcell_hf.training.monitoring.run_page import MOST_MOMENTS
+from subcell_hf.training.pretraining.arguments import parse_arguments
+from subcell_hf.training.pretraining.resolution import resolve
+from subcell_hf.training.pretraining.trainer import PreTrainer
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("attention", "features", "reconstruction")

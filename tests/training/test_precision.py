@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from subcell_hf.data.sharding import ShardSettings
 from subcell_hf.errors import InputError
 from subcell_hf.model import modeling_subcell
 from subcell_hf.model.configuration_subcell import SubCellConfig
-from subcell_hf.training.arguments import parse_arguments
-from subcell_hf.training.resolution import resolve
-from subcell_hf.training.trainer import PreTrainer
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from subcell_hf.shards.sharding import ShardSettings
+from subcell_hf.training.pretraining.arguments import parse_arguments
+from subcell_hf.training.pretraining.resolution import resolve
+from subcell_hf.training.pretraining.trainer import PreTrainer
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 
 ROOT = Path(__file__).parents[2]
 SMALL = shlex.split(

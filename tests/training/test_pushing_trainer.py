@@ -11,11 +11,11 @@ from safetensors.torch import load
 from transformers import AutoModelForPreTraining
 from transformers.utils import hub as transformers_hub
 
-from subcell_hf.data.sharding import ShardSettings
 from subcell_hf.errors import InputError
-from subcell_hf.hub.export import export_model
-from subcell_hf.training.trainer import PreTrainer
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from subcell_hf.hub.publishing.export import export_model
+from subcell_hf.shards.sharding import ShardSettings
+from subcell_hf.training.pretraining.trainer import PreTrainer
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.hub.loopback_hub import Fault, LoopbackHub, serve
 from tests.training.test_trainer import build
 
@@ -83,7 +83,7 @@ def test_a_hub_that_fails_does_not_stop_the_training(
     trainer = pushing(shards, tmp_path / "run", "subcell/other", "every_save")
     hub.faults.append(Fault("POST .*subcell/other/commit/", 500))
     messages: list[str] = []
-    monkeypatch.setattr("subcell_hf.training.pushing_trainer.logger.warning", messages.append)
+    monkeypatch.setattr("subcell_hf.training.pretraining.pushing_trainer.logger.warning", messages.append)
     trainer.train()
     assert trainer.state.global_step == 2
     assert len([message for message in messages if "did not reach subcell/other" in message]) == 2

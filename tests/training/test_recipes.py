@@ -7,15 +7,15 @@ import pytest
 import torch
 from transformers import get_polynomial_decay_schedule_with_warmup
 
-from subcell_hf.data.sharding import ShardSettings
 from subcell_hf.errors import InputError
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.ontology import CHANNEL_VARIANTS
-from subcell_hf.training.arguments import parse_arguments
-from subcell_hf.training.optimization import parameter_groups, peak_learning_rate, straight_line
-from subcell_hf.training.report import describe_run
-from subcell_hf.training.resolution import build_config, resolve
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from subcell_hf.shards.sharding import ShardSettings
+from subcell_hf.training.pretraining.arguments import parse_arguments
+from subcell_hf.training.pretraining.optimization import parameter_groups, peak_learning_rate, straight_line
+from subcell_hf.training.pretraining.report import describe_run
+from subcell_hf.training.pretraining.resolution import build_config, resolve
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "configs"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from subcell_hf.errors import InputError
-from subcell_hf.training.run_folder import claim_run_folder
+from subcell_hf.training.runs.run_folder import claim_run_folder
 
 
 @pytest.mark.parametrize("name", ["checkpoint-3", "model"])
@@ -31,7 +31,7 @@ def test_what_a_training_leaves_before_its_first_checkpoint_does_not_matter(tmp_
 def test_a_folder_in_use_is_refused_until_its_training_ends_however_it_ends(tmp_path: Path) -> None:
     code = (
         "import sys, time, pathlib\n"
-        "from subcell_hf.training.run_folder import claim_run_folder\n"
+        "from subcell_hf.training.runs.run_folder import claim_run_folder\n"
         "with claim_run_folder(pathlib.Path(sys.argv[1]), resuming=False):\n"
         "    print('claimed', flush=True)\n"
         "    time.sleep(600)\n"

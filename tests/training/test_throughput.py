@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers.trainer_callback import TrainerState
 
-from subcell_hf.training.progress import describe_log
-from subcell_hf.training.throughput import PHASES, StepClock, ThroughputMeter, known_peak, measured_peak
+from subcell_hf.training.monitoring.progress import describe_log
+from subcell_hf.training.monitoring.throughput import PHASES, StepClock, ThroughputMeter, known_peak, measured_peak
 
 CPU = torch.device("cpu")
 
@@ -52,7 +52,7 @@ def test_only_the_time_of_phases_counts(hands: Hands) -> None:
 
 
 def test_figures_of_a_line_of_the_log(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("subcell_hf.training.throughput.device_peak", lambda *_: 1e9)
+    monkeypatch.setattr("subcell_hf.training.monitoring.throughput.device_peak", lambda *_: 1e9)
     meter = ThroughputMeter(CPU, "no", flops_per_cell=2e6)
     seconds = {"data": 0.1, "views": 0.2, "forward": 0.4, "backward": 0.8, "optimizer": 0.5}
     _step(meter, hands, dict.fromkeys(PHASES, 99.0), cells=7)  # warms up

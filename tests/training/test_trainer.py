@@ -17,18 +17,18 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from subcell_hf.data.sharding import ShardSettings
 from subcell_hf.errors import InputError
-from subcell_hf.training.arguments import parse_arguments
-from subcell_hf.training.checkpoints import (
+from subcell_hf.shards.sharding import ShardSettings
+from subcell_hf.training.pretraining.arguments import parse_arguments
+from subcell_hf.training.pretraining.resolution import resolve
+from subcell_hf.training.pretraining.trainer import PreTrainer
+from subcell_hf.training.runs.checkpoints import (
     complete_checkpoints,
     find_problems,
     finish_checkpoint,
     newest_checkpoint,
 )
-from subcell_hf.training.resolution import resolve
-from subcell_hf.training.trainer import PreTrainer
-from tests.data.synthetic_crops import SyntheticCrops, write_synthetic
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 
 ROOT = Path(__file__).parents[2]
 SMALL = shlex.split(

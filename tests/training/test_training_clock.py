@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from subcell_hf.training import training_clock
-from subcell_hf.training.training_clock import TrainingClock
+from subcell_hf.training.monitoring import training_clock
+from subcell_hf.training.monitoring.training_clock import TrainingClock
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""`FieldOfView` → masks → single-cell crops, with their quality."""

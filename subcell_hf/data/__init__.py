@@ -1,1 +1,0 @@
-"""From microscope images to batches of single-cell crops."""

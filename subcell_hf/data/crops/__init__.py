@@ -1,1 +1,0 @@
-"""Cutting single cells out of fields of view, and the folder that keeps them."""

@@ -1,1 +1,0 @@
-"""Image files and the tables that travel with them → checked channel planes."""

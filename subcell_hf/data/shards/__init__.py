@@ -1,1 +1,0 @@
-"""WebDataset shards of cells: how one is written, indexed, checked, read and dealt into batches."""

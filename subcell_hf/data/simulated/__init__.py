@@ -1,1 +1,0 @@
-"""What simulated cells are made of: shapes, landmarks, proteins, optics."""

@@ -1,0 +1,1 @@
+"""Several encoders on the same cells, side by side."""

@@ -1,0 +1,1 @@
+"""How well embeddings tell where a protein is."""

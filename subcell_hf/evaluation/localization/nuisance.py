@@ -1,0 +1,126 @@
+"""What else an embedding tells: the cell line, which it may, and the plate or microscope, which it should not."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.model_selection import StratifiedGroupKFold
+
+from subcell_hf.evaluation.localization.labels import LabelledCells
+from subcell_hf.evaluation.localization.probes import LinearProbe, choose_cells
+
+BATCH_COLUMNS = ("plate", "microscope")
+_FOLDS = 3
+_CELLS = 20_000
+_PENALTY = 1e-2
+
+Record = dict[str, object]
+
+
+def score_cell_lines(
+    embeddings: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], labelled: LabelledCells, seed: int
+) -> Record | str:
+    """Read the cell line off the embedding: learnt on the antibodies of train, scored on those of test.
+
+    Args:
+        embeddings: `[rows of the table, width]`.
+        rows: `[cells]`, row of each labelled cell.
+        labelled: The cells.
+        seed: Of the choice among too many training cells.
+
+    Returns:
+        `macro_f1`, `balanced_accuracy`, `chance` (of both, one over the number of classes) and counts; or, in words,
+        why there is nothing to score.
+    """
+    if "cell_line" not in labelled.cells:
+        return "No scores of cell lines: the column cell_line is missing."
+    lines = labelled.cells["cell_line"].fillna("").astype(str).to_numpy()
+    train, validation, test = (
+        found[lines[found] != ""] for found in (labelled.rows(name) for name in ("train", "validation", "test"))
+    )
+    names = sorted(set(lines[train]) & set(lines[test]))
+    test = test[np.isin(lines[test], names)]
+    if len(names) < 2:
+        return f"No scores of cell lines: train and test have {len(names)} in common, expected at least 2."
+    train = train[choose_cells(len(train), _CELLS, seed)]
+    train, validation = train[np.isin(lines[train], names)], validation[np.isin(lines[validation], names)]
+    choose_on = validation if len(validation) else train
+    onehot = (lines[:, None] == np.array(names)).astype(np.uint8)
+    found = LinearProbe(seed=seed).fit_predict(
+        embeddings[rows[train]], onehot[train], embeddings[rows[choose_on]], onehot[choose_on], embeddings[rows[test]]
+    )
+    return _scores(onehot[test].argmax(axis=1), found[0].argmax(axis=1), len(names), len(test))
+
+
+def score_batches(
+    embeddings: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], cells: pd.DataFrame, seed: int
+) -> tuple[dict[str, Record], list[str]]:
+    """How well plate and microscope can be read off the embedding, of antibodies that the probe has not seen.
+
+    Cross-validation grouped by antibody: cells of one antibody are never on both sides, so a plate is not recognized by
+    the proteins on it.
+
+    Args:
+        embeddings: `[rows of the table, width]`.
+        rows: `[cells]`, row of each cell.
+        cells: Metadata of the cells.
+        seed: Of folds and of the choice among too many cells.
+
+    Returns:
+        Column → scores as of `score_cell_lines`, and notes on what could not be scored.
+    """
+    scores: dict[str, Record] = {}
+    notes = []
+    for column in BATCH_COLUMNS:
+        if column not in cells:
+            notes.append(f"The {column} cannot be scored: the column is missing.")
+            continue
+        chosen = _usable_cells(cells, column, seed)
+        labels = cells[column].astype(str).to_numpy()[chosen]
+        if len(set(labels)) < 2:
+            notes.append(f"The {column} cannot be scored: fewer than two values have {_FOLDS} antibodies each.")
+            continue
+        codes, _ = pd.factorize(labels, sort=True)
+        groups, _ = pd.factorize(cells["antibody"].to_numpy()[chosen])
+        predicted = _cross_validate(embeddings[rows[chosen]], codes, groups, seed)
+        scores[column] = _scores(codes, predicted, int(codes.max()) + 1, len(chosen))
+    return scores, notes
+
+
+def _usable_cells(cells: pd.DataFrame, column: str, seed: int) -> npt.NDArray[np.int64]:
+    """Cells whose batch has enough antibodies to be on both sides of every fold."""
+    known = (cells[column].fillna("") != "").to_numpy()
+    antibodies = cells[known].groupby(column)["antibody"].nunique()
+    enough = antibodies.index[antibodies >= _FOLDS]
+    found = np.flatnonzero(known & cells[column].isin(enough).to_numpy())
+    return found[choose_cells(len(found), _CELLS, seed)]
+
+
+def _cross_validate(
+    embeddings: npt.NDArray[np.float32], codes: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], seed: int
+) -> npt.NDArray[np.int64]:
+    onehot = np.eye(codes.max() + 1, dtype=np.uint8)[codes]
+    predicted = np.empty(len(codes), np.int64)
+    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    for train, test in folds.split(embeddings, codes, groups):
+        probe = LinearProbe(penalties=(_PENALTY,), seed=seed)
+        one = slice(0, 1)  # With one penalty there is nothing to choose.
+        found = probe.fit_predict(
+            embeddings[train], onehot[train], embeddings[train][one], onehot[train][one], embeddings[test]
+        )
+        predicted[test] = found[0].argmax(axis=1)
+    return predicted
+
+
+def _scores(
+    truth: npt.NDArray[np.int64] | Sequence[int], predicted: npt.NDArray[np.int64], classes: int, cells: int
+) -> Record:
+    return {
+        "macro_f1": float(f1_score(truth, predicted, average="macro", labels=np.unique(truth), zero_division=0)),
+        "balanced_accuracy": float(balanced_accuracy_score(truth, predicted)),
+        "chance": 1 / classes,
+        "classes": classes,
+        "cells": cells,
+    }

@@ -1,1 +1,0 @@
-"""The proteome map: cells to genes, genes to a graph, the graph to a hierarchy, the hierarchy to files."""

@@ -1,1 +1,0 @@
-"""Morphological profiles of wells: reading, aggregating, normalising, retrieving."""

@@ -1,0 +1,1 @@
+"""Which proteins lie where: maps, neighbours and groups of antibodies."""

@@ -1,0 +1,1 @@
+"""Model and data set cards, and the facts that fill them."""

@@ -1,0 +1,1 @@
+"""A page that shows what a model sees, on this machine or as a Space."""

@@ -1,0 +1,196 @@
+"""A Gradio Space that shows a model: staged as a folder, or served from this machine."""
+
+import json
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from subcell_hf.errors import InputError
+from subcell_hf.hub.demo.demo_answers import DemoSettings
+from subcell_hf.hub.demo.demo_model import ReferenceCells
+from subcell_hf.hub.publishing.copied_files import copied_text
+from subcell_hf.hub.publishing.example_cell import make_example
+from subcell_hf.hub.publishing.export import load_processor
+from subcell_hf.model.configuration_subcell import SubCellConfig
+from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
+from subcell_hf.ontology import CHANNEL_STAINS, location_colours
+from subcell_hf.storage.folders import write_folder_atomically
+from subcell_hf.storage.model_folders import check_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_APP_FILES = {
+    "demo/demo_app.py": "app.py",
+    "demo/demo_answers.py": "demo_answers.py",
+    "demo/demo_images.py": "demo_images.py",
+    "demo/demo_model.py": "demo_model.py",
+    "demo/demo_page.py": "demo_page.py",
+    "demo/demo_pictures.py": "demo_pictures.py",
+    "endpoint/endpoint_images.py": "endpoint_images.py",
+}
+"""Files of this room that the page is made of → their names in the Space."""
+
+_EXAMPLES = ("Mitochondria", "Nucleoli", "Golgi apparatus", "Plasma membrane", "Nucleoplasm")
+_MOST_REFERENCE_CELLS = 1500
+_REQUIREMENTS = """\
+gradio>=6
+imagecodecs>=2025.3
+numpy>=1.26
+pillow>=10
+tifffile>=2024.8
+torch>=2.6
+transformers>=5.18
+# To outline the cells of whole fields of view, add: subcell-hf[data]
+"""
+
+
+def stage_space(
+    model: Path | str, output: Path, *, repository: str, title: str | None = None, reference: Path | None = None
+) -> Path:
+    """Write the folder of a Space: the page, its settings, examples and reference cells; whole or not at all.
+
+    Args:
+        model: Folder of the model, for its channels and processor.
+        output: Folder to write: new, empty, or an earlier Space, which is replaced.
+        repository: `owner/name` of the model on the Hub, which the Space will load.
+        title: Of the page; default: the repository's name.
+        reference: Embedding table of cells of known location, made with this model.
+
+    Raises:
+        InputError: If the model, the table or the output folder is not what it must be.
+    """
+    if output.exists() and any(output.iterdir()) and not (output / "demo.json").is_file():
+        raise InputError(f"{output} holds something else than a Space: choose a new folder.")
+    config, processor = _load_facts(Path(model))
+    cells = None if reference is None else map_reference(reference, config)
+    title = title or f"SubCell: {repository.rpartition('/')[2]}"
+    with write_folder_atomically(output, replace=True) as staging:
+        for own, uploaded in _APP_FILES.items():
+            (staging / uploaded).write_text(copied_text(own), encoding="utf-8")
+        facts = {"model": repository, "title": title, "colours": location_colours(), "stains": CHANNEL_STAINS}
+        (staging / "demo.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+        (staging / "requirements.txt").write_text(_REQUIREMENTS, encoding="utf-8")
+        (staging / "README.md").write_text(_readme(title, repository), encoding="utf-8")
+        write_examples(staging / "examples", processor)
+        if cells is not None:
+            cells.save(staging / "reference.npz")
+    return output
+
+
+def local_settings(model: Path, examples: Path, reference: Path | None = None) -> DemoSettings:
+    """Settings of a page on this machine.
+
+    Args:
+        model: Folder of the model.
+        examples: Folder to write simulated examples to.
+        reference: Embedding table of cells of known location.
+
+    Raises:
+        InputError: If the model or the table is not what it must be.
+    """
+    config, processor = _load_facts(model)
+    return DemoSettings(
+        model=str(model),
+        title=f"SubCell: {model.resolve().name}",
+        colours=location_colours(),
+        stains=CHANNEL_STAINS,
+        reference=None if reference is None else map_reference(reference, config),
+        examples=write_examples(examples, processor),
+        trust_remote_code=False,
+    )
+
+
+def map_reference(table: Path, config: SubCellConfig, seed: int = 0) -> ReferenceCells:
+    """Lay reference cells out by UMAP: those of an embedding table with a known location, else with a predicted one.
+
+    Args:
+        table: Embedding table that was made with the model.
+        config: Of the model.
+        seed: Of the map, and of which cells are taken where there are more than 1,500.
+
+    Raises:
+        InputError: If the embeddings are of another width than the model's, too few cells have a location, or
+            umap-learn is not installed.
+    """
+    from subcell_hf.report.projection import FEWEST_FOR_UMAP, project_cells
+    from subcell_hf.tables.files import read_table
+
+    if find_spec("umap") is None:
+        raise InputError(
+            "The map of reference cells needs umap-learn, which is not installed. Install it with: pip install "
+            "'subcell-hf[analysis]', or leave the reference cells out."
+        )
+    cells = read_table(table)
+    if cells.embeddings.shape[1] != config.embedding_size:
+        raise InputError(
+            f"{table} holds embeddings of width {cells.embeddings.shape[1]}, the model gives {config.embedding_size}: "
+            "embed the reference cells with this model."
+        )
+    labels = _first_locations(cells.cells)
+    rows = np.flatnonzero(np.array(labels, dtype=str) != "")
+    if len(rows) < FEWEST_FOR_UMAP:
+        raise InputError(
+            f"{table} has {len(rows)} cells with a location (column locations or top_location_1): expected at least "
+            f"{FEWEST_FOR_UMAP}."
+        )
+    if len(rows) > _MOST_REFERENCE_CELLS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_REFERENCE_CELLS, replace=False))
+    embeddings = np.asarray(cells.embeddings[rows], np.float32)
+    made = project_cells(embeddings, seed)
+    return ReferenceCells.from_map(embeddings, made.positions, [labels[row] for row in rows], made.method)
+
+
+def _first_locations(cells: "pd.DataFrame") -> list[str]:
+    """First known location of each cell, else the most probable one, else nothing."""
+    labels = [""] * len(cells)
+    for name in ("locations", "top_location_1"):
+        if name in cells:
+            found = cells[name].fillna("").astype(str).str.split(";").str[0]
+            labels = [label or other for label, other in zip(labels, found, strict=True)]
+    return labels
+
+
+def write_examples(folder: Path, processor: SubCellImageProcessor) -> dict[str, Path]:
+    """Simulate a cell for each of a few locations; returns name → folder."""
+    written = {}
+    for seed, location in enumerate(_EXAMPLES, start=24):
+        example = make_example(processor, seed, location)
+        place = folder / location.replace(" ", "_")
+        place.mkdir(parents=True)
+        for channel, pixels in zip(example.channels, example.pixels, strict=True):
+            Image.fromarray(pixels).save(place / f"{channel}.png")
+        Image.fromarray(example.cell_mask.astype(np.uint8) * 255).save(place / "mask.png")
+        (place / "pixel_size_um.txt").write_text(f"{example.pixel_size_um}\n", encoding="utf-8")
+        written[location] = place
+    return written
+
+
+def _load_facts(model: Path) -> tuple[SubCellConfig, SubCellImageProcessor]:
+    config = check_model(model)
+    return config, load_processor(model, config)
+
+
+def _readme(title: str, repository: str) -> str:
+    facts = {
+        "title": title,
+        "emoji": "🔬",
+        "colorFrom": "green",
+        "colorTo": "blue",
+        "sdk": "gradio",
+        "sdk_version": version("gradio"),
+        "app_file": "app.py",
+        "license": "mit",
+        "models": [repository],
+        "short_description": "Protein locations and embeddings of cell images",
+    }
+    header = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+    return (
+        f"---\n{header}---\n# {title}\n\nA page that shows where [{repository}](https://huggingface.co/{repository}) "
+        "finds the protein of a cell. The example cells are simulated.\n"
+    )

@@ -1,0 +1,244 @@
+"""A small HTTP server around the endpoint's handler: to try a model locally, and to test what the Hub would run.
+
+`POST /` takes a request as `handler.py` describes it and answers JSON; `GET /health` answers once the model is loaded.
+Errors are JSON too: `{"error": reason}` with a status of 400 to 431 for what the request did wrong, 503 where too much
+is waiting. It is no public server: put one that speaks TLS and knows its users in front of it.
+"""
+
+import json
+import re
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+from subcell_hf.hub.endpoint.endpoint_clients import Clients
+from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
+from subcell_hf.hub.endpoint.endpoint_images import RequestError
+
+MAX_ANSWERED = 32
+"""Requests that are decoded and answered at once; others wait, complete as they are."""
+PATIENCE_S = 300.0
+"""How long a client may take to send a request."""
+
+_PIECE_BYTES = 1 << 16
+_LONGEST_REASON = 1000
+_DRAIN_S = 2.0
+
+
+class EndpointServer(ThreadingHTTPServer):
+    """Serves one handler.
+
+    Args:
+        handler: Answers requests.
+        host: Address to listen on.
+        port: Port; 0 for a free one, see `server_port`.
+        patience_s: How long a client may take to send a request.
+        max_connections: Connections at once; None for the default of `Clients`.
+    """
+
+    daemon_threads = True
+    request_queue_size = 256  # of connections that wait to be accepted
+
+    def __init__(
+        self,
+        handler: EndpointHandler,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        patience_s: float = PATIENCE_S,
+        max_connections: int | None = None,
+    ) -> None:
+        self.handler = handler
+        self.answering = threading.BoundedSemaphore(MAX_ANSWERED)
+        self.clients = Clients(patience_s, MAX_ANSWERED * handler.limits.max_request_bytes, max_connections)
+        super().__init__((host, port), _Connection)
+
+    def service_actions(self) -> None:
+        """Called by `serve_forever` all the time."""
+        self.clients.cut_off_overdue()
+
+
+class _Connection(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 30.0  # seconds that a client may be silent, or take to read its answer
+    server: EndpointServer
+
+    def setup(self) -> None:
+        super().setup()
+        self.client = self.server.clients.join(self.connection)
+
+    def finish(self) -> None:
+        try:
+            super().finish()
+        finally:
+            self.server.clients.leave(self.client)
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except ConnectionError:
+            self.close_connection = True  # the client has gone; nobody is left to tell
+        self.server.clients.wait_for(self.client)
+
+    def log_message(self, *_: Any) -> None:
+        """Requests are not logged: they hold data of others."""
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What `http.server` refuses by itself: request lines and headers that are wrong or too long."""
+        self.close_connection = True
+        self.request_version = self.protocol_version  # without one, no status would be sent
+        if self.client.cut_off:
+            code, message = 408, "The request came too slowly"
+        self._send(code, {"error": f"{message or 'The request cannot be read'}."[:_LONGEST_REASON]})
+
+    def handle_expect_100(self) -> bool:
+        """Refuse a request that is too large before its body is sent."""
+        try:
+            self._announced_length()
+        except RequestError:
+            return True  # `_answer` refuses it, without an invitation to send more
+        return super().handle_expect_100()
+
+    def __getattr__(self, name: str) -> Any:
+        """`do_GET`, `do_POST`, …: every method is routed alike."""
+        if name.startswith("do_"):
+            return self._route
+        raise AttributeError(name)
+
+    def _route(self) -> None:
+        path = urlsplit(self.path).path if self.path.startswith("/") else self.path
+        if path == "/health" and self.command in ("GET", "HEAD"):
+            self._send(200, {"status": "ready"})
+        elif path == "/" and self.command == "POST":
+            self._answer()
+        else:
+            self.close_connection = True  # a body, if any, is not read
+            status = 404 if self.command in ("GET", "HEAD", "POST") else 405
+            self._send(status, {"error": "There are POST / and GET /health."})
+            self._drain()
+
+    def _answer(self) -> None:
+        try:
+            body = self._read_body()
+            with self.server.answering:
+                status, content = 200, self.server.handler(_read_json(body))
+        except RequestError as error:
+            status, content = error.status, {"error": str(error)[:_LONGEST_REASON]}
+        except ConnectionError:
+            raise
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            status, content = 500, {"error": "The endpoint failed; its log says more."}
+        self._send(status, content)
+        if self.close_connection and status != 200:
+            self._drain()
+
+    def _read_body(self) -> bytearray:
+        """The body, once all of it is there; the connection is closed after one that is refused."""
+        closing, self.close_connection = self.close_connection, True
+        limit, body = self.server.handler.limits.max_request_bytes, bytearray()
+        length = self._announced_length()
+        try:
+            for piece in self._read_pieces(length):
+                body += piece
+                if len(body) > limit:
+                    raise RequestError(f"The request has more than {limit:,} bytes.", 413)
+                if not self.server.clients.hold(self.client, len(piece)):
+                    raise RequestError("Too many requests are waiting; try again in a moment.", 503)
+        except TimeoutError:
+            raise RequestError(f"The request's body did not come within {self.timeout:.0f} s.", 408) from None
+        if self.client.cut_off:
+            raise RequestError(
+                f"The request's body came too slowly; at most {self.server.clients.patience_s:.0f} s.", 408
+            )
+        if length is not None and len(body) < length:
+            raise RequestError(f"The request broke off after {len(body):,} of {length:,} bytes.")
+        self.server.clients.answer(self.client)
+        self.close_connection = closing
+        return body
+
+    def _announced_length(self) -> int | None:
+        """Bytes of the body; None where it comes in chunks."""
+        limit = self.server.handler.limits.max_request_bytes
+        coding = self.headers.get("Transfer-Encoding")
+        lengths = set(self.headers.get_all("Content-Length") or ())
+        if coding is not None:
+            if coding.strip().lower() != "chunked":
+                raise RequestError(
+                    f"Transfer-Encoding is {coding[:100]!r}; expected chunked, or a Content-Length.", 501
+                )
+            if lengths:
+                raise RequestError("The request has both a Content-Length and a Transfer-Encoding.")
+            return None
+        text = lengths.pop().strip() if len(lengths) == 1 else ""
+        if lengths:
+            raise RequestError("The request has several different Content-Lengths.")
+        if not re.fullmatch("[0-9]+", text):
+            raise RequestError("The request has no Content-Length.", 411)
+        if len(text) > 18:
+            raise RequestError(f"Content-Length is a number of {len(text):,} digits.")
+        if int(text) > limit:
+            raise RequestError(f"The request has {int(text):,} bytes; expected {limit:,} at most.", 413)
+        return int(text)
+
+    def _read_pieces(self, length: int | None) -> Iterator[bytes]:
+        if length is not None:
+            yield from self._read_exactly(length)
+            return
+        while size := self._read_chunk_size():
+            yield from self._read_exactly(size)
+            if self.rfile.readline(3).strip():
+                raise RequestError("The request's chunks are not as long as they say.")
+        while self.rfile.readline(_PIECE_BYTES).strip():
+            pass  # trailers mean nothing here
+
+    def _read_exactly(self, count: int) -> Iterator[bytes]:
+        while count > 0 and (piece := self.rfile.read1(min(count, _PIECE_BYTES))):
+            count -= len(piece)
+            yield piece
+
+    def _read_chunk_size(self) -> int:
+        line = self.rfile.readline(200)
+        text = line.partition(b";")[0].strip()
+        if self.client.cut_off:
+            return 0
+        if not line.endswith(b"\n") or not re.fullmatch(b"[0-9a-fA-F]{1,15}", text):
+            raise RequestError("The request broke off, or its chunks do not say how long they are.")
+        return int(text, 16)
+
+    def _drain(self) -> None:
+        """Take for a moment what a refused client is still sending, or it would never see the answer."""
+        until = time.monotonic() + _DRAIN_S
+        try:
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(_DRAIN_S)
+            while time.monotonic() < until and self.connection.recv(_PIECE_BYTES):
+                pass
+        except OSError:
+            pass
+
+    def _send(self, status: int, content: Any) -> None:
+        body = json.dumps(content, allow_nan=False).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        if status == 405:
+            self.send_header("Allow", "POST" if self.path == "/" else "GET, HEAD")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if getattr(self, "command", None) != "HEAD":
+            self.wfile.write(body)
+
+
+def _read_json(body: bytearray) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"The request is no JSON ({error}).") from error

@@ -1,0 +1,1 @@
+"""Models, data and metrics as complete repositories, and their upload."""

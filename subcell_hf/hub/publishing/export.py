@@ -1,0 +1,194 @@
+"""A trained or converted model → a complete repository for the Hub, in a folder that appears whole or not at all."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from subcell_hf.errors import InputError
+from subcell_hf.hub.cards.card_facts import RECORD_FILES, CardFacts, cards_folder, find_record, gather_facts
+from subcell_hf.hub.cards.evaluation_results import read_results
+from subcell_hf.hub.cards.model_card import CardModel, check_card, make_model_card
+from subcell_hf.hub.publishing.copied_files import copied_text
+from subcell_hf.hub.publishing.example_cell import make_example
+from subcell_hf.hub.publishing.notebook import make_notebook
+from subcell_hf.hub.publishing.push import Content, collect_files
+from subcell_hf.model.configuration_subcell import SubCellConfig
+from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
+from subcell_hf.model.modeling_subcell import SubCellPreTrainedModel
+from subcell_hf.storage.folders import write_folder_atomically
+from subcell_hf.storage.model_folders import PROCESSOR_FILE, check_model, load_model, read_processor
+
+_HANDLER_FILES = {
+    "endpoint/endpoint_handler.py": "handler.py",
+    "endpoint/endpoint_batching.py": "endpoint_batching.py",
+    "endpoint/endpoint_images.py": "endpoint_images.py",
+}
+"""Files of this room that answer requests on an endpoint → their names in the repository."""
+
+_REQUIREMENTS = """\
+huggingface-hub>=1.0
+imagecodecs>=2025.3
+numpy>=1.26
+pillow>=10
+safetensors>=0.5
+tifffile>=2024.8
+torch>=2.6
+transformers>=5.18
+"""
+
+REQUIRED_FILES = ("README.md", "config.json", "preprocessor_config.json", "handler.py", "modeling_subcell.py")
+"""Without these a folder is no export."""
+
+
+@dataclass(frozen=True)
+class ExportSources:
+    """Where the facts of a card come from; all are optional.
+
+    Attributes:
+        run: Folder of the training run, or its model's.
+        evaluations: Folders that `subcell evaluate` wrote, or the JSON files in them.
+        variant: Name of the published model that the weights are.
+        facts: YAML file of fields of the card, which win.
+    """
+
+    run: Path | None = None
+    evaluations: tuple[Path, ...] = ()
+    variant: str | None = None
+    facts: Path | None = None
+
+
+def export_model(
+    model_folder: Path,
+    output: Path,
+    *,
+    repository: str | None = None,
+    sources: ExportSources | None = None,
+    encoder_only: bool = False,
+) -> Path:
+    """Stage a repository.
+
+    Args:
+        model_folder: A trained run's `model` folder (or the run's), a converted folder, or a classifier's.
+        output: Folder to write: new, empty, or an earlier export, which is replaced.
+        repository: `"owner/name"` that it will have on the Hub; default: `subcell/` and the name of the output folder.
+        sources: Where the card's facts come from.
+        encoder_only: Leave out heads and decoder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: If the weights are damaged, incomplete or not finite, a required field of the card is missing, or
+            the output folder holds something else.
+    """
+    sources = sources or ExportSources()
+    if (model_folder / "model").is_dir() and not (model_folder / "config.json").is_file():
+        model_folder = model_folder / "model"
+    _check_output(output)
+    model = load_model(model_folder)
+    if encoder_only:
+        model = _take_encoder(model)
+    processor = load_processor(model_folder, model.config)
+    repository = repository or f"subcell/{output.resolve().name}"
+    facts = gather_facts(
+        model.config,
+        repository,
+        variant=sources.variant,
+        record=_find_record(model_folder, sources.run),
+        facts=sources.facts,
+        results=[result for path in sources.evaluations for result in read_results(path)],
+    )
+    with write_folder_atomically(output, replace=True) as staging:
+        _write_repository(staging, model, processor, facts)
+        check_export(staging)
+    return output
+
+
+def check_export(folder: Path) -> dict[str, Content]:
+    """Make sure that a folder is a complete, harmless repository.
+
+    Returns:
+        Its files, by their path in the repository.
+
+    Raises:
+        InputError: If a file is missing or damaged, the card lacks a field, or there is a link or pickle.
+    """
+    files = collect_files(folder)
+    missing = [name for name in REQUIRED_FILES if name not in files]
+    if missing:
+        raise InputError(f"{folder} lacks {', '.join(missing)}: give a folder that `subcell export` wrote.")
+    read_processor(folder, check_model(folder))
+    check_card((folder / "README.md").read_text(encoding="utf-8"), str(folder / "README.md"))
+    return files
+
+
+def load_processor(folder: Path, config: SubCellConfig) -> SubCellImageProcessor:
+    """The folder's image processor, or the one that follows from the configuration of a trained model.
+
+    Raises:
+        InputError: If it is damaged, or makes other channels than the model takes.
+    """
+    path = folder / PROCESSOR_FILE
+    if not path.exists() and not path.is_symlink():  # a link to nowhere is a fault, not a missing file
+        height, width = config.image_height_width
+        return SubCellImageProcessor(config.channels, {"height": height, "width": width}, config.pixel_size_um)
+    return read_processor(folder, config)
+
+
+def _take_encoder(model: SubCellPreTrainedModel) -> SubCellPreTrainedModel:
+    encoder = getattr(model, "subcell", model)
+    encoder.config.architectures = ["SubCellModel"]
+    taken: SubCellPreTrainedModel = encoder
+    return taken
+
+
+def _find_record(model_folder: Path, run: Path | None) -> Path | None:
+    """The training record of the run that was named, or beside the model."""
+    if run is None:
+        return find_record(model_folder)
+    found = find_record(run) or find_record(run / "model")
+    if found is None:
+        raise InputError(f"{run} has no {' or '.join(RECORD_FILES)}: give the folder of a run that ended.")
+    return found
+
+
+def _check_output(output: Path) -> None:
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not output.is_dir() or not all((output / name).is_file() for name in REQUIRED_FILES):
+        raise InputError(f"{output} holds something else than an export: choose a new folder.")
+
+
+def _write_repository(
+    folder: Path, model: SubCellPreTrainedModel, processor: SubCellImageProcessor, facts: CardFacts
+) -> None:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    about = CardModel(model.config, processor, sum(parameter.numel() for parameter in model.parameters()))
+    example = make_example(processor)
+    files = dict(example.files)
+    files["README.md"] = str(make_model_card(about, facts)).encode()
+    files["notebook.ipynb"] = make_notebook(about, example, facts.repository, facts.name)
+    files["requirements.txt"] = _REQUIREMENTS.encode()
+    files["CITATION.cff"] = _fill("citation.cff.jinja", facts)
+    files["LICENSE"] = _license_text(facts)
+    for own, uploaded in _HANDLER_FILES.items():
+        files[uploaded] = copied_text(own).encode()
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+
+def _fill(template: str, facts: CardFacts) -> bytes:
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    text = (cards_folder() / template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(facts=facts).encode()
+
+
+def _license_text(facts: CardFacts) -> bytes:
+    if facts.license == "mit":
+        return _fill("license_mit.txt.jinja", facts)
+    address = f"https://huggingface.co/docs/hub/repositories-licenses#{facts.license}"
+    return f"{facts.holder} license this model under {facts.license}; see {address} for the text.\n".encode()

@@ -1,0 +1,1 @@
+"""Published weights → folders that transformers loads."""

@@ -1,0 +1,1 @@
+"""One file → an array, with what the file says of it."""

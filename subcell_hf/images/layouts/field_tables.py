@@ -1,0 +1,79 @@
+"""Tables that list fields of view, as SubCellPortable has them."""
+
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+
+from subcell_hf.images.files import FieldError
+from subcell_hf.images.layouts.file_names import MASK_NAME, normal_form
+from subcell_hf.images.layouts.listed_fields import ListedField, one_file_twice
+from subcell_hf.images.tables import read_table
+from subcell_hf.ontology import CHANNEL_STAINS
+
+_SINGLE_LETTERS = {colour[0]: colour for colour in CHANNEL_STAINS}
+
+
+def list_table(path: Path, channel_mapping: Mapping[str, str]) -> list[ListedField]:
+    """List a table of SubCellPortable's format.
+
+    Columns `r_image`, `y_image`, `b_image`, `g_image` (older: `r`, `red`, …) hold one file per channel, empty cells are
+    channels that are not there; any other column `<name>_image` is a channel of that name; `output_prefix` is the
+    field's name, in older tables below `output_folder`; `mask` holds an instance mask. All other columns become
+    metadata. Relative paths are looked up beside the table first, then in the working directory.
+
+    Raises:
+        FieldError: If the table cannot be read or has no channel column.
+    """
+    rows = read_table(path)
+    if not rows:
+        raise FieldError(f"The table {path} has no row that is not commented out, expected one per field of view.")
+    columns = {column: _channel_of_column(column, channel_mapping) for column in rows[0]}
+    if not any(columns.values()):
+        raise FieldError(
+            f"The table {path} has columns {', '.join(columns)}, expected r_image, y_image, b_image, g_image, "
+            "output_prefix."
+        )
+    return [_field_of_row(row, columns, path, number) for number, row in enumerate(rows, start=1)]
+
+
+def _channel_of_column(column: str, channel_mapping: Mapping[str, str]) -> str | None:
+    """Our channel name of a column of files; None for a column of metadata."""
+    name = column.removesuffix("_image")
+    if name == MASK_NAME:
+        return None
+    if name in channel_mapping:
+        return channel_mapping[name]
+    colour = _SINGLE_LETTERS.get(name.lower(), name.lower())
+    if colour in CHANNEL_STAINS:
+        return colour
+    return name if column.endswith("_image") and name else None
+
+
+def _field_of_row(row: Mapping[str, str], columns: Mapping[str, str | None], table: Path, number: int) -> ListedField:
+    prefix, folder = row.get("output_prefix", "").rstrip("_/"), row.get("output_folder", "").strip("/")
+    name = normal_form("/".join(part for part in (folder, prefix) if part))
+    given = [column for column, channel in columns.items() if channel and row[column]]
+    files = {columns[column] or "": _beside(table, row[column]) for column in given}
+    masks = [row[column] for column in (MASK_NAME, f"{MASK_NAME}_image") if row.get(column)]
+    mask = _beside(table, masks[0]) if masks else None
+    named = {"output_prefix", "output_folder", MASK_NAME, f"{MASK_NAME}_image"}
+    metadata = {key: value for key, value in row.items() if key not in named and columns[key] is None and value}
+    problem = one_file_twice(name, {**files, MASK_NAME: mask} if mask else files)
+    twice = [column for column in given if [columns[other] for other in given].count(columns[column]) > 1]
+    if twice or len(masks) > 1:
+        both = [column for column in given if columns[column] == columns[twice[0]]] if twice else named & row.keys()
+        problem = (
+            f"Row {number} of {table} (field {name!r}) gives {columns[twice[0]] if twice else 'the mask'} in more than "
+            f"one column: {', '.join(sorted(both))}. Keep one of them, or leave the others empty."
+        )
+    if not name:
+        name = f"row {number}"
+        problem = f"Row {number} of {table} (not counting empty ones and comments) has no output_prefix, a unique name."
+    return ListedField(name, files, None, mask, metadata, problem=problem)
+
+
+def _beside(table: Path, text: str) -> Path:
+    """A path of a table: absolute, or relative to the table, or else to the working directory."""
+    spelt = [text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)]
+    found = (path for name in spelt for path in (table.parent / name, Path(name)) if path.exists())
+    return next(found, Path(text))

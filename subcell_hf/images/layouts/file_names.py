@@ -1,0 +1,142 @@
+"""What a file's name says: field and channel, the Human Protein Atlas's own names, other programs' outputs."""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+
+from subcell_hf.images.files import image_suffix
+from subcell_hf.ontology import CHANNEL_STAINS
+
+MASK_NAME = "mask"
+CELLPOSE_MASKS = "cp_masks"
+
+_HPA_FIELD = re.compile(r"\d+_[A-H]\d\d?_\d+")
+_PLATE_WELL_SAMPLE = re.compile(r"(?P<plate>.+)_(?P<well>[^_]+)_(?P<sample>[^_]+)")
+_THUMBNAIL = re.compile(r"(?:^|[^a-z])thumb(?:nail)?s?(?:$|[^a-z])", re.IGNORECASE)
+_SYSTEM_NAMES = frozenset({"@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "lost+found"})
+
+# Kinds of images that microscopes and other programs write, and that are not read here.
+_OTHER_IMAGES = (
+    ".avif", ".bmp", ".c01", ".czi", ".dcm", ".dv", ".flex", ".gif", ".heic", ".ics", ".ids", ".ims", ".jfif", ".jp2",
+    ".jpe", ".jxl", ".lif", ".lsm", ".mha", ".mrc", ".mrxs", ".nd2", ".ndpi", ".nii", ".nrrd", ".oib", ".oif", ".pgm",
+    ".pnm", ".ppm", ".qptiff", ".r3d", ".scn", ".sld", ".stk", ".svs", ".tga", ".vsi", ".webp", ".zarr.zip", ".zvi",
+)  # fmt: skip
+
+# Cellpose names its files after the image: https://cellpose.readthedocs.io/en/latest/outputs.html
+_CELLPOSE_OTHERS = re.compile(
+    r"(?P<image>.+?)_(?:(?:flows|outlines|dP|cellprob)(?:_cp_masks)?|cp_output|cp_outlines)", re.IGNORECASE
+)
+_CELLPOSE_MASKS_OF = re.compile(rf"(?P<image>.+)_{CELLPOSE_MASKS}", re.IGNORECASE)
+_CELLPOSE_ARCHIVE = re.compile(r"(?P<image>.+)_seg", re.IGNORECASE)
+_LIKE_A_MASK = re.compile(
+    r"(?P<image>.+?)[ _.-]+(?:(?:whole|cells?|nuclei|nucleus|nuclear|nuc|cyto|instances?)[ _-]*)*"
+    r"(?:masks?|labels?|lbl|seg|segmentation|segmented|simple segmentation|object predictions)",
+    re.IGNORECASE,
+)
+_LAYOUTS = {
+    "Phenix and Operetta": re.compile(r"(?P<field>r\d+c\d+f\d+p\d+)-ch(?P<channel>\d+)(?:sk\d+|fk\d+|fl\d+)*"),
+    "ImageXpress": re.compile(r"(?P<field>.*[A-P]\d\d_s\d+)_w(?P<channel>\d)[0-9A-F-]*"),
+    "CellVoyager": re.compile(r"(?P<field>.*T\d{4}F\d{3}L\d\d)A\d\dZ\d\dC(?P<channel>\d\d)"),
+    "IN Cell": re.compile(r"(?P<field>.*\(fld \d+) wv (?P<channel>.+)\)"),
+}
+
+
+def normal_form(text: str) -> str:
+    """Text as it is compared: macOS writes an accent as a sign of its own, other systems as part of the letter."""
+    return unicodedata.normalize("NFC", text)
+
+
+def legible(text: str) -> str:
+    r"""A name with the bytes that are no UTF-8 written out, such as `caf\xe9`; other names as they are."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def is_system_file(name: str) -> bool:
+    """Whether a file or folder is an operating system's own: hidden, or a thumbnail, recycling or snapshot folder."""
+    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
+
+
+def is_thumbnail(name: str) -> bool:
+    """Whether a file's name says that it is a small copy of another image."""
+    return _THUMBNAIL.search(name) is not None
+
+
+def other_image_suffix(path: Path) -> str | None:
+    """The ending of a kind of images that is not read; None for images that are, and for any other file."""
+    name = path.name.lower().removesuffix(".gz")
+    if image_suffix(path) is not None:
+        return None
+    return max((suffix for suffix in _OTHER_IMAGES if name.endswith(suffix)), key=len, default=None)
+
+
+def image_stem(path: Path) -> str:
+    """An image's name without what marks it as an image."""
+    suffix = image_suffix(path) or other_image_suffix(path) or ""
+    name = path.name.removesuffix(".gz") if not path.name.lower().endswith(suffix) else path.name
+    return normal_form(name[: len(name) - len(suffix)])
+
+
+def split_stem(stem: str, known: Mapping[str, str]) -> tuple[str, str | None]:
+    """`800_A6_1_green` → `("800_A6_1", "green")`; None for the channel where the name ends in none.
+
+    Args:
+        stem: See `image_stem`.
+        known: Names of channels in file names → our names; found in any case where none fits as it is.
+    """
+    name, _, last = stem.rpartition("_")
+    if not name:
+        return stem, None
+    if last.lower() == MASK_NAME:
+        return name, MASK_NAME
+    channel = known.get(last) or next((known[name] for name in known if name.lower() == last.lower()), None)
+    return (name, channel) if channel else (stem, None)
+
+
+def plate_well_sample(field_name: str) -> dict[str, str]:
+    """The parts of `<plate>_<well>_<sample>`; nothing where the name has other parts."""
+    match = _PLATE_WELL_SAMPLE.fullmatch(field_name)
+    return {key: value for key, value in match.groupdict().items() if value} if match else {}
+
+
+def is_named_by_hpa(path: Path) -> bool:
+    """Whether a file is named as the Human Protein Atlas names its own: `<number>_<well>_<number>_<colour>`."""
+    field_name, _, colour = image_stem(path).rpartition("_")
+    return colour in CHANNEL_STAINS and _HPA_FIELD.fullmatch(field_name) is not None
+
+
+def companion_of(path: Path) -> tuple[str, str] | None:
+    """Of which image a file is an output of a segmentation program, and why it is not used as it stands.
+
+    Args:
+        path: An image file whose name does not end in a channel.
+
+    Returns:
+        Stem of the image, and the reason; the reason is `CELLPOSE_MASKS` for Cellpose's label masks, which can be used;
+        None where the name is none of such an output.
+    """
+    stem = image_stem(path)
+    if path.name.lower().endswith("_seg.npy") and (match := _CELLPOSE_ARCHIVE.fullmatch(stem)):
+        reason = (
+            "Cellpose's archive of masks and flows, which is not read: have Cellpose save the masks as TIFF "
+            "(--save_tif), which gives <image>_cp_masks.tif"
+        )
+    elif match := _CELLPOSE_OTHERS.fullmatch(stem):
+        reason = "an output of Cellpose that is no label mask"
+    elif match := _CELLPOSE_MASKS_OF.fullmatch(stem):
+        reason = CELLPOSE_MASKS
+    elif match := _LIKE_A_MASK.fullmatch(stem):
+        reason = (
+            "named like a label mask, but only <field of view>_mask is used as one: if it labels whole cells, rename it"
+        )
+    else:
+        return None
+    return match["image"].removesuffix(".ome"), reason
+
+
+def layout_of(path: Path) -> tuple[str, str] | None:
+    """Microscope whose layout of files a name follows, and the field; None for other names."""
+    for microscope, pattern in _LAYOUTS.items():
+        if match := pattern.fullmatch(image_stem(path)):
+            return microscope, match["field"]
+    return None

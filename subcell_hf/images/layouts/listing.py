@@ -1,0 +1,259 @@
+"""Which files of a folder belong to which field of view, by their names."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
+
+from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
+from subcell_hf.images.files import image_suffix
+from subcell_hf.images.folders import FolderContent, list_images
+from subcell_hf.images.layouts.file_names import (
+    CELLPOSE_MASKS,
+    MASK_NAME,
+    companion_of,
+    image_stem,
+    is_named_by_hpa,
+    layout_of,
+    legible,
+    normal_form,
+    other_image_suffix,
+    plate_well_sample,
+    split_stem,
+)
+from subcell_hf.images.layouts.listed_fields import ListedField, Listing, name_apart, one_file_twice
+from subcell_hf.images.layouts.positions import list_positions
+from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
+
+_COLOURS = {name: name for name in CHANNEL_STAINS}
+_LOSSY_SUFFIXES = (".jpg", ".jpeg")
+_OF_ONE_CHANNEL = (
+    "a mask of one channel, which may outline nuclei alone: if it labels whole cells, rename it to "
+    f"<field of view>_{MASK_NAME}"
+)
+
+
+def list_folder(folder: Path, channel_mapping: Mapping[str, str], channels: tuple[str, ...] | None = None) -> Listing:
+    """List a folder: one file per channel where names end in a channel, else one file per field.
+
+    Args:
+        folder: Searched to any depth.
+        channel_mapping: Names of channels in file names → our names; they are recognised beside the colours.
+        channels: Further names that are recognised.
+    """
+    known = {**{name: name for name in (*CHANNEL_STAINS, *(channels or ()))}, **channel_mapping}
+    known = {normal_form(name): channel for name, channel in known.items()}
+    content = list_images(folder)
+    parts = {path: split_stem(image_stem(path), known) for path in (*content.images, *content.others)}
+    if any(channel not in (None, MASK_NAME) for _, channel in parts.values()):
+        fields, unused = _list_planes(parts, known, folder)
+    else:
+        fields, unused = _list_stacks(parts, folder)
+    fields = [replace(item, folder=_folder_of(item, folder)) for item in fields]
+    unused |= content.unused
+    return Listing(
+        (*name_apart(fields), *_unlisted(content, known, folder)),
+        {legible(str(path)): reason for path, reason in unused.items()},
+    )
+
+
+def list_file(image: Path) -> Listing:
+    """List one image with the mask beside it; masks that are not used are named.
+
+    Args:
+        image: A file, or an OME-Zarr.
+    """
+    stem = image_stem(image)
+    items = list_positions(image, stem)
+    owners = {stem, *(item.name for item in items)}
+    masks: dict[str, list[Path]] = {}
+    unused: dict[Path, str] = {}
+    base = split_stem(stem, _COLOURS)[0].removesuffix(".ome")
+    for path in sorted(image.absolute().parent.iterdir()):
+        if path.name == image.name or not normal_form(path.name).startswith(base) or image_suffix(path) is None:
+            continue
+        name, channel = split_stem(image_stem(path), {})
+        owner, reason = (name.removesuffix(".ome"), CELLPOSE_MASKS) if channel else companion_of(path) or ("", "")
+        if owner in owners and reason == CELLPOSE_MASKS:
+            masks.setdefault(owner, []).append(image.parent / path.name)
+        elif owner in owners:
+            unused[image.parent / path.name] = reason
+        elif channel and owner == base:
+            unused[image.parent / path.name] = f"the mask of {owner}: to use it for this image, rename it {stem}_mask"
+    fields = [_with_masks(item, masks.pop(item.name, [])) for item in items]
+    unused |= {
+        path: f"a mask of several images: give each its own, such as {items[0].name}_{MASK_NAME}"
+        for paths in masks.values()
+        for path in paths
+    }
+    return Listing(tuple(fields), {legible(str(path)): reason for path, reason in unused.items()})
+
+
+def _folder_of(item: ListedField, root: Path) -> str:
+    """The folder of a field's files, below the root; that of the whole plate for images of an OME-Zarr."""
+    if not item.files:
+        return ""
+    folders = item.files[0].parent.relative_to(root).parts
+    return normal_form("/".join(takewhile(lambda name: image_suffix(Path(name)) is None, folders)))
+
+
+def _below(path: Path, root: Path) -> str:
+    return normal_form(path.relative_to(root).as_posix()).removeprefix(".")
+
+
+def _unlisted(content: FolderContent, known: Mapping[str, str], root: Path) -> Iterator[ListedField]:
+    """One problem per field whose files, or folder of files, cannot be listed."""
+    problems: dict[str, str] = {}
+    for path, problem in content.problems.items():
+        is_image = image_suffix(path) is not None or other_image_suffix(path) is not None
+        name = split_stem(legible(image_stem(path)), known)[0] if is_image else legible(path.name)
+        problems.setdefault(legible(_below(path.parent / name, root)), problem)
+    yield from (ListedField(name=name, problem=problem) for name, problem in problems.items())
+
+
+_Parts = Mapping[Path, tuple[str, str | None]]
+_Found = tuple[list[ListedField], dict[Path, str]]
+
+
+def _list_planes(parts: _Parts, known: Mapping[str, str], root: Path) -> _Found:
+    """Fields of one file per channel."""
+    groups: dict[tuple[Path, str], dict[str, list[Path]]] = {}
+    fields: list[ListedField] = []
+    unused: dict[Path, str] = {}
+    rest = []
+    for path, (name, channel) in parts.items():
+        if channel is None:
+            rest.append(path)
+        else:
+            groups.setdefault((path.parent, name), {}).setdefault(channel, []).append(path)
+    images = {key for key, files in groups.items() if files.keys() != {MASK_NAME}}
+    for path in rest:
+        image, reason = companion_of(path) or (None, "")
+        if image is not None and reason == CELLPOSE_MASKS and (path.parent, image) in images:
+            groups[path.parent, image].setdefault(MASK_NAME, []).append(path)
+        elif image is not None and (path.parent, split_stem(image, known)[0]) in images:
+            unused[path] = _OF_ONE_CHANNEL if reason == CELLPOSE_MASKS else reason
+        elif _is_other_kind(path):
+            unused[path] = _other_kind(path)
+        else:
+            fields.append(_stray(path, known, root))
+    for (folder, name), files in groups.items():
+        if (folder, name) in images:
+            fields.append(_field_of_planes(name, files))
+        elif (folder, split_stem(name, known)[0]) in images:
+            unused |= dict.fromkeys(files[MASK_NAME], _OF_ONE_CHANNEL)
+        else:
+            fields += [_mask_without_image(path, root) for path in files[MASK_NAME]]
+    return fields, unused
+
+
+def _is_other_kind(path: Path) -> bool:
+    return image_suffix(path) is None and not is_zarr_folder(path)
+
+
+def _other_kind(path: Path) -> str:
+    suffix = other_image_suffix(path)
+    return f"{suffix} files are not read: {'unpack it' if suffix == '.zarr.zip' else 'save it as TIFF or PNG'}"
+
+
+def _mask_without_image(path: Path, root: Path) -> ListedField:
+    return ListedField(
+        name=_below(path, root),
+        problem=f"{path} is a mask without its image. Put it beside its image, or move it away.",
+    )
+
+
+def _stray(path: Path, known: Mapping[str, str], root: Path) -> ListedField:
+    problem = (
+        f"The name of {path} does not end in a channel, as others here do: expected <field of view>_<channel> with one "
+        f"of {', '.join(known)}. Rename it, map its channel (--channel-mapping), or move it away."
+    )
+    return ListedField(name=_below(path, root), problem=problem)
+
+
+def _field_of_planes(name: str, files: Mapping[str, list[Path]]) -> ListedField:
+    planes = {channel: paths[0] for channel, paths in files.items() if channel != MASK_NAME}
+    by_hpa = all(is_named_by_hpa(path) for path in planes.values())
+    return ListedField(
+        name=name,
+        channel_files=planes,
+        mask_file=_one_mask(files.get(MASK_NAME, [])),
+        metadata=plate_well_sample(name),
+        default_pixel_size_um=PUBLISHED_PIXEL_SIZE_UM if by_hpa else None,
+        default_pixel_size_from="HPA name" if by_hpa else "",
+        problem=_problem_of_planes(name, files),
+    )
+
+
+def _problem_of_planes(name: str, files: Mapping[str, list[Path]]) -> str | None:
+    masks = files.get(MASK_NAME, [])
+    for channel, paths in files.items():
+        if len(paths) > 1 and not (channel == MASK_NAME and _one_mask(paths)):
+            names = ", ".join(path.name for path in paths)
+            return f"Field {name!r} has more than one file for {channel}: {names}. Remove or rename all but one."
+    for path in (path for paths in files.values() for path in paths if _is_other_kind(path)):
+        return f"Field {name!r}: {path}: {_other_kind(path)}."
+    if masks and image_suffix(masks[0]) in _LOSSY_SUFFIXES:
+        return f"Field {name!r}: label mask {masks[0]} is not lossless, expected PNG, TIFF or .npy rather than JPEG."
+    return one_file_twice(name, {channel: paths[0] for channel, paths in files.items()})
+
+
+def _one_mask(masks: list[Path]) -> Path | None:
+    """The mask of a field: one named by its user comes before Cellpose's."""
+    named = [path for path in masks if (companion_of(path) or ("", ""))[1] != CELLPOSE_MASKS] or masks
+    return named[0] if len(named) == 1 else None
+
+
+def _list_stacks(parts: _Parts, root: Path) -> _Found:
+    """Fields of one file each, or of one position of a file."""
+    masks: dict[tuple[Path, str], list[Path]] = {}
+    unused: dict[Path, str] = {}
+    found = {path: list_positions(path, name) for path, (name, channel) in parts.items() if channel is None}
+    stems = {(path.parent, name): path for path, (name, channel) in parts.items() if channel is None}
+    stems |= {(path.parent, item.name): path for path, items in found.items() for item in items}
+    stacks = []
+    for path, (name, channel) in parts.items():
+        image, reason = companion_of(path) or (None, "")
+        if channel == MASK_NAME:
+            masks.setdefault((path.parent, name.removesuffix(".ome")), []).append(path)
+        elif image is None or (path.parent, image) not in stems:
+            stacks.append(path)
+        elif reason == CELLPOSE_MASKS:
+            masks.setdefault((path.parent, image), []).append(path)
+        else:
+            unused[path] = reason
+    fields = [
+        _field_of_stack(path, item, masks.pop((path.parent, item.name), [])) for path in stacks for item in found[path]
+    ]
+    for key, paths in masks.items():
+        images = found[stems[key]] if key in stems else []
+        fields += [
+            _mask_of_several(path, images, root) if images else _mask_without_image(path, root) for path in paths
+        ]
+    return fields, unused
+
+
+def _mask_of_several(path: Path, images: list[ListedField], root: Path) -> ListedField:
+    return ListedField(
+        name=_below(path, root),
+        problem=f"{path} is a mask of {images[0].stack_file}, which holds {len(images)} images: expected one mask for "
+        f"each, such as {images[0].name}_{MASK_NAME}. Split it, or move it away.",
+    )
+
+
+def _field_of_stack(path: Path, item: ListedField, masks: list[Path]) -> ListedField:
+    problem = item.problem
+    if (layout := layout_of(path)) is not None:
+        problem = (
+            f"{path} is named as {layout[0]} names its files, one for each channel, which is not read as it stands. "
+            "Rename the files to <field of view>_<channel>, or list them in a CSV with the columns r_image, y_image, "
+            "b_image, g_image and output_prefix, one row per field of view."
+        )
+    elif _is_other_kind(path):
+        problem = f"{path}: {_other_kind(path)}."
+    return _with_masks(replace(item, problem=problem), masks)
+
+
+def _with_masks(item: ListedField, masks: list[Path]) -> ListedField:
+    problem = item.problem or (_problem_of_planes(item.name, {MASK_NAME: masks}) if masks else None)
+    return replace(item, mask_file=_one_mask(masks), problem=problem)

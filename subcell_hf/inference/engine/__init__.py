@@ -1,0 +1,1 @@
+"""Blocks of cells → parts of a table → the table, resumable."""

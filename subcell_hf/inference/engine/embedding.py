@@ -1,0 +1,278 @@
+"""Cells → embedding table: what `subcell embed` runs, on one process or many."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+
+from subcell_hf.cells.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM, count_pixel_sizes
+from subcell_hf.cells.quality import DOUBTFUL_CHANNELS, count_doubtful_channels
+from subcell_hf.errors import InputError
+from subcell_hf.images.unused import unused_of
+from subcell_hf.inference.engine.batches import BatchReader, ReadPart
+from subcell_hf.inference.engine.forward import BatchEmbedder
+from subcell_hf.inference.engine.parts import PartResults, PartsFolder, plan_parts
+from subcell_hf.inference.engine.runs import EmbedRun, EmbedSettings, claim_run, write_part
+from subcell_hf.inference.models.loading import ModelFolder, choose_device, choose_precision
+from subcell_hf.inference.sources.blocks import CellSource
+from subcell_hf.parallel.processes import Processes
+from subcell_hf.progress import progress_bar
+from subcell_hf.storage.input_lists import write_unused
+from subcell_hf.tables.cell_pictures import PictureBudget
+from subcell_hf.tables.embedding_table import SCHEMA_VERSION
+from subcell_hf.tables.files import EMBEDDINGS_FILE
+
+__all__ = ["EmbedReport", "EmbedSettings", "Processes", "embed_cells"]
+
+_ARGUMENTS_OF_INPUT = (
+    "source", "protein_channel", "channel_mapping", "channel_names", "pixel_size_um", "z_projection", "metadata",
+    "trust_masks", "segmentation", "min_area_um2", "max_area_um2", "exclude_border", "single_cells", "split",
+    "crop_size_px",
+)  # fmt: skip
+"""Arguments that change what is embedded: named where a folder holds a run with others."""
+
+_LIBRARIES = (
+    "subcell-hf",
+    "torch",
+    "transformers",
+    "numpy",
+    "scikit-image",
+    "scipy",
+    "tifffile",
+    "imagecodecs",
+    "pyarrow",
+)
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What a run came to.
+
+    Attributes:
+        output: Folder of the run.
+        cells: Rows of the table.
+        skipped: Input and reason, for all that is not in the table.
+        resumed_parts: Parts that an earlier run had finished.
+        parts: Parts of the whole run.
+        missing_parts: Parts that other processes have not finished yet; the last to finish writes the tables.
+    """
+
+    output: Path
+    cells: int
+    skipped: Sequence[tuple[str, str]]
+    resumed_parts: int
+    parts: int
+    missing_parts: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the tables are written."""
+        return not self.missing_parts
+
+
+def embed_cells(
+    source: CellSource,
+    models: Sequence[ModelFolder],
+    output: Path,
+    settings: EmbedSettings | None = None,
+    *,
+    processes: Processes | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> EmbedReport:
+    """Embed all cells of a source; goes on where an earlier run of the same inputs stopped.
+
+    Args:
+        source: Where the cells come from.
+        models: The models that its blocks name.
+        output: Folder of the run.
+        settings: How to do it.
+        processes: Which of how many processes this is; None: as the launcher says.
+        arguments: What the user gave, for `run.json`.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        InputError: If nothing can be embedded, or the folder holds a run of something else; in strict mode also for
+            every input that cannot be used.
+        OSError: If a file cannot be written.
+    """
+    settings, processes = settings or EmbedSettings(), processes or Processes.of_environment()
+    run, shown = _prepare(source, models, output, settings, processes, arguments or {})
+    if run.folder.is_joined():
+        run.folder.open(shown)
+        return _finished(run)
+    with claim_run(output, processes):
+        run.folder.open(shown)
+        return _finished(run) if run.folder.is_joined() else _embed(run)
+
+
+def _embed(run: EmbedRun) -> EmbedReport:
+    """Embed the share of this process; whoever ends last joins the parts."""
+    processes, settings = run.processes, run.settings
+    started = time.perf_counter()
+    own = [part for part in range(len(run.parts)) if part % processes.world_size == processes.rank]
+    pending = [part for part in own if not run.folder.is_sound(part)]
+    if settings.engine == "ray":
+        from subcell_hf.inference.engine.cluster import embed_on_ray
+
+        embed_on_ray(run, pending)
+    else:
+        _embed_parts(run, pending)
+    seconds = time.perf_counter() - started
+    resumed = len(own) - len(pending)
+    missing = sum(not run.folder.is_done(part) for part in range(len(run.parts)))
+    if missing and not run.folder.is_joined():
+        if processes.world_size == 1:
+            raise InputError(
+                f"{missing} of {len(run.parts)} finished parts of {run.folder.output} were removed while this ran. "
+                "Make sure that nothing else changes the folder, and run the same command again."
+            )
+        return EmbedReport(run.folder.output, 0, (), resumed, len(run.parts), missing)
+    with run.folder.lock():
+        if run.folder.is_joined():
+            return replace(_finished(run), resumed_parts=resumed)
+        try:
+            # What other processes have written is looked at here for the first time.
+            others = [part for part in range(len(run.parts)) if part % processes.world_size != processes.rank]
+            _embed_parts(run, [part for part in others if not run.folder.is_sound(part)])
+            return _join(run, seconds, resumed)
+        except FileNotFoundError:
+            # Without locks another process may have joined the parts, and removed them, at the same time.
+            if not run.folder.is_joined():
+                raise
+            return replace(_finished(run), resumed_parts=resumed)
+
+
+def _prepare(
+    source: CellSource,
+    models: Sequence[ModelFolder],
+    output: Path,
+    settings: EmbedSettings,
+    processes: Processes,
+    arguments: Mapping[str, Any],
+) -> tuple[EmbedRun, Mapping[str, Any]]:
+    """Plan the run; also returns the settings that its folder is to be opened with."""
+    device = choose_device(settings.device, processes.local_rank)
+    precision = choose_precision(settings.precision, device)
+    names = list(source.names())
+    if not names:
+        raise InputError("The input holds no cell and no field of view. Give one that does.")
+    parts = plan_parts(names, source.blocks_per_read, source.blocks_per_part)
+    budget = PictureBudget.of_fields(names, settings.pictures)
+    shown = {
+        "models": [f"{model.name} {model.checksum[:16]}" for model in models],
+        "precision": precision,
+        "pictures": settings.pictures,
+        "attention of every cell (--portable)": settings.attention_maps,
+        **{key: value for key, value in arguments.items() if key in _ARGUMENTS_OF_INPUT},
+    }
+    facts = [source.fingerprint(), [m.checksum for m in models], precision, settings.pictures, SCHEMA_VERSION]
+    facts += ["attention"] if settings.attention_maps else []
+    fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    folder = PartsFolder(output, len(parts), fingerprint)
+    run = EmbedRun(
+        source, tuple(models), settings, processes, names, parts, folder, budget, device, precision, dict(arguments)
+    )
+    run.arguments = {**run.arguments, "fingerprint": fingerprint, "settings": shown}
+    return run, shown
+
+
+def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
+    """Embed parts one after the other, and write each as it finishes."""
+    if not pending:
+        return
+    settings = run.settings
+    embedder = BatchEmbedder(run.models, run.device, run.precision, settings.batch_size)
+    reader = BatchReader(
+        run.source, run.budget, embedder.batch_size, settings.workers, pin_memory=run.device.type == "cuda"
+    )
+    results = PartResults(run.classes, run.proteins, settings.attention_maps)
+    cells, began, part_began = 0, time.perf_counter(), time.perf_counter()
+    shown = settings.progress and run.processes.rank == 0
+    with progress_bar(len(pending), "parts", "embed", shown=shown) as bar:
+        for item in embedder.run(reader.batches([(part, run.parts[part]) for part in pending])):
+            if isinstance(item, ReadPart):
+                write_part(run, item, results, time.perf_counter() - part_began)
+                part_began = time.perf_counter()
+                bar.update()
+                continue
+            results.add(item)
+            cells += len(item.places)
+            bar.set_postfix_str(f"{cells / (time.perf_counter() - began):.1f} cells/s", refresh=False)
+            bar.update(0)
+    run.batch_size = embedder.batch_size
+
+
+def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
+    """Write the tables, and last of all `run.json`."""
+    names = run.proteins if len(run.proteins) > 1 and run.classes else ()
+    provenance = {
+        "subcell_hf": _version("subcell-hf"),
+        "models": [model.facts() for model in run.models],
+        "precision": run.precision,
+    }
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "classes": list(run.classes),
+        "passes": list(names),
+        "provenance": provenance,
+    }
+    unused = unused_of(run.source)
+    write_unused(run.folder.output, unused)
+    skipped = run.folder.join(facts, h5ad=run.settings.h5ad)
+    table = pq.ParquetFile(run.folder.output / EMBEDDINGS_FILE)
+    counted = (PIXEL_SIZE, PIXEL_SIZE_FROM, DOUBTFUL_CHANNELS, "field_of_view")
+    columns = table.read(columns=[name for name in counted if name in table.schema_arrow.names])
+    notes = run.folder.notes()
+    cells = sum(note["cells"] for note in notes)
+    run.folder.finish(
+        {
+            **{key: run.arguments[key] for key in ("fingerprint", "settings")},
+            "arguments": {k: v for k, v in run.arguments.items() if k not in ("fingerprint", "settings")},
+            "models": [model.facts() for model in run.models],
+            "versions": {name: _version(name) for name in _LIBRARIES},
+            "device": _describe(run.device),
+            "precision": run.precision,
+            "batch_size": run.batch_size,
+            "processes": run.processes.world_size,
+            "cells": cells,
+            "skipped": len(skipped),
+            "unused": len(unused),
+            "pixel_sizes": count_pixel_sizes(columns),
+            "doubtful_channels": count_doubtful_channels(columns),
+            "timings": {
+                "wall_s": round(seconds, 3),
+                "resumed_parts": resumed,
+                "parts_s": [note["seconds"] for note in notes],
+            },
+        }
+    )
+    return EmbedReport(run.folder.output, cells, tuple(skipped), resumed, len(run.parts))
+
+
+def _finished(run: EmbedRun) -> EmbedReport:
+    """The report of a run that is complete already; adds an AnnData file that was not wanted then."""
+    output = run.folder.output
+    run.folder.check_tables(h5ad=run.settings.h5ad)
+    run.folder.clear()
+    facts = run.folder.read_run()
+    return EmbedReport(output, facts["cells"], run.folder.read_skipped(), len(run.parts), len(run.parts))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _describe(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -1,0 +1,216 @@
+"""Batches of cells through their model, as large as memory allows, one batch begun before the last is fetched."""
+
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from subcell_hf.inference.engine.batches import Batch, Place, ReadPart
+from subcell_hf.inference.models.loading import CellEncoder, ModelFolder
+from subcell_hf.model.configuration_subcell import SubCellConfig
+
+CPU_ACTIVATIONS = 2 * 785 * 3072
+"""Numbers in a layer's widest activations that fill a CPU's caches, tokens times width: of two cells of ViT-B/16 at
+448 px. More are not faster (benchmarks/forward.py)."""
+
+MOST_CELLS_ON_CPU = 64
+"""A batch of a small model; by then the work outweighs what a forward costs of itself."""
+
+CUDA_BATCH = 256
+"""Where the search begins on a GPU; halved as often as memory runs out."""
+
+_CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc")
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What came of a batch; arrays are float32 and lack the cells that were refused.
+
+    Attributes:
+        places: `[cells]`.
+        embeddings: `[cells, passes · width]`.
+        probabilities: `[cells, passes, classes]`, or None.
+        attentions: `[cells, heads, rows, columns]` of the first pass, or None.
+        refused: Cells that the image processor did not take, and why.
+        image_px: Height and width of what the model saw.
+    """
+
+    places: tuple[Place, ...]
+    embeddings: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32] | None
+    attentions: npt.NDArray[np.float32] | None
+    refused: Mapping[Place, str]
+    image_px: tuple[int, int] = (0, 0)
+
+
+class BatchEmbedder:
+    """Embeds batches; loads each model when its first cell comes.
+
+    Args:
+        models: The models of the run.
+        device: Where to work.
+        precision: `"fp32"` or `"bf16"`.
+        batch_size: Images of a forward; None: chosen here, and halved when memory runs out.
+
+    Attributes:
+        batch_size: Images of a forward, as it stands now.
+    """
+
+    def __init__(
+        self, models: Iterable[ModelFolder], device: torch.device, precision: str, batch_size: int | None = None
+    ) -> None:
+        models = tuple(models)
+        self.models = {model.variant.name: model for model in models}
+        self.device, self.precision = device, precision
+        self.batch_size = batch_size or (CUDA_BATCH if device.type == "cuda" else min(map(_cpu_batch, models)))
+        self._encoders: dict[str, CellEncoder] = {}
+        self._processors: dict[str, Any] = {}
+        # Images are copied and scaled beside the forward of the batch before.
+        self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def run(self, items: Iterator[Batch | ReadPart]) -> Iterator[BatchResult | ReadPart]:
+        """Embed batches in order; the device is given one batch more than has been fetched from it."""
+        begun: deque[_Begun | ReadPart] = deque()
+        for item in items:
+            begun.append(self.begin(item) if isinstance(item, Batch) else item)
+            while len(begun) > 1:
+                yield _fetch(begun.popleft())
+        while begun:
+            yield _fetch(begun.popleft())
+
+    def embed(self, batch: Batch) -> BatchResult:
+        """Embed one batch."""
+        return self.begin(batch).fetch()
+
+    def begin(self, batch: Batch) -> "_Begun":
+        """Give the device a batch; what comes of it is fetched later."""
+        if batch.variant.name not in self._encoders:
+            model = self.models[batch.variant.name]
+            self._encoders[batch.variant.name] = CellEncoder(model, self.device, self.precision)
+            self._processors[batch.variant.name] = batch.variant.processor()
+        refused: dict[Place, str] = {}
+        images, kept = self._prepare(batch, refused)
+        if images is None:
+            return _Begun((), None, None, None, refused)
+        passes = max(1, len(batch.variant.proteins))
+        outputs = self._forward(self._encoders[batch.variant.name], images)
+        embeddings, probabilities, attentions = (
+            None if tensor is None else tensor.unflatten(0, (-1, passes)) for tensor in outputs
+        )
+        attentions = None if attentions is None else attentions[:, 0]
+        height, width = images.shape[-2:]
+        return _Begun(kept, embeddings, probabilities, attentions, refused, (height, width))
+
+    def _prepare(self, batch: Batch, refused: dict[Place, str]) -> tuple[Tensor | None, tuple[Place, ...]]:
+        """`_images`, on a stream of its own where the device has streams."""
+        if self._copying is None:
+            return self._images(batch, refused)
+        with torch.cuda.stream(self._copying):
+            images, kept = self._images(batch, refused)
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self._copying)
+        if images is not None:
+            images.record_stream(computing)
+        return images, kept
+
+    def _images(self, batch: Batch, refused: dict[Place, str]) -> tuple[Tensor | None, tuple[Place, ...]]:
+        """`[cells · passes, channels, height, width]` on the device, without the cells that cannot be used."""
+        try:
+            return self._process(batch, slice(None)), batch.places
+        except ValueError:
+            images, kept = [], []
+            for number, place in enumerate(batch.places):
+                try:
+                    images.append(self._process(batch, slice(number, number + 1)))
+                    kept.append(place)
+                except ValueError as error:
+                    refused[place] = str(error)
+            return (torch.cat(images) if images else None), tuple(kept)
+
+    def _process(self, batch: Batch, cells: slice) -> Tensor:
+        """Scale and mask on the device: raw pixels are a quarter to a half of what would be copied otherwise."""
+        masks = None if batch.cell_masks is None else batch.cell_masks[cells].to(self.device, non_blocking=True)
+        images: Tensor = self._processors[batch.variant.name](
+            batch.pixels[cells].to(self.device, non_blocking=True),
+            cell_masks=masks,
+            channels=list(batch.channels),
+            pixel_size_um=batch.pixel_size_um,
+            channel_mapping=batch.variant.channel_mapping,
+        )["pixel_values"]
+        height, width = images.shape[-2:]
+        patch_px = batch.variant.patch_px
+        if height % patch_px or width % patch_px:
+            raise ValueError(
+                f"The crop is {height} x {width} px at the model's pixel size, expected multiples of {patch_px}. "
+                "Choose a window with --crop-size-px."
+            )
+        return images.flatten(0, -4)
+
+    def _forward(self, encoder: CellEncoder, images: Tensor) -> list[Tensor | None]:
+        outputs: list[tuple[Tensor | None, ...]] = []
+        start = 0
+        while start < len(images):
+            try:
+                outputs.append(encoder(images[start : start + self.batch_size]))
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error) or self.batch_size == 1:
+                    raise
+                self.batch_size = max(1, min(self.batch_size, len(images) - start) // 2)
+                warnings.warn(
+                    f"Out of memory: continuing with {self.batch_size} images per batch. --batch-size "
+                    f"{self.batch_size} begins with that.",
+                    stacklevel=2,
+                )
+                continue
+            start += self.batch_size
+        columns = zip(*outputs, strict=True)
+        return [None if column[0] is None else torch.cat([t for t in column if t is not None]) for column in columns]
+
+
+def _cpu_batch(model: ModelFolder) -> int:
+    """Cells whose activations fill a CPU's caches."""
+    if model.config.get("backbone_config"):
+        return 2  # another family's encoder is taken to be as large as the published one
+    config = SubCellConfig.from_dict(model.config)
+    height, width = (max(1, (model.variant.crop_px or edge) // config.patch_size) for edge in config.image_height_width)
+    activations = (height * width + 1) * max(config.hidden_size, config.intermediate_size)
+    return min(max(1, CPU_ACTIVATIONS // activations), MOST_CELLS_ON_CPU)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    out = known or any(text in str(error) for text in _CPU_OUT_OF_MEMORY)
+    if out and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return out
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A batch that the device may still be working on."""
+
+    places: tuple[Place, ...]
+    embeddings: Tensor | None
+    probabilities: Tensor | None
+    attentions: Tensor | None
+    refused: Mapping[Place, str]
+    image_px: tuple[int, int] = (0, 0)
+
+    def fetch(self) -> BatchResult:
+        """Wait for the device."""
+        embeddings = np.zeros((0, 0), np.float32)
+        if self.embeddings is not None:
+            embeddings = self.embeddings.flatten(1).cpu().numpy()
+        probabilities = None if self.probabilities is None else self.probabilities.cpu().numpy()
+        attentions = None if self.attentions is None else self.attentions.cpu().numpy()
+        return BatchResult(self.places, embeddings, probabilities, attentions, self.refused, self.image_px)
+
+
+def _fetch(item: _Begun | ReadPart) -> BatchResult | ReadPart:
+    return item.fetch() if isinstance(item, _Begun) else item

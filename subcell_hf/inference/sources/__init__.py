@@ -1,0 +1,1 @@
+"""What the input is: images, crops, shards or arrays → blocks of cells."""

@@ -1,0 +1,130 @@
+"""What a path holds: images of fields, images of single cells, crops or shards."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from subcell_hf.cells.segmentation import SEGMENTERS
+from subcell_hf.cells.single_cells import CropSettings
+from subcell_hf.errors import InputError
+from subcell_hf.images.fields_of_view import FieldError, ReadingOptions
+from subcell_hf.images.folders import CROPS_FILE
+from subcell_hf.inference.models.loading import ModelFolder, for_given_crops
+from subcell_hf.inference.models.variants import PUBLISHED_CROP_PX, Variant
+from subcell_hf.inference.sources.blocks import CellSource
+from subcell_hf.inference.sources.cell_sources import (
+    CropFolderCells,
+    ImageCells,
+    SingleCellImages,
+    at_models_scale,
+    list_images,
+    read_planes,
+)
+from subcell_hf.inference.sources.shard_cells import ShardCells
+from subcell_hf.shards.index import CELLS_FILE, INDEX_FILE
+
+_WINDOW_TOLERANCE = 1.01
+"""Pixel sizes are rounded."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How an input is to be understood.
+
+    Attributes:
+        reading: How to read images.
+        filters: Which cells of a field to leave out.
+        segmentation: How to find cells in fields that have no mask.
+        single_cells: Whether every image shows one cell; None: it does where it is no larger than the model's window
+            and has no mask.
+        split: Of shards: take only this split.
+        crop_px: Edge of the window in the model's pixels, where the user chose one.
+    """
+
+    reading: ReadingOptions = field(default_factory=ReadingOptions)
+    filters: CropSettings = field(default_factory=CropSettings)
+    segmentation: str = "watershed"
+    single_cells: bool | None = None
+    split: str | None = None
+    crop_px: int | None = None
+
+
+def open_source(
+    path: str | Path, models: Sequence[ModelFolder], options: SourceOptions | None = None
+) -> tuple[CellSource, tuple[ModelFolder, ...], str]:
+    """Recognise an input.
+
+    Args:
+        path: Folder of images, image, table, folder of crops, folder or URL of shards.
+        models: To choose from, the largest first.
+        options: How to understand it.
+
+    Returns:
+        The source, the models as they treat its cells, and what the input was taken for, in words.
+
+    Raises:
+        InputError: If nothing is there, or an option has no meaning for it.
+    """
+    options = options or SourceOptions()
+    if options.segmentation not in SEGMENTERS:
+        raise InputError(f"Unknown segmentation {options.segmentation!r}: choose one of {', '.join(SEGMENTERS)}.")
+    models = tuple(models)
+    variants = tuple(model.variant for model in models)
+    local = Path(path)
+    if "://" in str(path) or (local / INDEX_FILE).is_file() or (local / CELLS_FILE).is_file():
+        _refuse_options(options, "shards", {"split", "crop_px"})
+        return ShardCells(str(path), variants, options.split), models, "shards"
+    if (local / CROPS_FILE).is_file():
+        _refuse_options(options, "crops of subcell crops", {"crop_px"})
+        return CropFolderCells(local, variants), models, "crops of subcell crops"
+    if options.split is not None:
+        raise InputError(f"--split {options.split} is only for shards, and {path} holds none.")
+    single, why = _shows_single_cells(local, variants, options)
+    if single:
+        _refuse_options(options, "images of single cells", {"reading", "single_cells", "crop_px"})
+        models = models if options.crop_px else for_given_crops(models)
+        return SingleCellImages(local, tuple(model.variant for model in models), options.reading), models, why
+    return ImageCells(local, variants, options.reading, options.filters, options.segmentation), models, why
+
+
+def _refuse_options(options: SourceOptions, what: str, allowed: set[str]) -> None:
+    """An option that would be ignored is a mistake."""
+    default = SourceOptions()
+    for name in ("reading", "filters", "segmentation", "single_cells", "split", "crop_px"):
+        given: Any = getattr(options, name)
+        if name not in allowed and given != getattr(default, name):
+            raise InputError(
+                f"The input holds {what}: {name.replace('_', ' ')} ({given}) has no meaning for it. Leave the options "
+                "out, or give the images that the crops were made of."
+            )
+
+
+def _shows_single_cells(path: Path, variants: Sequence[Variant], options: SourceOptions) -> tuple[bool, str]:
+    """Whether images show one cell each, by the first that can be read."""
+    if options.single_cells is not None:
+        return options.single_cells, "images of single cells" if options.single_cells else "fields of view"
+    for found in list_images(path, options.reading, variants).fields:
+        if found.listed.mask_file is not None:
+            break
+        try:
+            image, variant = read_planes(at_models_scale(found, variants[0]), variants)
+        except FieldError:  # reported when its turn comes
+            continue
+        is_table = path.suffix.lower() == ".csv"
+        if image.pixel_size_from == "model" and not is_table:
+            return False, (
+                "fields of view, of which the pixel size is unknown (--pixel-size-um; --single-cells takes each image "
+                "as one cell at the model's scale)"
+            )
+        window_px = (variant.crop_px or PUBLISHED_CROP_PX) * variant.pixel_size_um / image.pixel_size_um
+        height, width = image.pixels.shape[1:]
+        if max(height, width) <= window_px * _WINDOW_TOLERANCE:
+            # Tables of SubCellPortable list crops and have no column for their scale, which is the published models'.
+            scale = f" at the model's {image.pixel_size_um:g} um" if image.pixel_size_from == "model" else ""
+            return True, (
+                f"images of single cells{scale}, since {found.name} ({height} x {width} px) is no larger than the "
+                f"model's window of {window_px:.0f} px (--fields-of-view has them segmented)"
+            )
+        break
+    return False, "fields of view"

@@ -1,0 +1,197 @@
+"""A run as one page that a browser shows without a network: counts, cells, locations, a map, quality, run facts."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from subcell_hf.errors import InputError
+from subcell_hf.report import summaries
+from subcell_hf.report.columns import number_text, page_columns
+from subcell_hf.report.picture_sheets import PER_ROW, PER_SHEET, PictureSheets, pack_pictures
+from subcell_hf.report.projection import project_cells
+from subcell_hf.storage.atomic import write_atomically
+from subcell_hf.tables.cell_pictures import PICTURE_PX, PICTURES_FILE, CellPicture, iterate_pictures
+from subcell_hf.tables.files import EmbeddingTable, read_table
+
+REPORT_FILE = "report.html"
+MAX_CELLS = 20_000
+"""Cells on the map and in the table of the page; the counts are those of all."""
+
+_MAX_PICTURE_BYTES = 9_000_000
+_MAX_DATA_BYTES = 4_500_000
+_FEWEST_CELLS = 500
+_SCRIPTS = ("pictures.js", "map.js", "cells.js", "page.js")
+
+
+def write_report(
+    output_folder: Path | str,
+    *,
+    title: str | None = None,
+    max_cells: int = MAX_CELLS,
+    seed: int = 0,
+    output: Path | None = None,
+) -> Path:
+    """Write `report.html` into a folder that `subcell embed` wrote.
+
+    The page holds everything it needs, allows itself no network, and stays below 15 MB: a table of more than
+    `max_cells` cells is shown by those that have a picture and others drawn at random, which the page says.
+
+    Args:
+        output_folder: Holds `embeddings.parquet`, and maybe `pictures.parquet`, `run.json` and `skipped.csv`.
+        title: Headline; default: the folder's name.
+        max_cells: Cells on the map and in the table, at most.
+        seed: Of the choice of cells and of the map; same seed, same page.
+        output: File to write; default: `report.html` in the folder.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        InputError: If there is no table, or one without cells, or a file is damaged.
+    """
+    folder = Path(output_folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file, expected the folder that holds it. Give {folder.parent}.")
+    table = read_table(folder)
+    if not len(table):
+        raise InputError(f"{folder} holds a table without cells, so there is nothing to show. See skipped.csv there.")
+    pictures = _read_pictures(folder, set(table.cells["cell_id"]))
+    montage = summaries.choose_montage(table.cells, set(pictures))
+    sheets = pack_pictures(pictures, _picture_order(pictures, montage, seed), _MAX_PICTURE_BYTES)
+    rows, data = _page_cells(table, sheets, max_cells, seed)
+    cell_map = project_cells(table.embeddings[rows], seed)
+    data["x"], data["y"] = (np.round(axis * 10_000).astype(int).tolist() for axis in cell_map.positions.T)
+    data["pictures"] = _page_pictures(sheets)
+    place = {cell_id: n for n, (cell_id, tile) in enumerate(zip(data["ids"], data["tiles"], strict=True)) if tile >= 0}
+    for row in montage:
+        row["numbers"] = [place[cell_id] for cell_id in row.pop("cell_ids") if cell_id in place]
+    page = _render(
+        **_facts_of_run(folder, table),
+        title=title or folder.resolve().name,
+        montage=[row for row in montage if row["numbers"]],
+        strip=_strip(montage),
+        map_method=cell_map.method,
+        shown=len(rows),
+        pictured=len(sheets.cell_ids),
+        heads=sheets.heads if any(sheets.attention) else 0,
+        outlined=any(sheets.outlines),
+        data=data,
+    )
+    path = output or folder / REPORT_FILE
+    with write_atomically(path) as file:
+        file.write(page.encode())
+    return path
+
+
+def _facts_of_run(folder: Path, table: EmbeddingTable) -> dict[str, Any]:
+    """What the page says of all cells, of what was skipped, and of how the table was made."""
+    run = summaries.read_run(folder)
+    skipped_header, skipped_rows = summaries.read_skipped(folder)
+    return {
+        "cells": len(table),
+        "counts": summaries.count_cells(table.cells),
+        "bars": summaries.count_locations(table.cells),
+        "agreement": summaries.agreement_with_known(table.cells),
+        "histograms": summaries.histograms(table.cells),
+        "stains": summaries.stains_of(run),
+        "width": table.embeddings.shape[1],
+        "classes": len(table.classes),
+        "skipped_header": skipped_header,
+        "skipped_rows": skipped_rows[: summaries.MAX_SKIPPED_ROWS],
+        "skipped_count": len(skipped_rows),
+        "run_groups": summaries.run_facts(run, table.provenance),
+        "command": summaries.command_of(run),
+    }
+
+
+def _read_pictures(folder: Path, cell_ids: set[str]) -> dict[str, CellPicture]:
+    """Pictures of the table's cells; none where the run kept none."""
+    path = folder / PICTURES_FILE
+    if not path.is_file():
+        return {}
+    return {picture.cell_id: picture for picture in iterate_pictures(path) if picture.cell_id in cell_ids}
+
+
+def _picture_order(pictures: Mapping[str, CellPicture], montage: list[dict[str, Any]], seed: int) -> list[str]:
+    """Cells of the montage first, the others at random, so that none is preferred where room runs out."""
+    first = [cell_id for row in montage for cell_id in row["cell_ids"]]
+    others = sorted(set(pictures) - set(first))
+    return first + [others[i] for i in np.random.default_rng(seed).permutation(len(others))]
+
+
+def _page_cells(
+    table: EmbeddingTable, sheets: PictureSheets, max_cells: int, seed: int
+) -> tuple[npt.NDArray[np.int64], dict[str, Any]]:
+    """Rows of the cells to show, and what the page knows of them; fewer where names are so long that it would swell."""
+    while True:
+        rows = _choose_rows(table.cells, sheets.cell_ids, max_cells, seed)
+        cells = table.cells.iloc[rows].reset_index(drop=True)
+        tile = {cell_id: number for number, cell_id in enumerate(sheets.cell_ids)}
+        data = {
+            "ids": [str(cell_id) for cell_id in cells["cell_id"]],
+            "columns": page_columns(cells),
+            "tiles": [tile.get(cell_id, -1) for cell_id in cells["cell_id"]],
+        }
+        if len(json.dumps(data)) <= _MAX_DATA_BYTES or len(rows) <= _FEWEST_CELLS:
+            return rows, data
+        max_cells = len(rows) // 2
+
+
+def _choose_rows(cells: pd.DataFrame, pictured: list[str], max_cells: int, seed: int) -> npt.NDArray[np.int64]:
+    """All rows, or those with a picture and others drawn at random, in the table's order."""
+    if len(cells) <= max_cells:
+        return np.arange(len(cells))
+    without = ~cells["cell_id"].isin(pictured).to_numpy()
+    shuffled = np.random.default_rng(seed).permutation(len(cells))
+    first = shuffled[np.argsort(without[shuffled], kind="stable")]
+    return np.sort(first[:max_cells])
+
+
+def _page_pictures(sheets: PictureSheets) -> dict[str, Any]:
+    content = {name: value for name, value in asdict(sheets).items() if name != "cell_ids"}
+    content["tiles_in_all"] = len(sheets.cell_ids)
+    return {**content, "px": PICTURE_PX, "per_row": PER_ROW, "per_sheet": PER_SHEET}
+
+
+def _strip(montage: list[dict[str, Any]]) -> list[int]:
+    """Cells for the head of the page: first the first of every row, then the second of every row, and so on."""
+    rounds = max((len(row["numbers"]) for row in montage), default=0)
+    numbers = [row["numbers"][turn] for turn in range(rounds) for row in montage if turn < len(row["numbers"])]
+    return numbers[:24]
+
+
+def _render(*, data: Mapping[str, Any], **facts: Any) -> str:
+    """Fill the template. Every text is escaped, and the page's own script is the only one that a browser may run."""
+    environment = Environment(
+        loader=PackageLoader("subcell_hf.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["number"] = number_text
+    templates = files("subcell_hf.report") / "templates"
+    style, *scripts = (templates.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", *_SCRIPTS))
+    script = "\n".join(scripts)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html.j2").render(
+        **facts,
+        style=Markup(style),
+        script=Markup(script),
+        script_digest=digest,
+        data=Markup(_script_safe(json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False))),
+    )
+
+
+def _script_safe(text: str) -> str:
+    """JSON that cannot end the element it stands in, whatever the names of cells are."""
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text

@@ -1,0 +1,1 @@
+"""Crops ↔ WebDataset shards: written, indexed, checked, and dealt into batches."""

@@ -1,0 +1,1 @@
+"""Simulated cells with known localization."""

@@ -1,0 +1,1 @@
+"""The embedding table: schema, formats, aggregation, and the pictures that belong to it."""

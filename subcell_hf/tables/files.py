@@ -1,0 +1,89 @@
+"""The one schema of an embedding table; Parquet and AnnData in and out, other tools' tables in.
+
+| column | kind | content |
+| --- | --- | --- |
+| `cell_id` | text | unique |
+| `field_of_view` | text | the image that the cell is in |
+| `antibody`, `gene`, `locations`, `cell_line`, `plate`, `well`, … | text | metadata, empty where unknown |
+| `label`, `top`, `left`, `height`, `width` | whole number | the cell in its field, where it was cropped here |
+| `qc_…` | number, bool or text | quality of the crop |
+| `model` | text | which variant embedded the cell, where it was chosen per row |
+| `top_location_1` … `3`, `top_probability_1` … `3` | text, float32 | where a classifier is |
+| `embedding` | float32 list | of several passes side by side |
+| `probabilities` | float32 list | of several passes the mean |
+| `probabilities_<pass>` | float32 list | each pass |
+
+Metadata of the schema, key `subcell_hf`: JSON with `schema_version`, `classes`, `passes` and `provenance`. Pictures of
+some of the cells lie beside the table, see `subcell_hf.tables.cell_pictures`. Nothing here imports torch.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from subcell_hf.errors import InputError
+from subcell_hf.tables.embedding_table import SCHEMA_VERSION, EmbeddingTable, check_table, top_locations
+from subcell_hf.tables.h5ad import h5ad_from_parquet, read_h5ad, write_h5ad
+from subcell_hf.tables.parquet import (
+    iterate_parquet,
+    join_parquet,
+    parquet_facts,
+    read_parquet,
+    write_parquet,
+)
+from subcell_hf.tables.text import read_csv, read_npz, table_of_frame
+
+__all__ = [
+    "EMBEDDINGS_FILE",
+    "SCHEMA_VERSION",
+    "EmbeddingTable",
+    "check_table",
+    "h5ad_from_parquet",
+    "iterate_parquet",
+    "join_parquet",
+    "read_table",
+    "table_of_frame",
+    "top_locations",
+    "write_h5ad",
+    "write_parquet",
+]
+
+EMBEDDINGS_FILE = "embeddings.parquet"
+"""The table in the folder that `subcell embed` writes."""
+
+
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+
+
+def read_table(path: Path | str, metadata: Collection[str] = ()) -> EmbeddingTable:
+    """Read an embedding table.
+
+    Args:
+        path: A `.parquet` file, or a folder with `embeddings.parquet`; `.h5ad`; `.npz` with `embeddings` and any
+            per-cell arrays; `.csv` or `.tsv` (also packed), SubCellPortable's `result.csv` among them.
+        metadata: Columns of another tool's table that are metadata, whatever they hold.
+
+    Raises:
+        InputError: If the file is missing, of an unknown kind or version, has ids twice, numbers that are not finite,
+            or parts that do not fit together.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / EMBEDDINGS_FILE).is_file():
+            raise InputError(
+                f"{path} holds no {EMBEDDINGS_FILE}. Give a folder that `subcell embed` finished, or a file."
+            )
+        path = path / EMBEDDINGS_FILE
+    if not path.is_file():
+        raise InputError(f"{path} does not exist, expected an embedding table (.parquet, .h5ad, .npz, .csv).")
+    name = path.name.lower()
+    if name.endswith(_PACKED):
+        name = name.rpartition(".")[0]
+    if name.endswith(".parquet"):
+        return read_parquet(path) if parquet_facts(path) else read_csv(path, metadata)
+    if name.endswith(".h5ad"):
+        return read_h5ad(path)
+    if name.endswith(".npz"):
+        return read_npz(path)
+    if name.endswith((".csv", ".tsv")):
+        return read_csv(path, metadata)
+    raise InputError(f"{path} is of no known kind, expected .parquet, .h5ad, .npz, .csv or .tsv.")

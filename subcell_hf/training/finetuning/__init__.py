@@ -1,0 +1,1 @@
+"""A trained SubCell goes on with labels of your own."""

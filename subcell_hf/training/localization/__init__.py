@@ -1,0 +1,1 @@
+"""Classifiers of protein locations on frozen embeddings."""

@@ -1,0 +1,1 @@
+"""SubCell's own training, from shards."""

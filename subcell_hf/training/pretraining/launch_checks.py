@@ -1,0 +1,102 @@
+"""Refuse launchers and settings under which training would not be what it is in one process with whole batches."""
+
+import os
+from pathlib import Path
+
+from transformers import TrainingArguments
+
+from subcell_hf.errors import InputError
+from subcell_hf.model.configuration_subcell import SubCellConfig
+from subcell_hf.parallel.processes import Processes
+from subcell_hf.training.pretraining.arguments import PreTrainingArguments
+
+_WHOLE_WEIGHTS = (
+    "{} is not supported: teacher, validation and checkpoints need whole weights. Use DDP "
+    "(recipes/accelerate/multi_gpu.yaml) or DeepSpeed ZeRO-2 (recipes/accelerate/deepspeed_zero2.yaml)."
+)
+
+
+def check_launch(training: PreTrainingArguments, config: SubCellConfig) -> None:
+    """Refuse what cannot work on this machine, with this launcher or this split of the batch.
+
+    Args:
+        training: With every number filled in.
+        config: Of the model.
+
+    Raises:
+        InputError: With the argument and the remedy.
+    """
+    _check_machine(training)
+    _check_sharding(training, config)
+    _check_chunks(training, config)
+
+
+def check_processes(training: TrainingArguments) -> None:
+    """Refuse processes that would not train together: each on its own, or one for several GPUs.
+
+    Raises:
+        InputError: With the remedy.
+    """
+    started = Processes.of_torch().world_size
+    if started > 1 and training.world_size == 1:
+        raise InputError(
+            f"{started} processes were started, but Trainer has not joined them: each would train on its own. On a "
+            "machine without GPUs add --use_cpu true, or start one process."
+        )
+    if training.n_gpu > 1:
+        raise InputError(
+            f"One process sees {training.n_gpu} GPUs: start one process for each with `accelerate launch --multi_gpu` "
+            "or torchrun, or show it a single one with CUDA_VISIBLE_DEVICES=0."
+        )
+
+
+def _check_machine(training: PreTrainingArguments) -> None:
+    check_processes(training)
+    if training.mixed_precision == "fp16" and training.device.type == "cpu":
+        raise InputError("fp16 needs a GPU: on a CPU it would be fp32 without a word. Use --bf16 true or leave it out.")
+    resume = training.resume_from_checkpoint
+    if resume not in (None, "true", "True") and not Path(resume).is_dir():
+        raise InputError(
+            f"resume_from_checkpoint is {resume!r}: there is no such folder. Give one, or 'true' for the newest "
+            "complete checkpoint of output_dir."
+        )
+
+
+def _check_sharding(training: PreTrainingArguments, config: SubCellConfig) -> None:
+    """Weights in pieces, or in 16 bits, are not what the teacher follows."""
+    if training.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
+        raise InputError(_WHOLE_WEIGHTS.format("FSDP"))
+    plugin = training.deepspeed_plugin
+    if plugin is None:
+        return
+    if plugin.zero_stage > 2:
+        raise InputError(_WHOLE_WEIGHTS.format(f"DeepSpeed ZeRO-{plugin.zero_stage}"))
+    if training.mixed_precision != "no" and config.protein_centroid_weight:
+        raise InputError(
+            f"protein_centroid_weight with DeepSpeed and {training.mixed_precision}: DeepSpeed keeps such weights in "
+            "16 bits, in which the teacher's small steps vanish. Use DDP (recipes/accelerate/multi_gpu.yaml), or "
+            "DeepSpeed in float32."
+        )
+
+
+def _check_chunks(training: PreTrainingArguments, config: SubCellConfig) -> None:
+    """Refuse what the parts of a batch cannot do."""
+    chunks, cells = training.cached_gradient_chunks, training.per_device_train_batch_size
+    if not 1 <= chunks <= cells:
+        raise InputError(
+            f"cached_gradient_chunks is {chunks}: expected 1 (off) to {cells}, the cells of a process and batch."
+        )
+    if chunks == 1:
+        return
+    refused = {
+        "deepspeed": (training.deepspeed_plugin, "DeepSpeed reduces gradients within each backward pass; use DDP"),
+        "torch_compile": (training.torch_compile, "a part of the model runs outside its forward"),
+        "backbone_config": (
+            config.backbone_config, "a backbone's BatchNorm would see one part at a time instead of the batch"
+        ),
+    }  # fmt: skip
+    for name, (value, reason) in refused.items():
+        if value:
+            raise InputError(
+                f"cached_gradient_chunks={chunks} does not go with {name}: {reason}. Leave one of them out."
+            )
