@@ -11,7 +11,7 @@ from skimage.segmentation import expand_labels, watershed
 
 from subcell_hf.errors import InputError
 from subcell_hf.images.files import FieldError
-from subcell_hf.images.nuclei import (
+from subcell_hf.images.masks.nuclei import (
     NUCLEUS_CHANNEL,
     SMOOTHING_UM,
     WORKING_PIXEL_UM,

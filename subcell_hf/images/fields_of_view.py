@@ -15,13 +15,13 @@ from subcell_hf.images.decoders.file_metadata import (
     is_sane_pixel_size,
 )
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
+from subcell_hf.images.file_names import legible
 from subcell_hf.images.files import IMAGE_SUFFIXES, FieldError, Image, image_suffix, read_image
-from subcell_hf.images.instances import check_instances
+from subcell_hf.images.layouts.channel_names import list_file, list_folder
 from subcell_hf.images.layouts.field_tables import list_table
-from subcell_hf.images.layouts.file_names import legible
-from subcell_hf.images.layouts.inner_labels import with_inner_labels
-from subcell_hf.images.layouts.listed_fields import ListedField, Listing, refuse_duplicates
-from subcell_hf.images.layouts.listing import list_file, list_folder
+from subcell_hf.images.listed_fields import ListedField, Listing, refuse_duplicates
+from subcell_hf.images.masks.inner_labels import with_inner_labels
+from subcell_hf.images.masks.instances import check_instances
 from subcell_hf.images.metadata_columns import keep_apart
 from subcell_hf.images.planes import (
     channel_stack,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
+from subcell_hf.images.file_names import is_system_file, is_thumbnail, legible, other_image_suffix
 from subcell_hf.images.files import image_suffix
-from subcell_hf.images.layouts.file_names import is_system_file, is_thumbnail, legible, other_image_suffix
 
 CROPS_FILE = "crops.json"
 """Marks a folder as one of crops; such a folder inside of a folder of images is passed by."""

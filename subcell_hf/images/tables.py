@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subcell_hf.errors import InputError
+from subcell_hf.images.file_names import normal_form
 from subcell_hf.images.files import FieldError
-from subcell_hf.images.layouts.file_names import normal_form
 from subcell_hf.storage.foreign_tables import ForeignTable, read_foreign_table
 from subcell_hf.storage.text_values import plain_text
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from subcell_hf.cells.cropping import CropSettings, crop_fields, read_crop_table
 from subcell_hf.cli import app
 from subcell_hf.images.fields_of_view import FieldError, FieldSource, FoundFields, ReadingOptions, list_fields
-from subcell_hf.images.instances import mask_of_single_cell
+from subcell_hf.images.masks.instances import mask_of_single_cell
 from subcell_hf.simulation.simulate import simulate_dataset
 from subcell_hf.types import FieldOfView
 from tests.images.written_fields import label_mask, random_plane, write_hpa_field, write_png

@@ -4,9 +4,9 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
+from subcell_hf.images.file_names import MASK_NAME, normal_form
 from subcell_hf.images.files import FieldError
-from subcell_hf.images.layouts.file_names import MASK_NAME, normal_form
-from subcell_hf.images.layouts.listed_fields import ListedField, one_file_twice
+from subcell_hf.images.listed_fields import ListedField, one_file_twice
 from subcell_hf.images.tables import read_table
 from subcell_hf.ontology import CHANNEL_STAINS
 

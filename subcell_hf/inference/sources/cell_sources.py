@@ -27,8 +27,8 @@ from subcell_hf.images.fields_of_view import (
     size_and_time,
 )
 from subcell_hf.images.files import read_image
-from subcell_hf.images.instances import mask_of_single_cell
-from subcell_hf.images.nuclei import NUCLEUS_CHANNEL
+from subcell_hf.images.masks.instances import mask_of_single_cell
+from subcell_hf.images.masks.nuclei import NUCLEUS_CHANNEL
 from subcell_hf.images.planes import check_label_mask
 from subcell_hf.inference.models.variants import Variant, choose_variant
 from subcell_hf.inference.sources.blocks import CellBlock, Skipped

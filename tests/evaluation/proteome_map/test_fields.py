@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.proteome_map.fields import average_fields
 from subcell_hf.evaluation.proteome_map import fields as fields_module
+from subcell_hf.evaluation.proteome_map.fields import average_fields
 from subcell_hf.tables.files import EmbeddingTable, write_h5ad, write_parquet
 from tests.evaluation.proteome_map.simulated_cells import simulate_cells
 

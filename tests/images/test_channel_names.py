@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from subcell_hf.images.layouts.listing import list_folder
+from subcell_hf.images.layouts.channel_names import list_folder
 from tests.images.written_fields import random_plane, write_hpa_field, write_png
 
 

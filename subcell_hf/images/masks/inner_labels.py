@@ -4,8 +4,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from subcell_hf.images.layouts.file_names import MASK_NAME
-from subcell_hf.images.layouts.listed_fields import Listing
+from subcell_hf.images.file_names import MASK_NAME
+from subcell_hf.images.listed_fields import Listing
 
 _LABELS_FOLDER = "labels"
 _LABEL_FACTS = (".zattrs", "zarr.json")

@@ -8,7 +8,7 @@ from scipy import ndimage
 from skimage.measure import label as label_pieces
 
 from subcell_hf.images.files import FieldError
-from subcell_hf.images.nuclei import NUCLEUS_CHANNEL, nuclei_of_labels
+from subcell_hf.images.masks.nuclei import NUCLEUS_CHANNEL, nuclei_of_labels
 from subcell_hf.types import FieldOfView
 
 # A mask of classes has a handful of labels, and each lies all over the field. A cell's label is one piece, save for

@@ -6,9 +6,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
-from subcell_hf.images.files import image_suffix
-from subcell_hf.images.folders import FolderContent, list_images
-from subcell_hf.images.layouts.file_names import (
+from subcell_hf.images.file_names import (
     CELLPOSE_MASKS,
     MASK_NAME,
     companion_of,
@@ -21,8 +19,10 @@ from subcell_hf.images.layouts.file_names import (
     plate_well_sample,
     split_stem,
 )
-from subcell_hf.images.layouts.listed_fields import ListedField, Listing, name_apart, one_file_twice
-from subcell_hf.images.layouts.positions import list_positions
+from subcell_hf.images.files import image_suffix
+from subcell_hf.images.folders import FolderContent, list_images
+from subcell_hf.images.listed_fields import ListedField, Listing, name_apart, one_file_twice
+from subcell_hf.images.positions import list_positions
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
 
 _COLOURS = {name: name for name in CHANNEL_STAINS}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder, list_zarr_images
 from subcell_hf.images.files import image_positions
-from subcell_hf.images.layouts.listed_fields import ListedField
+from subcell_hf.images.listed_fields import ListedField
 
 
 def list_positions(path: Path, stem: str) -> list[ListedField]:
