@@ -1,6 +1,7 @@
 """The command as a process: signals, standard streams, and what ends it in one sentence."""
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -77,7 +78,7 @@ def ending_plainly() -> Iterator[None]:
     Raises:
         typer.Exit: With 2 for bad input or a failed disk, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    with _patient_streams() as streams, _listening_for_sigterm(), _warning_plainly():
+    with _patient_streams() as streams, _listening_for_sigterm(), _warning_plainly(), _showing_messages():
         code = None
         try:
             yield
@@ -129,6 +130,30 @@ def _warning_plainly() -> Iterator[None]:
         warnings.simplefilter("always", InputWarning)
         warnings.showwarning = note
         yield
+
+
+class _Messages(logging.Handler):
+    """Shows what workflows log: notes on standard output, warnings and errors on standard error; the message only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write to the streams as they are now, which `_patient_streams` has replaced."""
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        stream.write(f"{self.format(record)}\n")
+        stream.flush()
+
+
+@contextmanager
+def _showing_messages() -> Iterator[None]:
+    """Show notes and warnings of the package; handlers of the surrounding program receive them as before."""
+    logger = logging.getLogger("subcell_hf")
+    handler, level = _Messages(logging.INFO), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def run_plainly(main: Callable[[], None]) -> None:

@@ -1,6 +1,7 @@
 """How a command ends: plain sentences and documented codes, whatever happens to its process or its terminal."""
 
 import io
+import logging
 import os
 import shutil
 import signal
@@ -194,6 +195,43 @@ def test_a_terminal_that_lacks_a_letter_gets_its_number(monkeypatch: pytest.Monk
     with ending_plainly():
         typer.echo("é → \udce9")
     assert raw.getvalue() == b"\xe9 \\u2192 \\udce9\n"
+
+
+def test_notes_and_warnings_of_the_package_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    package, own = logging.getLogger("subcell_hf"), logging.NullHandler()
+    workflow, before = logging.getLogger("subcell_hf.workflows.any"), package.level
+    package.addHandler(own)
+    try:
+        with ending_plainly():
+            workflow.debug("of no interest")
+            workflow.info("%d cells", 3)
+            workflow.warning("Note: look here")
+            workflow.error("and here")
+            logging.getLogger("another.package").info("not ours")
+        captured = capsys.readouterr()
+        assert captured.out == "3 cells\n"
+        assert captured.err == "Note: look here\nand here\n"
+        assert own in package.handlers
+        assert (package.level, len(package.handlers)) == (before, 1)
+    finally:
+        package.removeHandler(own)
+
+
+def test_a_note_that_cannot_be_written_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", failing(28))
+    monkeypatch.setattr("sys.stderr", None)
+    done: list[bool] = []
+
+    def work() -> None:
+        with ending_plainly():
+            logging.getLogger("subcell_hf.workflows.any").info("a note")
+            logging.getLogger("subcell_hf.workflows.any").warning("a warning")
+            done.append(True)
+
+    with pytest.raises(typer.Exit) as ended:
+        work()
+    assert done
+    assert ended.value.exit_code == 2
 
 
 def test_closed_streams_are_no_place_for_data(tmp_path: Path) -> None:
