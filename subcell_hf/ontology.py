@@ -6,9 +6,9 @@ The only reader of `annotations/locations.tsv`.
 import csv
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from subcell_hf.errors import InputError
+from subcell_hf.shipped import shipped_folder
 
 PUBLISHED_PIXEL_SIZE_UM = 0.0800885
 """Pixel size of Human Protein Atlas images, in micrometres."""
@@ -65,16 +65,10 @@ class Location:
     groups: dict[str, str]
 
 
-def annotations_folder() -> Path:
-    """Folder of the annotation files: inside the installed package, or beside it in a source checkout."""
-    installed = Path(__file__).parent / "annotations"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "annotations"
-
-
 @cache
 def load_locations() -> tuple[Location, ...]:
     """All 35 locations in training order."""
-    with (annotations_folder() / "locations.tsv").open(encoding="utf-8", newline="") as file:
+    with (shipped_folder("annotations") / "locations.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return tuple(
         Location(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subcell_hf.errors import InputError
-from subcell_hf.ontology import annotations_folder
+from subcell_hf.shipped import shipped_folder
 from subcell_hf.storage.plain_files import read_lines
 
 SPLIT_METHODS = ("gene", "antibody")
@@ -192,7 +192,7 @@ def read_published_splits(folder: Path) -> dict[str, list[str]]:
     Raises:
         InputError: If a file is missing or is not, byte for byte, the published one.
     """
-    published = json.loads((annotations_folder() / "splits" / "published.json").read_text(encoding="utf-8"))
+    published = json.loads((shipped_folder("annotations") / "splits" / "published.json").read_text(encoding="utf-8"))
     files = {}
     for split, entry in published["lists"].items():
         path = folder / entry["file"]

@@ -10,6 +10,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.hub.cards.evaluation_results import Result, result_from_mapping
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.ontology import CHANNEL_VARIANTS
+from subcell_hf.shipped import shipped_folder
 from subcell_hf.storage.plain_files import explaining, read_json, read_yaml
 from subcell_hf.training.runs.training_record import TRAINING_RECORD_FILE
 
@@ -75,15 +76,9 @@ REQUIRED = ("training_data", "recipe", "hyperparameters", "license", "citation",
 """Fields without which no card is written, beside name and repository."""
 
 
-def cards_folder() -> Path:
-    """Folder of the card templates and facts: inside the installed package, or beside it in a source checkout."""
-    installed = Path(__file__).parents[2] / "model_cards"
-    return installed if installed.is_dir() else Path(__file__).parents[3] / "model_cards"
-
-
 def variant_names() -> tuple[str, ...]:
     """Names of the published models that have a file of facts."""
-    return tuple(sorted(path.stem for path in (cards_folder() / "published").glob("*.yaml")))
+    return tuple(sorted(path.stem for path in (shipped_folder("model_cards") / "published").glob("*.yaml")))
 
 
 def gather_facts(
@@ -110,7 +105,7 @@ def gather_facts(
             be read; the message names it.
     """
     told: dict[str, Any] = {"repository": repository, "name": repository.split("/")[-1]}
-    told |= _read_yaml(cards_folder() / "common.yaml")
+    told |= _read_yaml(shipped_folder("model_cards") / "common.yaml")
     if variant is not None:
         told |= _published_facts(variant, config)
         told["repository"] = repository
@@ -141,8 +136,8 @@ def _published_facts(variant: str, config: SubCellConfig) -> dict[str, Any]:
     """Facts of a published model, which the weights at hand must be."""
     if variant not in variant_names():
         raise InputError(f"There is no published model {variant!r}: choose one of {', '.join(variant_names())}.")
-    shared = _read_yaml(cards_folder() / "published.yaml")
-    own = _read_yaml(cards_folder() / "published" / f"{variant}.yaml")
+    shared = _read_yaml(shipped_folder("model_cards") / "published.yaml")
+    own = _read_yaml(shipped_folder("model_cards") / "published" / f"{variant}.yaml")
     method = shared["methods"][own["method"]]
     expected = {
         "channels": list(CHANNEL_VARIANTS[own["channels"]]),
@@ -159,7 +154,7 @@ def _published_facts(variant: str, config: SubCellConfig) -> dict[str, Any]:
         raise InputError(f"The model is not the published {variant}: {'; '.join(wrong)}.")
     told = {name: shared[name] for name in ("holder", "crop_advice", "training_data")}
     told |= {name: own[name] for name in ("name", "base_model", "results") if name in own}
-    told["limits"] = [*_read_yaml(cards_folder() / "common.yaml")["limits"], *shared["limits"]]
+    told["limits"] = [*_read_yaml(shipped_folder("model_cards") / "common.yaml")["limits"], *shared["limits"]]
     told["source"] = {**shared["source"], "files": own["files"]}
     trained = shared["classifier"] if classifies else method
     pretrained = f"{method['name']} (recipe {method['recipe']}), {method['summary']}"

@@ -5,10 +5,10 @@ from pathlib import Path
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from subcell_hf.errors import InputError
-from subcell_hf.hub.cards.card_facts import cards_folder
 from subcell_hf.hub.publishing.push import Content, readable_size
 from subcell_hf.shards.index import CELLS_FILE, INDEX_FILE, ShardIndex
 from subcell_hf.shards.inspection import inspect_shards
+from subcell_hf.shipped import shipped_folder
 
 _SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
                     (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"))  # fmt: skip
@@ -59,7 +59,7 @@ def make_dataset_card(index: ShardIndex, repository: str, license_id: str, name:
     )
     card: DatasetCard = DatasetCard.from_template(
         data,
-        template_path=str(cards_folder() / "dataset_card.md.jinja"),
+        template_path=str(shipped_folder("model_cards") / "dataset_card.md.jinja"),
         name=name,
         repository=repository,
         index=index,

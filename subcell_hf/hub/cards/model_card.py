@@ -8,10 +8,11 @@ from huggingface_hub import CardData, EvalResult, ModelCard, ModelCardData
 
 from subcell_hf import ontology
 from subcell_hf.errors import InputError
-from subcell_hf.hub.cards.card_facts import CardFacts, cards_folder
+from subcell_hf.hub.cards.card_facts import CardFacts
 from subcell_hf.hub.cards.evaluation_results import Result
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
+from subcell_hf.shipped import shipped_folder
 
 GRID_G_PER_KWH = 480.0
 """World average of 2023 (Ember, Global Electricity Review 2024), where nobody says which grid."""
@@ -72,7 +73,7 @@ def make_model_card(model: CardModel, facts: CardFacts) -> ModelCard:
     summary = f", {facts.summary}" if facts.summary else ""
     card: ModelCard = ModelCard.from_template(
         _card_data(model, facts, grams),
-        template_path=str(cards_folder() / "card.md.jinja"),
+        template_path=str(shipped_folder("model_cards") / "card.md.jinja"),
         facts=facts,
         opening=(
             f"A SubCell vision transformer for fluorescence images of single cells{summary}. This repository holds the "

@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from subcell_hf.errors import InputError
-from subcell_hf.hub.cards.card_facts import RECORD_FILES, CardFacts, cards_folder, find_record, gather_facts
+from subcell_hf.hub.cards.card_facts import RECORD_FILES, CardFacts, find_record, gather_facts
 from subcell_hf.hub.cards.evaluation_results import read_results
 from subcell_hf.hub.cards.model_card import CardModel, check_card, make_model_card
 from subcell_hf.hub.publishing.copied_files import copied_text
@@ -16,6 +16,7 @@ from subcell_hf.hub.publishing.push import Content, collect_files
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellPreTrainedModel
+from subcell_hf.shipped import shipped_folder
 from subcell_hf.storage.folders import write_folder_atomically
 from subcell_hf.storage.model_folders import PROCESSOR_FILE, check_model, load_model, read_processor
 
@@ -183,7 +184,7 @@ def _write_repository(
 
 def _fill(template: str, facts: CardFacts) -> bytes:
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
-    text = (cards_folder() / template).read_text(encoding="utf-8")
+    text = (shipped_folder("model_cards") / template).read_text(encoding="utf-8")
     return environment.from_string(text).render(facts=facts).encode()
 
 
