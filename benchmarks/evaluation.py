@@ -22,15 +22,15 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from subcell_hf.evaluation.localization.probes import LinearProbe
-from subcell_hf.evaluation.localization.ranking import summarize
-from subcell_hf.evaluation.localization.resampling import (
+from subcell_hf.evaluation.localization.bootstrap import (
     bootstrap_weights,
     count_ranks,
     interval,
     paired_tests,
     resample_metrics,
 )
+from subcell_hf.evaluation.localization.probes import LinearProbe
+from subcell_hf.evaluation.localization.ranking import summarize
 
 CLASSES = 31
 

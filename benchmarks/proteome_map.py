@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from subcell_hf.evaluation.proteome_map.fields import average_fields
+from subcell_hf.evaluation.proteome_map.field_means import average_fields
 
 CELLS_PER_FIELD = 12
 FIELDS_PER_GENE = 8

@@ -12,7 +12,7 @@ import torch
 from subcell_hf.cli.process import run_plainly
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.training.pretraining.arguments import parse_arguments
-from subcell_hf.training.pretraining.report import describe_run
+from subcell_hf.training.pretraining.dry_run import describe_run
 from subcell_hf.training.pretraining.resolution import resolve
 from subcell_hf.training.pretraining.trainer import PreTrainer
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subcell_hf.augmentation.blocks import run_blocks
+from subcell_hf.augmentation.batch_parts import run_blocks
 from subcell_hf.augmentation.geometric import resize, sample
 from subcell_hf.augmentation.presets import (
     AugmentationSettings,

@@ -33,7 +33,7 @@ from subcell_hf.cells.segmentation import SEGMENTERS, segment_cells
 from subcell_hf.cells.single_cells import CropSettings, crop_field, cut_cells, select_cells
 from subcell_hf.errors import KILLED_WORKER, InputError, KilledWorkerError
 from subcell_hf.images.fields_of_view import UNUSABLE, FieldError, FieldSource, ReadingOptions, list_fields, reason_of
-from subcell_hf.images.folders import CROPS_FILE
+from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.images.tables import CellBox, read_boxes
 from subcell_hf.parallel.ray_tasks import check_engine, map_on_ray
 from subcell_hf.storage.folder_lock import claim_folder

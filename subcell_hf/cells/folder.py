@@ -31,7 +31,7 @@ import tifffile
 
 from subcell_hf.cells.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM
 from subcell_hf.errors import InputError
-from subcell_hf.images.folders import CROPS_FILE
+from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.storage.atomic import remove_leftovers, write_atomically
 from subcell_hf.storage.folder_lock import LOCK_FILE
 from subcell_hf.storage.input_lists import SKIPPED_FILE, UNUSED_FILE

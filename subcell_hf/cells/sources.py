@@ -17,7 +17,7 @@ from subcell_hf.cells.segmentation import segment_cells
 from subcell_hf.cells.single_cells import CropSettings, crop_field
 from subcell_hf.errors import InputError
 from subcell_hf.images.fields_of_view import FieldSource, FoundFields, ReadingOptions, list_fields, size_and_time
-from subcell_hf.images.folders import CROPS_FILE
+from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.shards.jobs import CropSource, ListedCrops
 from subcell_hf.storage.parquet_files import read_parquet_file
 from subcell_hf.types import FieldCrops

@@ -323,8 +323,8 @@ def views(
     import torch
     from PIL import Image
 
-    from subcell_hf.augmentation.pictures import picture_views
     from subcell_hf.augmentation.presets import load_settings
+    from subcell_hf.augmentation.view_pictures import picture_views
     from subcell_hf.shards.batch_plan import BatchSettings
     from subcell_hf.shards.reader import ShardReader
     from subcell_hf.shards.streaming import training_loader

@@ -106,7 +106,7 @@ def localization(
     """Benchmark protein localization of embeddings against baselines. Exit code 3: some cells were excluded."""
     from subcell_hf.evaluation.localization.benchmark import LocalizationSettings, evaluate
     from subcell_hf.evaluation.localization.labels import class_scheme, label_cells
-    from subcell_hf.evaluation.localization.report import write_report
+    from subcell_hf.evaluation.localization.localization_report import write_report
     from subcell_hf.tables.files import read_table
     from subcell_hf.workflows.table_baselines import BASELINES, find_baselines
 
@@ -211,8 +211,8 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives identical output.")] = 0,
 ) -> None:
     """Compare models in pairs on the same cells. Exit code 3: cells without predictions of all models were excluded."""
+    from subcell_hf.evaluation.comparison.comparison_files import write_comparison
     from subcell_hf.evaluation.comparison.embeddings import compare_models, read_predictions
-    from subcell_hf.evaluation.comparison.report import write_comparison
 
     # A path may hold a =, a name no folder separator.
     named = [text.partition("=") if "=" in text.split("/")[0] else ("", "", text) for text in models]

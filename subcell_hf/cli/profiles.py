@@ -94,10 +94,10 @@ def perturbation(
         evaluate_perturbation,
         parse_controls,
     )
-    from subcell_hf.evaluation.perturbation.comparison import compare_groups
     from subcell_hf.evaluation.perturbation.left_out import sentences_of
+    from subcell_hf.evaluation.perturbation.perturbation_report import LEFT_OUT_FILE, write_report
     from subcell_hf.evaluation.perturbation.postprocessing import PostProcessing
-    from subcell_hf.evaluation.perturbation.report import LEFT_OUT_FILE, write_report
+    from subcell_hf.evaluation.perturbation.profile_comparison import compare_groups
     from subcell_hf.evaluation.perturbation.table import read_profiles
     from subcell_hf.shards.splits import parse_named
     from subcell_hf.workflows.table_baselines import BASELINES, find_profile_baselines
@@ -212,7 +212,7 @@ def proteome_map(
     """Map the proteome: aggregate cells to genes, correct batch effects, cluster, test for enrichment, draw a page."""
     from subcell_hf.evaluation.perturbation.benchmark import parse_controls
     from subcell_hf.evaluation.proteome_map.map import MapSettings, make_map, parse_resolutions
-    from subcell_hf.evaluation.proteome_map.report import write_map
+    from subcell_hf.evaluation.proteome_map.map_files import write_map
     from subcell_hf.evaluation.proteome_map.thumbnails import find_pictures, read_thumbnails
 
     settings = MapSettings(

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from subcell_hf.augmentation import views as views_module
 from subcell_hf.augmentation.intensity import BrightnessContrast
-from subcell_hf.augmentation.pictures import picture_views
 from subcell_hf.augmentation.presets import (
     AugmentationSettings,
     ViewSettings,
@@ -36,6 +35,7 @@ from subcell_hf.augmentation.registry import (
     draw_uniform,
     register_transform,
 )
+from subcell_hf.augmentation.view_pictures import picture_views
 from subcell_hf.augmentation.views import ViewMaker, choose_masked
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError

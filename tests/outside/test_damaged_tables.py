@@ -10,7 +10,7 @@ import pytest
 
 from subcell_hf.cells.folder import write_crop_table
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.proteome_map.fields import average_fields
+from subcell_hf.evaluation.proteome_map.field_means import average_fields
 from subcell_hf.shards.cell_table import CELL_COLUMNS, cells_parquet
 from subcell_hf.storage.parquet_files import read_parquet_file
 from subcell_hf.tables.attention_maps import CellAttention, iterate_attention, write_attention

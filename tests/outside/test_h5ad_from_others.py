@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.proteome_map.fields import average_fields
+from subcell_hf.evaluation.proteome_map.field_means import average_fields
 from subcell_hf.tables.files import EmbeddingTable, read_table, write_h5ad
 
 CELLS = ("a", "b", "c")

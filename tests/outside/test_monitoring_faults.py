@@ -14,7 +14,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from subcell_hf.errors import InputError
 from subcell_hf.shards.sharding import ShardSettings
-from subcell_hf.training.monitoring.progress import ReadablePrinter
+from subcell_hf.training.monitoring.terminal_progress import ReadablePrinter
 from subcell_hf.training.pretraining.trainer import PreTrainer
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.training.test_monitoring import build

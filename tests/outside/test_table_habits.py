@@ -14,7 +14,7 @@ from subcell_hf.cli import app
 from subcell_hf.errors import InputError, InputWarning
 from subcell_hf.evaluation.localization.labels import class_scheme, label_cells
 from subcell_hf.evaluation.perturbation.table import read_profiles
-from subcell_hf.evaluation.proteome_map.fields import average_fields
+from subcell_hf.evaluation.proteome_map.field_means import average_fields
 from subcell_hf.images.fields_of_view import ReadingOptions, list_fields
 from subcell_hf.images.files import FieldError
 from subcell_hf.images.tables import read_boxes

@@ -21,7 +21,7 @@ from subcell_hf.evaluation.localization.labels import add_metadata
 from subcell_hf.evaluation.perturbation.benchmark import add_mechanisms, find_controls
 from subcell_hf.evaluation.perturbation.table import read_profiles
 from subcell_hf.evaluation.proteome_map.enrichment import read_background, read_corum, read_gmt, read_hpa_locations
-from subcell_hf.evaluation.proteome_map.fields import average_fields
+from subcell_hf.evaluation.proteome_map.field_means import average_fields
 from subcell_hf.storage.foreign_tables import foreign_table_of, read_foreign_table
 from subcell_hf.storage.plain_files import read_json, read_lines
 from subcell_hf.tables.files import read_table, table_of_frame

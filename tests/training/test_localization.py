@@ -19,9 +19,9 @@ from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.model.objectives_subcell import sigmoid_focal_loss
 from subcell_hf.tables.files import EmbeddingTable, write_parquet
+from subcell_hf.training.localization.average_precision import average_precision
 from subcell_hf.training.localization.localization import LabelledEmbeddings, LocalizationSettings, train_ensemble
 from subcell_hf.training.localization.localization_folder import location_targets
-from subcell_hf.training.localization.ranking import average_precision
 
 SMALL = LocalizationSettings(
     hidden_sizes=(16, 8), cells_per_batch=32, max_epochs=12, seeds=(3, 5, 8), learning_rate=1e-2, patience_epochs=6

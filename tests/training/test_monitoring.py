@@ -21,8 +21,8 @@ from subcell_hf.errors import InputError
 from subcell_hf.shards.reader import ShardReader
 from subcell_hf.shards.sharding import ShardSettings
 from subcell_hf.training.monitoring.charts import Series, draw_lines, draw_stack, thin, to_png, to_svg
+from subcell_hf.training.monitoring.model_pictures import caption_rows, choose_rows, draw_pictures
 from subcell_hf.training.monitoring.picture_sheet import TILE_PX, draw_sheet
-from subcell_hf.training.monitoring.pictures import caption_rows, choose_rows, draw_pictures
 from subcell_hf.training.monitoring.run_page import MOST_MOMENTS
 from subcell_hf.training.pretraining.arguments import parse_arguments
 from subcell_hf.training.pretraining.resolution import resolve

@@ -12,8 +12,8 @@ from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.ontology import CHANNEL_VARIANTS
 from subcell_hf.shards.sharding import ShardSettings
 from subcell_hf.training.pretraining.arguments import parse_arguments
+from subcell_hf.training.pretraining.dry_run import describe_run
 from subcell_hf.training.pretraining.optimization import parameter_groups, peak_learning_rate, straight_line
-from subcell_hf.training.pretraining.report import describe_run
 from subcell_hf.training.pretraining.resolution import build_config, resolve
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 

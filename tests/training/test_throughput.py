@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.trainer_callback import TrainerState
 
-from subcell_hf.training.monitoring.progress import describe_log
+from subcell_hf.training.monitoring.terminal_progress import describe_log
 from subcell_hf.training.monitoring.throughput import PHASES, StepClock, ThroughputMeter, known_peak, measured_peak
 
 CPU = torch.device("cpu")

@@ -23,7 +23,7 @@ from subcell_hf.cells.folder import TABLE_FILE, read_crop_table, read_crops_json
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.baselines.cell_features import check_crops, measure_cells
 from subcell_hf.evaluation.localization.probes import Scaling
-from subcell_hf.images.folders import CROPS_FILE
+from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.shards.cell_table import CELL_COLUMNS, read_cell_records
 from subcell_hf.shards.reader import ShardReader
 from subcell_hf.storage.full_disk import naming_full_disk

@@ -14,17 +14,17 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.localization.alignment import make_levels
-from subcell_hf.evaluation.localization.comparison import COMPARED_LEVELS, compare_pairs
-from subcell_hf.evaluation.localization.labels import ClassScheme, location_targets
-from subcell_hf.evaluation.localization.ranking import METRICS, summarize
-from subcell_hf.evaluation.localization.report import PREDICTIONS_FILE, PREDICTIONS_KEY
-from subcell_hf.evaluation.localization.resampling import (
+from subcell_hf.evaluation.localization.bootstrap import (
     ClusteredScores,
     bootstrap_weights,
     count_ranks,
     interval,
     resample_metrics,
 )
+from subcell_hf.evaluation.localization.labels import ClassScheme, location_targets
+from subcell_hf.evaluation.localization.localization_report import PREDICTIONS_FILE, PREDICTIONS_KEY
+from subcell_hf.evaluation.localization.model_comparison import COMPARED_LEVELS, compare_pairs
+from subcell_hf.evaluation.localization.ranking import METRICS, summarize
 from subcell_hf.storage.parquet_files import read_parquet_file
 from subcell_hf.storage.plain_files import parse_json
 from subcell_hf.tables.files import EmbeddingTable, read_table
@@ -66,7 +66,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """A model that can be compared; see `subcell_hf.evaluation.localization.comparison.Scored`."""
+    """A model that can be compared; see `subcell_hf.evaluation.localization.model_comparison.Scored`."""
 
     model: str
     head: str
@@ -81,7 +81,7 @@ class Comparison:
     Attributes:
         models: Their names, in the order given.
         scores: `model`, `level`, `units`, `metric`, `value`, `low`, `high`.
-        pairs: See `subcell_hf.evaluation.localization.comparison.compare_heads`; Holm over all pairs.
+        pairs: See `subcell_hf.evaluation.localization.model_comparison.compare_heads`; Holm over all pairs.
         cells: How many cells all models share.
         antibodies: Of how many antibodies.
         left_out: `cell_id` and `reason`.

@@ -15,20 +15,20 @@ import pandas as pd
 
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.localization.alignment import AlignedCells, Level, align_cells, make_levels
-from subcell_hf.evaluation.localization.calibration import Reliability, confusion, reliability
-from subcell_hf.evaluation.localization.comparison import compare_heads
-from subcell_hf.evaluation.localization.labels import ClassScheme, LabelledCells, label_cells
-from subcell_hf.evaluation.localization.learning import learning_curve
-from subcell_hf.evaluation.localization.nuisance import score_batches, score_cell_lines
-from subcell_hf.evaluation.localization.probes import Predictor, TableProbabilities
-from subcell_hf.evaluation.localization.ranking import METRICS, score_classes, summarize
-from subcell_hf.evaluation.localization.resampling import (
+from subcell_hf.evaluation.localization.bootstrap import (
     ClusteredScores,
     bootstrap_weights,
     count_ranks,
     interval,
     resample_metrics,
 )
+from subcell_hf.evaluation.localization.calibration import Reliability, confusion, reliability
+from subcell_hf.evaluation.localization.labels import ClassScheme, LabelledCells, label_cells
+from subcell_hf.evaluation.localization.learning import learning_curve
+from subcell_hf.evaluation.localization.model_comparison import compare_heads
+from subcell_hf.evaluation.localization.nuisance import score_batches, score_cell_lines
+from subcell_hf.evaluation.localization.probes import Predictor, TableProbabilities
+from subcell_hf.evaluation.localization.ranking import METRICS, score_classes, summarize
 from subcell_hf.tables.files import EmbeddingTable
 
 

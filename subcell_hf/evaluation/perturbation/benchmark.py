@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.perturbation.aggregation import aggregate_profiles, consensus_profiles
+from subcell_hf.evaluation.perturbation.consensus_profiles import aggregate_profiles, consensus_profiles
 from subcell_hf.evaluation.perturbation.left_out import describe_left_out, wells_not_scored, wells_without_group
 from subcell_hf.evaluation.perturbation.postprocessing import (
     PostProcessing,

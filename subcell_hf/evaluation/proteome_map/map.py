@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.proteome_map.antibodies import choose_antibodies
+from subcell_hf.evaluation.proteome_map.antibody_choice import choose_antibodies
 from subcell_hf.evaluation.proteome_map.correction import Components, batch_share, correct_batches, principal_components
 from subcell_hf.evaluation.proteome_map.enrichment import (
     GeneSets,
@@ -21,7 +21,7 @@ from subcell_hf.evaluation.proteome_map.enrichment import (
     read_gmt,
     read_hpa_locations,
 )
-from subcell_hf.evaluation.proteome_map.fields import FieldMeans, average_fields
+from subcell_hf.evaluation.proteome_map.field_means import FieldMeans, average_fields
 from subcell_hf.evaluation.proteome_map.graph import MIN_GENES, GeneGraph, neighbour_graph
 from subcell_hf.evaluation.proteome_map.hierarchy import DEFAULT_RESOLUTIONS, Hierarchy, nested_leiden
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from subcell_hf.augmentation.pictures import compose_colours
+from subcell_hf.augmentation.view_pictures import compose_colours
 from subcell_hf.cells.single_cells import CropSettings, crop_field
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.ontology import CHANNEL_STAINS, PROTEIN_CHANNEL, PUBLISHED_PIXEL_SIZE_UM

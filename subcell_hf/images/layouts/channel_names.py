@@ -20,7 +20,7 @@ from subcell_hf.images.file_names import (
     split_stem,
 )
 from subcell_hf.images.files import image_suffix
-from subcell_hf.images.folders import FolderContent, list_images
+from subcell_hf.images.folder_contents import FolderContent, list_images
 from subcell_hf.images.listed_fields import ListedField, Listing, name_apart, one_file_twice
 from subcell_hf.images.positions import list_positions
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM

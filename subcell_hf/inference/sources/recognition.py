@@ -9,7 +9,7 @@ from subcell_hf.cells.segmentation import SEGMENTERS
 from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.errors import InputError
 from subcell_hf.images.fields_of_view import FieldError, ReadingOptions
-from subcell_hf.images.folders import CROPS_FILE
+from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.inference.models.loading import ModelFolder, for_given_crops
 from subcell_hf.inference.models.variants import PUBLISHED_CROP_PX, Variant
 from subcell_hf.inference.sources.blocks import CellSource

@@ -21,7 +21,7 @@ from torch import Tensor
 from subcell_hf.errors import InputError
 from subcell_hf.model.objectives_subcell import sigmoid_focal_loss
 from subcell_hf.progress import progress_bar
-from subcell_hf.training.localization.ranking import mean_average_precision
+from subcell_hf.training.localization.average_precision import mean_average_precision
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 

@@ -23,7 +23,7 @@ from subcell_hf.augmentation.views import ViewMaker
 from subcell_hf.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
-    from subcell_hf.training.monitoring.pictures import Picture, PictureCells
+    from subcell_hf.training.monitoring.model_pictures import Picture, PictureCells
     from subcell_hf.training.pretraining.trainer import PreTrainer
 
 MONITORING_FOLDER = "monitoring"
@@ -82,7 +82,7 @@ class Monitoring(TrainerCallback):
         nn.Module.to(trainer.model, trainer.args.device)  # Trainer may not have moved it yet.
         paths: dict[str, Path] = {}
         with trainer.tolerance.of("monitoring pictures", step):
-            from subcell_hf.training.monitoring.pictures import draw_pictures
+            from subcell_hf.training.monitoring.model_pictures import draw_pictures
 
             with trainer.accelerator.autocast():
                 pictures = draw_pictures(trainer.model, self._load_cells())
@@ -97,7 +97,7 @@ class Monitoring(TrainerCallback):
     def _load_cells(self) -> PictureCells:
         """The cells of the pictures, read once."""
         if self._cells is None:
-            from subcell_hf.training.monitoring.pictures import PictureCells, caption_rows, choose_rows
+            from subcell_hf.training.monitoring.model_pictures import PictureCells, caption_rows, choose_rows
 
             trainer, data = self.trainer, self.trainer.data
             reader = data.reader

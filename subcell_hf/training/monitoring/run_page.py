@@ -21,7 +21,7 @@ from PIL import Image
 
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.training.monitoring.charts import Series, draw_lines, draw_stack, to_png, to_svg
-from subcell_hf.training.monitoring.pictures import BRIGHTEST
+from subcell_hf.training.monitoring.model_pictures import BRIGHTEST
 from subcell_hf.training.monitoring.throughput import PHASES
 
 MOST_MOMENTS = 8

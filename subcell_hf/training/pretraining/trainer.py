@@ -35,7 +35,7 @@ from subcell_hf.shards.streaming import ShardBatch, ShardLoader, in_order_loader
 from subcell_hf.training.monitoring.cost import estimate_step_cost
 from subcell_hf.training.monitoring.monitoring import Monitoring
 from subcell_hf.training.monitoring.probe_metrics import score_locations, summarize, write_table
-from subcell_hf.training.monitoring.progress import progress_callback
+from subcell_hf.training.monitoring.terminal_progress import progress_callback
 from subcell_hf.training.monitoring.throughput import ThroughputMeter
 from subcell_hf.training.pretraining.arguments import PreTrainingArguments
 from subcell_hf.training.pretraining.cached_gradients import CachedGradientStep, average_gradients

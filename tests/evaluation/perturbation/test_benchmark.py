@@ -18,8 +18,8 @@ from subcell_hf.evaluation.perturbation.benchmark import (
     parse_controls,
     search_steps,
 )
+from subcell_hf.evaluation.perturbation.perturbation_report import write_report
 from subcell_hf.evaluation.perturbation.postprocessing import PostProcessing, post_process, split_groups
-from subcell_hf.evaluation.perturbation.report import write_report
 from tests.evaluation.perturbation.simulated_profiles import simulate_wells, write_wells
 
 SETTINGS = PerturbationSettings(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.proteome_map import fields as fields_module
-from subcell_hf.evaluation.proteome_map.fields import average_fields
+from subcell_hf.evaluation.proteome_map import field_means
+from subcell_hf.evaluation.proteome_map.field_means import average_fields
 from subcell_hf.tables.files import EmbeddingTable, write_h5ad, write_parquet
 from tests.evaluation.proteome_map.simulated_cells import simulate_cells
 
@@ -25,7 +25,7 @@ def expected_means(table: EmbeddingTable) -> dict[str, np.ndarray]:
 def test_parquet_in_blocks_and_other_tables_give_the_same_means(
     table: EmbeddingTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fields_module, "_CELLS_AT_ONCE", 37)
+    monkeypatch.setattr(field_means, "_CELLS_AT_ONCE", 37)
     write_parquet(table, tmp_path / "embeddings.parquet")
     write_h5ad(table, tmp_path / "table.h5ad")
     expected = expected_means(table)

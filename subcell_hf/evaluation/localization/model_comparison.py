@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from subcell_hf.evaluation.localization.resampling import ClusteredScores, paired_tests
+from subcell_hf.evaluation.localization.bootstrap import ClusteredScores, paired_tests
 
 COMPARED_LEVELS = ("cell", "antibody")
 SIGNIFICANCE_LEVEL = 0.05

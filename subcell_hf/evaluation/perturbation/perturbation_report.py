@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from subcell_hf.evaluation.perturbation.benchmark import PerturbationResult
-from subcell_hf.evaluation.perturbation.figures import draw_grid, draw_groups
 from subcell_hf.evaluation.perturbation.left_out import sentences_of
+from subcell_hf.evaluation.perturbation.perturbation_figures import draw_grid, draw_groups
 from subcell_hf.evaluation.plots import save_figure
 from subcell_hf.storage.atomic import write_atomically
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from subcell_hf.evaluation.localization.benchmark import LocalizationResult, ScoredHead
-from subcell_hf.evaluation.localization.comparison import verdict_sentence
-from subcell_hf.evaluation.localization.figures import draw_all
+from subcell_hf.evaluation.localization.localization_figures import draw_all
+from subcell_hf.evaluation.localization.model_comparison import verdict_sentence
 from subcell_hf.evaluation.localization.ranking import METRICS
 from subcell_hf.evaluation.plots import inline_png, save_figure
 from subcell_hf.storage.atomic import write_atomically

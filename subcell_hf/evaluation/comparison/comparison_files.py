@@ -11,8 +11,8 @@ import yaml
 from matplotlib.figure import Figure
 
 from subcell_hf.evaluation.comparison.embeddings import Comparison, model_index
-from subcell_hf.evaluation.localization.comparison import verdict_sentence
-from subcell_hf.evaluation.localization.report import write_frame
+from subcell_hf.evaluation.localization.localization_report import write_frame
+from subcell_hf.evaluation.localization.model_comparison import verdict_sentence
 from subcell_hf.evaluation.plots import GREY, MODEL_COLOURS, colour_of, figure_of, marker_of, save_figure
 from subcell_hf.storage.atomic import write_atomically
 

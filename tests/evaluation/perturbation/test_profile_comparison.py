@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.perturbation.comparison import compare_groups
+from subcell_hf.evaluation.perturbation.profile_comparison import compare_groups
 
 
 def groups(scores: np.ndarray) -> pd.DataFrame:

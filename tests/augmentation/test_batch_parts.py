@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from subcell_hf.augmentation.blocks import run_blocks
+from subcell_hf.augmentation.batch_parts import run_blocks
 
 BLOCKS = [(start, start + 2) for start in range(0, 40, 2)]
 

@@ -4,8 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from subcell_hf.evaluation.localization.ranking import METRICS, summarize
-from subcell_hf.evaluation.localization.resampling import (
+from subcell_hf.evaluation.localization.bootstrap import (
     bootstrap_weights,
     count_ranks,
     interval,
@@ -13,6 +12,7 @@ from subcell_hf.evaluation.localization.resampling import (
     rank_bins,
     resample_metrics,
 )
+from subcell_hf.evaluation.localization.ranking import METRICS, summarize
 
 
 def data(

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from subcell_hf.evaluation.perturbation.report import write_csv
+from subcell_hf.evaluation.perturbation.perturbation_report import write_csv
 from subcell_hf.evaluation.plots import save_figure
 from subcell_hf.evaluation.proteome_map.exports import cx2_text, edges_text, gml_text, newick_text, nodes_text
-from subcell_hf.evaluation.proteome_map.figures import draw_map
 from subcell_hf.evaluation.proteome_map.interactive import draw_page
 from subcell_hf.evaluation.proteome_map.map import ProteomeMap
+from subcell_hf.evaluation.proteome_map.map_figure import draw_map
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.hdf5 import write_hdf5
 

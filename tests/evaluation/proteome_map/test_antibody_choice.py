@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.proteome_map.antibodies import choose_antibodies
+from subcell_hf.evaluation.proteome_map.antibody_choice import choose_antibodies
 
 #                 gene A: two antibodies, two fields each      gene B: one
 FIELDS = pd.DataFrame(

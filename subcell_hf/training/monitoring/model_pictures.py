@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from subcell_hf.augmentation.pictures import compose_colours
+from subcell_hf.augmentation.view_pictures import compose_colours
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.model.objectives_subcell import patchify, unpatchify
 from subcell_hf.shards.reader import ShardReader

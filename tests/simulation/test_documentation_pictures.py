@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from subcell_hf.simulation.pictures import blend_channels, picture_locations
+from subcell_hf.simulation.documentation_pictures import blend_channels, picture_locations
 from subcell_hf.simulation.simulate import SIMULATED_LOCATIONS, SimulatedAntibody, simulate_field
 
 

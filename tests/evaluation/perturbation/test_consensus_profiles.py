@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.perturbation.aggregation import aggregate_profiles, consensus_profiles
+from subcell_hf.evaluation.perturbation.consensus_profiles import aggregate_profiles, consensus_profiles
 from subcell_hf.evaluation.perturbation.table import ProfileTable
 
 CELLS = ProfileTable(

@@ -1,4 +1,4 @@
-"""The pictures of simulated cells in docs/: `python -m subcell_hf.simulation.pictures docs/images`."""
+"""The pictures of simulated cells in docs/: `python -m subcell_hf.simulation.documentation_pictures docs/images`."""
 
 import sys
 from pathlib import Path
@@ -89,6 +89,6 @@ def save_pictures(folder: Path) -> list[Path]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m subcell_hf.simulation.pictures FOLDER")
+        sys.exit("usage: python -m subcell_hf.simulation.documentation_pictures FOLDER")
     for path in save_pictures(Path(sys.argv[1])):
         print(path)
