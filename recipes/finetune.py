@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from subcell_hf.cli.process import run_plainly
+from subcell_hf.process import run_plainly
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.training.finetuning.finetuning import FineTuner
 from subcell_hf.training.finetuning.finetuning_arguments import parse_fine_tuning

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from subcell_hf.cli.process import run_plainly
+from subcell_hf.process import run_plainly
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.training.pretraining.arguments import parse_arguments
 from subcell_hf.training.pretraining.dry_run import describe_run

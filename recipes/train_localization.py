@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import yaml
 
-from subcell_hf.cli.process import run_plainly
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import challenge_locations, reported_locations, training_locations
+from subcell_hf.process import run_plainly
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.storage.model_folders import check_model, read_processor
 from subcell_hf.storage.plain_files import read_yaml

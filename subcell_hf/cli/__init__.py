@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from subcell_hf.cli import data, demo, evaluation, hub, inference, profiles, tables
-from subcell_hf.cli.process import ending_plainly
 from subcell_hf.errors import InputError
+from subcell_hf.process import ending_plainly
 
 # Files appear under their names when they are complete, so HDF5 need not lock them; some file systems cannot.
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")

@@ -17,7 +17,7 @@ ISLAND = sorted((PACKAGE / "model").glob("*_subcell*.py"))
 ROOMS = (
     "cli", "workflows", "hub", "evaluation", "inference", "report", "training", "tables", "cells", "shards",
     "simulation", "images", "augmentation", "parallel", "storage", "model", "registration",
-    "ontology", "types", "progress", "extras", "errors", "shipped",
+    "ontology", "types", "progress", "process", "extras", "errors", "shipped",
 )  # fmt: skip
 """As the data flows, from the top: a room imports itself and what stands behind it."""
 

@@ -18,10 +18,10 @@ import typer
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
-from subcell_hf.cli.process import PatientStream, ending_plainly
 from subcell_hf.errors import InputError, KilledWorkerError
 from subcell_hf.inference.engine import embedding
 from subcell_hf.inference.models.loading import CellEncoder, find_models
+from subcell_hf.process import PatientStream, ending_plainly
 from subcell_hf.simulation import simulate as simulation
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
