@@ -12,7 +12,6 @@ import typer
 from subcell_hf.cli.input_notes import say_doubtful_channels_of, say_pixel_sizes, say_unused
 from subcell_hf.cli.metadata_notes import say, say_renamed
 from subcell_hf.cli.tables import check_report_libraries, draw_report, say_locations, write_portable
-from subcell_hf.workflows.embed_input import WORKING_FOLDER, EmbedInput
 
 
 def embed(
@@ -113,9 +112,6 @@ def embed(
     ] = False,
 ) -> None:
     """Compute embeddings and protein locations of cells. Exit code 3: some inputs were skipped, see skipped.csv."""
-    arguments = {name: str(value) for name, value in locals().items() if value is not None}
-    arguments["command"] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    arguments[WORKING_FOLDER] = str(Path.cwd())
     if report:
         check_report_libraries()
     from subcell_hf.parallel.processes import ALONE, Processes
@@ -123,12 +119,16 @@ def embed(
     processes = Processes.of_environment()
     if processes.world_size > 1:
         typer.echo(processes.describe(), err=True)
+    from subcell_hf.cells.single_cells import CropSettings
+    from subcell_hf.images.reading_options import ReadingOptions, parse_channel_mapping, parse_z_projection
     from subcell_hf.images.unused import unused_of
     from subcell_hf.inference.engine.embedding import EmbedSettings, embed_cells
     from subcell_hf.inference.models.loading import find_models
-    from subcell_hf.inference.sources.recognition import open_source
+    from subcell_hf.inference.sources.recognition import SourceOptions, open_source
     from subcell_hf.inference.sources.shard_cells import ShardCells
     from subcell_hf.progress import hide_weight_bars
+    from subcell_hf.storage.typed_json import settings_to_json
+    from subcell_hf.workflows.embed_input import EmbedInput
 
     hide_weight_bars()
     found = find_models(
@@ -139,21 +139,32 @@ def embed(
         crop_px=crop_size_px,
         mask_cells=mask_cells,
     )
-    options = EmbedInput(
-        channel_mapping=channel_mapping,
-        channel_names=channel_names,
-        pixel_size_um=pixel_size_um,
-        z_projection=z_projection,
-        metadata=metadata,
-        trust_masks=trust_masks,
+    options = SourceOptions(
+        reading=ReadingOptions(
+            channel_mapping=parse_channel_mapping(channel_mapping or ()),
+            channel_names=tuple(name.strip() for name in channel_names.split(",")) if channel_names else (),
+            pixel_size_um=pixel_size_um,
+            z_projection=parse_z_projection(z_projection),
+            metadata=metadata,
+            trust_masks=trust_masks,
+        ),
+        filters=CropSettings(min_area_um2=min_area_um2, max_area_um2=max_area_um2, exclude_border=exclude_border),
         segmentation=segmentation,
-        min_area_um2=min_area_um2,
-        max_area_um2=max_area_um2,
-        exclude_border=exclude_border,
         single_cells=single_cells,
         split=split,
-        crop_size_px=crop_size_px,
-    ).options()
+        crop_px=crop_size_px,
+    )
+    given = EmbedInput(
+        source,
+        model,
+        models,
+        revision,
+        tuple(protein_channel or ()),
+        mask_cells,
+        options,
+        str(Path.cwd()),
+        shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )
     cells, found, what = open_source(source, found, options)
     is_first = processes.rank == 0
     if is_first:
@@ -174,7 +185,7 @@ def embed(
         engine=engine,
         actors=actors,
     )
-    run = embed_cells(cells, found, output, settings, processes=processes, arguments=arguments)
+    run = embed_cells(cells, found, output, settings, processes=processes, record={"input": settings_to_json(given)})
     if not run.complete:
         typer.echo(
             f"{output} is not complete: process {processes.rank + 1} of {processes.world_size} has done its share, and "

@@ -23,6 +23,7 @@ from subcell_hf.report.projection import project_cells
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.tables.cell_pictures import PICTURE_PX, PICTURES_FILE, CellPicture, iterate_pictures
 from subcell_hf.tables.files import EmbeddingTable, read_table
+from subcell_hf.tables.run_record import read_run
 
 REPORT_FILE = "report.html"
 MAX_CELLS = 20_000
@@ -96,7 +97,7 @@ def write_report(
 
 def _facts_of_run(folder: Path, table: EmbeddingTable) -> dict[str, Any]:
     """What the page says of all cells, of what was skipped, and of how the table was made."""
-    run = summaries.read_run(folder)
+    run = read_run(folder)
     skipped_header, skipped_rows = summaries.read_skipped(folder)
     return {
         "cells": len(table),

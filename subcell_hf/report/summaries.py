@@ -11,16 +11,14 @@ import pandas as pd
 from subcell_hf.ontology import CHANNEL_DISPLAY_RGB, CHANNEL_STAINS, location_colours
 from subcell_hf.report.columns import label_of
 from subcell_hf.storage.input_lists import SKIPPED_FILE
-from subcell_hf.storage.plain_files import read_json
 
-RUN_FILE = "run.json"
 MONTAGE_CELLS = 12
 MONTAGE_ROWS = 31
 MAX_SKIPPED_ROWS = 200
 _BINS = 32
 _MOST_PER_FIELD = 3
 _LISTED = 8
-_MINOR = ("arguments", "settings")
+_MINOR = ("arguments", "settings", "input", "embed_settings")
 _GROUPS_WITHOUT_LOCATIONS = ("gene", "antibody", "field_of_view")
 
 
@@ -147,19 +145,6 @@ def _histogram(name: str, values: pd.Series) -> dict[str, Any]:
     return facts
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """Content of `run.json`; empty where there is none.
-
-    Raises:
-        InputError: If it is damaged.
-    """
-    path = folder / RUN_FILE
-    if not path.is_file():
-        return {}
-    content = read_json(path, "Copy the folder again, or embed into a new one.")
-    return content if isinstance(content, dict) else {"run": content}
-
-
 def read_skipped(folder: Path) -> tuple[list[str], list[list[str]]]:
     """Header and rows of `skipped.csv`; empty where there is none."""
     path = folder / SKIPPED_FILE
@@ -211,9 +196,9 @@ def stains_of(run: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def command_of(run: Mapping[str, Any]) -> str:
     """The command that made a run, empty where it was not written down."""
-    arguments = run.get("arguments")
-    noted = run.get("command") or (arguments.get("command") if isinstance(arguments, Mapping) else "")
-    return str(noted or "")
+    places = (run, run.get("input"), run.get("arguments"))  # `arguments`: of earlier versions
+    noted = [place["command"] for place in places if isinstance(place, Mapping) and place.get("command")]
+    return str(noted[0]) if noted else ""
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, str]]:

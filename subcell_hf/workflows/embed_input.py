@@ -1,80 +1,121 @@
-"""What `subcell embed` was told of its input: parsed once, and read back from the `run.json` of a run."""
+"""What a run of `subcell embed` was given: kept in its `run.json` for later runs, such as those of baselines."""
 
 import ast
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from subcell_hf.inference.sources.recognition import SourceOptions
-
-WORKING_FOLDER = "working_folder"
-"""Argument in `run.json` that says where relative paths begin."""
+from subcell_hf.cells.single_cells import CropSettings
+from subcell_hf.errors import InputError
+from subcell_hf.images.reading_options import ReadingOptions, parse_channel_mapping, parse_z_projection
+from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.storage.typed_json import settings_from_json
+from subcell_hf.tables.run_record import RUN_FORMAT
 
 
 @dataclass(frozen=True)
 class EmbedInput:
-    """Options of `subcell embed` that say how the input is to be understood; see there."""
+    """What is embedded, and by which models.
 
-    channel_mapping: Sequence[str] | None = None
-    channel_names: str | None = None
-    pixel_size_um: float | None = None
-    z_projection: str | None = None
-    metadata: Path | None = None
-    trust_masks: bool = False
-    segmentation: str = "watershed"
-    min_area_um2: float | None = None
-    max_area_um2: float | None = None
-    exclude_border: bool = False
-    single_cells: bool | None = None
-    split: str | None = None
-    crop_size_px: int | None = None
+    Attributes:
+        source: Path of images, crops or shards, or URL of shards.
+        model: Folder or Hub id of a model, or `"auto"`.
+        models: With `"auto"`: folder of models, or their owner on the Hub.
+        revision: Branch, tag or commit of a model on the Hub.
+        protein_channels: Channels that take the protein's place, one pass for each; empty: the model's own.
+        mask_cells: Whether the surroundings of a cell are masked; None: as configured in the model.
+        options: How images are read and cropped.
+        working_folder: Folder that relative paths start from.
+        command: Command line of the run, where there was one.
+    """
 
-    @classmethod
-    def of_arguments(cls, arguments: Mapping[str, str]) -> "EmbedInput":
-        """The options of a run, as `run.json` keeps them: texts, where an option was given."""
-        texts = ("channel_names", "z_projection", "segmentation", "split")
-        given = {field.name: arguments[field.name] for field in fields(cls) if field.name in arguments}
-        values: dict[str, Any] = {
-            name: text if name in texts or name == "metadata" else ast.literal_eval(text)
-            for name, text in given.items()
-        }
-        if "metadata" in values:
-            values["metadata"] = Path(find_path(values["metadata"], arguments))
-        return cls(**values)
+    source: str
+    model: str
+    models: str | None = None
+    revision: str | None = None
+    protein_channels: tuple[str, ...] = ()
+    mask_cells: bool | None = None
+    options: SourceOptions = field(default_factory=SourceOptions)
+    working_folder: str = "."
+    command: str = ""
 
-    def options(self) -> "SourceOptions":
-        """The options in the words of the room inference.
+    def find(self, path: str) -> str:
+        """A path of the run: relative to its working folder if it exists there, else unchanged, as are URLs and ids."""
+        started = Path(self.working_folder) / path
+        return str(started) if "://" not in path and started.exists() else path
 
-        Raises:
-            InputError: If one cannot be read.
-        """
-        from subcell_hf.cells.single_cells import CropSettings
-        from subcell_hf.images.reading_options import ReadingOptions, parse_channel_mapping, parse_z_projection
-        from subcell_hf.inference.sources.recognition import SourceOptions
 
-        names = tuple(name.strip() for name in self.channel_names.split(",")) if self.channel_names else ()
-        return SourceOptions(
-            reading=ReadingOptions(
-                channel_mapping=parse_channel_mapping(self.channel_mapping or ()),
-                channel_names=names,
-                pixel_size_um=self.pixel_size_um,
-                z_projection=parse_z_projection(self.z_projection),
-                metadata=self.metadata,
-                trust_masks=self.trust_masks,
-            ),
-            filters=CropSettings(
-                min_area_um2=self.min_area_um2, max_area_um2=self.max_area_um2, exclude_border=self.exclude_border
-            ),
-            segmentation=self.segmentation,
-            single_cells=self.single_cells,
-            split=self.split,
-            crop_px=self.crop_size_px,
+def read_embed_input(run: Mapping[str, Any], where: str = "run.json") -> EmbedInput | None:
+    """The input of a finished run.
+
+    Args:
+        run: Content of `run.json`, of this or an earlier version.
+        where: What to call it in messages.
+
+    Returns:
+        The input, with the path of its metadata found; None where the record names none, as for arrays in memory.
+
+    Raises:
+        InputError: If the record is damaged or was written by a later version.
+    """
+    form = run.get("format", 1)
+    if form not in (1, RUN_FORMAT):
+        raise InputError(
+            f"{where} has format {form!r}, expected {RUN_FORMAT} or earlier. Update subcell-hf, or "
+            "embed the images again."
         )
+    if form == 1:
+        given = _read_texts(run.get("arguments"), where)
+    else:
+        given = None if run.get("input") is None else settings_from_json(EmbedInput, run["input"], f"{where}: input")
+    if given is None or given.options.reading.metadata is None:
+        return given
+    reading = replace(given.options.reading, metadata=Path(given.find(str(given.options.reading.metadata))))
+    return replace(given, options=replace(given.options, reading=reading))
 
 
-def find_path(text: str, arguments: Mapping[str, str]) -> str:
-    """A path of a run, from where the run was started if it is there, else as it stands; URLs and ids stay."""
-    started = Path(arguments.get(WORKING_FOLDER, ".")) / text
-    return str(started) if "://" not in text and started.exists() else text
+def _read_texts(arguments: Any, where: str) -> EmbedInput | None:
+    """Format 1: the options of the command by name, each as the text that Python makes of its value."""
+    if not isinstance(arguments, dict) or "source" not in arguments:
+        return None
+
+    def value(name: str, default: Any = None) -> Any:
+        return ast.literal_eval(arguments[name]) if name in arguments else default
+
+    try:
+        names = arguments.get("channel_names", "")
+        reading = ReadingOptions(
+            channel_mapping=parse_channel_mapping(value("channel_mapping", ())),
+            channel_names=tuple(name.strip() for name in names.split(",")) if names else (),
+            pixel_size_um=value("pixel_size_um"),
+            z_projection=parse_z_projection(arguments.get("z_projection")),
+            metadata=Path(arguments["metadata"]) if "metadata" in arguments else None,
+            trust_masks=value("trust_masks", False),
+        )
+        filters = CropSettings(
+            min_area_um2=value("min_area_um2"),
+            max_area_um2=value("max_area_um2"),
+            exclude_border=value("exclude_border", False),
+        )
+        options = SourceOptions(
+            reading,
+            filters,
+            segmentation=arguments.get("segmentation", "watershed"),
+            single_cells=value("single_cells"),
+            split=arguments.get("split"),
+            crop_px=value("crop_size_px"),
+        )
+        return EmbedInput(
+            source=arguments["source"],
+            model=arguments.get("model", ""),
+            models=arguments.get("models"),
+            revision=arguments.get("revision"),
+            protein_channels=tuple(value("protein_channel", ())),
+            mask_cells=value("mask_cells"),
+            options=options,
+            working_folder=arguments.get("working_folder", "."),
+            command=arguments.get("command", ""),
+        )
+    except (ValueError, SyntaxError, TypeError, AttributeError) as error:
+        raise InputError(f"{where} has arguments that cannot be read ({error}). Embed the images again.") from error

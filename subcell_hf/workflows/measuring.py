@@ -21,10 +21,9 @@ from subcell_hf.inference.engine.embedding import EmbedSettings, Processes, embe
 from subcell_hf.inference.models.loading import AUTO, ModelFolder, find_models
 from subcell_hf.inference.models.variants import Variant
 from subcell_hf.inference.sources.blocks import CellBlock, CellSource
-from subcell_hf.inference.sources.recognition import open_source
+from subcell_hf.inference.sources.recognition import SourceOptions, open_source
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.tables.files import EmbeddingTable
-from subcell_hf.workflows.embed_input import EmbedInput, find_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +104,8 @@ class BaselineMaker:
             InputError: If it cannot be opened.
         """
         models = tuple(_recorded_model(facts) for facts in origin.models)
-        source, _, _ = open_source(origin.source, models, EmbedInput.of_arguments(origin.arguments).options())
+        options = origin.input.options if origin.input else SourceOptions()
+        source, _, _ = open_source(origin.source, models, options)
         edge, planes = BaselineSettings.pixel_edge, _shared_planes(models, cells)
         facts = json.dumps([origin.identity, source.fingerprint(), edge, planes])
         key = hashlib.sha256(facts.encode()).hexdigest()[:16]
@@ -118,12 +118,12 @@ class BaselineMaker:
         names, size = list(self.source.names()), self.source.blocks_per_read
         return {names[start]: tuple(names[start : start + size]) for start in range(0, len(names), size)}
 
-    def embed_untrained(self, output: Path, arguments: Mapping[str, Any]) -> None:
+    def embed_untrained(self, output: Path, record: Mapping[str, Any]) -> None:
         """Embed the cells by twins of the models with random weights; goes on where it was stopped.
 
         Args:
             output: Folder of the run, which appears whole, in the place of an earlier one.
-            arguments: For its `run.json`.
+            record: For its `run.json`.
 
         Raises:
             InputError: If a model is gone, or cells cannot be embedded.
@@ -140,7 +140,7 @@ class BaselineMaker:
             settings = EmbedSettings(
                 precision=self.origin.precision, workers=self.workers if self.workers > 1 else 0, pictures=0, h5ad=False
             )
-            embed_cells(source, models, embedded, settings, processes=Processes(), arguments=arguments)
+            embed_cells(source, models, embedded, settings, processes=Processes(), record=record)
         if output.exists():
             shutil.rmtree(output)
         embedded.replace(output)
@@ -208,13 +208,16 @@ def _shared_planes(models: Sequence[ModelFolder], cells: "pd.DataFrame") -> tupl
 
 def _untrained_twins(origin: "Origin", folder: Path) -> tuple[ModelFolder, ...]:
     """Models of the same shape with random weights, which see the cells as the models of the table do."""
-    arguments = origin.arguments
+    given = origin.input
     recorded = [_recorded_model(facts) for facts in origin.models]
-    several = arguments.get("model") == AUTO
-    name = AUTO if several else find_path(recorded[0].name, arguments)
-    owner = find_path(arguments["models"], arguments) if several and "models" in arguments else None
-    local = Path(name).is_dir()
-    found = find_models(name, models=owner, revision=None if local else arguments.get("revision", recorded[0].revision))
+    several = given is not None and given.model == AUTO
+    name = AUTO if several else recorded[0].name
+    owner, revision = None, recorded[0].revision
+    if given is not None:
+        name = AUTO if several else given.find(name)
+        owner = given.find(given.models) if several and given.models is not None else None
+        revision = given.revision or revision
+    found = find_models(name, models=owner, revision=None if Path(name).is_dir() else revision)
     by_name = {model.name if several else recorded[0].name: model for model in found}
     twins = []
     for number, model in enumerate(recorded):

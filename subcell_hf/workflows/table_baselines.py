@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from subcell_hf.workflows.embed_input import find_path
-
 if TYPE_CHECKING:
     import pandas as pd
 
     from subcell_hf.tables.files import EmbeddingTable
+    from subcell_hf.workflows.embed_input import EmbedInput
 
 UNTRAINED = "untrained"
 BASELINES = (UNTRAINED, "features", "pixels")
@@ -47,14 +46,14 @@ class Origin:
     Attributes:
         identity: What the baselines must have been made for.
         source: Path or URL of the images, crops or shards.
-        arguments: Of `subcell embed`, as far as known.
+        input: What `subcell embed` was given, as far as known.
         models: Facts of the models that embedded the cells; empty where it was no SubCell model.
         precision: Of the embedding.
     """
 
     identity: str
     source: str
-    arguments: Mapping[str, str]
+    input: "EmbedInput | None"
     models: tuple[Mapping[str, Any], ...]
     precision: str = "auto"
 
@@ -71,19 +70,20 @@ class Origin:
             InputError: If nobody says where, or nothing is there.
         """
         from subcell_hf.errors import InputError
-        from subcell_hf.report.summaries import read_run
+        from subcell_hf.tables.run_record import RUN_FILE, read_run
+        from subcell_hf.workflows.embed_input import read_embed_input
 
         run = read_run(path)
-        arguments = run.get("arguments", {})
-        source = crops or arguments.get("source")
+        given = read_embed_input(run, str(path / RUN_FILE))
+        source = crops or (given.source if given else None)
         if source is None:
             raise InputError(f"{path} does not say which images its cells were cut from")
-        source = find_path(source, arguments)
+        source = given.find(source) if given else source
         if "://" not in source and not Path(source).exists():
             raise InputError(f"{source}, which its cells were cut from, is not there")
         facts = run or provenance
         identity = run.get("fingerprint", source)
-        return cls(identity, source, arguments, tuple(facts.get("models", ())), facts.get("precision", "auto"))
+        return cls(identity, source, given, tuple(facts.get("models", ())), facts.get("precision", "auto"))
 
 
 def find_baselines(
@@ -150,8 +150,9 @@ def _file_of(folder: Path, name: str) -> Path:
 
 def _run_of(path: Path) -> Path:
     """The folder of `subcell embed` that a table lies in, or the table itself."""
-    from subcell_hf.inference.engine.parts import H5AD_FILE, RUN_FILE
+    from subcell_hf.inference.engine.parts import H5AD_FILE
     from subcell_hf.tables.files import EMBEDDINGS_FILE
+    from subcell_hf.tables.run_record import RUN_FILE
 
     own = path.name in (EMBEDDINGS_FILE, H5AD_FILE) and path.is_file() and (path.parent / RUN_FILE).is_file()
     return path.parent if own else path
@@ -211,11 +212,10 @@ def _explain(failed: Mapping[str, str], *, images_known: bool = True) -> tuple[s
 def _is_kept(path: Path, cells: "pd.DataFrame", identity: str | None) -> bool:
     """Whether a baseline is there and holds these cells; one that was made for other images does not count."""
     from subcell_hf.errors import InputError
-    from subcell_hf.inference.engine.parts import RUN_FILE
-    from subcell_hf.report.summaries import read_run
     from subcell_hf.storage.parquet_files import check_parquet, read_parquet_file
     from subcell_hf.tables.files import EMBEDDINGS_FILE
     from subcell_hf.tables.parquet import parquet_facts
+    from subcell_hf.tables.run_record import RUN_FILE, read_run
 
     file = path / EMBEDDINGS_FILE if path.is_dir() else path
     if not file.is_file() or (path.is_dir() and not (path / RUN_FILE).is_file()):
@@ -224,7 +224,8 @@ def _is_kept(path: Path, cells: "pd.DataFrame", identity: str | None) -> bool:
         check_parquet(file)
         facts = (parquet_facts(file) or {}).get("provenance", {})
         if path.is_dir():
-            facts = read_run(path).get("arguments", {})
+            run = read_run(path)
+            facts = {**run.get("arguments", {}), **run}  # `arguments`: of earlier versions
     except InputError as error:
         typer.echo(f"A baseline is made again: {error}", err=True)
         return False

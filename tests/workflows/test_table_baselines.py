@@ -22,7 +22,6 @@ from subcell_hf.inference.sources.cell_sources import ImageCells
 from subcell_hf.shards.sharding import ShardSettings, write_shards
 from subcell_hf.simulation.simulate import simulate_dataset
 from subcell_hf.tables.files import EmbeddingTable, read_table, write_h5ad, write_parquet
-from subcell_hf.workflows.embed_input import EmbedInput
 from subcell_hf.workflows.table_baselines import BASELINES, FoundBaselines, find_baselines
 from tests.images.written_fields import COLOURS, random_plane, write_hpa_field, write_png
 from tests.inference.embedding_runs import save_tiny_model
@@ -254,17 +253,6 @@ def test_tables_without_a_folder_take_crops(home: Path, tmp_path: Path) -> None:
         InputError, match="lacks 32 of 32 cells of the table, first '0'; it has cells such as '7_A0_1_3'"
     ):
         find(foreign, tmp_path / "no", tmp_path / "crops")
-
-
-def test_options_of_a_run_are_read_back() -> None:
-    given = EmbedInput(
-        channel_mapping=["DAPI=blue"], channel_names="blue, green", pixel_size_um=0.1, z_projection="max",
-        metadata=Path("cells.csv"), segmentation="cellpose", min_area_um2=2.5, exclude_border=True, single_cells=False,
-        split="1", crop_size_px=448, trust_masks=True,
-    )  # fmt: skip
-    kept = {name: str(value) for name, value in vars(given).items() if value is not None}
-    assert EmbedInput.of_arguments({**kept, "model": "m", "workers": "2"}) == given
-    assert EmbedInput.of_arguments(kept).options() == given.options()
 
 
 def perturb(table: Path, output: Path, *more: str) -> tuple[str, dict[str, Any]]:

@@ -25,18 +25,13 @@ from subcell_hf.inference.sources.blocks import CellSource
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.progress import progress_bar
 from subcell_hf.storage.input_lists import write_unused
+from subcell_hf.storage.typed_json import settings_to_json
 from subcell_hf.tables.cell_pictures import PictureBudget
 from subcell_hf.tables.embedding_table import SCHEMA_VERSION
 from subcell_hf.tables.files import EMBEDDINGS_FILE
+from subcell_hf.tables.run_record import RUN_FORMAT, read_run
 
 __all__ = ["EmbedReport", "EmbedSettings", "Processes", "embed_cells"]
-
-_ARGUMENTS_OF_INPUT = (
-    "source", "protein_channel", "channel_mapping", "channel_names", "pixel_size_um", "z_projection", "metadata",
-    "trust_masks", "segmentation", "min_area_um2", "max_area_um2", "exclude_border", "single_cells", "split",
-    "crop_size_px",
-)  # fmt: skip
-"""Arguments that change what is embedded: named where a folder holds a run with others."""
 
 _LIBRARIES = (
     "subcell-hf",
@@ -84,9 +79,9 @@ def embed_cells(
     settings: EmbedSettings | None = None,
     *,
     processes: Processes | None = None,
-    arguments: Mapping[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> EmbedReport:
-    """Embed all cells of a source; goes on where an earlier run of the same inputs stopped.
+    """Embed all cells of a source; resumes an earlier run of the same inputs.
 
     Args:
         source: Where the cells come from.
@@ -94,7 +89,8 @@ def embed_cells(
         output: Folder of the run.
         settings: How to do it.
         processes: Which of how many processes this is; None: as the launcher says.
-        arguments: What the user gave, for `run.json`.
+        record: More JSON values for `run.json`, by name. Of a value `input`, see `workflows.embed_input`, what differs
+            is named where the folder holds a run of something else.
 
     Returns:
         What came of it.
@@ -105,7 +101,7 @@ def embed_cells(
         OSError: If a file cannot be written.
     """
     settings, processes = settings or EmbedSettings(), processes or Processes.of_environment()
-    run, shown = _prepare(source, models, output, settings, processes, arguments or {})
+    run, shown = _prepare(source, models, output, settings, processes, record or {})
     if run.folder.is_joined():
         run.folder.open(shown)
         return _finished(run)
@@ -157,7 +153,7 @@ def _prepare(
     output: Path,
     settings: EmbedSettings,
     processes: Processes,
-    arguments: Mapping[str, Any],
+    record: Mapping[str, Any],
 ) -> tuple[EmbedRun, Mapping[str, Any]]:
     """Plan the run; also returns the settings that its folder is to be opened with."""
     device = choose_device(settings.device, processes.local_rank)
@@ -172,17 +168,26 @@ def _prepare(
         "precision": precision,
         "pictures": settings.pictures,
         "attention of every cell (--portable)": settings.attention_maps,
-        **{key: value for key, value in arguments.items() if key in _ARGUMENTS_OF_INPUT},
+        **_named_values(record.get("input", {})),
     }
     facts = [source.fingerprint(), [m.checksum for m in models], precision, settings.pictures, SCHEMA_VERSION]
     facts += ["attention"] if settings.attention_maps else []
     fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     folder = PartsFolder(output, len(parts), fingerprint)
-    run = EmbedRun(
-        source, tuple(models), settings, processes, names, parts, folder, budget, device, precision, dict(arguments)
-    )
-    run.arguments = {**run.arguments, "fingerprint": fingerprint, "settings": shown}
+    run = EmbedRun(source, tuple(models), settings, processes, names, parts, folder, budget, device, precision)
+    run.record = {**record, "fingerprint": fingerprint, "settings": shown}
     return run, shown
+
+
+def _named_values(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes the cells of a run by its name, out of the nested `input` of `run.json`; models have checksums."""
+    values: dict[str, Any] = {}
+    for name, value in content.items():
+        if name in ("reading", "filters", "options"):
+            values |= _named_values(value)
+        elif name not in ("model", "models", "revision", "working_folder", "command"):
+            values[name] = value
+    return values
 
 
 def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
@@ -235,8 +240,9 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
     cells = sum(note["cells"] for note in notes)
     run.folder.finish(
         {
-            **{key: run.arguments[key] for key in ("fingerprint", "settings")},
-            "arguments": {k: v for k, v in run.arguments.items() if k not in ("fingerprint", "settings")},
+            **run.record,
+            "format": RUN_FORMAT,
+            "embed_settings": settings_to_json(run.settings),
             "models": [model.facts() for model in run.models],
             "versions": {name: _version(name) for name in _LIBRARIES},
             "device": _describe(run.device),
@@ -263,7 +269,7 @@ def _finished(run: EmbedRun) -> EmbedReport:
     output = run.folder.output
     run.folder.check_tables(h5ad=run.settings.h5ad)
     run.folder.clear()
-    facts = run.folder.read_run()
+    facts = read_run(output)
     return EmbedReport(output, facts["cells"], run.folder.read_skipped(), len(run.parts), len(run.parts))
 
 

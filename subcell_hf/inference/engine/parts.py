@@ -40,9 +40,9 @@ from subcell_hf.tables.files import (
     top_locations,
     write_parquet,
 )
+from subcell_hf.tables.run_record import RUN_FILE, read_run
 
 PARTS_FOLDER = "parts"
-RUN_FILE = "run.json"
 H5AD_FILE = "embeddings.h5ad"
 
 _PLAN_FILE = "plan.json"
@@ -185,7 +185,7 @@ class PartsFolder:
         plan = {"fingerprint": self.fingerprint, "settings": dict(settings), "parts": self.parts}
         plan = json.loads(json.dumps(plan))
         if self.is_joined():
-            _compare(self.output, self.read_run(), plan)
+            _compare(self.output, read_run(self.output), plan)
             return
         earlier = read_record(self.folder / _PLAN_FILE)
         if earlier is not None:
@@ -342,20 +342,6 @@ class PartsFolder:
         write_json(self.output / RUN_FILE, {**run, "files": files})
         self.clear()
 
-    def read_run(self) -> dict[str, Any]:
-        """What `run.json` of a complete run says.
-
-        Raises:
-            InputError: If it is damaged.
-        """
-        path = self.output / RUN_FILE
-        try:
-            return dict(json.loads(path.read_bytes()))
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"{path} is damaged ({error}). Copy the folder again, or choose a new one (--output)."
-            ) from error
-
     def check_tables(self, *, h5ad: bool) -> None:
         """Compare the tables of a complete run with what was written; the AnnData file is written again if need be.
 
@@ -365,7 +351,7 @@ class PartsFolder:
         Raises:
             InputError: If a table is damaged that only embedding again can give.
         """
-        files = self.read_run().get("files", {})
+        files = read_run(self.output).get("files", {})
         made_again = files.pop(H5AD_FILE, None)
         damage = find_damage(self.output, files)
         if not (self.output / SKIPPED_FILE).is_file():
@@ -391,9 +377,16 @@ def _compare(output: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -
         return
     old, new = earlier.get("settings", {}), now["settings"]
     changed = [
-        f"{n}: {old.get(n)!r} then, {new.get(n)!r} now" for n in sorted({*old, *new}) if old.get(n) != new.get(n)
+        f"{name}: {old.get(name)!r} then, {new.get(name)!r} now"
+        for name in sorted({*old, *new})
+        if _text_of(old.get(name)) != _text_of(new.get(name))
     ]
     raise InputError(
         f"{output} holds a run with other inputs or settings ({'; '.join(changed) or 'the input files have changed'}). "
         "Use the same ones to resume, or choose a new folder (--output)."
     )
+
+
+def _text_of(value: Any) -> str:
+    """A setting for comparison: earlier versions wrote texts, and left out what was not given."""
+    return "" if value in (None, [], {}) else str(value)

@@ -76,7 +76,7 @@ class EmbedRun:
     budget: PictureBudget
     device: torch.device
     precision: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = None
 
     @property
