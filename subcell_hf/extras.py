@@ -1,10 +1,17 @@
-"""Libraries of the extras: which extra brings one that is not installed, and how to import one that numba compiles."""
+"""Imports that happen on first use, so that `import subcell_hf` and `subcell --help` stay fast, and may lack a library.
+
+The public names of a room are listed in its stub, `__init__.pyi`: once for type checkers, editors, the documentation
+and Python.
+"""
 
 import atexit
 import shutil
 import tempfile
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
+
+from lazy_loader import attach_stub
 
 EXTRAS = {
     "data": (
@@ -66,6 +73,32 @@ def explain_missing(module: str | None) -> str | None:
         if top in modules:
             return f"This needs {top}, which is not installed. Install it with: pip install 'subcell-hf[{extra}]'"
     return None
+
+
+def attach_exports(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Make the names of a stub available in its package; each is imported when it is first used.
+
+    A name that is also the name of a submodule, such as `workflows.embed`, is the exported function, whichever of the
+    two is imported first; `from subcell_hf.workflows.embed import …` still reads the module.
+
+    Args:
+        package: `__name__` of the package.
+        file: Its `__file__`; the stub lies beside it.
+
+    Returns:
+        The package's `__getattr__`, `__dir__` and `__all__`. `__getattr__` raises ImportError, which names the extra to
+        install, where a library is missing.
+    """
+    load, list_names, names = attach_stub(package, file)
+
+    def load_explained(name: str) -> Any:
+        try:
+            return load(name)
+        except ModuleNotFoundError as error:
+            message = explain_missing(error.name)
+            raise error if message is None else ImportError(f"{package}.{name}: {message}") from error
+
+    return load_explained, list_names, names
 
 
 def import_compiled(name: str) -> Any:

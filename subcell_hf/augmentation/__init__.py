@@ -1,1 +1,5 @@
 """Random views of cells, drawn in batches on the device."""
+
+from subcell_hf.extras import attach_exports
+
+__getattr__, __dir__, __all__ = attach_exports(__name__, __file__)

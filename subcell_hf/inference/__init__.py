@@ -1,1 +1,5 @@
 """Inference: images and crops to embedding tables, locations and a report."""
+
+from subcell_hf.extras import attach_exports
+
+__getattr__, __dir__, __all__ = attach_exports(__name__, __file__)

@@ -1,5 +1,8 @@
 """The island: the files that travel to the Hub with the weights."""
 
+from subcell_hf.extras import attach_exports
 from subcell_hf.registration import add_models
+
+__getattr__, __dir__, __all__ = attach_exports(__name__, __file__)
 
 add_models()

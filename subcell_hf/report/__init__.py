@@ -1,1 +1,5 @@
 """A run as one page that a browser shows without a network."""
+
+from subcell_hf.extras import attach_exports
+
+__getattr__, __dir__, __all__ = attach_exports(__name__, __file__)

@@ -1,1 +1,5 @@
 """Crops ↔ WebDataset shards: written, indexed, checked, and dealt into batches."""
+
+from subcell_hf.extras import attach_exports
+
+__getattr__, __dir__, __all__ = attach_exports(__name__, __file__)

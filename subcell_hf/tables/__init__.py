@@ -1,1 +1,5 @@
 """The embedding table: schema, formats, aggregation, and the pictures that belong to it."""
+
+from subcell_hf.extras import attach_exports
+
+__getattr__, __dir__, __all__ = attach_exports(__name__, __file__)

@@ -1,1 +1,5 @@
 """Training: recipes to arguments, the trainer, its checkpoints and what they cost."""
+
+from subcell_hf.extras import attach_exports
+
+__getattr__, __dir__, __all__ = attach_exports(__name__, __file__)

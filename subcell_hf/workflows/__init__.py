@@ -1,1 +1,5 @@
 """Every job as a function: what the command line, the recipes and a notebook call."""
+
+from subcell_hf.extras import attach_exports
+
+__getattr__, __dir__, __all__ = attach_exports(__name__, __file__)

@@ -1,1 +1,5 @@
 """Which proteins lie where: maps, neighbours and groups of antibodies."""
+
+from subcell_hf.extras import attach_exports
+
+__getattr__, __dir__, __all__ = attach_exports(__name__, __file__)

@@ -1,0 +1,29 @@
+from . import augmentation as augmentation
+from . import cells as cells
+from . import errors as errors
+from . import evaluation as evaluation
+from . import hub as hub
+from . import images as images
+from . import inference as inference
+from . import model as model
+from . import ontology as ontology
+from . import parallel as parallel
+from . import report as report
+from . import shards as shards
+from . import simulation as simulation
+from . import storage as storage
+from . import tables as tables
+from . import training as training
+from . import types as types
+from . import workflows as workflows
+from .hub.publishing.export import export_model as export_model
+from .hub.weights.conversion import convert as convert
+from .model.configuration_subcell import SubCellConfig as SubCellConfig
+from .model.image_processing_subcell import SubCellImageProcessor as SubCellImageProcessor
+from .model.modeling_subcell import SubCellForImageClassification as SubCellForImageClassification
+from .model.modeling_subcell import SubCellModel as SubCellModel
+from .model.modeling_subcell_pretraining import SubCellForPreTraining as SubCellForPreTraining
+from .model.pipeline_subcell import SubCellPipeline as SubCellPipeline
+from .workflows.embed import embed as embed
+
+__version__: str

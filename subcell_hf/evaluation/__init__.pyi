@@ -1,0 +1,5 @@
+from . import baselines as baselines
+from . import comparison as comparison
+from . import localization as localization
+from . import perturbation as perturbation
+from . import proteome_map as proteome_map

@@ -1,0 +1,14 @@
+from .decoders.file_metadata import ImageMetadata as ImageMetadata
+from .decoders.image import FieldError as FieldError
+from .decoders.image import Image as Image
+from .fields_of_view import FieldSource as FieldSource
+from .fields_of_view import FoundFields as FoundFields
+from .fields_of_view import find_fields as find_fields
+from .fields_of_view import iterate_fields as iterate_fields
+from .fields_of_view import list_fields as list_fields
+from .files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from .files import read_image as read_image
+from .reading_options import ReadingOptions as ReadingOptions
+from .tables import CellBox as CellBox
+from .tables import read_boxes as read_boxes
+from .tables import read_field_metadata as read_field_metadata

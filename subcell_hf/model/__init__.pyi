@@ -1,0 +1,16 @@
+from .configuration_subcell import SubCellConfig as SubCellConfig
+from .image_processing_subcell import SubCellImageProcessor as SubCellImageProcessor
+from .modeling_subcell import SubCellForImageClassification as SubCellForImageClassification
+from .modeling_subcell import SubCellImageClassifierOutput as SubCellImageClassifierOutput
+from .modeling_subcell import SubCellModel as SubCellModel
+from .modeling_subcell import SubCellModelOutput as SubCellModelOutput
+from .modeling_subcell import SubCellPreTrainedModel as SubCellPreTrainedModel
+from .modeling_subcell_pretraining import SubCellForPreTraining as SubCellForPreTraining
+from .modeling_subcell_pretraining import SubCellForPreTrainingOutput as SubCellForPreTrainingOutput
+from .objectives_subcell import contrastive_loss as contrastive_loss
+from .objectives_subcell import patchify as patchify
+from .objectives_subcell import protein_centroid_loss as protein_centroid_loss
+from .objectives_subcell import reconstruction_loss as reconstruction_loss
+from .objectives_subcell import sigmoid_focal_loss as sigmoid_focal_loss
+from .objectives_subcell import unpatchify as unpatchify
+from .pipeline_subcell import SubCellPipeline as SubCellPipeline

@@ -1,0 +1,14 @@
+from .antibodies import ProteinStyle as ProteinStyle
+from .antibodies import SimulatedAntibody as SimulatedAntibody
+from .antibodies import simulate_antibodies as simulate_antibodies
+from .fields import PlannedField as PlannedField
+from .fields import SimulationSettings as SimulationSettings
+from .fields import plan_fields as plan_fields
+from .fields import simulate_field as simulate_field
+from .fields import simulate_planned_field as simulate_planned_field
+from .optics import PlateOptics as PlateOptics
+from .optics import simulate_plate_optics as simulate_plate_optics
+from .outlines import CELL_LINES as CELL_LINES
+from .outlines import CellLine as CellLine
+from .simulate import SIMULATED_LOCATIONS as SIMULATED_LOCATIONS
+from .simulate import simulate_dataset as simulate_dataset

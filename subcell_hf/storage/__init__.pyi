@@ -1,0 +1,13 @@
+from .atomic import write_atomically as write_atomically
+from .folder_lock import claim_folder as claim_folder
+from .folders import write_folder_atomically as write_folder_atomically
+from .foreign_tables import ForeignTable as ForeignTable
+from .foreign_tables import read_foreign_table as read_foreign_table
+from .model_folders import check_model as check_model
+from .model_folders import load_model as load_model
+from .plain_files import read_json as read_json
+from .plain_files import read_yaml as read_yaml
+from .records import describe_files as describe_files
+from .records import find_damage as find_damage
+from .records import read_record as read_record
+from .records import write_record as write_record
