@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from subcell_hf.images.files import image_suffix
+from subcell_hf.images.wells import standard_well
 from subcell_hf.ontology import CHANNEL_STAINS
 
 MASK_NAME = "mask"
@@ -94,9 +95,9 @@ def split_stem(stem: str, known: Mapping[str, str]) -> tuple[str, str | None]:
 
 
 def plate_well_sample(field_name: str) -> dict[str, str]:
-    """The parts of `<plate>_<well>_<sample>`; nothing where the name has other parts."""
+    """The parts of `<plate>_<well>_<sample>`, the well as `A01`; nothing where the name has other parts."""
     match = _PLATE_WELL_SAMPLE.fullmatch(field_name)
-    return {key: value for key, value in match.groupdict().items() if value} if match else {}
+    return {**match.groupdict(), "well": standard_well(match["well"])} if match else {}
 
 
 def is_named_by_hpa(path: Path) -> bool:

@@ -20,7 +20,7 @@ from subcell_hf.images.decoders.file_metadata import ImageMetadata
 from subcell_hf.images.decoders.image import MAX_DECODED_BYTES, FieldError, Image, check_size, too_large
 from subcell_hf.images.decoders.ome_zarr import read_ome_zarr
 from subcell_hf.images.decoders.png_jpeg import decode_jpeg, decode_png
-from subcell_hf.images.decoders.tiff import Position, decode_tiff, tiff_positions
+from subcell_hf.images.decoders.tiff import Position, decode_tiff, decode_tiff_page, tiff_positions
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -47,22 +47,26 @@ def image_suffix(path: Path) -> str | None:
     return max(matches, key=len) if matches else None
 
 
-def read_image(path: Path, max_decoded_bytes: int = MAX_DECODED_BYTES, position: int | None = None) -> Image:
+def read_image(
+    path: Path, max_decoded_bytes: int = MAX_DECODED_BYTES, position: int | None = None, page: int | None = None
+) -> Image:
     """Read one image file, or one OME-Zarr folder at full resolution.
 
     Args:
         path: The file.
         max_decoded_bytes: Larger images are refused before they are decoded, and gzip streams stop there.
         position: Which image of a TIFF that holds several, see `image_positions`; None demands that there is one.
+        page: Which page of a TIFF, where metadata elsewhere say what each page is; None reads the whole image.
 
     Raises:
         FieldError: If the file is missing, empty, truncated, corrupt, too large, of an unknown kind, or holds several
             images.
     """
     try:
-        image = (
-            read_ome_zarr(path, max_decoded_bytes) if path.is_dir() else _read_file(path, max_decoded_bytes, position)
-        )
+        if path.is_dir():
+            image = read_ome_zarr(path, max_decoded_bytes)
+        else:
+            image = _read_file(path, max_decoded_bytes, position, page)
         if len(image.axes) != image.pixels.ndim:
             raise ValueError(f"axes {image.axes} do not fit the shape {image.pixels.shape}")
         return image
@@ -77,11 +81,13 @@ def read_image(path: Path, max_decoded_bytes: int = MAX_DECODED_BYTES, position:
         raise FieldError(f"{path} is truncated or corrupt ({reason}). Copy or export the file again.") from error
 
 
-def _read_file(path: Path, max_decoded_bytes: int, position: int | None) -> Image:
+def _read_file(path: Path, max_decoded_bytes: int, position: int | None, page: int | None) -> Image:
     with _open(path, max_decoded_bytes) as stream:
         start = stream.read(_MAGIC_BYTES)
         stream.seek(0)
         if start.startswith(_TIFF_MAGICS):
+            if page is not None:
+                return decode_tiff_page(stream, path, max_decoded_bytes, page)
             return decode_tiff(stream, path, max_decoded_bytes, position)
         for magic, decode in _DECODERS.items():
             if start.startswith(magic):

@@ -25,16 +25,20 @@ class FolderContent:
     """What a folder of images holds.
 
     Attributes:
+        root: The folder that was searched.
         images: Files and OME-Zarr folders of a kind that is read, sorted within each folder.
         others: Image files of a kind that is not read.
         problems: File or folder → why it could not even be listed; there may be images behind it.
         unused: File or folder → why it is left out on purpose.
+        documents: All other files: indices, tables and notes.
     """
 
+    root: Path = field(default_factory=Path)
     images: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
     problems: dict[Path, str] = field(default_factory=dict)
     unused: dict[Path, str] = field(default_factory=dict)
+    documents: list[Path] = field(default_factory=list)
 
 
 def list_images(folder: Path) -> FolderContent:
@@ -45,7 +49,7 @@ def list_images(folder: Path) -> FolderContent:
     Args:
         folder: An existing folder.
     """
-    content = FolderContent()
+    content = FolderContent(folder)
     place = folder.resolve()
     seen: set[tuple[int, int] | None] = {_identity(folder)}
     above = {_identity(parent) for parent in place.parents}
@@ -90,6 +94,7 @@ def _list_one(parent: Path, may_be_output: bool, content: FolderContent, links: 
         if not (
             is_image or is_folder or (entry.is_symlink() and not path.exists() and not _FILE_SUFFIX.search(path.name))
         ):
+            content.documents.append(path)
             continue
         if legible(entry.name) != entry.name:
             content.problems[path] = (

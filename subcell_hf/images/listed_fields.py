@@ -10,13 +10,27 @@ from pathlib import Path
 _HEAD_BYTES = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class PlaneFile:
+    """Where one plane lies.
+
+    Attributes:
+        path: Its file.
+        page: Which page of a TIFF, from 0; None where the file holds this plane alone, or a whole stack.
+    """
+
+    path: Path
+    page: int | None = None
+
+
 @dataclass(frozen=True)
 class ListedField:
     """What a listing knows of a field.
 
     Attributes:
         name: The field's id.
-        channel_files: Our channel name → file of that channel; empty where one file holds all channels.
+        channel_planes: Our channel name → the Z-planes of that channel, from below; one where a file holds the plane
+            or the stack. Empty where one file holds all channels.
         stack_file: The file that holds all channels.
         stack_position: Which image of that file, where it holds several.
         mask_file: Instance labels.
@@ -25,10 +39,14 @@ class ListedField:
         default_pixel_size_from: Where that size comes from.
         folder: Folder that it was found in, below the one that was searched; empty for that itself, and for tables.
         problem: Why the field cannot be used, found while listing.
+        pixel_size_um: Pixel size as the layout's own metadata say.
+        pixel_size_from: What these metadata are, such as `Index.idx.xml`.
+        pixel_size_wins: Whether they are right where the image files say something else.
+        files_missing: Files that the layout lists and that are not there.
     """
 
     name: str
-    channel_files: Mapping[str, Path] = field(default_factory=dict)
+    channel_planes: Mapping[str, tuple[PlaneFile, ...]] = field(default_factory=dict)
     stack_file: Path | None = None
     mask_file: Path | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -37,12 +55,22 @@ class ListedField:
     folder: str = ""
     problem: str | None = None
     stack_position: int | None = None
+    pixel_size_um: float | None = None
+    pixel_size_from: str = ""
+    pixel_size_wins: bool = False
+    files_missing: tuple[str, ...] = ()
+
+    @property
+    def channel_files(self) -> dict[str, Path]:
+        """Our channel name → the first of its files."""
+        return {channel: planes[0].path for channel, planes in self.channel_planes.items()}
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All its files, the mask's last."""
         optional = [path for path in (self.stack_file, self.mask_file) if path is not None]
-        return (*self.channel_files.values(), *optional)
+        planes = dict.fromkeys(plane.path for stack in self.channel_planes.values() for plane in stack)
+        return (*planes, *optional)
 
     @property
     def origin(self) -> str:
@@ -67,10 +95,14 @@ class Listing:
     Attributes:
         fields: Fields of view, those that cannot be used included.
         unused: Image-like file or folder → why it is no part of any field.
+        layout: What the input was recognised as.
+        recognised_by: By what.
     """
 
     fields: tuple[ListedField, ...]
     unused: Mapping[str, str] = field(default_factory=dict)
+    layout: str = ""
+    recognised_by: str = ""
 
 
 def name_apart(listed: Iterable[ListedField]) -> list[ListedField]:
@@ -115,16 +147,20 @@ def _copies(items: Sequence[ListedField]) -> Iterator[tuple[ListedField, ListedF
 
 def _sketch(item: ListedField) -> tuple[object, ...] | None:
     """What copies have in common and is known soon: channels, sizes, and how the first file begins."""
-    files = [*item.channel_files.values(), *([item.stack_file] if item.stack_file else [])]
+    files = [path for path in item.files if path != item.mask_file]
     try:
         with files[0].open("rb") as file:
-            return (*item.channel_files, *(path.stat().st_size for path in files), file.read(_HEAD_BYTES))
+            return (*item.channel_planes, *(path.stat().st_size for path in files), file.read(_HEAD_BYTES))
     except (OSError, IndexError):  # folders, and what cannot be read
         return None
 
 
 def _is_copy(one: ListedField, other: ListedField) -> bool:
-    pairs = [(file, other.channel_files[channel]) for channel, file in one.channel_files.items()]
+    pairs = [
+        (plane.path, same.path)
+        for channel, planes in one.channel_planes.items()
+        for plane, same in zip(planes, other.channel_planes[channel], strict=False)
+    ]
     pairs += [(one.stack_file, other.stack_file)] if one.stack_file and other.stack_file else []
     try:
         return all(filecmp.cmp(a, b, shallow=False) for a, b in pairs)

@@ -19,7 +19,7 @@ class ReadingOptions:
         channel_mapping: A file's name of a channel → our colour name, such as `{"DAPI": "blue"}`.
         channel_names: Names of the planes of multi-channel files, where those do not name them themselves.
         pixel_size_um: Edge of a pixel in micrometres; wins over what tables and files say.
-        z_projection: `"max"`, `"mean"` or the index of a plane: what to do with Z-stacks.
+        z_projection: `"max"`, `"mean"`, `"focus"` or the index of a plane: what to do with Z-stacks.
         metadata: Table with a column `field_of_view`; None: `metadata.csv` in the folder of images, if there is one.
         max_decoded_bytes: Limit of one decoded image.
         trust_masks: Whether every label of a mask is taken as one cell without the checks of `check_instances`: right
@@ -52,14 +52,14 @@ def parse_channel_mapping(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def parse_z_projection(text: str | None) -> ZProjection | None:
-    """`"max"`, `"mean"` or the index of a plane.
+    """`"max"`, `"mean"`, `"focus"` or the index of a plane.
 
     Raises:
         InputError: If it is none of them.
     """
-    named: dict[str | None, ZProjection | None] = {None: None, "max": "max", "mean": "mean"}
+    named: dict[str | None, ZProjection | None] = {None: None, "max": "max", "mean": "mean", "focus": "focus"}
     if text is None or text in named:
         return named[text]
     if text.isascii() and text.isdigit():
         return int(text)
-    raise InputError(f"z_projection is {text!r}, expected max, mean, or the index of a plane from 0.")
+    raise InputError(f"z_projection is {text!r}, expected max, mean, focus, or the index of a plane from 0.")

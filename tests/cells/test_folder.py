@@ -60,7 +60,7 @@ def test_table_and_counts(tmp_path: Path) -> None:
     assert table["cell_id"].tolist() == ["7_A1_1_3", "7_A1_1_7", "7_B2_1_3", "7_B2_1_7"]
     assert table["file"].tolist() == ["fields/7_A1_1.tiff"] * 2 + ["fields/7_B2_1.tiff"] * 2
     assert table["index"].tolist() == [0, 1, 0, 1]
-    assert table["well"].tolist() == ["A1", "A1", "B2", "B2"]
+    assert table["well"].tolist() == ["A01", "A01", "B02", "B02"]
     assert table["qc_cut_by_border"].tolist() == [False, True, False, True]
     assert count_crops(folder) == {"fields": 2, "cells": 4, "skipped_fields": 0, "filtered_cells": 0}
 

@@ -41,7 +41,7 @@ def test_human_protein_atlas_folder(shared: Path) -> None:
         assert field.pixels.dtype == np.uint8
         assert field.pixel_size_um == PUBLISHED_PIXEL_SIZE_UM
         assert field.label_mask is None
-    assert fields[0].metadata == {"plate": "800", "well": "A6", "sample": "1"}
+    assert fields[0].metadata == {"plate": "800", "well": "A06", "sample": "1"}
 
 
 def test_real_field_with_mask_and_two_channels(shared: Path) -> None:

@@ -73,7 +73,7 @@ def test_fields_become_a_table(model: Path, fields: Path, tmp_path: Path) -> Non
     table = read_table(tmp_path / "out")
     assert (report.cells, len(table)) == (10, 10)
     assert list(table.cells["cell_id"][:4]) == ["7_A0_1_3", "7_A0_1_7", "7_A1_1_3", "7_A1_1_7"]
-    assert set(table.cells["well"]) == {f"A{number}" for number in range(5)}
+    assert set(table.cells["well"]) == {f"A{number:02d}" if number else "A0" for number in range(5)}
     assert table.cells["qc_cut_by_border"].tolist() == [False, True] * 5
     assert table.embeddings.shape == (10, 32)
     assert table.probabilities is not None

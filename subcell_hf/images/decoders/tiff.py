@@ -93,6 +93,34 @@ def decode_tiff(stream: BinaryIO, path: Path, max_decoded_bytes: int, position: 
         return Image(path, pixels, axes, metadata, has_palette=any(not has_plain_numbers(page) for page in pages))
 
 
+def decode_tiff_page(stream: BinaryIO, path: Path, max_decoded_bytes: int, number: int) -> Image:
+    """Decode one page of a TIFF, whatever the file's own metadata say of images.
+
+    Args:
+        stream: As `decode_tiff` takes it.
+        path: For messages.
+        max_decoded_bytes: The limit.
+        number: Of the page, from 0.
+
+    Raises:
+        FieldError: If the page is not there, not whole, too large, or not one of intensities or labels.
+        Exception: Whatever tifffile raises for a damaged file.
+    """
+    _check_pages(stream, path)
+    with tifffile.TiffFile(stream) as tiff:
+        if number >= len(tiff.pages):
+            raise FieldError(
+                f"{path} has {len(tiff.pages)} planes, and its metadata elsewhere announce plane {number}, counted "
+                "from 0. Copy or export the file again."
+            )
+        page: Any = tiff.pages[number]
+        page = page if isinstance(page, tifffile.TiffPage) else page.aspage()
+        _check_page(page, tiff.filehandle.size, path)
+        check_size(path, page.shape, page.dtype, max_decoded_bytes)
+        pixels, axes = _sort_samples(page.asarray(maxworkers=1), page.axes, page, path)
+        return Image(path, pixels, axes, metadata_from_tiff_tags(page), has_palette=not has_plain_numbers(page))
+
+
 def _open_tiff(stream: BinaryIO) -> tifffile.TiffFile:
     """Open a TIFF; planes that were written one after the other are pages of one image."""
     tiff = tifffile.TiffFile(stream)
@@ -193,16 +221,17 @@ def _whole_pages(tiff: tifffile.TiffFile, series: Any, path: Path) -> list[Any]:
                 "in one file. Save the image as a single file."
             )
         whole = page if isinstance(page, tifffile.TiffPage) else page.aspage()
-        refuse_photometric(whole, path)
-        refuse_orientation(path, _orientation(whole))
         if whole.hash != series.keyframe.hash:
             raise FieldError(f"{path} is corrupt: its planes are stored in different ways. Export the file again.")
-        _check_segments(whole, file_bytes, path)
+        _check_page(whole, file_bytes, path)
         pages.append(whole)
     return pages
 
 
-def _check_segments(page: Any, file_bytes: int, path: Path) -> None:
+def _check_page(page: Any, file_bytes: int, path: Path) -> None:
+    """Refuse a page whose values do not mean what they say, or that lacks pixels."""
+    refuse_photometric(page, path)
+    refuse_orientation(path, _orientation(page))
     expected = math.prod(page.chunked)
     if not page.is_contiguous and len(page.dataoffsets) < expected:
         raise FieldError(

@@ -20,12 +20,14 @@ from subcell_hf.images.file_names import (
     split_stem,
 )
 from subcell_hf.images.files import image_suffix
-from subcell_hf.images.folder_contents import FolderContent, list_images
-from subcell_hf.images.listed_fields import ListedField, Listing, name_apart, one_file_twice
+from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.listed_fields import ListedField, Listing, PlaneFile, name_apart, one_file_twice
 from subcell_hf.images.positions import list_positions
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
 
 _COLOURS = {name: name for name in CHANNEL_STAINS}
+PLANES_BY_NAME = "one file per channel, by name"
+STACKS = "one file per field of view"
 _LOSSY_SUFFIXES = (".jpg", ".jpeg")
 _OF_ONE_CHANNEL = (
     "a mask of one channel, which may outline nuclei alone: if it labels whole cells, rename it to "
@@ -33,27 +35,29 @@ _OF_ONE_CHANNEL = (
 )
 
 
-def list_folder(folder: Path, channel_mapping: Mapping[str, str], channels: tuple[str, ...] | None = None) -> Listing:
-    """List a folder: one file per channel where names end in a channel, else one file per field.
+def list_by_names(
+    content: FolderContent, channel_mapping: Mapping[str, str], channels: tuple[str, ...] | None = None
+) -> Listing:
+    """List a folder by names alone: one file per channel where names end in a channel, else one file per field.
 
     Args:
-        folder: Searched to any depth.
+        content: What lies in the folder.
         channel_mapping: Names of channels in file names → our names; they are recognised beside the colours.
         channels: Further names that are recognised.
     """
+    folder = content.root
     known = {**{name: name for name in (*CHANNEL_STAINS, *(channels or ()))}, **channel_mapping}
     known = {normal_form(name): channel for name, channel in known.items()}
-    content = list_images(folder)
     parts = {path: split_stem(image_stem(path), known) for path in (*content.images, *content.others)}
-    if any(channel not in (None, MASK_NAME) for _, channel in parts.values()):
-        fields, unused = _list_planes(parts, known, folder)
-    else:
-        fields, unused = _list_stacks(parts, folder)
+    in_planes = any(channel not in (None, MASK_NAME) for _, channel in parts.values())
+    fields, unused = _list_planes(parts, known, folder) if in_planes else _list_stacks(parts, folder)
     fields = [replace(item, folder=_folder_of(item, folder)) for item in fields]
     unused |= content.unused
     return Listing(
         (*name_apart(fields), *_unlisted(content, known, folder)),
         {legible(str(path)): reason for path, reason in unused.items()},
+        PLANES_BY_NAME if in_planes else STACKS,
+        "names that end in a channel" if in_planes else "no name ends in a channel",
     )
 
 
@@ -86,7 +90,7 @@ def list_file(image: Path) -> Listing:
         for paths in masks.values()
         for path in paths
     }
-    return Listing(tuple(fields), {legible(str(path)): reason for path, reason in unused.items()})
+    return Listing(tuple(fields), {legible(str(path)): reason for path, reason in unused.items()}, STACKS, "one image")
 
 
 def _folder_of(item: ListedField, root: Path) -> str:
@@ -176,7 +180,7 @@ def _field_of_planes(name: str, files: Mapping[str, list[Path]]) -> ListedField:
     by_hpa = all(is_named_by_hpa(path) for path in planes.values())
     return ListedField(
         name=name,
-        channel_files=planes,
+        channel_planes={channel: (PlaneFile(path),) for channel, path in planes.items()},
         mask_file=_one_mask(files.get(MASK_NAME, [])),
         metadata=plate_well_sample(name),
         default_pixel_size_um=PUBLISHED_PIXEL_SIZE_UM if by_hpa else None,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from subcell_hf.images.file_names import MASK_NAME, normal_form
 from subcell_hf.images.files import FieldError
-from subcell_hf.images.listed_fields import ListedField, one_file_twice
+from subcell_hf.images.listed_fields import ListedField, PlaneFile, one_file_twice
 from subcell_hf.images.tables import read_table
 from subcell_hf.ontology import CHANNEL_STAINS
 
@@ -69,7 +69,13 @@ def _field_of_row(row: Mapping[str, str], columns: Mapping[str, str | None], tab
     if not name:
         name = f"row {number}"
         problem = f"Row {number} of {table} (not counting empty ones and comments) has no output_prefix, a unique name."
-    return ListedField(name, files, None, mask, metadata, problem=problem)
+    return ListedField(
+        name,
+        {channel: (PlaneFile(path),) for channel, path in files.items()},
+        mask_file=mask,
+        metadata=metadata,
+        problem=problem,
+    )
 
 
 def _beside(table: Path, text: str) -> Path:

@@ -31,7 +31,7 @@ def with_inner_labels(listing: Listing) -> Listing:
                     f"{item.plain_name}_{MASK_NAME}.zarr"
                 )
         fields.append(item)
-    return Listing(tuple(fields), unused)
+    return replace(listing, fields=tuple(fields), unused=unused)
 
 
 def _inner_labels(image: Path) -> list[str]:

@@ -1,0 +1,219 @@
+"""What a microscope's layout says of its planes → fields of view, checked against the disk.
+
+A layout (`images.layouts`) knows how one instrument or program arranges its files. It is recognised by what lies in a
+folder, and lists planes; everything that is the same for all of them happens here: planes become channels, Z-stacks
+and fields, and what cannot be right is said for the field that it concerns.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.listed_fields import ListedField, Listing, PlaneFile
+from subcell_hf.images.reading_options import ReadingOptions
+from subcell_hf.images.wells import well_position
+
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPlane:
+    """One plane of one channel, as a layout lists it.
+
+    Attributes:
+        file: Where it should lie.
+        channel: The instrument's name of the channel.
+        plate: Name of the plate; empty where nothing says it.
+        well: As `A01`; empty where there are no wells.
+        site: Number or name of the position in the well, as the instrument counts.
+        z: Orders the planes of a stack.
+        time: Orders time points.
+        page: Which page of a TIFF, where it holds several planes.
+        pixel_size_um: Edge of a pixel in micrometres, as the layout's own metadata say; None where they do not.
+        stage_um: Position of the centre in micrometres (x, y), where the layout says it.
+    """
+
+    file: Path
+    channel: str
+    plate: str = ""
+    well: str = ""
+    site: str = ""
+    z: int = 0
+    time: int = 0
+    page: int | None = None
+    pixel_size_um: float | None = None
+    stage_um: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class PlaneListing:
+    """What a layout knows of a folder.
+
+    Attributes:
+        planes: In the order of the instrument's channels.
+        pixel_size_from: What says the pixel size, such as `Index.idx.xml`.
+        size_wins: Whether that is right where the image files say something else, as Harmony's do.
+        shapes: Plate → its rows and columns, as far as known.
+        left_out: File → why it is no plane on purpose: thumbnails, corrections, projections.
+        problems: Name of what should have been a field → why it cannot be listed.
+    """
+
+    planes: Iterable[ListedPlane]
+    pixel_size_from: str = ""
+    size_wins: bool = False
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    left_out: Mapping[Path, str] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one instrument or program arranges its files.
+
+    Attributes:
+        name: Of the instrument and its program, for people.
+        recognise: From what lies in a folder to one phrase that says by what the layout was recognised; None where it
+            was not.
+        list_planes: From what lies in a folder that was recognised to its planes. Raises `FieldError` where its
+            metadata cannot be read.
+        index_names: Patterns, in small letters, of files that stand for the whole plate where a user gives one.
+    """
+
+    name: str
+    recognise: Callable[[FolderContent], str | None]
+    list_planes: Callable[[FolderContent, ReadingOptions], PlaneListing]
+    index_names: tuple[str, ...] = ()
+
+
+def fields_of_planes(listing: PlaneListing, root: Path, options: ReadingOptions) -> Listing:
+    """Gather planes into fields of view.
+
+    A field is called `<plate>_<well>_<site>`, with `_t<time point>` where a plate has several.
+
+    Args:
+        listing: What a layout lists.
+        root: Folder of the input; planes outside of it are refused.
+        options: Channels that are not asked for may be missing.
+    """
+    groups: dict[tuple[str, str, str, int], list[ListedPlane]] = {}
+    times: dict[str, set[int]] = {}
+    folders: dict[str, set[Path]] = {}
+    for plane in listing.planes:
+        groups.setdefault((plane.plate, plane.well, plane.site, plane.time), []).append(plane)
+        times.setdefault(plane.plate, set()).add(plane.time)
+        folders.setdefault(plane.plate, set()).add(plane.file.parent)
+    on_disk = _Disk(root)
+    fields = []
+    for (plate, well, site, time), planes in groups.items():
+        suffix = f"t{time}" if len(times[plate]) > 1 else ""
+        name = "_".join(part for part in (plate, well, site, suffix) if part)
+        fields.append(_field_of(name, planes, listing, on_disk, options))
+    fields += [ListedField(name=name, problem=problem) for name, problem in listing.problems.items()]
+    return Listing(tuple(fields), {str(path): reason for path, reason in listing.left_out.items()})
+
+
+class _Disk:
+    """Which files are there, folder by folder, without asking for every file."""
+
+    def __init__(self, root: Path):
+        self._root = Path(os.path.normpath(root.absolute()))
+        self._names: dict[Path, frozenset[str]] = {}
+        self._inside: dict[Path, bool] = {}
+
+    def holds(self, path: Path) -> bool:
+        folder = path.parent
+        if folder not in self._names:
+            try:
+                with os.scandir(folder) as found:
+                    self._names[folder] = frozenset(entry.name for entry in found)
+            except OSError:
+                self._names[folder] = frozenset()
+        return path.name in self._names[folder]
+
+    def is_inside(self, path: Path) -> bool:
+        """By name alone: links within the input lead where its user wants."""
+        folder = path.parent
+        if folder not in self._inside:
+            self._inside[folder] = Path(os.path.normpath(folder.absolute())).is_relative_to(self._root)
+        return self._inside[folder]
+
+
+def _field_of(
+    name: str, planes: Sequence[ListedPlane], listing: PlaneListing, disk: _Disk, options: ReadingOptions
+) -> ListedField:
+    first = planes[0]
+    channels: dict[str, list[ListedPlane]] = {}
+    for plane in planes:
+        channels.setdefault(_mapped(plane.channel, options), []).append(plane)
+    missing = [plane.file for plane in planes if not disk.holds(plane.file)]
+    metadata = {"plate": first.plate, "well": first.well, "site": first.site}
+    if first.stage_um is not None:
+        metadata |= {"stage_x_um": f"{first.stage_um[0]:.6g}", "stage_y_um": f"{first.stage_um[1]:.6g}"}
+    sizes = sorted({plane.pixel_size_um for plane in planes if plane.pixel_size_um is not None})
+    wanted = [channel for channel in channels if options.channels is None or channel in options.channels]
+    problem = next(
+        _problems(name, channels, wanted, [path.name for path in missing], sizes, listing.shapes, disk),
+        None,
+    )
+    return ListedField(
+        name=name,
+        channel_planes={
+            channel: tuple(PlaneFile(plane.file, plane.page) for plane in sorted(stack, key=lambda plane: plane.z))
+            for channel, stack in channels.items()
+        },
+        metadata={key: value for key, value in metadata.items() if value},
+        pixel_size_um=sizes[0] if sizes else None,
+        pixel_size_from=listing.pixel_size_from if sizes else "",
+        pixel_size_wins=listing.size_wins,
+        files_missing=tuple(str(path) for path in missing),
+        problem=problem,
+    )
+
+
+def _mapped(channel: str, options: ReadingOptions) -> str:
+    return options.channel_mapping.get(channel, channel)
+
+
+def _problems(
+    name: str,
+    channels: Mapping[str, Sequence[ListedPlane]],
+    wanted: Iterable[str],
+    missing: Sequence[str],
+    sizes: Sequence[float],
+    shapes: Mapping[str, tuple[int, int]],
+    disk: _Disk,
+) -> Iterator[str]:
+    """What makes a field unusable, one sentence each."""
+    planes = [plane for stack in channels.values() for plane in stack]
+    first = planes[0]
+    outside = next((plane.file for plane in planes if not disk.is_inside(plane.file)), None)
+    if outside is not None:
+        yield f"Field {name!r}: {outside} lies outside of the input. Give the folder that holds the whole plate."
+    shape, position = shapes.get(first.plate), well_position(first.well)
+    if shape is not None and position is not None and (position[0] > shape[0] or position[1] > shape[1]):
+        yield (
+            f"Field {name!r}: well {first.well} lies beyond plate {first.plate!r} of {shape[0]} rows and {shape[1]} "
+            "columns. One of both is wrong: correct the metadata, or leave the well out."
+        )
+    for channel, stack in channels.items():
+        names = {plane.channel for plane in stack}
+        if len(names) > 1:
+            yield f"Field {name!r}: {' and '.join(sorted(names))} are both mapped to {channel}, expected one of them."
+        if len({plane.z for plane in stack}) < len(stack):
+            repeated = next(plane.z for plane in stack if sum(other.z == plane.z for other in stack) > 1)
+            files = ", ".join(str(plane.file.name) for plane in stack if plane.z == repeated)
+            yield f"Field {name!r} has several planes {repeated} of channel {channel}: {files}. Remove all but one."
+    if len(sizes) > 1 and sizes[-1] > 1.01 * sizes[0]:
+        yield (
+            f"Field {name!r}: its planes have pixel sizes of {sizes[0]:g} and {sizes[-1]:g} um, expected one. Give the "
+            "true size (--pixel-size-um)."
+        )
+    needed = [plane.file.name for channel in wanted for plane in channels[channel] if not disk.holds(plane.file)]
+    if needed:
+        named = ", ".join(needed[:_MOST_NAMED]) + (", …" if len(needed) > _MOST_NAMED else "")
+        yield (
+            f"Field {name!r}: {len(planes)} planes are listed, {len(missing)} of them are not on the disk: {named}. "
+            "Copy the whole plate; if it is still being written, wait until it is."
+        )

@@ -1,0 +1,32 @@
+"""Names of wells: `A01` everywhere, however an instrument writes them."""
+
+import re
+
+_WELL = re.compile(r"\s*([A-Za-z]{1,2})[\s_-]*0*([1-9]\d?)\s*")
+
+
+def well_name(row: int, column: int) -> str:
+    """`(1, 2)` → `A02`; rows of 1,536-well plates go on with `AA`.
+
+    Args:
+        row: From 1.
+        column: From 1.
+    """
+    letters = chr(ord("A") + row - 1) if row <= 26 else "A" + chr(ord("A") + row - 27)
+    return f"{letters}{column:02d}"
+
+
+def standard_well(text: str) -> str:
+    """`a1`, `A01`, `C - 5` → `A01`, `C05`; text that names no well as it is."""
+    match = _WELL.fullmatch(text)
+    return f"{match[1].upper()}{int(match[2]):02d}" if match else text
+
+
+def well_position(well: str) -> tuple[int, int] | None:
+    """Row and column of a well, both from 1; None where it is no well."""
+    match = _WELL.fullmatch(well)
+    if match is None:
+        return None
+    letters = match[1].upper()
+    row = ord(letters[-1]) - ord("A") + 1 + (26 if len(letters) == 2 else 0)
+    return row, int(match[2])
