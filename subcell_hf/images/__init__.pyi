@@ -1,7 +1,7 @@
 from .decoders.file_metadata import ImageMetadata as ImageMetadata
 from .decoders.image import FieldError as FieldError
 from .decoders.image import Image as Image
-from .fields_of_view import FieldSource as FieldSource
+from .field_source import FieldSource as FieldSource
 from .fields_of_view import FoundFields as FoundFields
 from .fields_of_view import find_fields as find_fields
 from .fields_of_view import iterate_fields as iterate_fields
