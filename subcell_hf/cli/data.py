@@ -1,17 +1,9 @@
-"""Commands of the rooms data and augmentation: from images to training batches."""
+"""Commands on images, crops and shards: from images to training batches."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from subcell_hf.cli.input_notes import (
-    say_doubtful_channels,
-    say_doubtful_channels_of,
-    say_pixel_sizes,
-    say_unused,
-)
-from subcell_hf.cli.metadata_notes import say_renamed
 
 
 def simulate(
@@ -103,12 +95,13 @@ def crops(
     ] = False,
 ) -> None:
     """Crop single cells from fields of view. Exit code 3: some fields were skipped, see skipped.csv."""
-    from subcell_hf.cells.cropping import CropSettings, crop_fields
+    from subcell_hf.cells.single_cells import CropSettings
     from subcell_hf.images.reading_options import ReadingOptions, parse_channel_mapping, parse_z_projection
     from subcell_hf.ontology import channels_from_variant
+    from subcell_hf.workflows.crop import crop_images
+    from subcell_hf.workflows.notes import counted
 
-    say_renamed(str(source), metadata)
-    report = crop_fields(
+    report = crop_images(
         source,
         output,
         settings=CropSettings(
@@ -137,11 +130,8 @@ def crops(
     )
     typer.echo(
         f"{output} holds {report.cells} crops of {report.fields} fields; {report.filtered_cells} cells were filtered "
-        f"out, {len(report.skipped)} fields skipped."
+        f"out, {counted(len(report.skipped), 'field')} skipped."
     )
-    say_pixel_sizes(output / "crops.json")
-    say_doubtful_channels_of(output / "crops.json")
-    say_unused(report.unused)
     for reason in list(report.skipped.values())[:5]:
         typer.echo(f"Skipped: {reason}", err=True)
     if report.skipped:
@@ -192,15 +182,13 @@ def shards(
 
     For more ways to crop, run `subcell crops` first and give its folder.
     """
-    from subcell_hf.cells.quality import count_doubtful_channels
-    from subcell_hf.cells.sources import ImageFields, crop_source
-    from subcell_hf.images.fields_of_view import ReadingOptions
-    from subcell_hf.images.unused import unused_of
+    from subcell_hf.images.reading_options import ReadingOptions
     from subcell_hf.ontology import channels_from_variant, training_locations
-    from subcell_hf.shards.cell_table import read_cell_records
-    from subcell_hf.shards.sharding import ShardSettings, write_shards
+    from subcell_hf.shards.sharding import ShardSettings
     from subcell_hf.shards.splits import parse_fractions
     from subcell_hf.storage.plain_files import read_lines
+    from subcell_hf.workflows.notes import counted
+    from subcell_hf.workflows.shards import shard_images
 
     reading = ReadingOptions(
         channels=channels_from_variant(channels) if channels else None,
@@ -216,16 +204,21 @@ def shards(
         split_fractions=parse_fractions(fractions),
         seed=seed,
     )
-    say_renamed(str(source), metadata)
-    crops = crop_source(source, ImageFields(source, reading, segmentation=segmentation))
-    report = write_shards(crops, output, settings, workers=workers, strict=strict, engine=engine)
+    report = shard_images(
+        source,
+        output,
+        settings=settings,
+        reading=reading,
+        segmentation=segmentation,
+        workers=workers,
+        strict=strict,
+        engine=engine,
+    )
     splits = ", ".join(f"{name} {len(names)}" for name, names in report.index.splits.items()) or "none"
     typer.echo(
         f"{output} holds {report.index.cells} cells of {len(report.index.antibodies)} antibodies in "
-        f"{len(report.index.shards)} shards; splits: {splits}; {len(report.skipped)} fields skipped."
+        f"{len(report.index.shards)} shards; splits: {splits}; {counted(len(report.skipped), 'field')} skipped."
     )
-    say_unused(unused_of(crops))
-    say_doubtful_channels(count_doubtful_channels(read_cell_records(str(output))))
     for name, reason in report.skipped[:5]:
         typer.echo(f"Skipped: {name}: {reason}", err=True)
     if report.skipped:
@@ -240,33 +233,20 @@ def shards_inspect(
     workers: Annotated[int, typer.Option(min=1, help="Number of parallel processes.")] = 1,
 ) -> None:
     """Verify all files of a folder of shards and draw a contact sheet. Exit code 1: a file is damaged."""
-    from subcell_hf.shards.contact_sheet import check_sheet_name, write_contact_sheet
-    from subcell_hf.shards.inspection import inspect_shards
-    from subcell_hf.shards.reader import ShardReader
+    from subcell_hf.workflows.shards import check_shards
 
-    path = contact_sheet or folder / "contact_sheet.html"
-    check_sheet_name(path)
-    report = inspect_shards(folder, workers=workers)
-    for problem in report.problems:
-        typer.echo(problem, err=True)
-    index = report.index
-    typer.echo(f"{index.cells} cells, {len(index.antibodies)} antibodies, {len(index.shards)} shards: ", nl=False)
-    if report.problems:
-        typer.echo(f"{len(report.problems)} problems. Copy the damaged files again or write the shards anew.")
-        raise typer.Exit(1)
-    typer.echo("all as the index says.")
-    try:
-        write_contact_sheet(ShardReader(folder), path)
-    except OSError as error:
+    found = check_shards(folder, contact_sheet=contact_sheet, workers=workers)
+    if problems := found.inspection.problems:
+        for problem in problems:
+            typer.echo(problem, err=True)
+        index = found.inspection.index
         typer.echo(
-            f"The contact sheet was not drawn: {path} cannot be written ({error.strerror or error}). Name another file "
-            "with --contact-sheet.",
-            err=True,
+            f"{index.cells} cells, {len(index.antibodies)} antibodies, {len(index.shards)} shards: {len(problems)} "
+            "problems. Copy the damaged files again or write the shards anew."
         )
-        if contact_sheet is not None:  # it was asked for
-            raise typer.Exit(2) from error
-        return
-    typer.echo(f"Drew {path}.")
+        raise typer.Exit(1)
+    if found.contact_sheet is not None:
+        typer.echo(f"Drew {found.contact_sheet}.")
 
 
 def splits(
@@ -285,19 +265,13 @@ def splits(
     ] = None,
 ) -> None:
     """Split the antibodies of a folder of shards again, or import lists of antibodies."""
-    from subcell_hf.errors import InputError
-    from subcell_hf.shards.index_splits import import_splits, split_shards
-    from subcell_hf.shards.splits import parse_fractions, parse_named, read_antibody_lists, read_published_splits
+    from subcell_hf.shards.splits import parse_fractions, parse_named
+    from subcell_hf.workflows.shards import change_splits
 
-    if antibody_list and published:
-        raise InputError("Give either --list or --published, not both.")
-    if published:
-        report = import_splits(folder, read_published_splits(published), method="published lists")
-    elif antibody_list:
-        files = {name: Path(path) for name, path in parse_named(antibody_list, "--list").items()}
-        report = import_splits(folder, read_antibody_lists(files), method="imported lists")
-    else:
-        report = split_shards(folder, by=by, fractions=parse_fractions(fractions), seed=seed)
+    files = {name: Path(path) for name, path in parse_named(antibody_list or (), "--list").items()}
+    report = change_splits(
+        folder, by=by, fractions=parse_fractions(fractions), seed=seed, lists=files, published=published
+    )
     sizes = ", ".join(f"{name} {len(names)}" for name, names in report.index.splits.items())
     typer.echo(f"{folder} has the splits {sizes} antibodies; {report.unused} of its antibodies are in none.")
     if report.unknown:
@@ -320,21 +294,7 @@ def views(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the selection of cells and of their views.")] = 0,
 ) -> None:
     """Draw cells beside the augmented views used for training."""
-    import torch
-    from PIL import Image
+    from subcell_hf.workflows.shards import draw_views
 
-    from subcell_hf.augmentation.presets import load_settings
-    from subcell_hf.augmentation.view_pictures import picture_views
-    from subcell_hf.shards.batch_plan import BatchSettings
-    from subcell_hf.shards.reader import ShardReader
-    from subcell_hf.shards.streaming import training_loader
-    from subcell_hf.storage.atomic import write_atomically
-
-    settings, reader = load_settings(pipeline), ShardReader(shards)
-    plan = BatchSettings(antibodies_per_batch=antibodies, cells_per_antibody=cells, seed=seed)
-    batch = next(iter(training_loader(reader, plan, split=split)))
-    generator = torch.Generator().manual_seed(batch["view_seed"])
-    picture = picture_views(batch, reader.index.crop_format.channels, settings, generator)
-    with write_atomically(output) as file:
-        Image.fromarray(picture).save(file, format="PNG")
-    typer.echo(f"Drew {len(batch['pixels'])} cells to {output}.")
+    drawn = draw_views(shards, output, pipeline=pipeline, split=split, antibodies=antibodies, cells=cells, seed=seed)
+    typer.echo(f"Drew {drawn} cells to {output}.")

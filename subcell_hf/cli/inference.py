@@ -1,17 +1,11 @@
-"""Commands of the room inference: from images to embeddings and protein locations."""
+"""The command `embed`: from images to embeddings and protein locations."""
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from subcell_hf.cli.input_notes import say_doubtful_channels_of, say_pixel_sizes, say_unused
-from subcell_hf.cli.metadata_notes import say, say_renamed
-from subcell_hf.cli.tables import check_report_libraries, draw_report, say_locations, write_portable
 
 
 def embed(
@@ -112,33 +106,15 @@ def embed(
     ] = False,
 ) -> None:
     """Compute embeddings and protein locations of cells. Exit code 3: some inputs were skipped, see skipped.csv."""
-    if report:
-        check_report_libraries()
-    from subcell_hf.parallel.processes import ALONE, Processes
-
-    processes = Processes.of_environment()
-    if processes.world_size > 1:
-        typer.echo(processes.describe(), err=True)
     from subcell_hf.cells.single_cells import CropSettings
     from subcell_hf.images.reading_options import ReadingOptions, parse_channel_mapping, parse_z_projection
-    from subcell_hf.images.unused import unused_of
-    from subcell_hf.inference.engine.embedding import EmbedSettings, embed_cells
-    from subcell_hf.inference.models.loading import find_models
-    from subcell_hf.inference.sources.recognition import SourceOptions, open_source
-    from subcell_hf.inference.sources.shard_cells import ShardCells
+    from subcell_hf.inference.engine.embedding import EmbedSettings
+    from subcell_hf.inference.sources.recognition import SourceOptions
     from subcell_hf.progress import hide_weight_bars
-    from subcell_hf.storage.typed_json import settings_to_json
+    from subcell_hf.workflows.embed import embed_to_folder
     from subcell_hf.workflows.embed_input import EmbedInput
 
     hide_weight_bars()
-    found = find_models(
-        model,
-        models=models,
-        revision=revision,
-        proteins=protein_channel or (),
-        crop_px=crop_size_px,
-        mask_cells=mask_cells,
-    )
     options = SourceOptions(
         reading=ReadingOptions(
             channel_mapping=parse_channel_mapping(channel_mapping or ()),
@@ -155,67 +131,29 @@ def embed(
         crop_px=crop_size_px,
     )
     given = EmbedInput(
-        source,
-        model,
-        models,
-        revision,
-        tuple(protein_channel or ()),
-        mask_cells,
-        options,
-        str(Path.cwd()),
-        shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        source=source,
+        model=model,
+        models=models,
+        revision=revision,
+        protein_channels=tuple(protein_channel or ()),
+        mask_cells=mask_cells,
+        options=options,
+        working_folder=str(Path.cwd()),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )
-    cells, found, what = open_source(source, found, options)
-    is_first = processes.rank == 0
-    if is_first:
-        typer.echo(f"{source}: {what}.")
-        say_unused(unused_of(cells))
-        say_renamed(source, metadata, h5ad=h5ad, passes=protein_channel or ())
-    if is_first and isinstance(cells, ShardCells):
-        say(cells.renamed(), "The shards define splits; the metadata column of that name is kept as")
     settings = EmbedSettings(
         device=device,
         precision=precision,
         batch_size=batch_size,
         workers=workers,
         pictures=pictures,
-        attention_maps=portable,
         h5ad=h5ad,
         strict=strict,
         engine=engine,
         actors=actors,
     )
-    run = embed_cells(cells, found, output, settings, processes=processes, record={"input": settings_to_json(given)})
-    if not run.complete:
-        typer.echo(
-            f"{output} is not complete: process {processes.rank + 1} of {processes.world_size} has done its share, and "
-            f"{run.missing_parts} of {run.parts} parts are left to the others; the last to end writes the tables. If "
-            f"none of them is running, run the same command again, which keeps what is done. {ALONE}",
-            err=True,
-        )
-        return
-    typer.echo(f"{output} holds {run.cells} cells; {len(run.skipped)} inputs were skipped.")
-    say_pixel_sizes(output / "run.json")
-    say_doubtful_channels_of(output / "run.json")
-    say_locations(output)
-    if portable:
-        with _tables_are_complete(f"subcell portable {output} --output {output / 'portable'}"):
-            write_portable(output, output / "portable")
-    if report:
-        with _tables_are_complete(f"subcell report {output}, with --output FILE for another place"):
-            draw_report(output)
+    run = embed_to_folder(given, output, settings, report=report, portable=portable)
     for name, reason in list(run.skipped)[:5]:
         typer.echo(f"Skipped: {name}: {reason}", err=True)
     if run.skipped:
         raise typer.Exit(3)
-
-
-@contextmanager
-def _tables_are_complete(command: str) -> Iterator[None]:
-    """Say of what fails after the tables that they are not lost, and how to do it alone."""
-    from subcell_hf.errors import InputError
-
-    try:
-        yield
-    except (InputError, OSError) as error:
-        raise InputError(f"{error} The tables are complete; what is missing is made by: {command}") from error

@@ -1,8 +1,10 @@
-"""`subcell_hf.embed`: images in, a table out, in a notebook."""
+"""From images to embeddings and protein locations: what `subcell embed` runs, and `subcell_hf.embed` of a notebook."""
 
+import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,37 @@ import numpy as np
 import numpy.typing as npt
 
 from subcell_hf.errors import InputError
-from subcell_hf.images.metadata_columns import metadata_table, renamed_columns
-from subcell_hf.images.tables import METADATA_FILE, read_column_names
-from subcell_hf.inference.engine.embedding import EmbedSettings, Processes, embed_cells
-from subcell_hf.inference.models.loading import find_models, for_given_crops
+from subcell_hf.images.unused import unused_of
+from subcell_hf.inference.engine.embedding import EmbedReport, EmbedSettings, embed_cells
+from subcell_hf.inference.models.loading import ModelFolder, find_models, for_given_crops
+from subcell_hf.inference.sources.blocks import CellSource
 from subcell_hf.inference.sources.cell_sources import ArrayCells
 from subcell_hf.inference.sources.recognition import SourceOptions, open_source
-from subcell_hf.tables.files import EmbeddingTable, read_table
+from subcell_hf.inference.sources.shard_cells import ShardCells
+from subcell_hf.parallel.processes import ALONE, Processes
+from subcell_hf.storage.parquet_files import open_parquet
+from subcell_hf.storage.typed_json import settings_to_json
+from subcell_hf.tables.files import EMBEDDINGS_FILE, EmbeddingTable, read_table
+from subcell_hf.tables.run_record import read_run
 from subcell_hf.types import FieldCrops
+from subcell_hf.workflows.embed_input import EmbedInput
+from subcell_hf.workflows.notes import (
+    counted,
+    note_doubtful_channels,
+    note_pixel_sizes,
+    note_renamed,
+    note_renamed_columns,
+    note_unused,
+)
+from subcell_hf.workflows.tables import check_report_libraries, draw_report, write_portable
+
+PORTABLE_FOLDER = "portable"
+"""Folder of SubCellPortable's files, in the folder of a run."""
 
 _CELLS_PER_BLOCK = 64
+_SHOWN_LOCATIONS = 5
+
+_logger = logging.getLogger(__name__)
 
 
 def embed(
@@ -28,15 +51,19 @@ def embed(
     model: str | Path,
     *,
     models: str | None = None,
+    revision: str | None = None,
     channels: Sequence[str] | None = None,
     pixel_size_um: float | None = None,
     cell_masks: Any = None,
     protein_channels: Sequence[str] = (),
+    mask_cells: bool | None = None,
     output: str | Path | None = None,
     options: SourceOptions | None = None,
+    report: bool = False,
+    portable: bool = False,
     **settings: Any,
 ) -> EmbeddingTable:
-    """Embed cells, and locate their protein where the model has a classifier.
+    """Embed cells, and predict the locations of their protein if the model has a classifier.
 
     Example:
         ```python
@@ -51,50 +78,172 @@ def embed(
             list of `[channels, height, width]`, numpy or torch.
         model: Folder, Hub id, or `"auto"` with `models`.
         models: With `"auto"`: folder of models, or their owner on the Hub.
+        revision: Branch, tag or commit of a model on the Hub.
         channels: Names of the planes of arrays; default: the model's.
         pixel_size_um: Edge of a pixel of arrays in micrometres; default: the model's.
         cell_masks: Of arrays: `[cells, height, width]`, True inside.
         protein_channels: Planes that take the protein's place in turn.
+        mask_cells: Whether the surroundings of a cell are masked; default: as configured in the model.
         output: Folder of the run, as `subcell embed` writes it; default: none is kept.
-        options: For a path: how images are read and cropped.
-        **settings: Fields of `EmbedSettings`: `device`, `precision`, `batch_size`, `workers`, `progress`, ….
+        options: For a path: how images are read, segmented and cropped.
+        report: Whether to write `report.html` into `output`.
+        portable: Whether to write SubCellPortable's files of every cell into `output/portable`.
+        **settings: Fields of `EmbedSettings`: `device`, `precision`, `batch_size`, `workers`, `engine`, ….
 
     Returns:
         The table. What was skipped is warned of, and listed in `provenance["skipped"]`.
 
     Raises:
         InputError: If nothing can be embedded, or an argument cannot work.
+        OSError: If a file cannot be written.
     """
-    options = options or SourceOptions()
-    found = find_models(str(model), models=models, proteins=protein_channels, crop_px=options.crop_px)
-    if isinstance(images, str | Path):
-        if channels is not None or pixel_size_um is not None or cell_masks is not None:
-            raise InputError("channels, pixel_size_um and cell_masks describe arrays; for a path use options=….")
-        source, found, _ = open_source(images, found, options)
-        _warn_of_renamed(Path(images), options.reading.metadata)
-    else:
-        found = for_given_crops(found)
-        variants = tuple(item.variant for item in found)
-        names = tuple(channels) if channels is not None else variants[0].planes
-        crops = _blocks(images, names, pixel_size_um or variants[0].pixel_size_um, cell_masks)
-        source = ArrayCells(crops, variants, has_masks=cell_masks is not None)
+    if output is None and (report or portable):
+        raise InputError("report and portable write files: give the folder of the run by output=….")
+    options, proteins = options or SourceOptions(), tuple(protein_channels)
+    chosen = EmbedSettings(**{"h5ad": output is not None, **settings})
     with tempfile.TemporaryDirectory(prefix="subcell-") as temporary:
         folder = Path(output) if output is not None else Path(temporary) / "run"
-        chosen = EmbedSettings(**{"h5ad": output is not None, **settings})
-        report = embed_cells(source, found, folder, chosen, processes=Processes())
+        if isinstance(images, str | Path):
+            if channels is not None or pixel_size_um is not None or cell_masks is not None:
+                raise InputError("channels, pixel_size_um and cell_masks describe arrays; for a path use options=….")
+            given = EmbedInput(
+                str(images), str(model), models, revision, proteins, mask_cells, options, working_folder=str(Path.cwd())
+            )
+            done = embed_to_folder(given, folder, chosen, processes=Processes(), report=report, portable=portable)
+        else:
+            found = find_models(
+                str(model),
+                models=models,
+                revision=revision,
+                proteins=proteins,
+                crop_px=options.crop_px,
+                mask_cells=mask_cells,
+            )
+            found = for_given_crops(found)
+            variants = tuple(item.variant for item in found)
+            names = tuple(channels) if channels is not None else variants[0].planes
+            crops = _blocks(images, names, pixel_size_um or variants[0].pixel_size_um, cell_masks)
+            cells = ArrayCells(crops, variants, has_masks=cell_masks is not None)
+            done = _run(cells, found, folder, chosen, Processes(), {}, report=report, portable=portable)
         table = read_table(folder)
-    if report.skipped:
-        warnings.warn(f"{len(report.skipped)} inputs were skipped, the first: {report.skipped[0]}", stacklevel=2)
-    skipped = [{"input": name, "reason": reason} for name, reason in report.skipped]
-    return replace(table, provenance={**table.provenance, "skipped": skipped})
+    if done.skipped:
+        skipped = "1 input was" if len(done.skipped) == 1 else f"{len(done.skipped)} inputs were"
+        warnings.warn(f"{skipped} skipped, the first: {done.skipped[0]}", stacklevel=2)
+    listed = [{"input": name, "reason": reason} for name, reason in done.skipped]
+    return replace(table, provenance={**table.provenance, "skipped": listed})
 
 
-def _warn_of_renamed(images: Path, metadata: Path | None) -> None:
-    path = metadata_table(images, metadata, METADATA_FILE)
-    renamed = {} if path is None else renamed_columns(read_column_names(path))
-    if renamed:
-        pairs = ", ".join(f"{other} ({name!r})" for name, other in renamed.items())
-        warnings.warn(f"{path} has columns whose names our tables need; kept as {pairs}.", stacklevel=3)
+def embed_to_folder(
+    given: EmbedInput,
+    output: Path,
+    settings: EmbedSettings | None = None,
+    *,
+    processes: Processes | None = None,
+    report: bool = True,
+    portable: bool = False,
+) -> EmbedReport:
+    """Embed cells into a folder, on one process or as one of many; resumes an earlier run of the same input.
+
+    How the input was understood, and what to check about it, is logged; see `docs/embed.md` for the files.
+
+    Args:
+        given: What to embed, by which models.
+        output: Folder of the run: new, empty, or of an earlier run.
+        settings: How to do it.
+        processes: Which of how many processes this is; None: as the launcher says.
+        report: Whether to write `report.html`.
+        portable: Whether to write SubCellPortable's files of every cell into `output/portable`.
+
+    Returns:
+        Numbers of cells and parts, and what was skipped. `complete` is False where other processes are left to finish;
+        the last one writes the tables.
+
+    Raises:
+        InputError: If nothing can be embedded, or the folder holds a run of something else; in strict mode also for
+            every input that cannot be used.
+        OSError: If a file cannot be written.
+    """
+    if report:
+        check_report_libraries()
+    settings, processes = settings or EmbedSettings(), processes or Processes.of_environment()
+    if processes.world_size > 1:
+        _logger.warning("%s", processes.describe())
+    found = find_models(
+        given.model,
+        models=given.models,
+        revision=given.revision,
+        proteins=given.protein_channels,
+        crop_px=given.options.crop_px,
+        mask_cells=given.mask_cells,
+    )
+    cells, found, what = open_source(given.source, found, given.options)
+    if processes.rank == 0:
+        _logger.info("%s: %s.", given.source, what)
+        note_unused(unused_of(cells))
+        metadata, passes = given.options.reading.metadata, given.protein_channels
+        note_renamed_columns(given.source, metadata, h5ad=settings.h5ad, passes=passes)
+        if isinstance(cells, ShardCells):
+            note_renamed(cells.renamed(), "The shards define splits; the metadata column of that name is kept as")
+    record = {"input": settings_to_json(given)}
+    return _run(cells, found, output, settings, processes, record, report=report, portable=portable)
+
+
+def _run(
+    cells: CellSource,
+    models: Sequence[ModelFolder],
+    output: Path,
+    settings: EmbedSettings,
+    processes: Processes,
+    record: Mapping[str, Any],
+    *,
+    report: bool,
+    portable: bool,
+) -> EmbedReport:
+    """Embed, say what came of it, and write what is made of complete tables."""
+    settings = replace(settings, attention_maps=settings.attention_maps or portable)
+    done = embed_cells(cells, models, output, settings, processes=processes, record=record)
+    if not done.complete:
+        _logger.warning(
+            "%s is not complete: process %d of %d has done its share, and %d of %d parts are left to the others; the "
+            "last to end writes the tables. If none of them is running, run the same command again, which keeps what "
+            "is done. %s",
+            output, processes.rank + 1, processes.world_size, done.missing_parts, done.parts, ALONE,
+        )  # fmt: skip
+        return done
+    skipped = counted(len(done.skipped), "input was", "inputs were")
+    _logger.info("%s holds %s; %s skipped.", output, counted(done.cells, "cell"), skipped)
+    facts = read_run(output)
+    note_pixel_sizes(facts)
+    note_doubtful_channels(facts.get("doubtful_channels", ()))
+    _note_locations(output)
+    if portable:
+        with _tables_are_complete(f"subcell portable {output} --output {output / PORTABLE_FOLDER}"):
+            write_portable(output, output / PORTABLE_FOLDER)
+    if report:
+        with _tables_are_complete(f"subcell report {output}, with --output FILE for another place"):
+            draw_report(output)
+    return done
+
+
+@contextmanager
+def _tables_are_complete(command: str) -> Iterator[None]:
+    """Say of what fails after the tables that they are not lost, and how to do it alone."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        raise InputError(f"{error} The tables are complete; what is missing is made by: {command}") from error
+
+
+def _note_locations(folder: Path) -> None:
+    """Log the locations that most cells were predicted to have; nothing where there is no classifier."""
+    with open_parquet(folder / EMBEDDINGS_FILE) as file:
+        if "top_location_1" not in file.schema_arrow.names:
+            return
+        counts = file.read(columns=["top_location_1"]).to_pandas()["top_location_1"].value_counts()
+    named = sorted(((str(name), int(count)) for name, count in counts.items()), key=lambda pair: (-pair[1], pair[0]))
+    most = ", ".join(f"{name} ({count})" for name, count in named[:_SHOWN_LOCATIONS])
+    others = f" and {len(named) - _SHOWN_LOCATIONS} more" if len(named) > _SHOWN_LOCATIONS else ""
+    _logger.info("Predicted locations, in cells: %s%s.", most, others)
 
 
 def _blocks(images: Any, channels: tuple[str, ...], pixel_size_um: float, cell_masks: Any) -> tuple[FieldCrops, ...]:

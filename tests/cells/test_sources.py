@@ -50,7 +50,7 @@ def test_command_line_skips_with_exit_code_3(tmp_path: Path) -> None:
     arguments = ["shards", str(tmp_path / "images"), "--output", str(tmp_path / "shards"), "--split-by", "none"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 3, done.output
-    assert "1 fields skipped" in done.output
+    assert "1 field skipped" in done.output
     assert broken.name.removesuffix("_green.png") in (tmp_path / "shards" / "skipped.csv").read_text()
     arguments[3] = str(tmp_path / "strict")
     done = CliRunner().invoke(app, [*arguments, "--strict"])

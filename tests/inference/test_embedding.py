@@ -222,7 +222,7 @@ def test_small_images_without_masks_are_single_cells(model: Path, tmp_path: Path
 def test_cells_that_the_model_cannot_take_are_skipped(model: Path) -> None:
     crops = random_crops(4).astype(np.float32)
     crops[2, 1, 3, 3] = np.nan
-    with pytest.warns(UserWarning, match="1 inputs were skipped"):
+    with pytest.warns(UserWarning, match="1 input was skipped"):
         table = subcell_hf.embed(crops, model=model, progress=False, precision="fp32", batch_size=4)
     assert list(table.cells["cell_id"]) == ["0", "1", "3"]
     assert table.provenance["skipped"][0]["input"] == "2"

@@ -75,7 +75,7 @@ def test_tasks_of_slurm_share_the_parts(tmp_path: Path, monkeypatch: pytest.Monk
             app, ["embed", str(fields), "--model", str(model), "--output", str(tmp_path / "out"), *OPTIONS]
         )
         assert done.exit_code == ended, done.output
-    assert "4 cells; 1 inputs were skipped" in done.output
+    assert "4 cells; 1 input was skipped" in done.output
 
 
 def test_the_slurm_script_shares_parts_and_keeps_its_word(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_crops_and_shards_warn_and_count(images: Path, tmp_path: Path) -> None:
     said = _run("crops", str(images), "--output", str(tmp_path / "crops"), "--output-size-px", "16")
     expected = {"green = blue": "7_A1_1", "red constant": "7_A2_1"}
     for channels, name in expected.items():
-        assert f"channels of 1 images, such as {name}: {channels}." in said
+        assert f"channels of 1 image, such as {name}: {channels}." in said
     facts = json.loads((tmp_path / "crops/crops.json").read_text())
     assert {row["channels"]: row["first"] for row in facts["doubtful_channels"]} == expected
     assert [row["fields"] for row in facts["doubtful_channels"]] == [1, 1]

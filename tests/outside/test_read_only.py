@@ -41,7 +41,7 @@ def test_an_inspection_gives_its_verdict_without_its_picture(tmp_path: Path, mon
         raise PermissionError(13, DENIED, "x")
 
     write_synthetic(tmp_path / "shards")
-    monkeypatch.setattr("subcell_hf.shards.contact_sheet.write_contact_sheet", deny)
+    monkeypatch.setattr("subcell_hf.workflows.shards.write_contact_sheet", deny)
     done = CliRunner().invoke(app, ["shards-inspect", str(tmp_path / "shards")])
     assert done.exit_code == 0
     assert "all as the index says." in done.stdout

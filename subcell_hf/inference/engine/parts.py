@@ -306,8 +306,9 @@ class PartsFolder:
         filled = [self._path(part, "parquet") for part, note in enumerate(notes) if note["cells"]]
         if not filled:
             shutil.rmtree(self.folder, ignore_errors=True)
+            inputs = "the only input was" if len(skipped) == 1 else f"all {len(skipped)} inputs were"
             raise InputError(
-                f"No cell could be embedded: all {len(skipped)} inputs were skipped, see {self.output / SKIPPED_FILE}; "
+                f"No cell could be embedded: {inputs} skipped, see {self.output / SKIPPED_FILE}; "
                 f"the first: {skipped[0].reason if skipped else 'there was none'}"
             )
         join_parquet(filled, self.output / EMBEDDINGS_FILE, facts)

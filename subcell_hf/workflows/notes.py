@@ -1,0 +1,102 @@
+"""What a person should know about the input of a job: logged by the workflows, shown by the command line."""
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from subcell_hf.errors import InputWarning
+from subcell_hf.images.metadata_columns import metadata_table, renamed_columns
+from subcell_hf.images.tables import METADATA_FILE, read_column_names
+from subcell_hf.tables.h5ad import stored_names
+
+_SHOWN_REASONS = 5
+_ASSUMED = {"HPA name": "as the Human Protein Atlas's, by their names", "model": "as the model's"}
+
+_logger = logging.getLogger(__name__)
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun, such as `1 input` or `2 inputs`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def note_unused(unused: Mapping[str, str]) -> None:
+    """Log which images are part of no field, and why.
+
+    Args:
+        unused: Image → reason.
+    """
+    if not unused:
+        return
+    _logger.info("Not used, listed in unused.csv (%d):", len(unused))
+    files: dict[str, list[str]] = {}
+    for file, reason in sorted(unused.items()):
+        files.setdefault(reason, []).append(file)
+    for reason, of_reason in list(files.items())[:_SHOWN_REASONS]:
+        others = f" and {counted(len(of_reason) - 1, 'other')}" if len(of_reason) > 1 else ""
+        _logger.info("  %s%s: %s.", of_reason[0], others, reason)
+
+
+def note_pixel_sizes(record: Mapping[str, Any]) -> None:
+    """Log the pixel sizes that were assumed because nobody gave them.
+
+    Args:
+        record: Content of `run.json` or `crops.json`.
+    """
+    for size in record.get("pixel_sizes", ()):
+        if size["from"] in _ASSUMED:
+            cells = counted(size["cells"], "cell")
+            _logger.info("Pixel size of %s: %g um, %s.", cells, size["pixel_size_um"], _ASSUMED[size["from"]])
+
+
+def note_doubtful_channels(found: Sequence[Mapping[str, Any]]) -> None:
+    """Warn of channels that are constant or equal to another.
+
+    Args:
+        found: What `count_doubtful_channels` gives.
+    """
+    for row in list(found)[:_SHOWN_REASONS]:
+        _logger.warning(
+            "Warning: channels of %s, such as %s: %s. Check that every channel has its own file (column "
+            "qc_doubtful_channels).",
+            counted(row["fields"], "image"),
+            row["first"],
+            row["channels"],
+        )
+
+
+def note_renamed_columns(source: str, metadata: Path | None, *, h5ad: bool = False, passes: Sequence[str] = ()) -> None:
+    """Warn of metadata columns that are kept under another name, before the work begins.
+
+    Args:
+        source: Images, or a table that lists them; anything else has no metadata of this kind.
+        metadata: Table of metadata, if one was given.
+        h5ad: Whether an AnnData file is written, which cannot hold some names.
+        passes: Names of the passes of a run.
+    """
+    path = None if "://" in source else metadata_table(Path(source), metadata, METADATA_FILE)
+    names = [] if path is None else read_column_names(path)
+    renamed = renamed_columns(names)
+    note_renamed(renamed, f"{path} has columns whose names our tables need; their values are kept as")
+    if h5ad:
+        kept = [renamed.get(name, name) for name in names]
+        note_names_of_h5ad((*kept, *passes))
+
+
+def note_names_of_h5ad(names: Sequence[str]) -> None:
+    """Warn of names that an AnnData file cannot hold."""
+    note_renamed(stored_names(names), "The AnnData file cannot hold some names (HDF5); there they are")
+
+
+def note_renamed(renamed: Mapping[str, str], beginning: str) -> None:
+    """Warn of changed names in one sentence; nothing where none is changed.
+
+    Args:
+        renamed: Name → new name.
+        beginning: Of the sentence.
+    """
+    if renamed:
+        pairs = ", ".join(f"{other} ({name!r})" for name, other in renamed.items())
+        warnings.warn(f"{beginning} {pairs}.", InputWarning, stacklevel=3)

@@ -1,0 +1,190 @@
+"""Shards for training: written, inspected, split and looked at; what the commands on shards run."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from subcell_hf.augmentation.view_pictures import picture_views
+from subcell_hf.augmentation.presets import load_settings
+from subcell_hf.cells.quality import count_doubtful_channels
+from subcell_hf.cells.sources import ImageFields, crop_source
+from subcell_hf.errors import InputError
+from subcell_hf.images.reading_options import ReadingOptions
+from subcell_hf.images.unused import unused_of
+from subcell_hf.shards.batch_plan import BatchSettings
+from subcell_hf.shards.cell_table import read_cell_records
+from subcell_hf.shards.contact_sheet import check_sheet_name, write_contact_sheet
+from subcell_hf.shards.index_splits import SplitReport, import_splits, split_shards
+from subcell_hf.shards.inspection import InspectionReport, inspect_shards
+from subcell_hf.shards.reader import ShardReader
+from subcell_hf.shards.sharding import ShardReport, ShardSettings, write_shards
+from subcell_hf.shards.splits import read_antibody_lists, read_published_splits
+from subcell_hf.shards.streaming import training_loader
+from subcell_hf.storage.atomic import write_atomically
+from subcell_hf.workflows.notes import note_doubtful_channels, note_renamed_columns, note_unused
+
+_logger = logging.getLogger(__name__)
+
+
+def shard_images(
+    source: Path,
+    output: Path,
+    *,
+    settings: ShardSettings | None = None,
+    reading: ReadingOptions | None = None,
+    segmentation: str = "watershed",
+    workers: int = 1,
+    strict: bool = False,
+    progress: bool = True,
+    engine: str = "local",
+) -> ShardReport:
+    """Write crops as tar shards for training; images are cropped first.
+
+    Warned of and logged are renamed metadata columns, doubtful channels and unused images.
+
+    Args:
+        source: Output folder of `crop_images`, or images.
+        output: Folder to write; new, empty, or of an earlier run of the same inputs, which is resumed.
+        settings: Size of the shards, locations, splits.
+        reading: How to read images; default where `source` holds crops.
+        segmentation: `"watershed"` or `"cellpose"`, for images without masks.
+        workers: Number of processes.
+        strict: Whether to stop at the first field that cannot be used.
+        progress: Whether to show progress on stderr.
+        engine: `"local"`, or `"ray"`.
+
+    Returns:
+        The index of the shards, and what was skipped.
+
+    Raises:
+        InputError: If nothing can be used, or the folder holds shards of other inputs.
+        OSError: If a file cannot be written.
+        KilledWorkerError: If a worker process was killed.
+    """
+    reading = reading or ReadingOptions()
+    note_renamed_columns(str(source), reading.metadata)
+    crops = crop_source(source, ImageFields(source, reading, segmentation=segmentation))
+    report = write_shards(crops, output, settings, workers=workers, strict=strict, progress=progress, engine=engine)
+    note_unused(unused_of(crops))
+    note_doubtful_channels(count_doubtful_channels(read_cell_records(str(output))))
+    return report
+
+
+@dataclass(frozen=True)
+class CheckedShards:
+    """What an inspection found and drew.
+
+    Attributes:
+        inspection: The index, and what differs from it.
+        contact_sheet: The contact sheet; None where files are damaged or it could not be written.
+    """
+
+    inspection: InspectionReport
+    contact_sheet: Path | None
+
+
+def check_shards(folder: Path, *, contact_sheet: Path | None = None, workers: int = 1) -> CheckedShards:
+    """Verify all files of a folder of shards, and draw a contact sheet if they are sound.
+
+    Args:
+        folder: Local folder of shards.
+        contact_sheet: Contact sheet to write (`.html` or `.png`); None: `contact_sheet.html` in the folder, of which
+            a warning is logged if it cannot be written.
+        workers: Number of processes.
+
+    Raises:
+        InputError: If the index cannot be read, or the contact sheet that was asked for cannot be written.
+    """
+    path = contact_sheet or folder / "contact_sheet.html"
+    check_sheet_name(path)
+    inspection = inspect_shards(folder, workers=workers)
+    if inspection.problems:
+        return CheckedShards(inspection, None)
+    index = inspection.index
+    sizes = index.cells, len(index.antibodies), len(index.shards)
+    _logger.info("%d cells, %d antibodies, %d shards: all as the index says.", *sizes)
+    try:
+        write_contact_sheet(ShardReader(folder), path)
+    except OSError as error:
+        problem = (
+            f"The contact sheet was not drawn: {path} cannot be written ({error.strerror or error}). Name another file "
+            "with --contact-sheet."
+        )
+        if contact_sheet is not None:
+            raise InputError(problem) from error
+        _logger.warning("%s", problem)
+        return CheckedShards(inspection, None)
+    return CheckedShards(inspection, path)
+
+
+def change_splits(
+    folder: Path,
+    *,
+    by: str = "gene",
+    fractions: Mapping[str, float] | None = None,
+    seed: int = 0,
+    lists: Mapping[str, Path] | None = None,
+    published: Path | None = None,
+) -> SplitReport:
+    """Split the antibodies of a folder of shards again, or import lists of antibodies.
+
+    Args:
+        folder: Local folder of shards.
+        by: `"gene"`: antibodies of one gene stay together; or `"antibody"`.
+        fractions: Split name → its fraction of the antibodies; None: 0.8 train, 0.1 validation, 0.1 test.
+        seed: Seed of random splits.
+        lists: Split name → file with one antibody per line, instead of random splits.
+        published: Folder with the published antibody lists to verify and import, instead of random splits.
+
+    Raises:
+        InputError: If lists contradict each other, or the folder holds no shards.
+    """
+    if lists and published:
+        raise InputError("Give either --list or --published, not both.")
+    if published:
+        return import_splits(folder, read_published_splits(published), method="published lists")
+    if lists:
+        return import_splits(folder, read_antibody_lists(lists), method="imported lists")
+    chosen = ShardSettings().split_fractions if fractions is None else fractions
+    return split_shards(folder, by=by, fractions=chosen, seed=seed)
+
+
+def draw_views(
+    shards: str,
+    output: Path,
+    *,
+    pipeline: str = "multi_task",
+    split: str | None = None,
+    antibodies: int = 2,
+    cells: int = 4,
+    seed: int = 0,
+) -> int:
+    """Draw cells beside the augmented views used for training.
+
+    Args:
+        shards: Folder or URL of shards.
+        output: PNG image to write.
+        pipeline: Name of a preset, or a YAML file of view settings; see `load_settings`.
+        split: Split to draw cells from; None: all cells.
+        antibodies: Number of antibodies.
+        cells: Number of cells per antibody.
+        seed: Seed of the selection of cells and of their views.
+
+    Returns:
+        Number of cells drawn.
+
+    Raises:
+        InputError: If the shards, the split or the settings cannot be used.
+    """
+    settings, reader = load_settings(pipeline), ShardReader(shards)
+    plan = BatchSettings(antibodies_per_batch=antibodies, cells_per_antibody=cells, seed=seed)
+    batch = next(iter(training_loader(reader, plan, split=split)))
+    generator = torch.Generator().manual_seed(batch["view_seed"])
+    picture = picture_views(batch, reader.index.crop_format.channels, settings, generator)
+    with write_atomically(output) as file:
+        Image.fromarray(picture).save(file, format="PNG")
+    return len(batch["pixels"])

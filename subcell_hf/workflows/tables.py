@@ -1,0 +1,152 @@
+"""Embedding tables aggregated, written for other tools and shown: `subcell aggregate`, `portable` and `report`."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from subcell_hf.errors import InputError
+from subcell_hf.storage.input_lists import write_csv
+from subcell_hf.tables.aggregation import Aggregation, aggregate
+from subcell_hf.tables.attention_maps import ATTENTION_FILE, CellAttention, iterate_attention
+from subcell_hf.tables.cell_pictures import PICTURES_FILE, iterate_attention_of_pictures
+from subcell_hf.tables.files import EMBEDDINGS_FILE, EmbeddingTable, read_table, write_h5ad, write_parquet
+from subcell_hf.tables.portable import PortableReport, write_portable_files
+from subcell_hf.workflows.notes import note_names_of_h5ad
+
+MOST_CELLS_SHOWN = 20_000
+
+_WRITERS = {".parquet": write_parquet, ".h5ad": write_h5ad}
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AggregatedTable:
+    """What an aggregation wrote.
+
+    Attributes:
+        aggregation: The groups, and what was left out.
+        cells: Number of cells that were aggregated.
+        skipped_file: CSV with the cells that name no group; None where there are none.
+    """
+
+    aggregation: Aggregation
+    cells: int
+    skipped_file: Path | None
+
+    @property
+    def table(self) -> EmbeddingTable:
+        """One row per group."""
+        return self.aggregation.table
+
+
+def aggregate_table(table: Path, by: str, output: Path, *, probabilities: str = "mean") -> AggregatedTable:
+    """Aggregate the cells of a table to groups and write those; see `aggregate`.
+
+    Args:
+        table: Embedding table, or output folder of `subcell embed`.
+        by: `"field"`, `"well"`, `"antibody"` or `"gene"`.
+        output: File to write: `.parquet`, or `.h5ad` for scanpy. Cells without a group are listed beside it, in
+            `<output>.skipped.csv`.
+        probabilities: `"mean"`, or `"max"` over the cells of a group, which keeps rare locations.
+
+    Raises:
+        InputError: If the output has another suffix, or the table cannot be read or aggregated.
+        OSError: If a file cannot be written.
+    """
+    if output.suffix not in _WRITERS:
+        raise InputError(f"Cannot write {output}: expected a file ending in {' or '.join(_WRITERS)}.")
+    cells = read_table(table)
+    result = aggregate(cells, by, probabilities=probabilities)
+    if output.suffix == ".h5ad":
+        note_names_of_h5ad([str(name) for name in result.table.cells.columns])
+    _WRITERS[output.suffix](result.table, output)
+    for note in result.notes:
+        _logger.warning("Note: %s", note)
+    skipped_file = output.with_name(output.name + ".skipped.csv")
+    skipped_file.unlink(missing_ok=True)
+    if result.skipped:
+        rows = [{"cell_id": cell, "reason": reason} for cell, reason in result.skipped.items()]
+        write_csv(skipped_file, ["cell_id", "reason"], rows)
+    return AggregatedTable(result, len(cells) - len(result.skipped), skipped_file if result.skipped else None)
+
+
+def write_portable(table: Path, output: Path, *, form: str = "2025", csv_only: bool = False) -> PortableReport:
+    """Write a table in SubCellPortable's format, with the attention maps beside it.
+
+    Args:
+        table: Embedding table, or output folder of `subcell embed`.
+        output: Folder to write; files with the same names are replaced.
+        form: Version of the format: `"2025"` or `"2024"`.
+        csv_only: Whether to write only `result.csv`, no files per cell.
+
+    Returns:
+        Numbers of cells and of attention maps.
+
+    Raises:
+        InputError: If the table cannot be read, or a cell's name cannot name a file.
+        OSError: If a file cannot be written.
+    """
+    folder, file = (table, table / EMBEDDINGS_FILE) if table.is_dir() else (table.parent, table)
+    attention: Iterable[CellAttention] = ()
+    if not csv_only and (folder / ATTENTION_FILE).is_file():
+        attention = iterate_attention(folder / ATTENTION_FILE)
+    elif not csv_only and (folder / PICTURES_FILE).is_file():
+        attention = iterate_attention_of_pictures(folder / PICTURES_FILE)
+    cells = file if file.suffix == ".parquet" and file.is_file() else read_table(table)
+    written = write_portable_files(cells, output, form=form, single_files=not csv_only, attention=attention)
+    files = "result.csv" if csv_only else "result.csv and the arrays of every cell"
+    _logger.info("%s holds %s: %d cells, %d attention maps.", output, files, written.cells, written.attention_maps)
+    if not csv_only and written.attention_maps < written.cells:
+        _logger.info(
+            "Only cells whose attention was kept have a map; `subcell embed --portable` keeps that of every one."
+        )
+    return written
+
+
+def check_report_libraries() -> None:
+    """Refuse before hours of work what would fail after them.
+
+    Raises:
+        InputError: If a library that draws the report is not installed.
+    """
+    missing = [name for name in ("jinja2", "sklearn", "umap") if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"report.html needs {', '.join(missing)}, which is not installed. Install it with: "
+            "pip install 'subcell-hf[analysis]', or leave the page out with --no-report."
+        )
+
+
+def draw_report(
+    folder: Path,
+    *,
+    output: Path | None = None,
+    title: str | None = None,
+    max_cells: int = MOST_CELLS_SHOWN,
+    seed: int = 0,
+) -> Path:
+    """Write a self-contained page with the cells, locations, map, quality and skipped inputs of a run.
+
+    Args:
+        folder: Output folder of `subcell embed`.
+        output: File to write; None: `report.html` in the folder.
+        title: Title of the page; None: the name of the folder.
+        max_cells: Maximum number of cells on the map and in the table.
+        seed: Seed of the map and of the selection of cells.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: If a library is missing, or the folder holds no table with cells.
+        OSError: If the page cannot be written.
+    """
+    check_report_libraries()
+    from subcell_hf.report.page import write_report
+
+    path = write_report(folder, title=title, max_cells=max_cells, seed=seed, output=output)
+    _logger.info("Open %s (%.1f MB) in a browser.", path, path.stat().st_size / 1e6)
+    return path
