@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from subcell_hf.augmentation.view_pictures import picture_views
 from subcell_hf.augmentation.presets import load_settings
+from subcell_hf.augmentation.view_pictures import picture_views
 from subcell_hf.cells.quality import count_doubtful_channels
 from subcell_hf.cells.sources import ImageFields, crop_source
 from subcell_hf.errors import InputError
