@@ -489,8 +489,8 @@ def test_channel_names_must_differ() -> None:
         make_views("validation", make_crops(), ("red", "red", "blue", "green"))
 
 
-def test_real_cells_make_a_picture(shared: Path) -> None:
-    files = sorted((shared / "data/hpa_single_cells").glob("*.npy"))[:4]
+def test_cells_make_a_picture(single_cells: Path) -> None:
+    files = sorted(single_cells.glob("*.npy"))[:4]
     stored = ("red", "green", "blue", "yellow")
     pixels = torch.from_numpy(np.stack([np.load(file) for file in files])).permute(0, 3, 1, 2).contiguous()
     crops = CropBatch(

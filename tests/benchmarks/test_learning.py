@@ -65,8 +65,8 @@ def test_every_ablation_trains_the_encoder(kept: tuple[str, ...]) -> None:
     assert {name for name, weight in on.items() if weight} == set(kept)
 
 
-def test_real_cells_are_read_in_nines(shared: Path) -> None:
-    pixels, masks, labels, images = read_montages(shared / "data" / "hpa_montages")
+def test_cells_are_read_in_nines(montages: Path) -> None:
+    pixels, masks, labels, images = read_montages(montages)
     assert (pixels.shape, pixels.dtype) == ((90, 4, 512, 512), np.uint8)
     assert {labels.count(name) for name in set(labels)} == {18}
     assert {images.count(name) for name in set(images)} == {9}
@@ -74,11 +74,11 @@ def test_real_cells_are_read_in_nines(shared: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_small_run(shared: Path, tmp_path: Path) -> None:
+def test_a_small_run(montages: Path, tmp_path: Path) -> None:
     words = "--antibodies_per_batch 4 --max_steps 3 --warmup_epochs 0.2 --eval_strategy no --picture_epochs 0"
     command = [sys.executable, str(ROOT / "benchmarks" / "learning.py"), "--work", str(tmp_path), "--fields", "24"]
     command += ["--antibodies", "24", "--seeds", "0", "--words", words]
-    command += ["--montages", str(shared / "data" / "hpa_montages")]
+    command += ["--montages", str(montages)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     line: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

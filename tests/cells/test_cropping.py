@@ -187,15 +187,15 @@ def test_boxes_replace_masks(images: Path, tmp_path: Path) -> None:
     assert "no box in the table" in report.skipped["7_B1_1"]
 
 
-def test_real_fields_without_masks(shared: Path, tmp_path: Path) -> None:
-    report = crop_fields(shared / "data/hpa_masked_field", tmp_path / "masked", progress=False)
+def test_large_fields_of_two_channels(masked_field: Path, tmp_path: Path) -> None:
+    report = crop_fields(masked_field, tmp_path / "masked", progress=False)
     assert (report.fields, report.cells, report.skipped) == (1, 20, {})
     (crops,) = read_crops(tmp_path / "masked")
     assert crops.channels == ("blue", "green")
     assert crops.pixels.shape == (20, 2, 448, 448)
     options = ReadingOptions(channels=("red", "blue", "green"))
     with pytest.raises(FieldError, match=r"Nothing was cropped.*channel red is missing"):
-        crop_fields(shared / "data/hpa_masked_field", tmp_path / "none", reading=options, progress=False)
+        crop_fields(masked_field, tmp_path / "none", reading=options, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -42,31 +42,31 @@ def disks(pixel_size_um: float, bodies: bool = True) -> tuple[FieldOfView, npt.N
     return FieldOfView("disks", np.stack(noisy), ("blue", "green"), pixel_size_um), truth
 
 
-def test_sparse_real_field(shared: Path) -> None:
-    (found,) = [item for item in find_fields(shared / "data/hpa_fields") if item.name == "89_B5_1"]
+def test_sparse_field(hpa_fields: Path) -> None:
+    (found,) = [item for item in find_fields(hpa_fields) if item.name == "89_B5_1"]
     labels = segment_cells(found.read())
     assert labels.dtype == np.int32
     assert labels.shape == (1728, 1728)
-    assert np.unique(labels).tolist() == list(range(12))  # 11 cells by eye, a giant one with many nuclei among them
+    assert np.unique(labels).tolist() == list(range(12))  # 11 cells, in the real field a giant one among them
 
 
 @pytest.mark.slow
-def test_confluent_real_field(shared: Path) -> None:
-    (found,) = [item for item in find_fields(shared / "data/hpa_fields") if item.name == "800_A6_1"]
+def test_confluent_field(hpa_fields: Path) -> None:
+    (found,) = [item for item in find_fields(hpa_fields) if item.name == "800_A6_1"]
     field = found.read()
     labels = segment_cells(field)
-    assert labels.max() == 16  # by eye 16 nuclei, counting the bilobed one at the right border once
+    assert labels.max() == 16  # in the real field by eye 16 nuclei, counting the bilobed one at the right border once
     areas_um2 = np.bincount(labels.ravel())[1:] * field.pixel_size_um**2
     assert areas_um2.min() > 150
     assert areas_um2.max() < 4000
 
 
-def test_agreement_with_a_published_mask(shared: Path) -> None:
-    (field,) = iterate_fields(shared / "data/hpa_masked_field")
+def test_agreement_with_a_given_mask(masked_field: Path) -> None:
+    (field,) = iterate_fields(masked_field)
     assert field.label_mask is not None
     found = segment_cells(field)
     overlaps = best_overlaps(field.label_mask, found)
-    # Measured: 20 of 20 cells found, all above 0.5, mean 0.834.
+    # Measured on the real field: 20 of 20 cells found, all above 0.5, mean 0.834.
     assert found.max() == 20
     assert (overlaps > 0.5).sum() >= 19
     assert overlaps.mean() > 0.80

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.tables.files import write_parquet
+from tests.evaluation.perturbation.simulated_profiles import simulate_wells, write_wells
 from tests.evaluation.planted_tables import planted_cells, planted_table
 
 ROOT = Path(__file__).parents[2]
@@ -45,12 +47,13 @@ def test_examples_run(golden_files: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_commands_that_judge_run(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_that_judge_run(label_tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They want more cells than the README's other commands make."""
-    tables, profiles = shared / "data" / "label_tables", shared / "data" / "perturbation_profiles"
     monkeypatch.chdir(tmp_path)
-    shutil.copy(profiles / "cpjump1_U2OS_48h_subset_profiles.csv.gz", "profiles.csv.gz")
-    shutil.copy(tables / "hpa_subcellular_location.tsv.gz", "subcellular_location.tsv.gz")
+    wells = simulate_wells()
+    named = wells.metadata.rename(columns={"Metadata_compound": "Metadata_broad_sample"})
+    write_wells(replace(wells, metadata=named), "profiles.csv.gz")
+    shutil.copy(label_tables / "hpa_subcellular_location.tsv.gz", "subcellular_location.tsv.gz")
     genes = pd.read_csv("subcellular_location.tsv.gz", sep="\t")["Gene name"]
     cells = planted_cells()
     cells["gene"] = cells["gene"].str[1:].astype(int).map(genes)

@@ -32,8 +32,8 @@ def _problem(source: Path, options: ReadingOptions | None = None) -> str:
     return problems[0]
 
 
-def test_human_protein_atlas_folder(shared: Path) -> None:
-    fields = list(iterate_fields(shared / "data/hpa_fields"))
+def test_human_protein_atlas_folder(hpa_fields: Path) -> None:
+    fields = list(iterate_fields(hpa_fields))
     assert [field.name for field in fields] == ["800_A6_1", "89_B5_1"]
     for field, size in zip(fields, (2048, 1728), strict=True):
         assert field.channels == COLOURS
@@ -44,8 +44,8 @@ def test_human_protein_atlas_folder(shared: Path) -> None:
     assert fields[0].metadata == {"plate": "800", "well": "A06", "sample": "1"}
 
 
-def test_real_field_with_mask_and_two_channels(shared: Path) -> None:
-    (field,) = iterate_fields(shared / "data/hpa_masked_field")
+def test_a_field_with_mask_and_two_channels(masked_field: Path) -> None:
+    (field,) = iterate_fields(masked_field)
     assert field.channels == ("blue", "green")
     assert field.label_mask is not None
     assert np.unique(field.label_mask).tolist() == list(range(21))
@@ -232,7 +232,7 @@ def test_three_channels_that_were_stored_as_colours(tmp_path: Path) -> None:
     np.testing.assert_array_equal(field.pixels, pixels)
 
 
-def test_real_cell_painting_stack(shared: Path) -> None:
+def test_cell_painting_stack(cell_painting_field: Path) -> None:
     names = ("brightfield", "er", "agp", "mito", "dna", "rna")
     options = ReadingOptions(
         channels=("yellow", "blue", "mito"),
@@ -240,8 +240,8 @@ def test_real_cell_painting_stack(shared: Path) -> None:
         channel_mapping={"er": "yellow", "dna": "blue"},
         pixel_size_um=0.598,
     )
-    (field,) = iterate_fields(shared / "data/cell_painting_field", options)
-    stored = tifffile.imread(next((shared / "data/cell_painting_field").glob("*.tiff")))
+    (field,) = iterate_fields(cell_painting_field, options)
+    stored = tifffile.imread(next(cell_painting_field.glob("*.tiff")))
     np.testing.assert_array_equal(field.pixels, stored[[1, 4, 3]])
 
 

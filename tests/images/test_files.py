@@ -34,8 +34,8 @@ def test_lossless_files_keep_every_bit(tmp_path: Path, dtype: str, suffix: str) 
     np.testing.assert_array_equal(image.pixels, plane)
 
 
-def test_jpeg_is_read_as_the_decoder_gives_it(shared: Path) -> None:
-    path = shared / "data/hpa_fields/89_B5_1_blue.jpg"
+def test_jpeg_is_read_as_the_decoder_gives_it(hpa_fields: Path) -> None:
+    path = hpa_fields / "89_B5_1_blue.jpg"
     image = read_image(path)
     assert image.axes == "YXS"
     np.testing.assert_array_equal(image.pixels, imagecodecs.jpeg_decode(path.read_bytes()))

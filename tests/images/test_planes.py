@@ -20,19 +20,18 @@ def _image(pixels: npt.NDArray[Any], axes: str) -> Image:
 
 @pytest.mark.parametrize("name", ["800_A6_1", "89_B5_1"])
 @pytest.mark.parametrize(("colour", "samples"), [("red", [0]), ("green", [1]), ("blue", [2]), ("yellow", [0, 1])])
-def test_hpa_jpegs_are_read_as_their_channel(shared: Path, name: str, colour: str, samples: list[int]) -> None:
-    image = read_image(shared / f"data/hpa_fields/{name}_{colour}.jpg")
+def test_hpa_jpegs_are_read_as_their_channel(hpa_fields: Path, name: str, colour: str, samples: list[int]) -> None:
+    image = read_image(hpa_fields / f"{name}_{colour}.jpg")
     plane = single_plane(image)
     assert plane.dtype == np.uint8
     np.testing.assert_array_equal(plane, np.rint(image.pixels[:, :, samples].mean(axis=2)))
 
 
 @pytest.mark.parametrize("second", ["green", "red", "yellow"])
-def test_composites_of_real_channels_are_refused(shared: Path, tmp_path: Path, second: str) -> None:
-    folder = shared / "data/hpa_fields"
+def test_composites_of_channels_are_refused(hpa_fields: Path, tmp_path: Path, second: str) -> None:
     composite = np.zeros((1728, 1728, 3), np.uint8)
     for colour in ("blue", second):
-        composite = np.maximum(composite, read_image(folder / f"89_B5_1_{colour}.jpg").pixels)
+        composite = np.maximum(composite, read_image(hpa_fields / f"89_B5_1_{colour}.jpg").pixels)
     (tmp_path / "composite.jpg").write_bytes(imagecodecs.jpeg_encode(composite, level=90))
     with pytest.raises(FieldError, match=r"composite.*one channel shown in one colour.*file of its own"):
         single_plane(read_image(tmp_path / "composite.jpg"))

@@ -72,10 +72,10 @@ def test_constant_image_becomes_zeros_and_negative_values_are_scaled() -> None:
     assert got.max() == pytest.approx(1, abs=1e-5)
 
 
-def test_real_cell_with_negative_floats_and_channels_last(shared: Path) -> None:
+def test_a_cell_with_negative_floats_and_channels_last(reference_cell: Path) -> None:
     import tifffile
 
-    cell = tifffile.imread(shared / "data/reference_cell/cell_6.tiff")  # [height, width, 3]
+    cell = tifffile.imread(next(reference_cell.glob("*.tiff")))  # [height, width, 3]
     got = processor(channels=["red", "blue", "yellow"], size=512)(cell)["pixel_values"][0].numpy()
     scaled = (cell - cell.min()) / (cell.max() - cell.min() + np.float32(1e-6))
     np.testing.assert_allclose(got, np.moveaxis(scaled, 2, 0), atol=1e-6)
@@ -163,10 +163,10 @@ def test_numpy_output() -> None:
 # --- other assays ------------------------------------------------------------------------------------------------
 
 
-def test_channel_mapping_chooses_another_assays_planes(shared: Path) -> None:
+def test_channel_mapping_chooses_another_assays_planes(cell_painting_field: Path) -> None:
     import tifffile
 
-    field = tifffile.imread(shared / "data/cell_painting_field/BR00143976_C03_f03_crop540_6ch.tiff")
+    field = tifffile.imread(next(cell_painting_field.glob("*.tiff")))
     names = ["brightfield", "er", "agp", "mito", "dna", "rna"]
     ybg = processor(channels=["yellow", "blue", "green"], size=128, do_center_crop=True)
     mapping = {"yellow": "er", "blue": "dna", "green": "mito"}

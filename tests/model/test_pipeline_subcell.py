@@ -209,8 +209,8 @@ def test_grey_planes_are_read_to_the_last_bit(tmp_path: Path, dtype: Any, suffix
 
 
 @pytest.mark.parametrize(("colour", "planes"), [("red", [0]), ("green", [1]), ("blue", [2]), ("yellow", [0, 1])])
-def test_real_hpa_pictures_are_read_as_their_channel(shared: Path, colour: str, planes: list[int]) -> None:
-    path = shared / f"data/hpa_fields/89_B5_1_{colour}.jpg"
+def test_hpa_pictures_are_read_as_their_channel(hpa_fields: Path, colour: str, planes: list[int]) -> None:
+    path = hpa_fields / f"89_B5_1_{colour}.jpg"
     assert np.array_equal(read_plane(path, colour), np.rint(np.asarray(Image.open(path))[..., planes].mean(axis=2)))
     with pytest.raises(ValueError, match=rf"{path.name} is a composite: .*expected signal in {WRONG[colour]} alone"):
         read_plane(path, WRONG[colour])

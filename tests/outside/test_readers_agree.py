@@ -123,8 +123,8 @@ def test_opaque_alpha_is_dropped_where_colour_tiffs_are_read(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("colour", ["red", "green", "blue", "yellow"])
-def test_hpa_pictures_give_equal_planes(shared: Path, colour: str) -> None:
-    path = shared / f"data/hpa_fields/800_A6_1_{colour}.jpg"
+def test_hpa_pictures_give_equal_planes(hpa_fields: Path, colour: str) -> None:
+    path = hpa_fields / f"800_A6_1_{colour}.jpg"
     expected = _package(path)
     np.testing.assert_array_equal(read_plane(path, colour), expected)
     np.testing.assert_array_equal(read_channel_files({colour: str(path)})[colour], expected)

@@ -1,6 +1,7 @@
 """Splits: no leakage, shares as asked for, published lists verified."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,8 +108,8 @@ def test_leaks_are_named() -> None:
         check_leakage({"train": ["A"], "test": ["B"]}, cells={"train": ["c1"], "test": ["c1", "c2"]})
 
 
-def test_published_lists_are_verified(shared: Path, tmp_path: Path) -> None:
-    folder = shared / "data" / "upstream_annotations" / "splits"
+def test_published_lists_are_verified(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = real_data("upstream_annotations/splits")
     splits = read_published_splits(folder)
     assert {name: len(names) for name, names in splits.items()} == {"train": 10433, "validation": 1487, "test": 3460}
     assert "CAB010184" in splits["train"]

@@ -77,12 +77,12 @@ def test_stopped_twice_and_gone_on_with_in_new_processes(tmp_path: Path, workers
 
 
 HUB = """
-import json, sys, threading
-sys.path.insert(0, sys.argv[2])
-import loopback_hub
-server, hub = loopback_hub.serve(all_regular=True)
+import json, sys
+from tests.hub import loopback_hub
+loopback_hub.LARGE = ()  # no file goes through LFS
+server, hub = loopback_hub.serve()
 import os
-os.environ.update(HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HUB_DISABLE_XET="1", HF_TOKEN="hf_test")
+os.environ.update(HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HUB_DISABLE_XET="1", HF_TOKEN="hf_write")
 from huggingface_hub import HfApi
 api = HfApi()
 api.create_repo("subcell/cells", repo_type="dataset")
@@ -100,10 +100,10 @@ print(json.dumps({"ids": [batch["cell_ids"] for batch in batches], "gets": len(g
 
 
 @pytest.mark.slow
-def test_hub_datasets(tmp_path: Path, shared: Path) -> None:
+def test_hub_datasets(tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     write_synthetic(folder, SyntheticCrops(antibodies=4, cells_per_field=5))
-    found = run(HUB, folder, shared / "reference", HF_HOME=str(tmp_path / "home"))
+    found = run(HUB, folder, HF_HOME=str(tmp_path / "home"))
     batches = list(training_loader(ShardReader(folder), BatchSettings(2, 6, seed=7), split=None))
     assert found["ids"] == [batch["cell_ids"] for batch in batches]
     assert found["sums"] == [int(batch["pixels"].sum()) for batch in batches]

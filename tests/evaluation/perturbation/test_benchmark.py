@@ -1,5 +1,6 @@
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +32,8 @@ SETTINGS = PerturbationSettings(
 )
 
 
-def test_the_command_reproduces_the_published_values(shared: Path, tmp_path: Path) -> None:
-    data = shared / "data" / "perturbation_profiles"
+def test_the_command_reproduces_the_published_values(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    data = real_data("perturbation_profiles")
     command = [
         "evaluate", "perturbation", str(data / "cpjump1_U2OS_48h_subset_profiles.csv.gz"),
         "--group-column", "Metadata_broad_sample", "--plate-column", "Metadata_Plate",

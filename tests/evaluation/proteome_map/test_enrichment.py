@@ -54,15 +54,14 @@ def test_the_background_decides() -> None:
         over_representation({"c": ["a"]}, sets, frozenset(["ENSG1"]))
 
 
-def test_real_locations_and_complexes(shared: Path) -> None:
-    tables = shared / "data" / "label_tables"
-    corum = read_corum(tables / "processed_human_corum.csv.gz", ["PSMA1", "PSMB1"])
+def test_locations_and_complexes(label_tables: Path) -> None:
+    corum = read_corum(label_tables / "processed_human_corum.csv.gz", ["PSMA1", "PSMB1"])
     proteasome = [name for name, genes in corum.sets.items() if {"PSMA1", "PSMB1", "PSMC1"} <= genes]
     assert proteasome
-    locations = read_hpa_locations(tables / "hpa_subcellular_location.tsv.gz", ["TSPAN6", "SCYL3"])
+    locations = read_hpa_locations(label_tables / "hpa_subcellular_location.tsv.gz", ["TSPAN6", "SCYL3"])
     assert "TSPAN6" in locations.sets["Cell Junctions"]
     assert "SCYL3" in locations.sets["Nuclear bodies"]  # an additional location
-    by_id = read_hpa_locations(tables / "hpa_subcellular_location.tsv.gz", ["ENSG00000000003"])
+    by_id = read_hpa_locations(label_tables / "hpa_subcellular_location.tsv.gz", ["ENSG00000000003"])
     assert "ENSG00000000003" in by_id.sets["Cell Junctions"]
     background = frozenset().union(*locations.sets.values())
     nucleoli = sorted(locations.sets["Nucleoli"])[:60]

@@ -50,9 +50,9 @@ def test_a_single_level_is_scanpys_leiden(resolution: float) -> None:
     assert modularity(graph, ours, resolution) >= modularity(graph, theirs, resolution) - 1e-6
 
 
-def test_leiden_on_protein_locations_is_scanpys(shared: Path) -> None:
+def test_leiden_on_protein_locations_is_scanpys(label_tables: Path) -> None:
     """Genes of the Human Protein Atlas, near to each other where they share locations."""
-    rows = pd.read_csv(shared / "data" / "label_tables" / "hpa_subcellular_location.tsv.gz", sep="\t")
+    rows = pd.read_csv(label_tables / "hpa_subcellular_location.tsv.gz", sep="\t")
     rows = rows[rows["Reliability"] == "Enhanced"].head(600)
     located = rows["Main location"].str.get_dummies(";")
     generator = np.random.default_rng(0)
