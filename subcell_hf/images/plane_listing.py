@@ -8,8 +8,11 @@ and fields, and what cannot be right is said for the field that it concerns.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
+from subcell_hf.errors import InputError
+from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.folder_contents import FolderContent
 from subcell_hf.images.listed_fields import ListedField, Listing, PlaneFile
 from subcell_hf.images.reading_options import ReadingOptions
@@ -69,6 +72,21 @@ class PlaneListing:
 
 
 @dataclass(frozen=True)
+class ListedPlate:
+    """What one index says.
+
+    Attributes:
+        name: Of the plate.
+        planes: In the order of the instrument's channels.
+        shape: Its rows and columns, as far as known.
+    """
+
+    name: str
+    planes: Iterable[ListedPlane]
+    shape: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Layout:
     """How one instrument or program arranges its files.
 
@@ -85,6 +103,74 @@ class Layout:
     recognise: Callable[[FolderContent], str | None]
     list_planes: Callable[[FolderContent, ReadingOptions], PlaneListing]
     index_names: tuple[str, ...] = ()
+
+
+def list_plates(
+    indices: Iterable[Path], read: Callable[[Path], ListedPlate], *, size_from: str = "", size_wins: bool = True
+) -> PlaneListing:
+    """List the plates of several indices.
+
+    Args:
+        indices: Files that describe one plate each.
+        read: Reads one. What Python raises for values that are not there, or no numbers, is explained here.
+        size_from: What says the pixel size; default: the index.
+        size_wins: As `PlaneListing` says it.
+
+    Raises:
+        FieldError: If an index cannot be read, or two plates have one name.
+    """
+    planes: list[ListedPlane] = []
+    shapes: dict[str, tuple[int, int]] = {}
+    owners: dict[str, Path] = {}
+    for index in indices:
+        try:
+            plate = read(index)
+            listed = list(plate.planes)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise FieldError(str(error)) from error
+            reason = f"{type(error).__name__}: {error}"
+            raise FieldError(
+                f"{index} lacks what belongs there, or holds something else ({reason}). Copy or export the plate again."
+            ) from error
+        if plate.name in owners:
+            raise FieldError(
+                f"Two plates are called {plate.name!r}: {owners[plate.name]} and {index}. Give the folder of one."
+            )
+        owners[plate.name] = index
+        if plate.shape is not None:
+            shapes[plate.name] = plate.shape
+        planes += listed
+    source = size_from or " and ".join(sorted({path.name for path in owners.values()}))
+    return PlaneListing(planes, pixel_size_from=source, size_wins=size_wins, shapes=shapes)
+
+
+def square_pixel_um(width: float | str, height: float | str, where: object, factor: float = 1.0) -> float:
+    """The edge of a pixel in micrometres.
+
+    Args:
+        width: In any unit.
+        height: In the same.
+        where: Names the source in messages.
+        factor: Micrometres per unit.
+
+    Raises:
+        FieldError: If pixels are not square.
+    """
+    x, y = float(width) * factor, float(height) * factor
+    if not abs(x - y) <= 0.01 * max(x, y):
+        raise FieldError(f"{where}: pixels are {x:g} x {y:g} um, expected square ones. Give square images.")
+    return x
+
+
+def documents_named(content: FolderContent, *patterns: str) -> list[Path]:
+    """The files of a folder that are no images and whose names, in small letters, fit a pattern."""
+    return [path for path in content.documents if any(fnmatch(path.name.lower(), pattern) for pattern in patterns)]
+
+
+def recognised_by(found: Sequence[Path]) -> str | None:
+    """The phrase for `Layout.recognise`: by the first of some files."""
+    return f"{found[0].name} in {found[0].parent}" if found else None
 
 
 def fields_of_planes(listing: PlaneListing, root: Path, options: ReadingOptions) -> Listing:

@@ -1,0 +1,63 @@
+"""ImageXpress HCS.ai: an experiment's `.jdce` (JSON) and tables of its images beside it."""
+
+import json
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from subcell_hf.images.decoders.image import FieldError
+from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.plane_listing import (
+    Layout,
+    ListedPlane,
+    ListedPlate,
+    PlaneListing,
+    documents_named,
+    list_plates,
+    recognised_by,
+    square_pixel_um,
+)
+from subcell_hf.images.reading_options import ReadingOptions
+from subcell_hf.images.tables import read_table
+from subcell_hf.images.wells import well_name
+from subcell_hf.storage.text_files import read_text
+
+_INDEX_NAMES = ("*.jdce",)
+
+
+def _recognise(content: FolderContent) -> str | None:
+    return recognised_by(documents_named(content, *_INDEX_NAMES))
+
+
+def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
+    return list_plates(documents_named(content, *_INDEX_NAMES), _read_experiment)
+
+
+def _read_experiment(experiment: Path) -> ListedPlate:
+    facts: dict[str, Any] = json.loads(read_text(experiment))["ImageStack"]
+    protocol = facts["AutoLeadAcquisitionProtocol"]
+    calibration, described = protocol["ObjectiveCalibration"], protocol["Plate"]
+    size_um = square_pixel_um(calibration["PixelWidth"], calibration["PixelHeight"], experiment)
+    name = str(facts.get("PlateId") or experiment.stem)
+    tables = sorted(experiment.parent.glob("image_metadata_*.csv"))
+    if not tables:
+        raise FieldError(f"{experiment} has no image_metadata_1.csv beside it, which lists images. Copy it as well.")
+    planes = [_plane(row, experiment.parent, name, size_um) for table in tables for row in read_table(table)]
+    return ListedPlate(name, planes, (int(described["Rows"]), int(described["Columns"])))
+
+
+def _plane(row: dict[str, str], folder: Path, plate: str, size_um: float) -> ListedPlane:
+    x, y = row.get("FieldOffsetPointX"), row.get("FieldOffsetPointY")
+    return ListedPlane(
+        file=folder.joinpath(*PureWindowsPath(row["ImageSubFolderPath"]).parts, row["ImageFileName"]),
+        channel=row["ExcitationEmissionFilter"],
+        plate=plate,
+        well=well_name(int(row["Row"]), int(row["Column"])),
+        site=row["Field"],
+        z=int(row["ZIndex"]),
+        time=int(row["Timepoint"]),
+        pixel_size_um=size_um,
+        stage_um=(float(x), float(y)) if x and y else None,
+    )
+
+
+LAYOUT = Layout("ImageXpress HCS.ai", _recognise, _list_planes, _INDEX_NAMES)

@@ -1,0 +1,80 @@
+"""scanR: a `metadata.ome.xml` in the folder `data` lists one image per file, its wells in names alone."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.plane_listing import (
+    Layout,
+    ListedPlane,
+    ListedPlate,
+    PlaneListing,
+    documents_named,
+    list_plates,
+    recognised_by,
+    square_pixel_um,
+)
+from subcell_hf.images.reading_options import ReadingOptions
+from subcell_hf.images.wells import standard_well
+from subcell_hf.storage.xml_files import read_xml_elements
+
+_INDEX_NAMES = ("metadata.ome.xml",)
+_CREATOR = "scanR"
+_FILE = re.compile(
+    r"(?P<well>[A-Z]{1,2}\d+)--W\d+--P0*(?P<site>\d+)--Z(?P<z>\d+)--T(?P<time>\d+)--(?P<channel>.+)\.tif"
+)
+_START_BYTES = 2000
+
+
+def _indices(content: FolderContent) -> list[Path]:
+    """Other programs write files of that name, too."""
+    found = documents_named(content, *_INDEX_NAMES)
+    return [path for path in found if _CREATOR.encode() in path.open("rb").read(_START_BYTES)]
+
+
+def _recognise(content: FolderContent) -> str | None:
+    return recognised_by(_indices(content))
+
+
+def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
+    return list_plates(_indices(content), _read_index)
+
+
+def _read_index(index: Path) -> ListedPlate:
+    folder = index.parent
+    plate = folder.parent.name if folder.name.lower() == "data" else folder.name
+    return ListedPlate(
+        plate, [plane for image in read_xml_elements(index, "Image") for plane in _planes(image, index, plate)]
+    )
+
+
+def _planes(image: Any, index: Path, plate: str) -> list[ListedPlane]:
+    pixels = image.find("Pixels")
+    size_um = square_pixel_um(pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeY"), index)
+    names = [channel.get("Name") for channel in pixels.iter("Channel")]
+    position = next((plane for plane in pixels.iter("Plane") if plane.get("PositionX")), None)
+    stage_um = None if position is None else (float(position.get("PositionX")), float(position.get("PositionY")))
+    planes = []
+    for data in pixels.iter("TiffData"):
+        name = data.find("UUID").get("FileName")
+        said = _FILE.fullmatch(name)
+        if said is None:
+            raise ValueError(f"the name {name!r} does not say a well")
+        planes.append(
+            ListedPlane(
+                file=index.parent / name,
+                channel=names[int(data.get("FirstC", 0))],
+                plate=plate,
+                well=standard_well(said["well"]),
+                site=said["site"],
+                z=int(data.get("FirstZ", 0)),
+                time=int(data.get("FirstT", 0)),
+                pixel_size_um=size_um,
+                stage_um=stage_um,
+            )
+        )
+    return planes
+
+
+LAYOUT = Layout("scanR", _recognise, _list_planes, _INDEX_NAMES)
