@@ -7,13 +7,15 @@ from pathlib import Path
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.file_names import legible
 from subcell_hf.images.folder_contents import FolderContent, list_images
-from subcell_hf.images.layouts import cellvoyager, harmony, hcsai, incell, scanr
+from subcell_hf.images.layouts import cellvoyager, harmony, hcsai, imagexpress, incell, scanr
 from subcell_hf.images.layouts.channel_names import list_by_names
 from subcell_hf.images.listed_fields import Listing
 from subcell_hf.images.plane_listing import Layout, fields_of_planes
 from subcell_hf.images.reading_options import ReadingOptions
 
-LAYOUTS: tuple[Layout, ...] = (harmony.LAYOUT, cellvoyager.LAYOUT, incell.LAYOUT, hcsai.LAYOUT, scanr.LAYOUT)
+LAYOUTS: tuple[Layout, ...] = tuple(
+    module.LAYOUT for module in (harmony, cellvoyager, incell, hcsai, scanr, imagexpress)
+)
 """Layouts of instruments and programs; a folder that is none of them is read by the names of its files."""
 
 
