@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from subcell_hf.images.fields_of_view import FoundFields, list_fields
-from tests.conftest import SHARED
+from tests.conftest import REAL_DATA
 
-SETS = SHARED / "data/vendor"
+SETS = REAL_DATA / "vendor"
 if not SETS.is_dir():
     pytest.skip("../shared/data/vendor with files of real instruments is missing", allow_module_level=True)
 
