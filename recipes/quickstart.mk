@@ -27,8 +27,8 @@ $(Q)/.shards: $(Q)/.fields
 
 $(Q)/.pretrained: $(Q)/.shards
 	@echo "3/8 Pretraining a tiny SubCell"
-	@$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py \
-	    recipes/configs/quickstart.yaml --shards $(Q)/shards --output_dir $(Q)/pretraining \
+	@$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml -m \
+	    subcell_hf.workflows.pretrain quickstart --shards $(Q)/shards --output_dir $(Q)/pretraining \
 	    $$(ls -d $(Q)/pretraining/checkpoint-* >/dev/null 2>&1 && echo --resume_from_checkpoint true)
 	@touch $@
 
@@ -40,9 +40,9 @@ $(Q)/.embedded: $(Q)/.pretrained
 
 $(Q)/.localized: $(Q)/.embedded
 	@echo "5/8 Training the localization head on the frozen embeddings"
-	@$(BIN)/python recipes/train_localization.py recipes/configs/localization.yaml \
+	@$(BIN)/python -m subcell_hf.workflows.train_localization \
 	    --table $(Q)/embeddings --encoder $(Q)/pretraining/model --output $(Q)/localization \
-	    --set cells_per_batch=256 max_epochs=40 "seeds=[0, 1, 2]"
+	    --cells_per_batch 256 --max_epochs 40 --seeds 0 1 2
 	@touch $@
 
 $(Q)/.reported: $(Q)/.localized

@@ -23,16 +23,16 @@ $(REAL)/.four_channels $(REAL)/.all: $(REAL)/.listed
 	    --output $(REAL)/crops_$(CHANNELS)
 	@$(BIN)/subcell shards $(REAL)/crops_$(CHANNELS) --split-by none --output $(REAL)/shards_$(CHANNELS)
 	@$(BIN)/subcell splits $(REAL)/shards_$(CHANNELS) --list train=$(REAL)/train.txt --list validation=$(REAL)/test.txt
-	@$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py \
-	    recipes/configs/quickstart.yaml --channels $(CHANNELS) --shards $(REAL)/shards_$(CHANNELS) \
+	@$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml -m \
+	    subcell_hf.workflows.pretrain quickstart --channels $(CHANNELS) --shards $(REAL)/shards_$(CHANNELS) \
 	    --image_size 192 --patch_size 12 --num_hidden_layers 4 --probe_detached true --probe_weight 1 --train_split all \
 	    --antibodies_per_batch 12 --last_batch drop --cells_per_antibody 2 --learning_rate 2e-3 \
 	    --num_train_epochs $(REAL_EPOCHS) --eval_epochs 40 --save_epochs 40 --output_dir $(REAL)/pretraining_$(CHANNELS)
 	@$(BIN)/subcell embed $(REAL)/shards_$(CHANNELS) --model $(REAL)/pretraining_$(CHANNELS)/model --no-report \
 	    --output $(REAL)/embeddings_$(CHANNELS)
-	@$(BIN)/python recipes/train_localization.py recipes/configs/localization.yaml \
+	@$(BIN)/python -m subcell_hf.workflows.train_localization \
 	    --table $(REAL)/embeddings_$(CHANNELS) --encoder $(REAL)/pretraining_$(CHANNELS)/model \
-	    --output $(REAL)/models/$(CHANNELS) --set cells_per_batch=16
+	    --output $(REAL)/models/$(CHANNELS) --cells_per_batch 16
 	@touch $@
 
 $(REAL)/.reported: $(REAL)/.four_channels $(REAL)/.all

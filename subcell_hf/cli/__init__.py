@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from subcell_hf.cli import data, demo, evaluation, hub, inference, profiles, tables
+from subcell_hf.cli import data, demo, evaluation, hub, inference, profiles, tables, training
 from subcell_hf.errors import InputError
 from subcell_hf.process import ending_plainly
 
@@ -71,6 +71,7 @@ COMMANDS = (
     data.shards_inspect,
     data.splits,
     data.views,
+    training.recipes,
     inference.embed,
     tables.aggregate,
     tables.portable,

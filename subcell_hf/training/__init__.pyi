@@ -18,6 +18,9 @@ from .localization.localization import LabelledEmbeddings as LabelledEmbeddings
 from .localization.localization import LocalizationSettings as LocalizationSettings
 from .localization.localization import TrainedEnsemble as TrainedEnsemble
 from .localization.localization import train_ensemble as train_ensemble
+from .localization.localization_arguments import LocalizationArguments as LocalizationArguments
+from .localization.localization_arguments import ParsedLocalization as ParsedLocalization
+from .localization.localization_arguments import parse_localization as parse_localization
 from .localization.localization_folder import location_targets as location_targets
 from .localization.localization_folder import save_classifier as save_classifier
 from .localization.localization_folder import split_cells as split_cells
@@ -35,6 +38,10 @@ from .pretraining.resolution import PreTrainingRun as PreTrainingRun
 from .pretraining.resolution import build_config as build_config
 from .pretraining.resolution import resolve as resolve
 from .pretraining.trainer import PreTrainer as PreTrainer
+from .recipes import Recipe as Recipe
+from .recipes import find_recipe as find_recipe
+from .recipes import list_recipes as list_recipes
+from .recipes import read_recipe as read_recipe
 from .runs.checkpoints import check_checkpoint as check_checkpoint
 from .runs.checkpoints import complete_checkpoints as complete_checkpoints
 from .runs.checkpoints import newest_checkpoint as newest_checkpoint

@@ -4,6 +4,11 @@ from .embed import embed_to_folder as embed_to_folder
 from .embed_input import EmbedInput as EmbedInput
 from .embed_input import read_embed_input as read_embed_input
 from .ensemble import EnsemblePredictor as EnsemblePredictor
+from .finetune import finetune as finetune
+from .finetune import run_finetuning as run_finetuning
+from .pretrain import pretrain as pretrain
+from .pretrain import run_pretraining as run_pretraining
+from .recipes import copy_recipes as copy_recipes
 from .shards import CheckedShards as CheckedShards
 from .shards import change_splits as change_splits
 from .shards import check_shards as check_shards
@@ -17,3 +22,7 @@ from .tables import AggregatedTable as AggregatedTable
 from .tables import aggregate_table as aggregate_table
 from .tables import draw_report as draw_report
 from .tables import write_portable as write_portable
+from .train_localization import LocalizationResult as LocalizationResult
+from .train_localization import run_localization as run_localization
+from .train_localization import train_localization as train_localization
+from .training_result import TrainingResult as TrainingResult

@@ -8,10 +8,17 @@ import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from packaging.requirements import Requirement
 
 from subcell_hf.extras import EXTRAS, explain_missing
+from subcell_hf.shards.sharding import ShardSettings
+from subcell_hf.tables.embedding_table import EmbeddingTable
+from subcell_hf.tables.files import write_parquet
+from subcell_hf.training.recipes import RECIPE_FOLDERS
+from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.house.test_laws import FILES, imports_of
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +73,10 @@ def test_the_wheel_holds_what_the_package_reads(wheel: Path) -> None:
     files = {name for name in files if "/__pycache__/" not in name}
     assert files <= names, files - names
     assert "subcell_hf/annotations/locations.tsv" in names
+    for name in RECIPE_FOLDERS:
+        shipped = {f"subcell_hf/recipes/{name}/{path.name}" for path in (ROOT / "recipes" / name).iterdir()}
+        assert shipped
+        assert shipped <= names
     assert "subcell_hf/py.typed" in names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "recipes/"))]
 
@@ -105,3 +116,45 @@ def test_the_core_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> 
     found = run(subcell, "simulate", "--fields", "1", "--output", "fields")
     assert found.returncode == 2
     assert "pip install 'subcell-hf[data]'" in found.stderr
+
+
+@pytest.mark.slow
+def test_a_wheel_trains(wheel: Path, tmp_path: Path) -> None:
+    """Where there is no clone: recipes by name, started as modules from a folder that holds the data alone.
+
+    The libraries are those of the tests, the package is the wheel's.
+    """
+    site, folder = tmp_path / "site", tmp_path / "work"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(install, check=True)
+    source = SyntheticCrops(antibodies=12, fields_per_antibody=2, cells_per_field=2, size_px=32)
+    write_synthetic(folder / "shards", source, ShardSettings(split_fractions={"train": 0.7, "validation": 0.3}))
+
+    def run(*words: str) -> str:
+        environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, *words], capture_output=True, text=True, cwd=folder, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout
+
+    small = "--image_size 32 --pooling_hidden_size 16 --antibodies_per_batch 4 --cells_per_antibody 2 --warmup_epochs 0"
+    quick = "--use_cpu true --max_steps 2 --run_page false --picture_epochs 0 --validation_split none"
+    launch = ("-m", "accelerate.commands.launch", "-m", "subcell_hf.workflows.pretrain")
+    run(*launch, "quickstart", "--shards", "shards", *small.split(), *quick.split(), "--output_dir", "pretrained")
+
+    tune = "-m subcell_hf.workflows.finetune finetune --init_checkpoint pretrained/model --data shards"
+    said = run(*tune.split(), "--use_cpu", "true", "--max_steps", "1", "--output_dir", "tuned")
+    assert "tuned/model loads with AutoModelForImageClassification" in said
+
+    random = np.random.default_rng(0)
+    cells = pd.DataFrame({"cell_id": [f"{n}" for n in range(40)], "field_of_view": "f", "antibody": "a"})
+    cells["locations"] = np.resize(["Nucleoplasm", "Cytosol", "Nucleoli"], 40)
+    cells["split"] = np.resize(["train", "train", "validation"], 40)[random.permutation(40)]
+    write_parquet(EmbeddingTable(cells, random.standard_normal((40, 256)).astype("f4")), folder / "table.parquet")
+    locate = "-m subcell_hf.workflows.train_localization --table table.parquet --encoder pretrained/model"
+    said = run(*locate.split(), "--output", "located", "--max_epochs", "2", "--seeds", "1", "2", "--device", "cpu")
+    assert "Wrote located: 2 members" in said
+
+    where = run("-c", "import subcell_hf, subcell_hf.shipped as s; print(s.shipped_folder('recipes'))").strip()
+    assert where == str(site / "subcell_hf" / "recipes")

@@ -33,7 +33,6 @@ def test_ci_calls_the_test_command_of_the_readme() -> None:
 def test_examples_run(golden_files: Path, tmp_path: Path) -> None:
     for file in (golden_files / "small_rybg").iterdir():
         shutil.copy(file, tmp_path)
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "2"}
     ran = 0
     for language, text in BLOCKS:

@@ -61,7 +61,7 @@ def test_the_slurm_script_starts_the_recipe() -> None:
     config = re.search(r"--config_file (\S+)", text)
     assert config is not None
     assert (RECIPES.parent / config[1]).is_file()
-    assert "recipes/pretrain.py" in text
+    assert "-m subcell_hf.workflows.pretrain" in text
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """The classifiers' recipe: all members at once are each what it would be alone."""
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +19,9 @@ from subcell_hf.model.objectives_subcell import sigmoid_focal_loss
 from subcell_hf.tables.files import EmbeddingTable, write_parquet
 from subcell_hf.training.localization.average_precision import average_precision
 from subcell_hf.training.localization.localization import LabelledEmbeddings, LocalizationSettings, train_ensemble
+from subcell_hf.training.localization.localization_arguments import parse_localization
 from subcell_hf.training.localization.localization_folder import location_targets
+from subcell_hf.workflows.train_localization import main, train_localization
 
 SMALL = LocalizationSettings(
     hidden_sizes=(16, 8), cells_per_batch=32, max_epochs=12, seeds=(3, 5, 8), learning_rate=1e-2, patience_epochs=6
@@ -108,7 +108,7 @@ def test_what_cannot_be_learnt_is_refused() -> None:
     np.testing.assert_array_equal(location_targets(["Cytosol; Nucleoli", ""], ("Cytosol",)), [[1], [0]])
 
 
-def test_the_recipe_writes_a_model_that_transformers_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_recipe_writes_a_model_that_transformers_loads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = SubCellConfig(
         channels=("blue", "green"), image_size=16, patch_size=8, hidden_size=8, num_hidden_layers=1,
         num_attention_heads=2, intermediate_size=16, pooling_hidden_size=4,
@@ -124,17 +124,12 @@ def test_the_recipe_writes_a_model_that_transformers_loads(tmp_path: Path, capsy
     frame.loc[4, "split"] = "holdout"
     embeddings = generator.standard_normal((90, 16)).astype(np.float32)
     write_parquet(EmbeddingTable(frame, embeddings), tmp_path / "table.parquet")
-    path = Path(__file__).parents[2] / "recipes" / "train_localization.py"
-    spec = importlib.util.spec_from_file_location("train_localization", path)
-    assert spec is not None
-    assert spec.loader is not None
-    recipe = importlib.util.module_from_spec(spec)
-    sys.modules["train_localization"] = recipe
-    spec.loader.exec_module(recipe)
     paths = {"table": "table.parquet", "encoder": "encoder", "output": "located"}
     arguments = [text for name, file in paths.items() for text in (f"--{name}", str(tmp_path / file))]
-    recipe.main([*arguments, "--device", "cpu", "--set", "max_epochs=2", "seeds=[1, 2]", "hidden_sizes=[6]"])
-    said = capsys.readouterr().out
+    small = ["--max_epochs", "2", "--seeds", "1", "2", "--hidden_sizes", "6"]
+    with caplog.at_level("INFO", "subcell_hf"):
+        main([*arguments, "--device", "cpu", *small])
+    said = caplog.text
     assert "2 members" in said
     assert "4 of 90 cells have no location and are left out." in said
     assert "Not used: 1 cells of holdout." in said
@@ -143,3 +138,32 @@ def test_the_recipe_writes_a_model_that_transformers_loads(tmp_path: Path, capsy
     processor = AutoImageProcessor.from_pretrained(tmp_path / "located")
     pixel_values = processor(generator.integers(0, 255, (1, 2, 16, 16), np.uint8))["pixel_values"]
     torch.testing.assert_close(model(pixel_values).pooler_output, encoder.eval()(pixel_values).pooler_output)
+
+    keywords = {name: tmp_path / file for name, file in paths.items()} | {"output": tmp_path / "again"}
+    result = train_localization(**keywords, device="cpu", max_epochs=2, seeds=(1, 2), hidden_sizes=[6])
+    assert (result.model, len(result.classes), len(result.macro_map)) == (tmp_path / "again", 31, 2)
+    assert result.unlabelled_cells == 4
+    assert result.cells == {"holdout": 1, "train": 56, "validation": 29}
+    written, again = (tmp_path / name / "model.safetensors" for name in ("located", "again"))
+    assert again.read_bytes() == written.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "table is not set: give the embedding table with --table"),
+        (["--table", "t", "--encoder", "e", "--output", "o", "--max_epoch", "2"], "did you mean max_epochs"),
+        (["--table", "t", "--encoder", "e", "--output", "o", "--max_epochs", "0"], "max_epochs is 0"),
+        (["--table", "t", "--encoder", "e", "--output", "o", "--classes", "all"], "classes is 'all': expected one of"),
+        (["located"], "There is no recipe located: .*comes with the package: localization"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_localization(words)
+
+
+def test_the_recipe_is_the_published_one() -> None:
+    parsed = parse_localization(["localization", "--table", "t", "--encoder", "e", "--output", "o"])
+    assert parsed.settings == LocalizationSettings()
+    assert parse_localization(["--table", "t", "--encoder", "e", "--output", "o"]) == parsed

@@ -147,15 +147,13 @@ def parse_fine_tuning(arguments: Sequence[str]) -> ParsedFineTuning:
     """Read a recipe for fine-tuning and the command line that changes it.
 
     Args:
-        arguments: As in `sys.argv[1:]`: the YAML file first, if there is one, then `--name value` pairs.
+        arguments: As in `sys.argv[1:]`: the recipe first, if there is one, then `--name value` pairs.
 
     Raises:
-        InputError: If the file cannot be read, or a key or value is unknown; the message names it.
+        InputError: If the recipe cannot be read, or a key or value is unknown; the message names it.
     """
-    words = recipe_words(arguments)
-    parser = RecipeParser(
-        FINE_TUNING_ROOMS, allow_abbrev=False, prog="finetune.py", usage="finetune.py [recipe.yaml] [--name value …]"
-    )
+    words = recipe_words(arguments, "finetune")
+    parser = RecipeParser(FINE_TUNING_ROOMS, "finetune")
     found, rest = parser.parse_known_args(words)
     if rest:
         raise InputError(explain_unknown(rest[0], [item.name for room in FINE_TUNING_ROOMS for item in fields(room)]))

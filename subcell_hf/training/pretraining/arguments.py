@@ -1,12 +1,12 @@
 """What a pretraining run is asked to do: dataclasses filled from a YAML file and the command line.
 
 ```python
-parsed = parse_arguments(["recipes/configs/cell.yaml", "--shards", "shards", "--num_train_epochs", "100"])
+parsed = parse_arguments(["cell", "--shards", "shards", "--num_train_epochs", "100"])
 run = resolve(parsed)  # subcell_hf.training.pretraining.resolution: every number known, contradictions refused
 ```
 
-The command line wins over the file. Besides the fields of the dataclasses here (and of Trainer's `TrainingArguments`)
-every field of `SubCellConfig` is an argument of the same name.
+The first word is a recipe, by path or name; the command line wins over it. Besides the fields of the dataclasses here
+(and of Trainer's `TrainingArguments`) every field of `SubCellConfig` is an argument of the same name.
 """
 
 import difflib
@@ -15,7 +15,6 @@ import types
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar, NoReturn, get_args, get_origin
 
 from transformers import HfArgumentParser, TrainingArguments
@@ -23,7 +22,8 @@ from transformers import HfArgumentParser, TrainingArguments
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.ontology import CHANNEL_VARIANTS
-from subcell_hf.storage.plain_files import parse_json, read_yaml
+from subcell_hf.storage.plain_files import parse_json
+from subcell_hf.training.recipes import Job, find_recipe, read_recipe
 
 METRICS = ("loss", "macro_auprc", "label_ranking_average_precision", "top5")
 """What validation measures, as `eval_<name>`; one of them chooses the best checkpoint."""
@@ -157,9 +157,18 @@ class ParsedArguments:
 
 
 class RecipeParser(HfArgumentParser):
-    """Raises where argparse would print pages of usage and leave."""
+    """Raises where argparse would print pages of usage and leave.
+
+    Args:
+        rooms: The dataclasses whose fields are arguments.
+        job: The module of `subcell_hf.workflows` whose command line this is.
+    """
 
     _argument_group_name: ClassVar[str] = ""
+
+    def __init__(self, rooms: Sequence[Any], job: Job) -> None:
+        command = f"python -m subcell_hf.workflows.{job}"
+        super().__init__(rooms, allow_abbrev=False, prog=command, usage=f"{command} [RECIPE] [--name value …]")
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}. All arguments are listed by --help.")
@@ -169,12 +178,12 @@ def parse_arguments(arguments: Sequence[str]) -> ParsedArguments:
     """Read a recipe and the command line that changes it.
 
     Args:
-        arguments: As in `sys.argv[1:]`: the YAML file first, if there is one, then `--name value` pairs.
+        arguments: As in `sys.argv[1:]`: the recipe first, if there is one, then `--name value` pairs.
 
     Raises:
-        InputError: If the file cannot be read, or a key or value is unknown; the message names it.
+        InputError: If the recipe cannot be read, or a key or value is unknown; the message names it.
     """
-    words = recipe_words(arguments)
+    words = recipe_words(arguments, "pretrain")
     found, rest = _build_parser().parse_known_args(words)
     if rest:
         known = [item.name for room in ROOMS for item in fields(room)] + list(SubCellConfig.__annotations__)
@@ -182,11 +191,28 @@ def parse_arguments(arguments: Sequence[str]) -> ParsedArguments:
     return _distribute(found, given_names(words))
 
 
-def recipe_words(arguments: Sequence[str]) -> list[str]:
-    """The words of a command line, with those of the YAML file that may stand first in place of its name."""
+def recipe_words(arguments: Sequence[str], job: Job) -> list[str]:
+    """The words of a command line, with those of the recipe that may come first in place of its name."""
     words = list(arguments)
     if words and not words[0].startswith("-"):
-        return _read_recipe(Path(words[0])) + words[1:]
+        return as_words(read_recipe(find_recipe(words[0], job))) + words[1:]
+    return words
+
+
+def as_words(arguments: Mapping[str, Any]) -> list[str]:
+    """Arguments of a recipe or of a Python call as words of a command line, so that all are checked alike.
+
+    Args:
+        arguments: Name → number, text, path, truth value, list, or mapping; None leaves the default.
+    """
+    words: list[str] = []
+    for name, value in arguments.items():
+        if isinstance(value, list | tuple):
+            words += [f"--{name}", *map(str, value)]
+        elif isinstance(value, dict):
+            words.append(f"--{name}={json.dumps(value)}")
+        elif value is not None:
+            words.append(f"--{name}={value}")
     return words
 
 
@@ -214,41 +240,21 @@ def _distribute(found: Namespace, given: frozenset[str]) -> ParsedArguments:
     return ParsedArguments(ModelArguments(**model), config, DataArguments(**data), training, given)
 
 
-def _read_recipe(path: Path) -> list[str]:
-    """The file's keys as words of a command line, so that both are checked alike."""
-    if not path.exists():
-        raise InputError(f"There is no recipe {path}: check the path; recipes/configs holds those of SubCell.")
-    values = read_yaml(path)
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise InputError(f"{path} must hold `name: value` lines, one argument each.")
-    words: list[str] = []
-    for name, value in values.items():
-        if isinstance(value, list):
-            words += [f"--{name}", *map(str, value)]
-        elif isinstance(value, dict):
-            words.append(f"--{name}={json.dumps(value)}")
-        elif value is not None:
-            words.append(f"--{name}={value}")
-    return words
-
-
 def _build_parser() -> RecipeParser:
-    parser = RecipeParser(
-        ROOMS, allow_abbrev=False, prog="pretrain.py", usage="pretrain.py [recipe.yaml] [--name value …]"
-    )
+    parser = RecipeParser(ROOMS, "pretrain")
     group = parser.add_argument_group("SubCellConfig", "Any field of the model's configuration")
     for name, annotation in SubCellConfig.__annotations__.items():
         if name in ("model_type", "sub_configs"):
             continue
-        group.add_argument(f"--{name}", help="see SubCellConfig", **_argument_kind(annotation))
+        group.add_argument(f"--{name}", help="see SubCellConfig", **argument_kind(annotation))
     return parser
 
 
-def _argument_kind(annotation: Any) -> dict[str, Any]:
+def argument_kind(annotation: Any) -> dict[str, Any]:
     """How argparse reads a field: the simplest of the types that it may have."""
     union = get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     for choice in union:
-        if get_origin(choice) is list:
+        if get_origin(choice) in (list, tuple):
             return {"type": get_args(choice)[0], "nargs": "*"}
     kind = next(choice for choice in union if choice is not type(None))
     if kind is bool:

@@ -11,8 +11,9 @@ from subcell_hf.parallel.processes import Processes
 from subcell_hf.training.pretraining.arguments import PreTrainingArguments
 
 _WHOLE_WEIGHTS = (
-    "{} is not supported: teacher, validation and checkpoints need whole weights. Use DDP "
-    "(recipes/accelerate/multi_gpu.yaml) or DeepSpeed ZeRO-2 (recipes/accelerate/deepspeed_zero2.yaml)."
+    "{} is not supported: teacher, validation and checkpoints need whole weights. Use DDP (accelerate launch "
+    "--multi_gpu) or DeepSpeed ZeRO-2 (`subcell recipes --output recipes` writes "
+    "recipes/accelerate/deepspeed_zero2.yaml for it)."
 )
 
 
@@ -74,7 +75,7 @@ def _check_sharding(training: PreTrainingArguments, config: SubCellConfig) -> No
     if training.mixed_precision != "no" and config.protein_centroid_weight:
         raise InputError(
             f"protein_centroid_weight with DeepSpeed and {training.mixed_precision}: DeepSpeed keeps such weights in "
-            "16 bits, in which the teacher's small steps vanish. Use DDP (recipes/accelerate/multi_gpu.yaml), or "
+            "16 bits, in which the teacher's small steps vanish. Use DDP (accelerate launch --multi_gpu), or "
             "DeepSpeed in float32."
         )
 
