@@ -21,6 +21,7 @@ class UnreachableError(OSError):
 
 
 KILLED_WORKER = "A worker process was killed, most likely for memory. Run the same command again, with fewer --workers."
+"""Message of `KilledWorkerError`."""
 
 
 class KilledWorkerError(RuntimeError):

@@ -22,6 +22,7 @@ CHANNEL_STAINS = {
 """Colour name of a channel → what it stains, in the order in which SubCell stacks channels."""
 
 PROTEIN_CHANNEL = "green"
+"""Colour of the channel in which the protein of interest is stained."""
 
 CHANNEL_VARIANTS = {
     "rybg": ("red", "yellow", "blue", "green"),
@@ -40,6 +41,7 @@ CHANNEL_DISPLAY_RGB = {
 """Colour in which a channel is added to a composite picture, each component in [0, 1]."""
 
 GROUPINGS = ("grouping_1", "grouping_2", "grouping_3", "grouping_dl2", "grouping_opencell")
+"""Columns of `locations.tsv` with coarser names of locations; see `group_location`."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,9 @@ def channels_from_variant(variant: str) -> tuple[str, ...]:
 
     Args:
         variant: `"rybg"`, `"rbg"`, `"ybg"`, `"bg"`, or names such as `"er,dna,mito"`.
+
+    Returns:
+        Channel names in the order of the model.
 
     Raises:
         InputError: If the text is neither.

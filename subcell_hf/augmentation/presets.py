@@ -25,6 +25,7 @@ from subcell_hf.ontology import PROTEIN_CHANNEL
 from subcell_hf.storage.plain_files import explaining, read_yaml
 
 SCALINGS = ("image", "channel")
+"""How views are scaled to [0, 1]: the whole image by its minimum and maximum, or each channel by its own."""
 _PRESETS = Path(__file__).parent / "presets"
 
 
@@ -119,6 +120,9 @@ def preset_names() -> tuple[str, ...]:
 def load_preset(name: str) -> AugmentationSettings:
     """Settings of a preset; see the table above.
 
+    Args:
+        name: One of `preset_names()`.
+
     Raises:
         InputError: If there is no such preset.
     """
@@ -130,7 +134,10 @@ def load_preset(name: str) -> AugmentationSettings:
 
 
 def load_settings(name: str) -> AugmentationSettings:
-    """Settings by the name of a preset or from a YAML file, which is told by its ending.
+    """Settings of a preset, or from a YAML file.
+
+    Args:
+        name: Name of a preset, or a path that ends in `.yaml` or `.yml`.
 
     Raises:
         InputError: If there is no such preset or file, or the file is refused.
@@ -139,7 +146,11 @@ def load_settings(name: str) -> AugmentationSettings:
 
 
 def validation_views(training_views: AugmentationSettings) -> AugmentationSettings:
-    """One view of every cell without its surroundings and without augmentation, sized and scaled as in training."""
+    """One view of every cell without its surroundings and without augmentation, sized and scaled as in training.
+
+    Args:
+        training_views: Settings whose size and scaling are kept.
+    """
     return replace(training_views, views=load_preset("validation").views)
 
 

@@ -60,23 +60,58 @@ class BatchShape:
 
 
 def draw_uniform(size: Sequence[int], bounds: Range, generator: torch.Generator) -> Tensor:
-    """Uniform numbers in `[bounds[0], bounds[1])`, float64 on the CPU."""
+    """Draw uniform numbers from `[bounds[0], bounds[1])`.
+
+    Args:
+        size: Shape of the result.
+        bounds: Lowest and highest value.
+        generator: Generator on the CPU.
+
+    Returns:
+        float64 of shape `size`, on the CPU.
+    """
     low, high = bounds
     return low + (high - low) * torch.rand(tuple(size), generator=generator, dtype=torch.float64)
 
 
 def draw_log_uniform(size: Sequence[int], bounds: Range, generator: torch.Generator) -> Tensor:
-    """Numbers between positive `bounds` whose logarithm is uniform, float64 on the CPU."""
+    """Draw numbers whose logarithm is uniform.
+
+    Args:
+        size: Shape of the result.
+        bounds: Lowest and highest value, both positive.
+        generator: Generator on the CPU.
+
+    Returns:
+        float64 of shape `size`, on the CPU.
+    """
     return draw_uniform(size, (math.log(bounds[0]), math.log(bounds[1])), generator).exp()
 
 
 def draw_seeds(size: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Whole numbers from 0 below 2**63 - 1 that other draws can start from, int64 on the CPU."""
+    """Draw whole numbers that seed other draws.
+
+    Args:
+        size: Shape of the result.
+        generator: Generator on the CPU.
+
+    Returns:
+        int64 of shape `size`, from 0 to below 2**63 - 1, on the CPU.
+    """
     return torch.randint(2**63 - 1, tuple(size), generator=generator)
 
 
 def draw_true(size: Sequence[int], probability: float, generator: torch.Generator) -> Tensor:
-    """Booleans that are True with the given probability, on the CPU."""
+    """Draw booleans that are True with a given probability.
+
+    Args:
+        size: Shape of the result.
+        probability: Probability of True, 0 to 1.
+        generator: Generator on the CPU.
+
+    Returns:
+        bool of shape `size`, on the CPU.
+    """
     return torch.rand(tuple(size), generator=generator, dtype=torch.float64) < probability
 
 
@@ -214,7 +249,11 @@ def to_pixels(parameter: Tensor, pixels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class OneOf:
-    """For every crop one of several transforms, each as likely as the others; `name: one_of` in a pipeline."""
+    """For every crop one of several transforms, each as likely as the others; `name: one_of` in a pipeline.
+
+    Attributes:
+        choices: The transforms to choose from.
+    """
 
     choices: tuple[Transform, ...]
 
@@ -226,6 +265,12 @@ TransformClass = TypeVar("TransformClass", bound=type[Transform])
 
 def register_transform(name: str) -> Callable[[TransformClass], TransformClass]:
     """Class decorator that makes a transform known to pipelines under a name.
+
+    Args:
+        name: Name of the transform in pipelines.
+
+    Returns:
+        A decorator, which returns the class as it is.
 
     Raises:
         InputError: If another class has the name already, or the class is no transform.

@@ -205,7 +205,13 @@ def read_field_crops(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Map
 
 
 def read_crop_table(folder: Path | str) -> "pd.DataFrame":
-    """The table of a folder of crops: one row per cell.
+    """Read the table of a folder of crops.
+
+    Args:
+        folder: Folder that `crop_fields` wrote.
+
+    Returns:
+        One row per cell, with the columns of `crops.parquet`.
 
     Raises:
         InputError: If the folder is none of crops or not finished.
@@ -215,7 +221,13 @@ def read_crop_table(folder: Path | str) -> "pd.DataFrame":
 
 
 def count_crops(folder: Path | str) -> dict[str, int]:
-    """Numbers of `fields`, `cells`, `skipped_fields` and `filtered_cells` of a folder of crops.
+    """Count the fields and cells of a folder of crops.
+
+    Args:
+        folder: Folder that `crop_fields` wrote.
+
+    Returns:
+        Numbers of `fields`, `cells`, `skipped_fields` and `filtered_cells`.
 
     Raises:
         InputError: If the folder is none of crops or not finished.

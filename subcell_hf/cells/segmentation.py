@@ -92,6 +92,12 @@ def segment_by_watershed(field: FieldOfView) -> npt.NDArray[np.int32]:
     Nuclei come from `blue`, bodies from `red` and `yellow` as far as there, else from the protein. A seeded watershed
     climbs a landscape of edges minus brightness, so that borders fall on dark seams and on steps of brightness alike.
 
+    Args:
+        field: The field; its pixel size must be known.
+
+    Returns:
+        `[height, width]` int32 labels: 0 is background, each cell has a number of its own.
+
     Raises:
         FieldError: If a channel is missing.
     """
@@ -115,6 +121,9 @@ def segment_by_cellpose(field: FieldOfView, diameter_um: float = 25.0, gpu: bool
             of a cell's width in HPA images.
         gpu: Whether Cellpose may use a GPU.
 
+    Returns:
+        `[height, width]` int32 labels: 0 is background, each cell has a number of its own.
+
     Raises:
         FieldError: If a channel is missing.
         ImportError: If Cellpose is not installed.
@@ -137,6 +146,7 @@ SEGMENTERS: dict[str, Callable[..., npt.NDArray[np.int32]]] = {
     "watershed": segment_by_watershed,
     "cellpose": segment_by_cellpose,
 }
+"""Methods of `segment_cells` by name."""
 
 
 def _normalise(plane: npt.NDArray[np.float32], pixel_um: float) -> npt.NDArray[np.float32]:

@@ -70,7 +70,15 @@ class FoundFields:
 
 
 def find_fields(source: Path, options: ReadingOptions | None = None) -> list[FieldSource]:
-    """The fields of `list_fields`."""
+    """List the fields of view of a folder, a table or a file, without reading pixels.
+
+    Args:
+        source: As for `list_fields`.
+        options: How the images are to be read.
+
+    Returns:
+        The fields of `list_fields`, in order.
+    """
     return list(list_fields(source, options).fields)
 
 
@@ -134,6 +142,9 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
 
 def iterate_fields(source: Path, options: ReadingOptions | None = None) -> Iterator[FieldOfView]:
     """Read the fields of view of a source one after the other; see `find_fields`.
+
+    Yields:
+        One field after the other.
 
     Raises:
         FieldError: At the first field that cannot be used.

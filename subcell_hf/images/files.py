@@ -34,6 +34,7 @@ __all__ = [
 
 _TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".tif.gz", ".tiff.gz")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", *_TIFF_SUFFIXES, ".npy")
+"""File name endings of the images that are read; OME-Zarr folders end in `.zarr`."""
 
 _UNPACKED_SUFFIXES = (*IMAGE_SUFFIXES, *(f".ome{suffix}" for suffix in _TIFF_SUFFIXES))
 _KNOWN_SUFFIXES = (*_UNPACKED_SUFFIXES, *(f"{suffix}.gz" for suffix in _UNPACKED_SUFFIXES), ".zarr", ".ome.zarr")

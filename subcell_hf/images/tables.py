@@ -71,7 +71,13 @@ def _read(path: Path) -> ForeignTable:
 
 
 def read_field_metadata(path: Path) -> dict[str, list[dict[str, str]]]:
-    """Rows of a metadata table by field of view; more than one row for a field is for the caller to refuse.
+    """Read a metadata table.
+
+    Args:
+        path: CSV or Parquet file with the column `field_of_view`.
+
+    Returns:
+        Field of view → its rows; more than one row for a field is for the caller to refuse.
 
     Raises:
         FieldError: If the column `field_of_view` is missing, or the file is not a readable table.
@@ -101,7 +107,13 @@ def rows_without_field(table: Path, rows: Mapping[str, Sequence[object]], names:
 
 
 def read_boxes(path: Path) -> dict[str, list[CellBox]]:
-    """Bounding boxes by field of view, from a table with `field_of_view,cell_id,top,left,height,width` in pixels.
+    """Read bounding boxes of cells.
+
+    Args:
+        path: Table with `field_of_view,cell_id,top,left,height,width` in pixels.
+
+    Returns:
+        Field of view → its boxes.
 
     Raises:
         FieldError: If a column is missing, a number is none, or a cell id occurs twice in a field.

@@ -11,6 +11,7 @@ from typing import Any
 from subcell_hf.errors import InputError
 
 ENGINES = ("local", "ray")
+"""Where work can run: in processes of this machine, or on Ray."""
 LARGEST_BLOCKS = 1000
 """Into so many blocks a list of tasks is cut at most."""
 

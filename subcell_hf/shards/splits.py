@@ -17,6 +17,7 @@ from subcell_hf.shipped import shipped_folder
 from subcell_hf.storage.plain_files import read_lines
 
 SPLIT_METHODS = ("gene", "antibody")
+"""Units that stay in one split: all antibodies of a gene, or each antibody."""
 
 
 def split_antibodies(

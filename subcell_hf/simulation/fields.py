@@ -203,7 +203,15 @@ def simulate_field(
 
 
 def simulate_planned_field(planned: PlannedField, settings: SimulationSettings) -> FieldOfView:
-    """The n-th field of a data set; it depends on the settings and on its number, not on the number of fields."""
+    """Simulate the n-th field of a data set.
+
+    Args:
+        planned: The field; from `plan_fields`.
+        settings: Settings of the data set.
+
+    Returns:
+        The field. It depends on the settings and on its number, not on the number of fields.
+    """
     return simulate_field(
         [settings.seed, 4, planned.number],
         planned.antibody,

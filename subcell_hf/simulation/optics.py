@@ -38,7 +38,15 @@ class PlateOptics:
 
 
 def simulate_plate_optics(seed: int, number: int) -> PlateOptics:
-    """The batch effect of one plate of a data set, the same whenever it is asked for."""
+    """Simulate the batch effect of one plate.
+
+    Args:
+        seed: Seed of the data set.
+        number: Number of the plate.
+
+    Returns:
+        The same optics for the same arguments.
+    """
     generator = np.random.default_rng([seed, 2, number])
     return PlateOptics(
         gains={channel: generator.lognormal(0, 0.16) for channel in PHOTONS},

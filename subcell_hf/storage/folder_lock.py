@@ -46,6 +46,9 @@ def claim_folder(folder: Path, *, lock: str = LOCK_FILE, shared: bool = False, w
         shared: Whether others that also share the folder may work in it, but nobody who wants it alone.
         wait: Whether to wait until the folder is free instead of refusing at once.
 
+    Yields:
+        Nothing; the folder is free again after the `with` block.
+
     Raises:
         InputError: If the folder is in use, naming the host and process that use it, or it cannot be written.
     """

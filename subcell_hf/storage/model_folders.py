@@ -118,6 +118,9 @@ def check_model(folder: Path) -> SubCellConfig:
 def load_model(folder: Path) -> SubCellPreTrainedModel:
     """Load the model that a folder holds, of the class that its configuration names.
 
+    Args:
+        folder: Folder with `config.json` and safetensors weights.
+
     Returns:
         The model in the precision in which it was saved, ready for inference.
 

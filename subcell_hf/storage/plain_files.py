@@ -25,6 +25,9 @@ def read_json(path: Path, remedy: str = FETCH_AGAIN) -> Any:
         path: The file.
         remedy: What to do where it cannot be read, as a sentence.
 
+    Returns:
+        Plain data.
+
     Raises:
         InputError: If it is missing, no UTF-8, no JSON, or nested too deeply.
     """
@@ -56,6 +59,9 @@ def read_yaml(path: Path, remedy: str = "Correct the file.") -> Any:
     Args:
         path: The file.
         remedy: What to do where it cannot be read, as a sentence.
+
+    Returns:
+        Plain data.
 
     Raises:
         InputError: If it is missing, no UTF-8 or no YAML, or its aliases repeat so much that it would fill memory.

@@ -18,7 +18,15 @@ _CHECKSUM = "record_sha256"
 
 
 def describe_files(folder: Path, paths: Iterable[Path]) -> FileFacts:
-    """Size and SHA-256 of files in a folder."""
+    """Compute size and SHA-256 of files.
+
+    Args:
+        folder: Folder that the files are in.
+        paths: The files.
+
+    Returns:
+        Path relative to the folder → size and checksum.
+    """
     return {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths
     }
@@ -48,13 +56,25 @@ def find_damage(folder: Path, files: Mapping[str, Mapping[str, Any]], *, read_by
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON with a checksum of itself; the same content gives the same bytes."""
+    """Write JSON with a checksum of itself; the same content gives the same bytes.
+
+    Args:
+        path: File to write; it appears when it is complete.
+        content: Values that JSON can hold.
+    """
     with write_atomically(path) as file:
         file.write(_encode({**content, _CHECKSUM: _checksum(content)}))
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """What `write_record` wrote; None where there is no such file, or it is damaged."""
+    """Read what `write_record` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The content; None if the file is missing or damaged.
+    """
     try:
         content = json.loads(path.read_bytes())
         checksum = content.pop(_CHECKSUM)

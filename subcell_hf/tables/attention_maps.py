@@ -52,7 +52,12 @@ class CellAttention:
 
 
 def write_attention(cells: Iterable[CellAttention], path: Path) -> None:
-    """Write attention whole or not at all, holding some hundred cells at a time."""
+    """Write attention whole or not at all, holding some hundred cells at a time.
+
+    Args:
+        cells: Attention, cell by cell.
+        path: File to write.
+    """
     with write_atomically(path) as file, pq.ParquetWriter(file, _SCHEMA, compression="zstd", **WRITING) as writer:
         waiting: list[dict[str, Any]] = []
         for cell in cells:
@@ -76,6 +81,9 @@ def iterate_attention(path: Path) -> Iterator[CellAttention]:
 
     Args:
         path: A file of `write_attention`.
+
+    Yields:
+        One cell after the other.
 
     Raises:
         InputError: If it is none.

@@ -153,7 +153,12 @@ def _png(image: Image.Image) -> bytes:
 
 
 def write_pictures(pictures: Iterable[CellPicture], path: Path) -> None:
-    """Write pictures whole or not at all, one row group per 256 of them."""
+    """Write pictures whole or not at all, one row group per 256 of them.
+
+    Args:
+        pictures: Pictures, one by one.
+        path: File to write.
+    """
     with write_atomically(path) as file, pq.ParquetWriter(file, _SCHEMA, compression="none", **WRITING) as writer:
         waiting: list[dict[str, Any]] = []
         for picture in pictures:
@@ -180,6 +185,9 @@ def iterate_pictures(path: Path | str) -> Iterator[CellPicture]:
 
     Args:
         path: A file of `write_pictures`, or a folder with `pictures.parquet`.
+
+    Yields:
+        One picture after the other.
 
     Raises:
         InputError: If it is none.

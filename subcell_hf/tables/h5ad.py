@@ -37,6 +37,10 @@ Block = Mapping[str, npt.NDArray[np.float32]]
 def write_h5ad(table: EmbeddingTable, path: Path | str) -> None:
     """Write a table that scanpy opens, whole or not at all.
 
+    Args:
+        table: The table.
+        path: File to write; it appears when it is complete.
+
     Raises:
         InputError: If the table's parts do not fit together.
     """
@@ -52,6 +56,10 @@ def write_h5ad(table: EmbeddingTable, path: Path | str) -> None:
 
 def h5ad_from_parquet(parquet: Path, path: Path | str) -> None:
     """Write the AnnData file of a Parquet table, holding one column or one row group at a time.
+
+    Args:
+        parquet: File of an embedding table.
+        path: File to write; it appears when it is complete.
 
     Raises:
         InputError: If the Parquet file is not an embedding table.
@@ -159,6 +167,9 @@ def _categories(column: pd.Series) -> pd.Categorical:
 
 def read_h5ad(path: Path) -> EmbeddingTable:
     """Read an AnnData file: ours, SubCellPortable's, or any with a dense or sparse `X`.
+
+    Args:
+        path: The file.
 
     Raises:
         InputError: If it cannot be read or its parts do not fit together.

@@ -39,6 +39,10 @@ PASS_PREFIX = "probabilities_"
 def write_parquet(table: EmbeddingTable, path: Path | str) -> None:
     """Write a table whole or not at all; the same table gives the same bytes.
 
+    Args:
+        table: The table.
+        path: File to write; it appears when it is complete.
+
     Raises:
         InputError: If the table's parts do not fit together.
     """
@@ -50,6 +54,10 @@ def write_parquet(table: EmbeddingTable, path: Path | str) -> None:
 
 def read_parquet(path: Path, facts: Mapping[str, Any] | None = None) -> EmbeddingTable:
     """Read a table that `write_parquet` or `join_parquet` wrote; the embeddings are copied once.
+
+    Args:
+        path: The file.
+        facts: What `parquet_facts` says of the file, if it was read before.
 
     Raises:
         InputError: If the file is damaged, of an unknown version, or its columns do not fit together.

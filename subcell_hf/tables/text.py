@@ -179,6 +179,9 @@ def read_npz(path: Path) -> EmbeddingTable:
 
     They are `embeddings` `[cells, width]`, `probabilities` with `classes` where known, and any with one value per cell.
 
+    Args:
+        path: The file.
+
     Raises:
         InputError: If there are no embeddings, or an array is of another length.
     """

@@ -23,6 +23,7 @@ class EnsemblePredictor:
     Attributes:
         seeds: One per member.
         device: Where to work.
+        name: Name of the classifier in reports.
     """
 
     seeds: tuple[int, ...]

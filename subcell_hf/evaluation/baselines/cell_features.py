@@ -18,6 +18,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.ontology import CHANNEL_STAINS
 
 Features = dict[str, float]
+"""Name of a feature → its value for one cell."""
 Plane = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 

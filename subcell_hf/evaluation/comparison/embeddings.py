@@ -66,7 +66,14 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """A model that can be compared; see `subcell_hf.evaluation.localization.model_comparison.Scored`."""
+    """A model that can be compared; see `subcell_hf.evaluation.localization.model_comparison.Scored`.
+
+    Attributes:
+        model: Name of the model.
+        head: Name of the classifier.
+        counted: Level → scores that can be resampled.
+        exact: Level → metric → value.
+    """
 
     model: str
     head: str
@@ -247,6 +254,9 @@ def model_index(
 
     Returns:
         A mapping with the key `model-index`, as `huggingface_hub` writes it into the card's metadata.
+
+    Raises:
+        InputError: If the model has no score.
     """
     rows = comparison.scores[comparison.scores["model"] == model]
     results = [

@@ -102,6 +102,7 @@ class LocalizationResult:
         batches: `model`, `column` and scores.
         notes: What could not be done, in words.
         left_out: `cell_id` and `reason`.
+        settings: How the benchmark was run.
     """
 
     models: tuple[str, ...]

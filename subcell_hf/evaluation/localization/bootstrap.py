@@ -250,6 +250,9 @@ def paired_tests(
         resamples: Bootstrap samples and permutations, each.
         seed: Of both.
 
+    Returns:
+        Metric → difference, interval and p-value.
+
     Source:
         Efron, Tibshirani 1993 (cluster bootstrap); Smucker, Allan, Carterette 2007 (randomization of ranked lists).
     """

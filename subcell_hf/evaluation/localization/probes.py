@@ -99,6 +99,7 @@ class LinearProbe:
         iterations: Of L-BFGS for each penalty, at most.
         tolerance: L-BFGS stops where the loss changes by a smaller part of itself.
         chosen_penalty: The one that was taken last, None before fitting.
+        name: Name of the classifier in reports.
     """
 
     penalties: Sequence[float] = (1.0, 1e-1, 1e-2, 1e-3)
@@ -174,6 +175,7 @@ class NeighbourProbe:
         seed: Of the choice among too many training cells.
         training_cells: Neighbours are sought among no more cells than these.
         chosen_count: The one that was taken last, None before fitting.
+        name: Name of the classifier in reports.
     """
 
     counts: Sequence[int] = (5, 20, 50)
@@ -230,6 +232,7 @@ class TableProbabilities:
 
     Attributes:
         probabilities: `[test cells, classes]`.
+        name: Name of the classifier in reports.
     """
 
     probabilities: Array

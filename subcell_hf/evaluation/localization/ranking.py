@@ -71,12 +71,15 @@ def score_classes(targets: Targets, scores: Scores) -> ClassScores:
 
 
 def summarize(targets: Targets, scores: Scores, by_class: ClassScores | None = None) -> dict[str, float]:
-    """All of `METRICS`; NaN where no class can be scored.
+    """Compute all of `METRICS`.
 
     Args:
         targets: `[cells, classes]`, 0 or 1.
         scores: `[cells, classes]`.
         by_class: From `score_classes`, where it is known already.
+
+    Returns:
+        Metric → value; NaN where no class can be scored.
 
     Raises:
         InputError: See `check_scores`.

@@ -150,7 +150,14 @@ def evaluate_perturbation(profiles: ProfileTable, settings: PerturbationSettings
 
 
 def find_controls(table: ProfileTable, controls: Sequence[tuple[str, str]]) -> npt.NDArray[np.bool_]:
-    """Which rows are controls, bool [profiles].
+    """Find the rows that are controls.
+
+    Args:
+        table: Profiles.
+        controls: Pairs of a metadata column and the value that marks a control.
+
+    Returns:
+        bool [profiles].
 
     Raises:
         InputError: If a column is missing or no row has the value.
@@ -170,7 +177,13 @@ def find_controls(table: ProfileTable, controls: Sequence[tuple[str, str]]) -> n
 
 
 def parse_controls(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """`COLUMN=VALUE` texts as pairs.
+    """Read `COLUMN=VALUE` texts.
+
+    Args:
+        texts: Such as `["compound=DMSO"]`.
+
+    Returns:
+        Pairs of column and value.
 
     Raises:
         InputError: If a text has no `=`.
@@ -197,6 +210,10 @@ def make_task(wells: ProfileTable, settings: PerturbationSettings) -> RetrievalT
 
 def search_steps(wells: ProfileTable, settings: PerturbationSettings) -> tuple[pd.DataFrame, PostProcessing]:
     """Score every post-processing of the grid on wells that will not be reported.
+
+    Args:
+        wells: Profiles of wells.
+        settings: How they are scored.
 
     Returns:
         The grid, best first, and the best steps: those that gain most over shuffled labels in the mean over groups of

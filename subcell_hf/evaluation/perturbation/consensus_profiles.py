@@ -35,7 +35,13 @@ def aggregate_profiles(table: ProfileTable, levels: Sequence[Sequence[str]], sta
 
 
 def consensus_profiles(table: ProfileTable, column: str, statistic: str = "mean") -> ProfileTable:
-    """One profile per value of a column, such as one per compound; rows without a value are left out."""
+    """One profile per value of a column, such as one per compound; rows without a value are left out.
+
+    Args:
+        table: Profiles of wells.
+        column: Metadata column whose values are joined.
+        statistic: `"mean"` or `"median"`.
+    """
     named = np.array([value is not None for value in table.column(column)])
     return _aggregate(table.select(named), (column,), statistic)
 

@@ -96,7 +96,14 @@ def post_process(
 
 
 def candidates(steps: PostProcessing) -> Iterator[PostProcessing]:
-    """The grid: every normalisation × sphering × shrinkage, with the reference and selection that were given."""
+    """List the grid of post-processing steps: every normalization × sphering × shrinkage.
+
+    Args:
+        steps: Steps whose reference and feature selection are kept.
+
+    Yields:
+        Steps, the simplest first.
+    """
     for normalization, sphering in itertools.product(PLATE_METHODS, SPHERING_METHODS):
         for shrinkage in _SHRINKAGES if sphering != "none" else (None,):
             yield PostProcessing(steps.select_features, normalization, steps.reference, sphering, shrinkage)

@@ -211,9 +211,18 @@ def _score_block(
 
 
 def nearest_neighbour_hits(similarity: Scores, right: Mask, candidates: Mask) -> Scores:
-    """Share of right ones among the most similar candidates (several where they tie), float64 [queries].
+    """Score each query by its nearest candidate.
 
     NaN where no candidate is right, so that nothing could have been found.
+
+    Args:
+        similarity: [queries, profiles].
+        right: bool [queries, profiles]: what is correct to find.
+        candidates: bool [queries, profiles]: what may be found.
+
+    Returns:
+        float64 [queries]: share of correct profiles among the most similar candidates, of which there are several if
+        they tie.
     """
     scores = np.where(candidates, np.round(similarity, _DECIMALS), -np.inf)
     nearest = candidates & (scores == scores.max(axis=1, keepdims=True, initial=-np.inf))

@@ -33,6 +33,9 @@ class GeneSets:
 def read_gmt(path: Path) -> GeneSets:
     """Read a GMT file (also `.gz`): per line a term, a description and its genes, separated by tabs.
 
+    Args:
+        path: The file.
+
     Raises:
         InputError: If a line has no genes or a term occurs twice.
     """
@@ -76,6 +79,10 @@ def read_hpa_locations(path: Path, genes: Sequence[str]) -> GeneSets:
 
 def read_corum(path: Path, genes: Sequence[str]) -> GeneSets:
     """Read protein complexes: a CSV with the columns `complex` and `gene_names`, one row per member (also `.gz`).
+
+    Args:
+        path: The file.
+        genes: Genes of the map; others are left out.
 
     Raises:
         InputError: If a column is missing or no gene is known.
@@ -156,7 +163,10 @@ def over_representation(
 
 
 def read_background(path: Path) -> frozenset[str]:
-    """One gene per line.
+    """Read a list of genes, one per line.
+
+    Args:
+        path: The file.
 
     Raises:
         InputError: If the file names none.

@@ -94,7 +94,16 @@ def nested_leiden(
 
 
 def leiden_partition(connectivities: Any, resolution: float, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Clusters at a single resolution, numbered by size, int64 [genes]; as scanpy's Leiden."""
+    """Cluster genes at a single resolution, as scanpy's Leiden does.
+
+    Args:
+        connectivities: Sparse weights [genes, genes].
+        resolution: Higher values give more clusters.
+        seed: Seed of the random order of genes.
+
+    Returns:
+        int64 [genes]: number of the cluster, the largest cluster first.
+    """
     return _partition(coo_array(connectivities), np.zeros(connectivities.shape[0], dtype=np.int64), resolution, seed)
 
 

@@ -14,7 +14,14 @@ _MOST = 6000
 
 
 def find_pictures(table: Path) -> Path | None:
-    """The file of pictures that belongs to a table: in the same folder, if the table bears its usual name."""
+    """Find the file of pictures that belongs to an embedding table.
+
+    Args:
+        table: Path of the table.
+
+    Returns:
+        The file in the same folder; None if there is none or the table does not have its usual name.
+    """
     folder = table if table.is_dir() else table.parent
     file = folder / PICTURES_FILE
     return file if file.is_file() and (table.is_dir() or table.name == EMBEDDINGS_FILE) else None

@@ -76,6 +76,9 @@ def read_results(path: Path) -> tuple[Result, ...]:
         path: Folder that `subcell evaluate localization` or `subcell evaluate perturbation` wrote, or the JSON file in
             it; or a JSON file `{"results": [fields of Result, …]}`.
 
+    Returns:
+        The numbers with their intervals, in the order of the file.
+
     Raises:
         InputError: If there is no such file, or it holds no results.
     """

@@ -109,6 +109,9 @@ def export_model(
 def check_export(folder: Path) -> dict[str, Content]:
     """Make sure that a folder is a complete, harmless repository.
 
+    Args:
+        folder: A staged repository.
+
     Returns:
         Its files, by their path in the repository.
 

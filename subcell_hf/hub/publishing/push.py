@@ -89,7 +89,13 @@ class PushPlan:
 
 
 def collect_files(folder: Path) -> dict[str, Content]:
-    """All files of a folder by their path in the repository; hidden ones and Python's caches are left out.
+    """Collect the files of a folder; hidden files and Python's caches are left out.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Path in the repository → file.
 
     Raises:
         InputError: If there is no such folder, or it holds a link or a pickle.

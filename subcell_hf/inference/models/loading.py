@@ -194,7 +194,14 @@ def _check_together(found: Sequence[ModelFolder]) -> None:
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
-    """`"fp32"` or `"bf16"`: as asked, or by default bf16 where the device multiplies it faster.
+    """Choose the precision of a model: by default bf16 where the device multiplies it faster.
+
+    Args:
+        asked: `"auto"`, `"fp32"` or `"bf16"`.
+        device: The device to work on.
+
+    Returns:
+        `"fp32"` or `"bf16"`.
 
     Raises:
         InputError: If the name is unknown.
@@ -217,6 +224,9 @@ def choose_device(asked: str, local_rank: int = 0) -> torch.device:
     Args:
         asked: `"auto"`, or as torch names it.
         local_rank: Number of this process on its machine.
+
+    Returns:
+        The device; for `"auto"` the GPU with the number of this process if there is one.
 
     Raises:
         InputError: If torch does not have it.

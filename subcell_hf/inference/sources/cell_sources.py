@@ -47,6 +47,8 @@ class ImageCells:
         reading: How to read the images.
         filters: Which cells to leave out.
         segmentation: How to find cells in fields that have no mask.
+        blocks_per_part: Blocks in a part of the table, at most.
+        blocks_per_read: Blocks that one task of a cluster reads.
     """
 
     path: Path
@@ -100,6 +102,8 @@ class SingleCellImages:
         path: Folder of images, or table, as for fields of view; or one image.
         variants: Models to choose from, the largest first.
         reading: How to read the images. Where no pixel size is known, it is the model's.
+        blocks_per_part: Blocks in a part of the table, at most.
+        blocks_per_read: Blocks that one task of a cluster reads.
     """
 
     path: Path
@@ -160,6 +164,8 @@ class CropFolderCells:
     Attributes:
         folder: The folder of crops.
         variants: Models to choose from, the largest first.
+        blocks_per_part: Blocks in a part of the table, at most.
+        blocks_per_read: Blocks that one task of a cluster reads.
     """
 
     folder: Path
@@ -196,6 +202,8 @@ class ArrayCells:
         crops: Cells that go together, of one size.
         variants: Models to choose from, the largest first.
         has_masks: Whether the crops' masks say where the cells lie.
+        blocks_per_part: Blocks in a part of the table, at most.
+        blocks_per_read: Blocks that one task of a cluster reads.
     """
 
     crops: tuple[FieldCrops, ...]

@@ -31,6 +31,8 @@ class ShardCells:
         url: Folder or URL that `subcell shards` wrote.
         variants: Models to choose from, the largest first.
         split: Take only the cells of this split; None: all.
+        blocks_per_part: Blocks in a part of the table, at most.
+        blocks_per_read: Blocks that one task of a cluster reads.
     """
 
     url: str

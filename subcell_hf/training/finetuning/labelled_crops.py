@@ -189,6 +189,12 @@ def with_random_splits(crops: LabelledCrops, validation_fraction: float, seed: i
         crops: With or without splits.
         validation_fraction: Share of the groups that validate.
         seed: Of the choice; the same group goes to the same split whatever the others are.
+
+    Returns:
+        Name of the split of each crop.
+
+    Raises:
+        InputError: If the fraction is not between 0 and 1.
     """
     if crops.splits:
         return list(crops.splits)
@@ -301,6 +307,14 @@ def _require_names(names: Sequence[str], where: str) -> None:
 
 def only_split(crops: LabelledCrops, splits: Sequence[str], wanted: str) -> npt.NDArray[np.int64]:
     """Rows of one split.
+
+    Args:
+        crops: The crops, for messages.
+        splits: Split of each crop.
+        wanted: Name of the split.
+
+    Returns:
+        int64 [rows of the split].
 
     Raises:
         InputError: If there is none.

@@ -52,6 +52,13 @@ def split_cells(
 ) -> npt.NDArray[np.str_]:
     """Split cells by antibody or gene where a table has no column `split`: 70 % train, 10 % validation, 20 % test.
 
+    Args:
+        antibodies: [cells].
+        genes: [cells].
+        locations: [cells], joined by `;`.
+        by: `"antibody"` or `"gene"`: what stays in one split.
+        seed: Seed of the choice.
+
     Returns:
         `[cells]`, the split's name.
 

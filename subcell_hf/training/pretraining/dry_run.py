@@ -15,6 +15,12 @@ def describe_run(run: PreTrainingRun) -> dict[str, Any]:
 
     The model is built without weights, so that this takes no memory. Floating-point operations count a multiplication
     and an addition each; memory is that of weights, gradients, AdamW and activations of one process.
+
+    Args:
+        run: A resolved run.
+
+    Returns:
+        Plain data, as `--dry_run` prints it.
     """
     training, data, batches = run.training, run.data, run.data.batches
     with torch.device("meta"):

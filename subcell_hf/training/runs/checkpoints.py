@@ -80,13 +80,23 @@ def find_problems(checkpoint: Path, *, read_bytes: bool = True) -> list[str]:
 
 
 def complete_checkpoints(run_folder: Path) -> list[Path]:
-    """Checkpoints of a run whose files are all there, oldest step first."""
+    """Find the checkpoints of a run that are complete.
+
+    Args:
+        run_folder: Folder of the run.
+
+    Returns:
+        Folders, oldest step first.
+    """
     found = [(int(match[1]), path) for path in run_folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found) if not find_problems(path, read_bytes=False)]
 
 
 def newest_checkpoint(run_folder: Path) -> Path:
     """The newest checkpoint of a run of which every byte is right; damaged ones are named in a warning and passed over.
+
+    Args:
+        run_folder: Folder of the run.
 
     Raises:
         InputError: If there is none.
