@@ -271,6 +271,8 @@ def _read_crops(
     crops = []
     for index, image in enumerate(images):
         where = f"Image {index}"
+        empty = isinstance(image, Mapping) and not image
+        _require(not empty, f"{where} has no plane; expected {', '.join(wanted)}.")
         names, image = _name_planes(image, orders, where)
         _require(len(names) > 0, f"{where}: several proteins are mapped; name the planes by channels=[…].")
         if not isinstance(image, Mapping):

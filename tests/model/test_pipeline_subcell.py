@@ -304,6 +304,8 @@ def test_files_that_cannot_be_used_are_refused_by_name(locate: Any, tmp_path: Pa
         ({"image": draw_crop(2, 4, 8, 8)}, ValueError, "holds 2 cells"),
         (draw_crop(3, 8, 8), ValueError, "expected 4 planes"),
         (None, ValueError, "Image 0 is NoneType"),
+        ({}, ValueError, "Image 0 has no plane; expected red, yellow, blue, green"),
+        ({"image": {}}, ValueError, "Image 0 has no plane; expected red, yellow, blue, green"),
     ],
 )
 def test_inputs_that_cannot_work_are_refused_by_number(

@@ -1,0 +1,123 @@
+"""The function and the command are one job: the same files, the same record, notes that are logged and not printed."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import subcell_hf
+from subcell_hf.cells.single_cells import CropSettings
+from subcell_hf.cli import app
+from subcell_hf.errors import InputError
+from subcell_hf.images.reading_options import ReadingOptions
+from subcell_hf.inference.engine.embedding import EmbedSettings
+from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.parallel.processes import Processes
+from subcell_hf.workflows.embed import embed_to_folder
+from subcell_hf.workflows.embed_input import EmbedInput
+from tests.inference.embedding_runs import random_crops, save_tiny_model, write_fields
+
+SETTINGS = EmbedSettings(precision="fp32", device="cpu", progress=False)
+TABLES = ("embeddings.parquet", "embeddings.h5ad", "pictures.parquet", "skipped.csv")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fields of view and a tiny model."""
+    folder = tmp_path_factory.mktemp("home")
+    save_tiny_model(folder / "model")
+    write_fields(folder / "images")
+    return folder
+
+
+def given(home: Path, **more: Any) -> EmbedInput:
+    return EmbedInput(str(home / "images"), str(home / "model"), **more)
+
+
+def record(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return content
+
+
+def command(home: Path, output: Path, *options: str, code: int = 0) -> str:
+    words = ["--model", str(home / "model"), "--output", str(output), "--precision", "fp32", "--device", "cpu"]
+    done = CliRunner().invoke(app, ["embed", str(home / "images"), *words, "--no-report", *options])
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def test_the_function_does_all_that_the_command_does(home: Path, tmp_path: Path) -> None:
+    chosen = ("--protein-channel", "green", "--protein-channel", "red", "--keep-surroundings", "--min-area-um2", "20")
+    command(home, tmp_path / "command", *chosen, "--pixel-size-um", "0.2", "--crop-size-px", "64", "--portable")
+    options = SourceOptions(ReadingOptions(pixel_size_um=0.2), CropSettings(min_area_um2=20.0), crop_px=64)
+    table = subcell_hf.embed(
+        home / "images",
+        home / "model",
+        protein_channels=("green", "red"),
+        mask_cells=False,
+        output=tmp_path / "function",
+        options=options,
+        portable=True,
+        precision="fp32",
+        device="cpu",
+        progress=False,
+    )
+    assert len(table) > 0
+    for name in (*TABLES, "attention.parquet", "portable/result.csv"):
+        assert (tmp_path / "function" / name).read_bytes() == (tmp_path / "command" / name).read_bytes(), name
+    by_command, by_function = record(tmp_path / "command"), record(tmp_path / "function")
+    assert by_command["format"] == 2
+    assert by_command["input"].pop("command") != by_function["input"].pop("command") == ""
+    for key in ("input", "settings", "fingerprint"):
+        assert by_command[key] == by_function[key]
+
+
+def test_a_report_is_drawn_where_it_is_wanted(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give the folder of the run by output=…"):
+        subcell_hf.embed(random_crops(2), home / "model", report=True)
+    subcell_hf.embed(random_crops(2), home / "model", output=tmp_path / "out", report=True, progress=False)
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert "input" not in record(tmp_path / "out")  # arrays have no path that a later run could read
+
+
+def test_two_processes_share_a_folder(home: Path, tmp_path: Path) -> None:
+    embed_to_folder(given(home), tmp_path / "one", SETTINGS, processes=Processes(), report=False)
+    shares = [
+        embed_to_folder(given(home), tmp_path / "two", SETTINGS, processes=Processes(rank, 2, rank), report=False)
+        for rank in (1, 0)
+    ]
+    assert [share.complete for share in shares] == [False, True]
+    for name in TABLES:
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_notes_are_logged_and_not_printed(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.INFO, logger="subcell_hf"):
+        embed_to_folder(given(home), tmp_path / "out", SETTINGS, processes=Processes(), report=False)
+    assert capsys.readouterr() == ("", "")
+    said = caplog.messages
+    assert said[0].startswith(f"{home / 'images'}: fields of view")
+    assert f"{tmp_path / 'out'} holds 6 cells; 0 inputs were skipped." in said
+    assert said[-1].startswith("Predicted locations, in cells: ")
+
+
+def test_a_run_of_an_earlier_version_is_recognised(home: Path, tmp_path: Path) -> None:
+    """Its `run.json` had texts in `arguments` and `settings`, and no format."""
+    command(home, tmp_path / "out")
+    run = record(tmp_path / "out")
+    arguments = {"source": str(home / "images"), "segmentation": "watershed", "trust_masks": "False", "strict": "False"}
+    shown = ("models", "precision", "pictures", "attention of every cell (--portable)")
+    old = {key: value for key, value in run.items() if key not in ("format", "input", "embed_settings")}
+    old |= {"arguments": arguments, "settings": {key: run["settings"][key] for key in shown} | arguments}
+    (tmp_path / "out" / "run.json").write_text(json.dumps(old))
+    before = (tmp_path / "out" / "embeddings.parquet").read_bytes()
+    assert "holds 6 cells; 0 inputs were skipped" in command(home, tmp_path / "out")
+    assert (tmp_path / "out" / "embeddings.parquet").read_bytes() == before
+    said = command(home, tmp_path / "out", "--pictures", "3", code=2)
+    assert "pictures: 2000 then, 3 now" in said
+    assert "trust_masks" not in said
