@@ -229,7 +229,7 @@ def test_the_page_and_portable_files_come_with_the_run(tmp_path: Path) -> None:
 
 
 def test_missing_libraries_are_named_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("subcell_hf.workflows.tables.find_spec", lambda name: None)
     run = CliRunner().invoke(app, ["embed", "images", "--model", "m", "--output", str(tmp_path / "out")])
     assert run.exit_code == 2
     assert "--no-report" in run.output
