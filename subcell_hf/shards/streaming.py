@@ -153,6 +153,9 @@ class ShardLoader:
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             collate_fn=_unchanged,
+            # A DataLoader seeds its workers from torch's default generator if it has none of its own. Nothing is drawn
+            # here, and reading must not change what a training draws from that.
+            generator=torch.Generator().manual_seed(0),
         )
 
     def __len__(self) -> int:

@@ -6,7 +6,8 @@ sentence that names the file. Nothing of a folder is run, and no pickle is opene
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -154,6 +155,17 @@ def load_weights(
     check_finite(model.state_dict(), str(folder))
     model.eval()
     return model
+
+
+@contextmanager
+def weights_from_seed(seed: int) -> Iterator[None]:
+    """Draw the weights of models that are made inside from a seed; torch's default generator is left as it was.
+
+    torch initializes layers from its default generator, on the CPU, and takes no other.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def check_finite(weights: Mapping[str, torch.Tensor], where: str) -> None:

@@ -16,15 +16,17 @@ from subcell_hf.shards.sharding import ShardSettings
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 
 ROOT = Path(__file__).parents[2]
-# Nothing random: every process draws views and hidden patches of its own, which are not what is compared here.
+# Transforms and hidden patches are drawn for the global batch; without dropout, nothing depends on the process.
 VIEWS = """
 views:
   - {mask_probability: 1.0, transforms: []}
-  - {mask_probability: 1.0, transforms: [{name: horizontal_flip, probability: 1.0}]}
+  - {mask_probability: 1.0, transforms: [{name: horizontal_flip, probability: 0.5}]}
 """
 ARGUMENTS = shlex.split(
     "--image_size 32 --hidden_size 32 --num_hidden_layers 1 --num_attention_heads 2 --intermediate_size 48 "
-    "--pooling_hidden_size 16 --pooling_dropout 0 --probe_dropout 0 --reconstruction_weight 0 --mask_ratio 0 "
+    "--pooling_hidden_size 16 --pooling_dropout 0 --probe_dropout 0 --decoder_hidden_size 16 "
+    "--decoder_num_hidden_layers 1 --decoder_num_attention_heads 2 --decoder_intermediate_size 24 "
+    "--patch_size 8 --mask_ratio 0.25 --context_mask_ratio 0.25 --centroid_noise_weight 0.1 "
     "--projection_hidden_sizes 24 24 --projection_size 8 --centroid_hidden_sizes 24 "
     "--protein_centroid_weight 1 --antibodies_per_batch 4 --cells_per_antibody 2 --gradient_accumulation_steps 2 "
     "--dataloader_num_workers 0 --per_device_eval_batch_size 4 --use_cpu true --warmup_epochs 1 --num_train_epochs 3 "
@@ -114,7 +116,7 @@ def _compare(one: Path, other: Path) -> None:
             if "loss" in name or name == "grad_norm" or (name.startswith("eval_") and name != "eval_runtime"):
                 assert found[name] == pytest.approx(expected[name], rel=2e-5), name
                 compared += 1
-    assert compared == 3 * 6 + 6
+    assert compared == 3 * 7 + 6
 
     expected, found = (load_file(folder / "checkpoint-3" / "model.safetensors") for folder in (one, other))
     for name, weights in expected.items():

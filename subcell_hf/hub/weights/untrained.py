@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
-import torch
-
 from subcell_hf.errors import InputError
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.storage.folders import write_folder_atomically
-from subcell_hf.storage.model_folders import build_empty, check_model, find_folder, read_config, read_processor
+from subcell_hf.storage.model_folders import (
+    build_empty,
+    check_model,
+    find_folder,
+    read_config,
+    read_processor,
+    weights_from_seed,
+)
 
 
 def save_untrained(model: str, output: Path, seed: int = 0) -> Path:
@@ -30,8 +35,7 @@ def save_untrained(model: str, output: Path, seed: int = 0) -> Path:
     config = check_model(folder) if any(folder.glob("*.safetensors")) else read_config(folder)
     processor = read_processor(folder, config)
     build_empty(config, folder)  # refuses sizes that no memory could hold
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with weights_from_seed(seed):
         network = SubCellModel(config)
     with write_folder_atomically(output) as folder:
         network.save_pretrained(folder)

@@ -23,19 +23,18 @@ import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import TrainingArguments
-from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import EvalPrediction
 
 from subcell_hf.augmentation.presets import validation_views
 from subcell_hf.augmentation.views import ViewMaker
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
+from subcell_hf.model.modeling_subcell import SubCellForImageClassification
 from subcell_hf.model.objectives_subcell import sigmoid_focal_loss
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.training.finetuning.finetuning_resolution import FineTuningRun
 from subcell_hf.training.finetuning.labelled_crops import LabelledCrops
 from subcell_hf.training.monitoring.probe_metrics import score_locations, summarize, write_table
-from subcell_hf.training.pretraining.resumable_trainer import ResumableTrainer
+from subcell_hf.training.runs.run_trainer import RunTrainer
 from subcell_hf.types import CropBatch
 
 _LARGEST_WEIGHT = 20.0
@@ -88,12 +87,14 @@ class LabelledCropDataset(Dataset[dict[str, Tensor]]):
         }
 
 
-class FineTuner(ResumableTrainer):
+class FineTuner(RunTrainer):
     """Trains a `SubCellForImageClassification` on labelled crops.
 
     Args:
         run: From `resolve_fine_tuning`.
     """
+
+    model: SubCellForImageClassification
 
     def __init__(self, run: FineTuningRun) -> None:
         self.run = run
@@ -113,7 +114,6 @@ class FineTuner(ResumableTrainer):
         self.label_names = ["targets"]
         self._views = {True: ViewMaker(run.views), False: ViewMaker(validation_views(run.views))}
         self._weights = class_weights(run.targets[run.train], len(run.classes), run.training.class_weights)
-        self.add_callback(_StopWhenAsked(self))
 
     def make_pixel_values(self, inputs: Mapping[str, Tensor], training: bool) -> Tensor:
         """Random views of the crops, or what inference sees: `[crops, channels, height, width]`."""
@@ -125,6 +125,7 @@ class FineTuner(ResumableTrainer):
             antibodies=torch.zeros(cells, dtype=torch.int64, device=inputs["pixels"].device),
             locations=torch.zeros(cells, 1, device=inputs["pixels"].device),
         )
+        # The seed is drawn from the random numbers of this process, whose state is part of each checkpoint.
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) if training else 0)
         return self._views[training](crops, self.run.config.channels, generator)["pixel_values"][:, 0]
 
@@ -151,7 +152,7 @@ class FineTuner(ResumableTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Loss, logits and targets of a batch; arguments as Trainer's."""
-        inputs = self._prepare_inputs(inputs)
+        inputs = self.to_device(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return loss.detach(), outputs.logits.float(), inputs["targets"]
@@ -181,8 +182,8 @@ class FineTuner(ResumableTrainer):
         self._table_rows = (scores, multi_hot)
         return found | summarize(scores, multi_hot, score_locations(scores, multi_hot, self.run.classes))
 
-    def _save_record(self, folder: Path) -> None:
-        """The processor is saved by Trainer; beside it stands what was asked for and what was measured last."""
+    def write_record(self, folder: Path) -> None:
+        """Write what was asked for and what was measured last; Trainer writes the processor."""
         measured = [line for line in self.state.log_history if "eval_loss" in line][-1:]
         record = self.run.describe() | {"measured": measured[0] if measured else {}}
         if self.tolerance.failures:
@@ -243,22 +244,6 @@ def classification_loss(
     else:
         losses = sigmoid_focal_loss(logits, targets, config.focal_alpha, config.focal_gamma, reduction="none")
     return (losses if weights is None else losses * (1 + (weights - 1) * targets)).mean()
-
-
-class _StopWhenAsked(TrainerCallback):
-    """After SIGTERM to any process all save and stop behind the step at hand."""
-
-    def __init__(self, tuner: FineTuner) -> None:
-        self.tuner = tuner
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        asked = torch.tensor(float(self.tuner.stop_asked), device=args.device)
-        if self.tuner.accelerator.reduce(asked, reduction="sum").item():
-            self.tuner.stop_asked = True
-            control.should_save = control.should_training_stop = True
-        return control
 
 
 def _parameter_groups(model: nn.Module, training: Any) -> list[dict[str, Any]]:

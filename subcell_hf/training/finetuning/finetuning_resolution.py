@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from subcell_hf.augmentation.presets import AugmentationSettings, load_settings
 from subcell_hf.errors import InputError
@@ -16,7 +15,7 @@ from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
 from subcell_hf.parallel.processes import Processes
-from subcell_hf.storage.model_folders import check_model, find_folder, load_weights
+from subcell_hf.storage.model_folders import check_model, find_folder, load_weights, weights_from_seed
 from subcell_hf.training.finetuning.channel_adaptation import ChannelOrigins, adapt_encoder, plan_channels
 from subcell_hf.training.finetuning.finetuning_arguments import (
     CLASS_WEIGHTS,
@@ -80,8 +79,8 @@ class FineTuningRun:
     def build_model(self) -> SubCellForImageClassification:
         """The trained encoder, adapted, under a new head from the run's seed."""
         trained = load_weights(SubCellModel, find_folder(self.init_checkpoint)[0])
-        torch.manual_seed(self.training.seed)
-        model = SubCellForImageClassification(self.config)
+        with weights_from_seed(self.training.seed):
+            model = SubCellForImageClassification(self.config)
         model.subcell.load_state_dict(adapt_encoder(trained, self.config, self.origins))
         if self.freeze_encoder:
             model.subcell.requires_grad_(False)
@@ -199,6 +198,8 @@ def _build_arguments(parsed: ParsedFineTuning) -> FineTuningArguments:
     resume = values["resume_from_checkpoint"]
     if resume not in (None, "true", "True") and not Path(resume).is_dir():
         raise InputError(f"resume_from_checkpoint is {resume!r}: there is no such folder. Give one, or 'true'.")
+    if values["data_seed"] is None:
+        values["data_seed"] = values["seed"]  # else Accelerate shuffles by the state of each process's random numbers
     try:
         training = FineTuningArguments(**values)
     except ValueError as error:

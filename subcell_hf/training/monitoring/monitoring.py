@@ -92,7 +92,7 @@ class Monitoring(TrainerCallback):
         with trainer.tolerance.of("pictures for trackers", step):
             from subcell_hf.training.monitoring.trackers import send_pictures
 
-            send_pictures(trainer.callback_handler.callbacks, paths, step)
+            send_pictures(trainer.callbacks, paths, step)
 
     def _load_cells(self) -> PictureCells:
         """The cells of the pictures, read once."""
@@ -110,7 +110,7 @@ class Monitoring(TrainerCallback):
                 "locations": torch.from_numpy(reader.cells.location_sets[reader.cells.location_set[rows]]),
                 "view_seed": 0,
             }
-            batch = trainer._prepare_inputs(batch)
+            batch = trainer.to_device(batch)
             views = trainer.make_views(batch, ViewMaker(validation_views(data.views)))
             self._cells = PictureCells(
                 views["pixel_values"][:, 0], views["cell_masks"][:, 0], caption_rows(reader, rows)

@@ -13,6 +13,7 @@ from transformers.trainer_callback import (
 )
 
 from subcell_hf.training.monitoring.throughput import PHASES
+from subcell_hf.training.runs.trainer_adapter import progress_bar
 
 _VALIDATED = {
     "macro_auprc": "macro AUPRC",
@@ -34,7 +35,7 @@ class ReadableProgress(ProgressCallback):
         **_: Any,
     ) -> None:
         """Write a line above the bar and the loss beside it."""
-        bar: Any = self.training_bar  # None but while training
+        bar = progress_bar(self)
         if not state.is_world_process_zero or bar is None or logs is None:
             return
         line = describe_log(logs, state)

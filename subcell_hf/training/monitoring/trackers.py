@@ -6,19 +6,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from transformers import TrainerCallback
-from transformers.integrations.integration_utils import (
-    INTEGRATION_TO_CALLBACK,
-    TensorBoardCallback,
-    TrackioCallback,
-    WandbCallback,
-)
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
+
+from subcell_hf.training.runs.trainer_adapter import TRACKERS, tensorboard_writer, tracker_module
 
 
 def name_watcher(callback: TrainerCallback) -> str | None:
     """What a callback that only watches a training is called in messages; None for any other."""
-    trackers = {kind: name for name, kind in INTEGRATION_TO_CALLBACK.items()}
+    trackers = {kind: name for name, kind in TRACKERS.items()}
     tracker = next((trackers[kind] for kind in type(callback).__mro__ if kind in trackers), None)
     if tracker is not None:
         return f"reports to {tracker}"
@@ -36,20 +31,18 @@ def send_pictures(callbacks: Iterable[TrainerCallback], pictures: Mapping[str, P
     Returns:
         Names of the trackers that took them.
     """
-    told = []
+    receivers = []
     for callback in callbacks:
-        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+        writer, tracker = tensorboard_writer(callback), tracker_module(callback)
+        if writer is not None:
             for name, path in pictures.items():
                 image = np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("RGB"))
-                callback.tb_writer.add_image(f"pictures/{name}", image, step, dataformats="HWC")
-            callback.tb_writer.flush()
-            told.append("tensorboard")
-        elif isinstance(callback, WandbCallback) and callback._initialized:
-            images = {f"pictures/{name}": callback._wandb.Image(str(path)) for name, path in pictures.items()}
-            callback._wandb.log({**images, "train/global_step": step})
-            told.append("wandb")
-        elif isinstance(callback, TrackioCallback) and callback._initialized:
-            images = {f"pictures/{name}": callback._trackio.Image(str(path)) for name, path in pictures.items()}
-            callback._trackio.log({**images, "train/global_step": step})
-            told.append("trackio")
-    return told
+                writer.add_image(f"pictures/{name}", image, step, dataformats="HWC")
+            writer.flush()
+            receivers.append("tensorboard")
+        elif tracker is not None:
+            name_of_tracker, module = tracker
+            images = {f"pictures/{name}": module.Image(str(path)) for name, path in pictures.items()}
+            module.log({**images, "train/global_step": step})
+            receivers.append(name_of_tracker)
+    return receivers

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ class TrainingClock:
         """End the stretch; what comes after, such as writing the final model, is no training."""
         if self._started_s is not None:
             self.runtime_s, self._started_s = time.monotonic() - self._started_s, None
+
+    @contextmanager
+    def running(self, checkpoint: Path | None) -> Iterator[None]:
+        """Time a stretch of training, however it ends; argument as for `start`."""
+        self.start(checkpoint)
+        try:
+            yield
+        finally:
+            self.stop()
 
     def read(self, processes: int) -> dict[str, float]:
         """Time of all stretches up to now.

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from subcell_hf.model.modeling_subcell_pretraining import PatchSelection, SubCellForPreTraining
 from subcell_hf.model.objectives_subcell import world_size
+from subcell_hf.training.pretraining.model_noise import ModelNoise
 from subcell_hf.types import MultiViewBatch
 
 Selections = list[PatchSelection | None]
@@ -43,23 +44,29 @@ class CachedGradientStep:
     autocast: Callable[[], AbstractContextManager[object]]
     scale: Callable[[Tensor], Tensor]
 
-    def __call__(self, views: MultiViewBatch) -> dict[str, Tensor]:
+    def __call__(self, views: MultiViewBatch, noise: ModelNoise | None = None) -> dict[str, Tensor]:
         """Add this process's gradients of a batch to those of the parameters.
 
         Args:
             views: `pixel_values` of this process's cells and what the model's `forward` takes beside them.
+            noise: What is hidden; drawn by the model if None.
 
         Returns:
             Name → unweighted loss of the whole batch, without gradient, as `forward` names them.
         """
         model, pixels = self.model, views["pixel_values"]
-        selections = model.hide_patches(pixels, views["cell_masks"], None)
+        noise = ModelNoise() if noise is None else noise
+        selections = model.hide_patches(pixels, views["cell_masks"], noise.get("noise"))
         parts = _bounds(len(pixels), self.chunks)
         embeddings, states = self._embed(pixels, selections, parts)
-        taught = self._teach(pixels, parts) if model.config.protein_centroid_weight and pixels.shape[1] == 2 else None
+        taught = None
+        if model.config.protein_centroid_weight and pixels.shape[1] == 2:
+            taught = self._teach(pixels, model.hide_from_teacher(pixels, noise.get("teacher_noise")), parts)
         leaf = embeddings.requires_grad_()
         with self.autocast():
-            losses, _ = model.score_embeddings(leaf, taught, views["antibodies"], views["locations"])
+            losses, _ = model.score_embeddings(
+                leaf, taught, views["antibodies"], views["locations"], noise.get("centroid_noise")
+            )
         if losses:
             self.scale(model.weigh(losses)).backward()
         reconstructed = self._send_back(pixels, selections, parts, states, leaf.grad)
@@ -76,8 +83,7 @@ class CachedGradientStep:
             found.append(torch.stack([output.pooler_output for output in outputs], dim=1))
         return torch.cat(found), states
 
-    def _teach(self, pixels: Tensor, parts: list[slice]) -> Tensor:
-        hidden = self.model.hide_from_teacher(pixels, None)
+    def _teach(self, pixels: Tensor, hidden: Selections, parts: list[slice]) -> Tensor:
         with self.autocast():
             return torch.cat([self.model.teach(pixels[part], _select(hidden, part)) for part in parts])
 
@@ -123,7 +129,10 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 @dataclass(frozen=True)
 class _RandomState:
-    """State of the random numbers of the CPU and of a device."""
+    """State of torch's default generators, of the CPU and of a device: dropout draws from these.
+
+    Replaying a state is what torch's activation checkpointing does, too; it seeds nothing.
+    """
 
     device: torch.device
     cpu: Tensor

@@ -5,9 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
 from subcell_hf.augmentation.presets import AugmentationSettings, load_settings
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
@@ -16,10 +13,11 @@ from subcell_hf.parallel.processes import Processes
 from subcell_hf.shards.batch_plan import BatchPlan, BatchSettings
 from subcell_hf.shards.index import ShardIndex
 from subcell_hf.shards.reader import ShardReader
-from subcell_hf.storage.model_folders import check_model, find_folder, load_weights
+from subcell_hf.storage.model_folders import check_model, find_folder, load_weights, weights_from_seed
 from subcell_hf.training.pretraining.arguments import METRICS, DataArguments, ParsedArguments, PreTrainingArguments
 from subcell_hf.training.pretraining.launch_checks import check_launch
 from subcell_hf.training.pretraining.optimization import peak_learning_rate, straight_line
+from subcell_hf.training.runs.trainer_adapter import TRACKERS
 
 _TWO_VIEW_WEIGHTS = ("cell_contrast_weight", "protein_contrast_weight", "protein_centroid_weight")
 
@@ -67,10 +65,10 @@ class PreTrainingRun:
 
     def build_model(self) -> SubCellForPreTraining:
         """The model, new from the run's seed or with the weights of `init_checkpoint`."""
-        torch.manual_seed(self.training.seed)
-        if self.init_checkpoint is None:
-            return SubCellForPreTraining(self.config)
-        return load_weights(SubCellForPreTraining, find_folder(self.init_checkpoint)[0], self.config)
+        with weights_from_seed(self.training.seed):
+            if self.init_checkpoint is None:
+                return SubCellForPreTraining(self.config)
+            return load_weights(SubCellForPreTraining, find_folder(self.init_checkpoint)[0], self.config)
 
 
 def resolve(parsed: ParsedArguments, world_size: int | None = None) -> PreTrainingRun:
@@ -208,11 +206,9 @@ def _check_fixed(parsed: ParsedArguments) -> None:
             raise InputError(f"{name} must be {str(wanted).lower()} here; leave it out.")
     if "warmup_steps" in given and "warmup_epochs" in given:
         raise InputError("warmup_steps and warmup_epochs say the same thing twice: give one of them.")
-    unknown = [name for name in training["report_to"] if name not in (*INTEGRATION_TO_CALLBACK, "all", "none")]
+    unknown = [name for name in training["report_to"] if name not in (*TRACKERS, "all", "none")]
     if unknown:
-        raise InputError(
-            f"report_to names {', '.join(unknown)}: expected some of {', '.join(INTEGRATION_TO_CALLBACK)}."
-        )
+        raise InputError(f"report_to names {', '.join(unknown)}: expected some of {', '.join(TRACKERS)}.")
     metric = training["metric_for_best_model"]
     if metric is not None and metric.removeprefix("eval_") not in METRICS:
         raise InputError(f"metric_for_best_model is {metric!r}: expected one of {', '.join(METRICS)}.")

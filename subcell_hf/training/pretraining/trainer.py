@@ -5,10 +5,16 @@ probe and keeps checkpoints that can be trusted. With gradient accumulation ever
 its own, over all processes, and their losses are averaged: more accumulation means steadier gradients, not more
 negatives. For more negatives choose more antibodies per batch, and where these do not fit into memory
 `cached_gradient_chunks` (see `cached_gradients`), which gives the gradient of the undivided batch.
+
+Views and hidden patches are drawn from generators that are seeded by the batch; what dropout draws is explained at
+`TrainerAdapter.separate_random_streams`.
 """
 
+import json
 import time
 from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,22 +22,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import TrainingArguments
-from transformers.trainer_callback import (
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-)
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.training_args import OptimizerNames
 
 from subcell_hf.augmentation.presets import validation_views
 from subcell_hf.augmentation.views import ViewMaker
 from subcell_hf.errors import InputError
+from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.model.objectives_subcell import sigmoid_focal_loss
 from subcell_hf.shards.streaming import ShardBatch, ShardLoader, in_order_loader, training_loader
+from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.training.monitoring.cost import estimate_step_cost
 from subcell_hf.training.monitoring.monitoring import Monitoring
 from subcell_hf.training.monitoring.probe_metrics import score_locations, summarize, write_table
@@ -39,20 +40,28 @@ from subcell_hf.training.monitoring.terminal_progress import progress_callback
 from subcell_hf.training.monitoring.throughput import ThroughputMeter
 from subcell_hf.training.pretraining.arguments import PreTrainingArguments
 from subcell_hf.training.pretraining.cached_gradients import CachedGradientStep, average_gradients
-from subcell_hf.training.pretraining.metered_trainer import MeteredTrainer
+from subcell_hf.training.pretraining.model_noise import ModelNoise, draw_noise
 from subcell_hf.training.pretraining.optimization import parameter_groups
 from subcell_hf.training.pretraining.resolution import PreTrainingData
+from subcell_hf.training.pretraining.step_guard import StepGuard
+from subcell_hf.training.runs.checkpoints import LOADER_FILE
+from subcell_hf.training.runs.run_trainer import RunTrainer
+from subcell_hf.training.runs.training_record import TRAINING_RECORD_FILE, describe_training
 from subcell_hf.types import CropBatch, MultiViewBatch
-
-_MODEL_STREAM = 0x5DEECE66D
-"""Keeps the model's own draws (dropout, hidden patches) apart from those of the views, which have the same seed."""
 
 
 class WholeSteps:
-    """The batches of an epoch, as many as fill whole optimizer steps; those left over are not used in this epoch."""
+    """The batches of an epoch, as many as fill whole optimizer steps; those left over are not used in this epoch.
 
-    def __init__(self, loader: ShardLoader, batches_per_step: int) -> None:
+    Args:
+        loader: Gives the batches.
+        batches_per_step: Accumulated in an optimizer step.
+        meter: Measures how long the loader lets a step wait.
+    """
+
+    def __init__(self, loader: ShardLoader, batches_per_step: int, meter: ThroughputMeter) -> None:
         self.loader = loader
+        self.meter = meter
         self.steps = len(loader) // batches_per_step
         self._batches = self.steps * batches_per_step
 
@@ -60,17 +69,21 @@ class WholeSteps:
         return self._batches
 
     def __iter__(self) -> Iterator[ShardBatch]:
+        self.meter.clock.start()
         for batch in self.loader:
+            self.meter.clock.end("data")
+            self.meter.count(len(batch["pixels"]))
             yield batch
             if batch["step"] + 1 == self._batches:
                 return
+            self.meter.clock.start()
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next."""
         self.loader.set_epoch(epoch)
 
 
-class PreTrainer(MeteredTrainer):
+class PreTrainer(RunTrainer):
     """Trains a `SubCellForPreTraining` from shards.
 
     Args:
@@ -79,6 +92,9 @@ class PreTrainer(MeteredTrainer):
         data: What is read.
         callbacks: More of Trainer's callbacks.
     """
+
+    model: SubCellForPreTraining
+    args: PreTrainingArguments
 
     def __init__(
         self,
@@ -91,40 +107,44 @@ class PreTrainer(MeteredTrainer):
         super().__init__(model=model, args=args, eval_dataset=data.validation_split if validates else None)
         self.data = data
         self.view_maker = ViewMaker(data.views)
-        self._batches: WholeSteps | None = None
-        self._losses: dict[str, Tensor] = {}
-        self._losses_counted = 0
-        self._not_finite: Tensor | None = None
-        self._stop_agreed = False
         cost = estimate_step_cost(model.config, model, len(data.views.views))
         self._flops_per_cell = cost.training_flops_per_cell
         self.meter = ThroughputMeter(args.device, args.mixed_precision, self._flops_per_cell)
+        self.guard = StepGuard(self)
         self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
-        self.add_callback(progress_callback(bar=not args.disable_tqdm))
-        self.add_callback(_StepGuard(self))
-        self.add_callback(Monitoring(self))
-        for callback in callbacks or []:
+        own = (progress_callback(bar=not args.disable_tqdm), self.guard, Monitoring(self))
+        for callback in (*own, *(callbacks or [])):
             self.add_callback(callback)
 
-    # ---- Batches and views ----
+    # ---- Batches, views and noise ----
+
+    @cached_property
+    def batches(self) -> WholeSteps:
+        """The batches of this process, which shares them out by itself: they are not given to Accelerate."""
+        args = self.args
+        loader = training_loader(
+            self.data.reader,
+            self.data.batches,
+            split=self.data.train_split,
+            rank=args.process_index,
+            world_size=args.world_size,
+            workers=args.dataloader_num_workers,
+            prefetch=args.dataloader_prefetch_factor or 2,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        )
+        return WholeSteps(loader, args.gradient_accumulation_steps, self.meter)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The loader that shares batches out by itself; not prepared by Accelerate on purpose."""
-        if self._batches is None:
-            args = self.args
-            loader = training_loader(
-                self.data.reader,
-                self.data.batches,
-                split=self.data.train_split,
-                rank=args.process_index,
-                world_size=args.world_size,
-                workers=args.dataloader_num_workers,
-                prefetch=args.dataloader_prefetch_factor or 2,
-                pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-            )
-            self.train_loader = loader
-            self._batches = WholeSteps(loader, args.gradient_accumulation_steps)
-        return self._batches  # type: ignore[return-value]  # has what Trainer asks of a loader
+        """What Trainer iterates over, which has what it asks of a loader."""
+        return self.batches  # type: ignore[return-value]
+
+    def loader_state(self) -> dict[str, Any]:
+        """The next batch, and which data it belongs to."""
+        return self.batches.loader.state_dict()
+
+    def resume_loader(self, checkpoint: Path) -> None:
+        """Begin with the batch after the last one of a checkpoint."""
+        self.batches.loader.load_state_dict(json.loads((checkpoint / LOADER_FILE).read_bytes()))
 
     def num_examples(self, dataloader: Any) -> int:
         """Cells of all processes in an epoch."""
@@ -144,8 +164,13 @@ class PreTrainer(MeteredTrainer):
             locations=batch["locations"],
         )
         # The views of the global batch are drawn alike by all processes: they do not depend on how many there are.
-        part = {name: batch[name] for name in ("first_cell", "global_cells") if name in batch}
-        return maker(crops, wanted, torch.Generator().manual_seed(batch["view_seed"]), **part)
+        return maker(crops, wanted, torch.Generator().manual_seed(batch["view_seed"]), **_part_of_batch(batch))
+
+    def draw_noise(self, batch: Mapping[str, Any], views: MultiViewBatch) -> ModelNoise:
+        """What the model hides from itself in these views of a batch."""
+        antibodies = self.data.batches.antibodies_per_batch
+        pixels, part = views["pixel_values"], _part_of_batch(batch)
+        return draw_noise(self.model.config, pixels, batch["view_seed"], antibodies=antibodies, **part)
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> float:  # type: ignore[override]  # Trainer adds them up
         """Of a training step on these cells."""
@@ -162,15 +187,13 @@ class PreTrainer(MeteredTrainer):
     ) -> Any:
         """Views, forward pass, and a note of every component of the loss; arguments as Trainer's."""
         views = self.make_views(inputs, self.view_maker)
+        noise = self.draw_noise(inputs, views)
         self.meter.clock.end("views")
-        # What the model draws depends on the batch alone, so that going on is exact and processes differ.
-        torch.manual_seed((inputs["view_seed"] ^ _MODEL_STREAM) + inputs["first_cell"])
-        outputs = model(**views)
+        outputs = model(**views, **noise)
         self.meter.clock.end("forward")
-        self._note_losses({name: value.detach() for name, value in outputs.losses.items()})
-        if self.is_deepspeed_enabled:
-            # DeepSpeed updates within the backward pass, before any callback is asked.
-            self.check_step()
+        self.guard.note_losses({name: value.detach() for name, value in outputs.losses.items()})
+        if self.updates_within_backward:
+            self.guard.check()
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def training_step(
@@ -178,63 +201,37 @@ class PreTrainer(MeteredTrainer):
     ) -> Tensor:
         """Forward and backward pass of a batch, in parts where `cached_gradient_chunks` says so; as Trainer's."""
         if self.args.cached_gradient_chunks == 1:
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            loss = self._training_step_in_parts(inputs)
+        self.meter.clock.end("backward")
+        return loss
+
+    def _training_step_in_parts(self, inputs: dict[str, Any]) -> Tensor:
         self.model.train()
         switch_to_training = getattr(self.optimizer, "train", None)  # schedule-free optimizers have it
         if callable(switch_to_training):
             switch_to_training()
-        inputs = self._prepare_inputs(inputs)
+        inputs = self.to_device(inputs)
         views = self.make_views(inputs, self.view_maker)
+        noise = self.draw_noise(inputs, views)
         self.meter.clock.end("views")
-        torch.manual_seed((inputs["view_seed"] ^ _MODEL_STREAM) + inputs["first_cell"])
-        share = 1 / self.current_gradient_accumulation_steps
-        scaler = getattr(self.accelerator, "scaler", None)
+        share, scaler = 1 / self.batches_in_step, self.loss_scaler
         step = CachedGradientStep(
             self.model,
             self.args.cached_gradient_chunks,
             self.accelerator.autocast,
             lambda loss: share * (loss if scaler is None else scaler.scale(loss)),
         )
-        losses = step(views)
-        self._note_losses(losses)
+        losses = step(views, noise)
+        self.guard.note_losses(losses)
         if self.accelerator.sync_gradients:
             average_gradients(self.model.parameters())
-        self.meter.clock.end("backward")
         return self.model.weigh(losses) * share
 
-    def _note_losses(self, losses: Mapping[str, Tensor]) -> None:
-        """Keep the components of a batch's loss for the log, and whether all of them are finite."""
-        for name, value in losses.items():
-            self._losses[name] = self._losses.get(name, torch.zeros_like(value)) + value
-        self._losses_counted += 1
-        broken = ~torch.stack(list(losses.values())).isfinite()
-        self._not_finite = broken if self._not_finite is None else self._not_finite | broken
-
-    def check_step(self) -> None:
-        """Let all processes agree, before an update, that losses and gradients are finite, and whether to stop.
-
-        Raises:
-            FloatingPointError: On every process alike, if a component of the loss or a gradient is NaN or infinite.
-        """
-        if self._not_finite is None:
-            return
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        scaled = getattr(self.accelerator, "scaler", None) is not None  # It skips such steps by itself.
-        gradients_broken = torch.zeros_like(self._not_finite[0])
-        if gradients and not scaled and not self.is_deepspeed_enabled:
-            gradients_broken = ~torch.stack(torch._foreach_norm(gradients)).sum().isfinite()
-        stop = torch.full_like(gradients_broken, self.stop_asked)
-        flags = torch.stack([*self._not_finite, gradients_broken, stop]).float()
-        heard = self.accelerator.reduce(flags, reduction="sum").tolist()
-        self._not_finite = None
-        self._stop_agreed = bool(heard[-1])
-        names = [name for name, count in zip([*self._losses, "the gradient"], heard, strict=False) if count]
-        if names:
-            raise FloatingPointError(
-                f"Not finite in step {self.state.global_step + 1}: {', '.join(names)}. Nothing was updated; the last "
-                f"complete checkpoint in {self.args.output_dir} is sound. Look at the loss before this step, lower the "
-                "learning rate, or use bf16 or fp32 instead of fp16."
-            )
+    def agree_to_stop(self, asked: bool) -> bool:
+        """What the processes agreed on when the step was checked, so that no further message is needed."""
+        return self.guard.stop_agreed
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Any of Trainer's optimizers by name, with SubCell's groups of weight decay."""
@@ -252,12 +249,10 @@ class PreTrainer(MeteredTrainer):
         return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's line of the log, with the mean of every component of the loss since the last one."""
-        if "loss" in logs and self._losses_counted:
-            means = torch.stack([*self._losses.values()]) / self._losses_counted
-            means = self.accelerator.reduce(means, reduction="mean")
-            logs |= {f"loss_{name}": value for name, value in zip(self._losses, means.tolist(), strict=True)}
-            self._losses, self._losses_counted = {}, 0
+        """Trainer's line of the log, with the mean of every component of the loss and the throughput since the last."""
+        if "loss" in logs:
+            logs |= self.guard.read_mean_losses()
+            logs |= self.meter.read(self.args.world_size)
         super().log(logs, start_time)
 
     # ---- Validation ----
@@ -296,7 +291,7 @@ class PreTrainer(MeteredTrainer):
             with self.tolerance.of("tables of validations", self.state.global_step):
                 write_table(table, self.run_folder / "validation" / f"{split}-{self.state.global_step}.csv")
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.announce_validation(metrics)
         return metrics
 
     @torch.no_grad()
@@ -316,7 +311,7 @@ class PreTrainer(MeteredTrainer):
         nn.Module.to(self.model, args.device)
         logits, targets = [], []
         for batch in loader:
-            inputs = self._prepare_inputs(dict(batch))
+            inputs = self.to_device(dict(batch))
             views = self.make_views(inputs, maker)
             with self.accelerator.autocast():
                 found = self.model.probe(self.model.subcell(views["pixel_values"][:, 0]).pooler_output)
@@ -326,29 +321,26 @@ class PreTrainer(MeteredTrainer):
             targets.append(labels[~repeated].cpu())
         return torch.cat(logits).numpy(), torch.cat(targets).numpy()
 
+    # ---- What is written beside the weights ----
 
-class _StepGuard(TrainerCallback):
-    """What happens around each optimizer step."""
+    def write_record(self, folder: Path) -> None:
+        """Write the image processor, which prepares crops as training does, and the record that cards are made of."""
+        config = self.model.config
+        # The views of training, but for their randomness: cropped around the cell at the model's pixel size.
+        SubCellImageProcessor(
+            config.channels,
+            dict(zip(("height", "width"), config.image_height_width, strict=True)),
+            config.pixel_size_um,
+            normalize=self.data.views.scaling,
+        ).save_pretrained(folder)
+        times, state = self.clock.read(self.args.world_size), self.state
+        record = describe_training(config, self.args, self.data, state.log_history, state.global_step, times)
+        if self.tolerance.failures:
+            record["monitoring_failures"] = self.tolerance.failures
+        with write_atomically(folder / TRAINING_RECORD_FILE) as file:
+            file.write((json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 
-    def __init__(self, trainer: PreTrainer) -> None:
-        self.trainer = trainer
 
-    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        self.trainer.check_step()
-
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        if not self.trainer.accelerator.optimizer_step_was_skipped:
-            self.trainer.model.update_teacher()
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        self.trainer.meter.finish_step()
-        batches = self.trainer._batches
-        if batches is not None:
-            # After going on within an epoch Trainer counts from its start.
-            state.epoch = state.global_step / batches.steps
-        if self.trainer._stop_agreed:
-            self.trainer.stop_asked = True
-            control.should_save = control.should_training_stop = True
-        return control
+def _part_of_batch(batch: Mapping[str, Any]) -> dict[str, int]:
+    """Where the cells of this process are in the global batch; nothing for cells that are no part of one."""
+    return {name: batch[name] for name in ("first_cell", "global_cells") if name in batch}

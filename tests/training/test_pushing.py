@@ -83,7 +83,7 @@ def test_a_hub_that_fails_does_not_stop_the_training(
     trainer = pushing(shards, tmp_path / "run", "subcell/other", "every_save")
     hub.faults.append(Fault("POST .*subcell/other/commit/", 500))
     messages: list[str] = []
-    monkeypatch.setattr("subcell_hf.training.pretraining.pushing_trainer.logger.warning", messages.append)
+    monkeypatch.setattr("subcell_hf.training.runs.pushing.logger.warning", messages.append)
     trainer.train()
     assert trainer.state.global_step == 2
     assert len([message for message in messages if "did not reach subcell/other" in message]) == 2

@@ -1,0 +1,91 @@
+"""What happens around each optimizer step: finite losses and gradients, the teacher, the mean losses of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import TrainingArguments
+from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+
+if TYPE_CHECKING:
+    from subcell_hf.training.pretraining.trainer import PreTrainer
+
+
+class StepGuard(TrainerCallback):
+    """Lets all processes agree before an update, and moves the teacher after it.
+
+    Args:
+        trainer: The one whose losses and gradients are checked.
+
+    Attributes:
+        stop_agreed: Whether any process was asked to stop when the current step was checked.
+    """
+
+    def __init__(self, trainer: PreTrainer) -> None:
+        self.trainer = trainer
+        self.stop_agreed = False
+        self._losses: dict[str, Tensor] = {}
+        self._losses_counted = 0
+        self._not_finite: Tensor | None = None
+
+    def note_losses(self, losses: Mapping[str, Tensor]) -> None:
+        """Keep the components of a batch's loss for the log, and whether all of them are finite."""
+        for name, value in losses.items():
+            self._losses[name] = self._losses.get(name, torch.zeros_like(value)) + value
+        self._losses_counted += 1
+        broken = ~torch.stack(list(losses.values())).isfinite()
+        self._not_finite = broken if self._not_finite is None else self._not_finite | broken
+
+    def read_mean_losses(self) -> dict[str, float]:
+        """`loss_<name>` of every component, the mean since the last reading, over all processes; empty if none."""
+        if not self._losses_counted:
+            return {}
+        means = torch.stack([*self._losses.values()]) / self._losses_counted
+        means = self.trainer.accelerator.reduce(means, reduction="mean")
+        found = {f"loss_{name}": value for name, value in zip(self._losses, means.tolist(), strict=True)}
+        self._losses, self._losses_counted = {}, 0
+        return found
+
+    def check(self) -> None:
+        """Let all processes agree that losses and gradients are finite, and whether to stop, in one message.
+
+        Raises:
+            FloatingPointError: On every process alike, if a component of the loss or a gradient is NaN or infinite.
+        """
+        if self._not_finite is None:
+            return
+        trainer = self.trainer
+        gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        skips_by_itself = trainer.loss_scaler is not None or trainer.updates_within_backward
+        gradients_broken = torch.zeros_like(self._not_finite[0])
+        if gradients and not skips_by_itself:
+            gradients_broken = ~torch.stack(torch._foreach_norm(gradients)).sum().isfinite()
+        stop = torch.full_like(gradients_broken, trainer.interruption.asked)
+        flags = torch.stack([*self._not_finite, gradients_broken, stop]).float()
+        counts = trainer.accelerator.reduce(flags, reduction="sum").tolist()
+        self._not_finite = None
+        self.stop_agreed = bool(counts[-1])
+        names = [name for name, count in zip([*self._losses, "the gradient"], counts, strict=False) if count]
+        if names:
+            raise FloatingPointError(
+                f"Not finite in step {trainer.state.global_step + 1}: {', '.join(names)}. Nothing was updated; the "
+                f"last complete checkpoint in {trainer.args.output_dir} is sound. Look at the loss before this step, "
+                "lower the learning rate, or use bf16 or fp32 instead of fp16."
+            )
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Check what has not been checked within the backward pass."""
+        self.check()
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Move the teacher, unless fp16's scaler has skipped the step."""
+        if not self.trainer.accelerator.optimizer_step_was_skipped:
+            self.trainer.model.update_teacher()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """End the step of the meter, and count epochs from the run's start: Trainer does not after a resume."""
+        self.trainer.meter.finish_step()
+        state.epoch = state.global_step / self.trainer.batches.steps
