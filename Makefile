@@ -46,6 +46,7 @@ test: lint docs $(OLDEST) $(PEERS)  ## Run the whole suite, fast tests first
 	$(PYTEST) -m 'not slow'
 	$(PYTEST) -m slow
 	PYTHONPATH=$(OLDEST) $(PYTEST) tests/model tests/peers $(addprefix tests/outside/test_,$(ON_OLDEST:=.py))
+	PYTHONPATH=$(OLDEST) $(PYTEST) -m 'not slow' tests/training
 
 fuzz: develop  ## Read 2,000 damaged files of every kind; what fails is kept in build/fuzz
 	$(BIN)/python -m tests.fuzz --seed 0 --cases 2000
