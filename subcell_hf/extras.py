@@ -17,11 +17,14 @@ EXTRAS = {
     "data": (
         "fsspec",
         "imagecodecs",
+        "jinja2",
+        "markupsafe",
         "pandas",
         "PIL",
         "pyarrow",
         "scipy",
         "skimage",
+        "tenacity",
         "tifffile",
         "tqdm",
         "zarr",
@@ -29,8 +32,6 @@ EXTRAS = {
     "train": (
         "accelerate",
         "datasets",
-        "jinja2",
-        "markupsafe",
         "matplotlib",
         "psutil",
         "sklearn",

@@ -1,21 +1,17 @@
 """A run as one page that a browser shows without a network: counts, cells, locations, a map, quality, run facts."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from subcell_hf.errors import InputError
+from subcell_hf.pages.rendering import render_page
 from subcell_hf.report import summaries
 from subcell_hf.report.columns import number_text, page_columns
 from subcell_hf.report.picture_sheets import PER_ROW, PER_SHEET, PictureSheets, pack_pictures
@@ -32,7 +28,7 @@ MAX_CELLS = 20_000
 _MAX_PICTURE_BYTES = 9_000_000
 _MAX_DATA_BYTES = 4_500_000
 _FEWEST_CELLS = 500
-_SCRIPTS = ("pictures.js", "map.js", "cells.js", "page.js")
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(
@@ -77,7 +73,9 @@ def write_report(
     place = {cell_id: n for n, (cell_id, tile) in enumerate(zip(data["ids"], data["tiles"], strict=True)) if tile >= 0}
     for row in montage:
         row["numbers"] = [place[cell_id] for cell_id in row.pop("cell_ids") if cell_id in place]
-    page = _render(
+    page = render_page(
+        _TEMPLATES,
+        "report.html.j2",
         **_facts_of_run(folder, table),
         title=title or folder.resolve().name,
         montage=[row for row in montage if row["numbers"]],
@@ -88,6 +86,7 @@ def write_report(
         heads=sheets.heads if any(sheets.attention) else 0,
         outlined=any(sheets.outlines),
         data=data,
+        number_text=number_text,
     )
     path = output or folder / REPORT_FILE
     with write_atomically(path) as file:
@@ -170,29 +169,3 @@ def _strip(montage: list[dict[str, Any]]) -> list[int]:
     rounds = max((len(row["numbers"]) for row in montage), default=0)
     numbers = [row["numbers"][turn] for turn in range(rounds) for row in montage if turn < len(row["numbers"])]
     return numbers[:24]
-
-
-def _render(*, data: Mapping[str, Any], **facts: Any) -> str:
-    """Fill the template. Every text is escaped, and the page's own script is the only one that a browser may run."""
-    environment = Environment(
-        loader=PackageLoader("subcell_hf.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["number"] = number_text
-    templates = files("subcell_hf.report") / "templates"
-    style, *scripts = (templates.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", *_SCRIPTS))
-    script = "\n".join(scripts)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html.j2").render(
-        **facts,
-        style=Markup(style),
-        script=Markup(script),
-        script_digest=digest,
-        data=Markup(_script_safe(json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False))),
-    )
-
-
-def _script_safe(text: str) -> str:
-    """JSON that cannot end the element it stands in, whatever the names of cells are."""
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text

@@ -1,7 +1,5 @@
 """A picture of what is in a folder of shards: some antibodies, some cells of each."""
 
-import base64
-import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import CHANNEL_DISPLAY_RGB, PROTEIN_CHANNEL
+from subcell_hf.pages.rendering import render_page
 from subcell_hf.shards.reader import ShardReader
 from subcell_hf.storage.atomic import write_atomically
 
@@ -140,13 +139,4 @@ def _page(reader: ShardReader, picture: bytes) -> bytes:
         "How they were made": index.split_method or "no splits",
         "Source": index.source or "not given",
     }
-    table = "".join(f"<tr><th>{html.escape(k)}<td>{html.escape(v)}" for k, v in figures.items())
-    encoded = base64.b64encode(picture).decode()
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Contact sheet</title><style>'
-        "body{font:15px/1.5 system-ui,sans-serif;margin:2em;color:#222}th{text-align:left;padding-right:2em;"
-        "vertical-align:top;font-weight:600}img{margin-top:1.5em;max-width:100%}</style>"
-        f"<h1>Contact sheet</h1><table>{table}</table>"
-        '<img alt="Cells of some antibodies, all channels above, the protein below" '
-        f'src="data:image/png;base64,{encoded}"></html>\n'
-    ).encode()
+    return render_page(Path(__file__).parent, "contact_sheet.html.j2", figures=figures, picture=picture).encode()

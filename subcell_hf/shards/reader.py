@@ -1,7 +1,6 @@
 """Any cell of a folder of shards, by one range read, wherever the folder lies."""
 
 import os
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,14 @@ import fsspec.core
 import numpy as np
 import numpy.typing as npt
 from fsspec.implementations.local import LocalFileSystem
+from tenacity import (
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+)
 
 from subcell_hf.errors import InputError, StoreError, UnreachableError
 from subcell_hf.shards.cell_table import CellTable
@@ -26,6 +33,9 @@ MAX_REQUEST_BYTES = 16 * 1024 * 1024
 REMOTE_THREADS = 8
 REMOTE_ATTEMPTS = 4
 FIRST_PAUSE_S = 0.5
+
+_FINAL_ERRORS = (FileNotFoundError, PermissionError, TypeError, ValueError)
+"""What another attempt would not change."""
 
 Result = TypeVar("Result")
 
@@ -237,16 +247,18 @@ def file_problems(folder: Path, index: ShardIndex) -> list[str]:
     return problems
 
 
-def _persistently(read: Callable[[], Result], attempt: int = 1) -> Result:
+def _persistently(read: Callable[[], Result]) -> Result:
     """Try a read over a network again after growing pauses; what is not there or not allowed is not asked for twice."""
+    attempts = Retrying(
+        stop=stop_after_attempt(REMOTE_ATTEMPTS),
+        wait=wait_exponential(multiplier=FIRST_PAUSE_S),
+        # Each library has its own kinds of network errors.
+        retry=retry_if_exception_type(Exception) & retry_if_not_exception_type(_FINAL_ERRORS),
+    )
     try:
-        return read()
-    except (FileNotFoundError, PermissionError, TypeError, ValueError):
-        raise
-    except Exception as error:  # Each library has its own kinds of network errors.
-        if attempt == REMOTE_ATTEMPTS:
-            raise UnreachableError(
-                f"The network read failed {attempt} times, at last with {error!r}. Run the same command again later."
-            ) from error
-    time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
-    return _persistently(read, attempt + 1)
+        return attempts(read)
+    except RetryError as error:
+        reason = error.last_attempt.exception()
+        raise UnreachableError(
+            f"The network read failed {REMOTE_ATTEMPTS} times, at last with {reason!r}. Run the same command again later."
+        ) from reason

@@ -102,7 +102,7 @@ def over_cell(browser: webdriver.Chrome, number: int) -> ActionChains:
     x, y, width, height = ask(
         browser,
         "document.getElementById('map').scrollIntoView({behavior: 'instant'});"
-        "return [...onScreen(arguments[0]), map.frame.clientWidth, map.frame.clientHeight]",
+        "return [...map.onScreen(arguments[0]), map.frame.clientWidth, map.frame.clientHeight]",
         number,
     )
     mark = browser.find_element(By.ID, "map-mark")
@@ -164,7 +164,9 @@ def test_the_pointer_finds_the_cell(opened: Callable[..., webdriver.Chrome]) -> 
     tip = browser.find_element(By.ID, "tip")
     wait_for(tip.is_displayed)
     shown = ask(browser, "return map.hovered")
-    x, y = ask(browser, "const [a, b] = [onScreen(17), onScreen(map.hovered)]; return [a[0] - b[0], a[1] - b[1]]")
+    x, y = ask(
+        browser, "const [a, b] = [map.onScreen(17), map.onScreen(map.hovered)]; return [a[0] - b[0], a[1] - b[1]]"
+    )
     assert abs(x) <= 2
     assert abs(y) <= 2
     assert ask(browser, "return data.ids[arguments[0]]", shown) in tip.text
@@ -178,7 +180,7 @@ def test_a_finger_finds_the_cell(opened: Callable[..., webdriver.Chrome]) -> Non
     browser = opened(360, 740)
     ask(
         browser,
-        """const box = map.frame.getBoundingClientRect(); const [x, y] = onScreen(5);
+        """const box = map.frame.getBoundingClientRect(); const [x, y] = map.onScreen(5);
         for (const kind of ['pointerdown', 'pointerup']) map.mark.dispatchEvent(new PointerEvent(kind,
           {pointerType: 'touch', pointerId: 1, clientX: box.left + 1 + x, clientY: box.top + 1 + y}));""",
     )
@@ -194,11 +196,11 @@ def test_a_finger_finds_the_cell(opened: Callable[..., webdriver.Chrome]) -> Non
 
 def test_the_map_zooms(opened: Callable[..., webdriver.Chrome]) -> None:
     browser = opened()
-    before = ask(browser, "return onScreen(0)")
+    before = ask(browser, "return map.onScreen(0)")
     browser.find_element(By.ID, "zoom-in").click()
-    assert ask(browser, "return onScreen(0)") != before
+    assert ask(browser, "return map.onScreen(0)") != before
     browser.find_element(By.ID, "zoom-all").click()
-    assert ask(browser, "return onScreen(0)") == before
+    assert ask(browser, "return map.onScreen(0)") == before
 
 
 def test_the_table_is_searched_filtered_sorted_and_paged(opened: Callable[..., webdriver.Chrome]) -> None:

@@ -2,11 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -17,6 +15,7 @@ from subcell_hf.evaluation.localization.localization_figures import draw_all
 from subcell_hf.evaluation.localization.model_comparison import verdict_sentence
 from subcell_hf.evaluation.localization.ranking import METRICS
 from subcell_hf.evaluation.plots import inline_png, save_figure
+from subcell_hf.pages.rendering import render_page
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.parquet_files import WRITING
 from subcell_hf.tables.files import EmbeddingTable
@@ -24,6 +23,7 @@ from subcell_hf.tables.files import EmbeddingTable
 RESULTS_FILE = "results.json"
 PREDICTIONS_FILE = "predictions.parquet"
 PREDICTIONS_KEY = b"subcell_hf_predictions"
+_TEMPLATES = Path(__file__).parents[1] / "templates"
 
 HEAD_WORDS = {
     "linear": "logistic regression of each class on the embedding",
@@ -193,12 +193,12 @@ def _calibration_table(result: LocalizationResult) -> pd.DataFrame:
 
 
 def _page(result: LocalizationResult, results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
-    template = files("subcell_hf.evaluation").joinpath("templates/localization.html.j2").read_text(encoding="utf-8")
     by_class = result.by_class[result.by_class["model"] == result.models[0]]
     missing = by_class[(by_class["head"] == result.heads[0]) & (by_class["test_cells"] == 0)]["location"]
     words = [f"{head}, {HEAD_WORDS[head]}" if head in HEAD_WORDS else head for head in result.heads]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(template).render(
+    return render_page(
+        _TEMPLATES,
+        "localization.html.j2",
         model=result.models[0],
         head=result.heads[0],
         heads="; ".join(words),

@@ -1,6 +1,5 @@
 """The files of a perturbation benchmark: tables, figures and a page that shows them."""
 
-import base64
 import io
 import json
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from subcell_hf.evaluation.perturbation.benchmark import PerturbationResult
 from subcell_hf.evaluation.perturbation.left_out import sentences_of
 from subcell_hf.evaluation.perturbation.perturbation_figures import draw_grid, draw_groups
 from subcell_hf.evaluation.plots import save_figure
+from subcell_hf.pages.rendering import render_page
 from subcell_hf.storage.atomic import write_atomically
 
 LEFT_OUT_FILE = "left_out.csv"
@@ -52,14 +52,14 @@ def write_report(
         files.append(write_csv(table, folder / f"{name}.csv"))
         pdf, png = save_figure(draw_groups(table, heading), folder / name)
         files += [pdf, png]
-        pictures[heading] = base64.b64encode(png.read_bytes()).decode()
+        pictures[heading] = png.read_bytes()
     files.append(write_csv(result.queries, folder / "replicate_queries.csv"))
     files.append(write_csv(result.left_out, folder / LEFT_OUT_FILE))
     if result.grid is not None:
         files.append(write_csv(result.grid, folder / "grid.csv"))
         pdf, png = save_figure(draw_grid(result.grid), folder / "grid")
         files += [pdf, png]
-        pictures["grid"] = base64.b64encode(png.read_bytes()).decode()
+        pictures["grid"] = png.read_bytes()
     summary = {**result.summary, "comparisons": list(comparisons), "missing_baselines": list(missing)}
     with write_atomically(folder / "report.json") as file:
         file.write((json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
@@ -81,14 +81,11 @@ def write_csv(table: pd.DataFrame, path: Path) -> Path:
 def _render(
     result: PerturbationResult,
     parts: list[tuple[str, Any]],
-    pictures: Mapping[str, str],
+    pictures: Mapping[str, bytes],
     comparisons: tuple[Mapping[str, Any], ...],
     missing: tuple[str, ...],
 ) -> str:
     """The page."""
-    import jinja2
-    from markupsafe import Markup
-
     names = {
         "mean_average_precision": "mAP",
         "mean_normalized_average_precision": "normalised mAP",
@@ -97,28 +94,29 @@ def _render(
         "interpolated_average_precision": "interpolated mAP",
         "nearest_neighbour_accuracy": "1-NN",
     }
-    template = (_TEMPLATES / "perturbation.html.j2").read_text(encoding="utf-8")
-    table = result.replicates.rename(columns=names).to_html(index=False, border=0, escape=True, float_format=_short)
-    return (
-        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-        .from_string(template)
-        .render(
-            summary=result.summary,
-            parts=parts,
-            pictures=pictures,
-            comparisons=comparisons,
-            missing=missing,
-            left_out=sentences_of(result.summary["left_out"], LEFT_OUT_FILE),
-            steps={
-                **{name.replace("_", " "): value for name, value in result.summary["steps"].items()},
-                "positives": result.summary["positives"],
-                "negatives": result.summary["negatives"],
-            },
-            table=Markup(table),
-        )
+    table = result.replicates.rename(columns=names)
+    return render_page(
+        _TEMPLATES,
+        "perturbation.html.j2",
+        summary=result.summary,
+        parts=parts,
+        pictures=pictures,
+        comparisons=comparisons,
+        missing=missing,
+        left_out=sentences_of(result.summary["left_out"], LEFT_OUT_FILE),
+        steps={
+            **{name.replace("_", " "): value for name, value in result.summary["steps"].items()},
+            "positives": result.summary["positives"],
+            "negatives": result.summary["negatives"],
+        },
+        columns=list(table.columns),
+        rows=[[_short(value) for value in row] for row in table.itertuples(index=False)],
     )
 
 
-def _short(number: float) -> str:
-    """Three decimals, or the size of what is smaller."""
+def _short(value: Any) -> Any:
+    """Three decimals of a fraction, or the size of a smaller one; anything else as it is."""
+    if not isinstance(value, float):
+        return value
+    number = value
     return f"{number:.3f}" if number == 0 or abs(number) >= 0.0005 else f"{number:.0e}"

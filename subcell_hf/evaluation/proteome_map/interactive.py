@@ -1,13 +1,13 @@
 """The interactive map: one HTML file that needs no network."""
 
 import base64
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from subcell_hf.evaluation.proteome_map.map import ProteomeMap
 from subcell_hf.ontology import location_colours
+from subcell_hf.pages.rendering import render_page
 
 _FOLDER = Path(__file__).parent / "page"
 _MOST_TERMS = 8
@@ -25,17 +25,7 @@ def draw_page(made: ProteomeMap, title: str, thumbnails: Mapping[str, list[bytes
     Returns:
         HTML with style, script and data inside. Names from the table are data, never markup.
     """
-    data = json.dumps(_page_data(made, title, thumbnails or {}), ensure_ascii=False, separators=(",", ":"))
-    page = (_FOLDER / "map.html").read_text(encoding="utf-8")
-    for mark, text in (
-        ("/*STYLE*/", (_FOLDER / "map.css").read_text(encoding="utf-8")),
-        ("/*SCRIPT*/", (_FOLDER / "map.js").read_text(encoding="utf-8")),
-        # "<" occurs in JSON only inside of texts: escaped, no name can end the element.
-        ("/*DATA*/", data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")),
-    ):
-        before, _, after = page.partition(mark)
-        page = before + text + after
-    return page
+    return render_page(_FOLDER, "map.html.j2", data=_page_data(made, title, thumbnails or {}))
 
 
 def _page_data(made: ProteomeMap, title: str, thumbnails: Mapping[str, list[bytes]]) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """What the demo shows: pictures as arrays, everything else as small pieces of HTML; lies beside `app.py` on the Hub."""
 
-import html
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from jinja2 import Environment, StrictUndefined
+from jinja2.environment import TemplateModule
 from PIL import Image
 
 from subcell_hf.hub.demo.demo_images import Picture
@@ -74,60 +77,63 @@ def draw_attention(reading: CellReading) -> Rgb | None:
 
 def list_locations(reading: CellReading, colours: Mapping[str, str], shown: int = 8) -> str:
     """Locations as bars in their colours, best first."""
-    if not reading.locations:
-        return "<p>This model has no classifier: it gives embeddings only.</p>"
-    rows = "".join(
-        f'<div class="location"><span>{html.escape(name)}</span><div class="track"><div class="bar" '
-        f'style="width:{100 * score:.1f}%;background:{_safe_colour(colours.get(name))}"></div></div>'
-        f"<b>{100 * score:.1f} %</b></div>"
-        for name, score in reading.locations[:shown]
-    )
-    return f'<div class="locations" role="list" aria-label="Locations, most probable first">{rows}</div>'
+    rows = [
+        {"name": name, "percent": f"{100 * score:.1f}", "colour": _safe_colour(colours.get(name))}
+        for name, score in (reading.locations or ())[:shown]
+    ]
+    return _piece("locations", rows)
 
 
 def draw_map(reading: CellReading, reference: ReferenceCells | None, colours: Mapping[str, str]) -> str:
     """The map of the reference cells with this one among them, as SVG with a legend, and how to read it."""
     if reference is None:
-        return "<p>This demo was set up without reference cells, so there is no map.</p>"
+        return _piece("map", None)
     rows, _ = reference.find_nearest(reading.embedding)
     spots = _spots(np.concatenate([reference.positions, [reference.place(reading.embedding)]]))
-    dots = "".join(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{_safe_colour(colours.get(label))}" fill-opacity=".8">'
-        f"<title>{html.escape(label)}</title></circle>"
-        for (x, y), label in zip(spots[:-1].tolist(), reference.labels, strict=True)
-    )
-    x, y = spots[-1].tolist()
-    legend = "".join(
-        f'<span><i style="background:{_safe_colour(colours.get(name))}"></i>{html.escape(name)}</span>'
-        for name, _ in Counter(reference.labels).most_common()
-    )
     near = Counter(reference.labels[row] for row in rows).most_common(3)
-    named = [f"{count} {html.escape(name)}" for name, count in near]
+    named = [f"{count} {name}" for name, count in near]
     if others := len(rows) - sum(count for _, count in near):
         named.append(f"{others} others")
     top, bottom = spots[:, 1].min() - _MARGIN_PX, spots[:, 1].max() + _MARGIN_PX
-    box = f"0 {top:.0f} {_MAP_PX} {bottom - top:.0f}"
-    return (
-        f'<div class="map"><h3>Among reference cells</h3><svg viewBox="{box}" role="img" '
-        f'aria-label="This cell among reference cells">{dots}<path class="own" d="{_star(x, y, 13)}"/></svg>'
-        f'<div class="legend"><span><i class="own">★</i> this cell</span>{legend}</div>'
-        f"<p>Of its {len(rows)} nearest reference cells: {', '.join(named)}.</p>"
-        f'<p class="how">{len(reference.labels):,} reference cells: {html.escape(reference.method)}. '
-        f"The star is the mean of the places of the {len(rows)} whose embeddings are most like this cell's, the nearer "
-        "the heavier; a cell unlike all of them gets a place too.</p></div>"
-    )
+    drawing = {
+        "box": f"0 {top:.0f} {_MAP_PX} {bottom - top:.0f}",
+        "dots": [
+            {"x": f"{x:.1f}", "y": f"{y:.1f}", "colour": _safe_colour(colours.get(label)), "label": label}
+            for (x, y), label in zip(spots[:-1].tolist(), reference.labels, strict=True)
+        ],
+        "star": _star(*spots[-1].tolist(), 13),
+        "legend": [
+            {"name": name, "colour": _safe_colour(colours.get(name))}
+            for name, _ in Counter(reference.labels).most_common()
+        ],
+        "nearest": len(rows),
+        "named": named,
+        "cells": f"{len(reference.labels):,}",
+        "method": reference.method,
+    }
+    return _piece("map", drawing)
+
+
+def message(text: str, is_error: bool) -> str:
+    """A line that says what happened."""
+    return _piece("message", text, is_error)
+
+
+def _piece(name: str, *facts: Any) -> str:
+    """A piece of HTML by the macro of that name."""
+    return str(getattr(_pieces(), name)(*facts)).strip()
+
+
+@cache
+def _pieces() -> TemplateModule:
+    text = Path(__file__).with_name("demo_pieces.html.j2").read_text(encoding="utf-8")
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(text).module
 
 
 def _spots(positions: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Places from 0 to 1, y upwards → pixels of the map, y downwards."""
     spots = positions * (_MAP_PX - 2 * _MARGIN_PX) + _MARGIN_PX
     return np.stack([spots[:, 0], _MAP_PX - spots[:, 1]], axis=1)
-
-
-def message(text: str, is_error: bool) -> str:
-    """A line that says what happened."""
-    kind, role = ("error", "alert") if is_error else ("note", "status")
-    return f'<div class="message {kind}" role="{role}">{html.escape(text)}</div>'
 
 
 def _compose(planes: Mapping[str, npt.NDArray[np.float32]]) -> Rgb:

@@ -32,6 +32,7 @@ _APP_FILES = {
     "demo/demo_model.py": "demo_model.py",
     "demo/demo_page.py": "demo_page.py",
     "demo/demo_pictures.py": "demo_pictures.py",
+    "demo/demo_pieces.html.j2": "demo_pieces.html.j2",
     "endpoint/endpoint_images.py": "endpoint_images.py",
 }
 """Files of this room that the page is made of → their names in the Space."""
@@ -41,6 +42,7 @@ _MOST_REFERENCE_CELLS = 1500
 _REQUIREMENTS = """\
 gradio>=6
 imagecodecs>=2025.3
+jinja2>=3.1
 numpy>=1.26
 pillow>=10
 tifffile>=2024.8

@@ -123,8 +123,8 @@ function showLevel(name) {
   table.level.value = String(level);
   filterCells();
   map.colour.value = "top_location_1";
-  colourMap();
-  showOnly(level);
+  map.recolour();
+  map.showOnly(level);
 }
 
 function startTable() {

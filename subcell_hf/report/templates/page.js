@@ -44,9 +44,9 @@ theme.addEventListener("click", () => {
   if (themes[next]) document.documentElement.dataset.theme = themes[next];
   else delete document.documentElement.dataset.theme;
   theme.textContent = themeNames[next];
-  colourMap();
+  map.recolour();
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => colourMap());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => map.recolour());
 
 const copy = document.getElementById("copy");
 if (copy) {
@@ -58,6 +58,5 @@ if (copy) {
 
 document.getElementById("detail").addEventListener("click", (event) => { if (event.target === event.currentTarget) event.currentTarget.close(); });
 
-startMap();
 startTable();
 document.documentElement.dataset.ready = "1";

@@ -1,16 +1,8 @@
-"use strict";
 // What the page holds, and the pictures of its cells.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const columns = new Map(data.columns.map((column) => [column.name, column]));
 const look = { outline: false, attention: -1 };
-
-/** Element with properties and children; texts become text nodes, so no name of a cell is ever markup. */
-function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
 
 /** Text of a column for a cell, empty where unknown. */
 function text(column, cell) {
@@ -18,11 +10,6 @@ function text(column, cell) {
   if (column.kind === "text") return column.codes[cell] < 0 ? "" : column.levels[column.codes[cell]];
   const value = column.values[cell];
   return value === null ? "" : String(value);
-}
-
-/** Display colour of a theme's variable. */
-function themeColour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
 const decoded = new Map();

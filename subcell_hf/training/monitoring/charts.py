@@ -102,15 +102,12 @@ def draw_stack(series: Sequence[Series], unit: str = "") -> Figure:
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element that takes the width it is given."""
+    """The figure as an `<svg>` element; a style sheet may give it another width."""
     with rc_context(_STYLE):
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
     text = file.getvalue()
-    text = text[text.index("<svg") :]
-    head, body = text.split(">", 1)
-    box = head[head.index("viewBox=") :].split('"')[1]
-    return f'<svg viewBox="{box}" xmlns:xlink="http://www.w3.org/1999/xlink" role="img">{body}'
+    return text[text.index("<svg") :]  # without the XML declaration
 
 
 def to_png(figure: Figure, dots_per_inch: int = 150) -> bytes:

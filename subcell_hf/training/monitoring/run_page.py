@@ -11,14 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
 from markupsafe import Markup
 from PIL import Image
 
+from subcell_hf.pages.rendering import render_page
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.training.monitoring.charts import Series, draw_lines, draw_stack, to_png, to_svg
 from subcell_hf.training.monitoring.model_pictures import BRIGHTEST
@@ -93,10 +92,9 @@ def write_run_page(facts: RunFacts, history: Sequence[Mapping[str, Any]]) -> Pat
         "optimization": _optimization(trained),
         "speed": _speed(trained),
     }
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        (files("subcell_hf.training.monitoring") / "run_page.html.j2").read_text(encoding="utf-8")
-    )
-    text = template.render(
+    text = render_page(
+        Path(__file__).parent,
+        "run_page.html.j2",
         name=facts.folder.resolve().name,
         status=facts.status,
         summary=facts.summary,
