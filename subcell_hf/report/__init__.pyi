@@ -1,4 +1,3 @@
 from .page import write_report as write_report
 from .projection import CellMap as CellMap
-from .projection import nearest_cells as nearest_cells
 from .projection import project_cells as project_cells

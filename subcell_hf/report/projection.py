@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subcell_hf.extras import import_compiled
+from subcell_hf.tables.nearest_rows import find_nearest_rows
 
 FEWEST_FOR_UMAP = 15
 _COMPONENTS = 50
@@ -77,34 +78,13 @@ def _lay_out(components: npt.NDArray[np.float32], neighbours: int, seed: int) ->
         init=components[:, :2] / max(float(np.abs(components[:, :2]).max()), 1e-9) * 10,
         random_state=seed,
         n_jobs=1,
-        precomputed_knn=nearest_cells(components, neighbours),  # UMAP's own search compiles for ten seconds
+        precomputed_knn=find_nearest_rows(components, neighbours),  # UMAP's own search compiles for ten seconds
         force_approximation_algorithm=True,  # else UMAP searches on its own where cells are few
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*precomputed_knn")  # no other cells are to be laid out
         positions: Any = layout.fit_transform(components)
     return np.asarray(positions, dtype=np.float32)
-
-
-def nearest_cells(
-    components: npt.NDArray[np.float32], neighbours: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Exact nearest cells, as UMAP takes them.
-
-    Args:
-        components: `[cells, width]`.
-        neighbours: How many for each cell, itself included; at most all cells.
-
-    Returns:
-        Rows of the cells and Euclidean distances, `[cells, neighbours]` each. A cell is its own first neighbour at a
-        distance of exactly 0: UMAP would take rounding in its place for the distance of the nearest other cell.
-    """
-    from sklearn.neighbors import NearestNeighbors
-
-    others = NearestNeighbors(n_neighbors=neighbours - 1, algorithm="brute").fit(components)
-    distances, rows = others.kneighbors()
-    cells = len(components)
-    return np.column_stack([np.arange(cells), rows]), np.column_stack([np.zeros(cells), distances]).astype(np.float32)
 
 
 def _principal_components(values: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:

@@ -260,5 +260,6 @@ def _persistently(read: Callable[[], Result]) -> Result:
     except RetryError as error:
         reason = error.last_attempt.exception()
         raise UnreachableError(
-            f"The network read failed {REMOTE_ATTEMPTS} times, at last with {reason!r}. Run the same command again later."
+            f"The network read failed {REMOTE_ATTEMPTS} times, at last with {reason!r}. Run the same command again "
+            "later."
         ) from reason

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+from subcell_hf.storage.folder_lock import try_lock
 from subcell_hf.storage.full_disk import WatchedFile, naming_full_disk
 
 TEMPORARY_SUFFIX = ".part"
@@ -133,17 +134,10 @@ def hold(descriptor: int) -> bool | None:
     Returns:
         Whether it worked; False where another process has marked it, None where the file system has no locks.
     """
-    if os.name != "posix":
-        return None
-    import fcntl
-
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return try_lock(descriptor)
     except OSError:
         return None
-    return True
 
 
 def flush_to_disk(path: Path) -> None:

@@ -12,22 +12,16 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import EACCES, EAGAIN, EPERM, EROFS, EWOULDBLOCK
+from errno import EACCES, ENOTSUP, EPERM, EROFS
 from functools import cache
 from pathlib import Path
 
 from subcell_hf.errors import InputError
 from subcell_hf.storage.full_disk import naming_full_disk
 
-try:
-    import fcntl
-except ImportError:  # a system without flock is treated as a file system without it
-    fcntl = None  # type: ignore[assignment]
-
 LOCK_FILE = ".lock"
 """Name of the lock in a folder that is being written; a killed job leaves it behind, which keeps nobody out."""
 
-_HELD = {EACCES, EAGAIN, EWOULDBLOCK}
 _UNWRITABLE = {EACCES, EPERM, EROFS}
 _POLL_S = 0.5
 
@@ -86,6 +80,48 @@ def claim_output(output: Path) -> Iterator[None]:
         yield
 
 
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock an open file or folder until it is closed or its process ends.
+
+    Args:
+        descriptor: Of the open file.
+        shared: Whether others may hold it, too, if they share it as well.
+
+    Returns:
+        Whether it worked; False where another process holds it.
+
+    Raises:
+        OSError: If the system or the file system has no locks.
+    """
+    if os.name != "posix":
+        raise OSError(ENOTSUP, "this system has no file locks")
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno == EACCES:  # what some file systems say of a lock that is held
+            return False
+        raise
+    return True
+
+
+def unlock(descriptor: int) -> None:
+    """Give a lock back, also where a forked process holds a copy of the descriptor.
+
+    Args:
+        descriptor: On which `try_lock` worked.
+
+    Raises:
+        OSError: If the lock cannot be given back.
+    """
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 def is_writable(folder: Path) -> bool:
     """Whether files can be made in a folder, or in the one that it would be made in."""
     place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
@@ -111,19 +147,20 @@ def _acquire(path: Path, claimed: Path, shared: bool, wait: bool) -> int | None:
         if descriptor is None:
             return None
         try:
-            _flock(descriptor, shared)
+            free = try_lock(descriptor, shared=shared)
         except OSError as error:
+            os.close(descriptor)
+            with suppress(OSError):
+                path.unlink()
+            _warn_without_locks(claimed, error.strerror or str(error))
+            return None
+        if not free:
             holder = _read_holder(descriptor)
             os.close(descriptor)
-            if error.errno not in _HELD:
-                with suppress(OSError):
-                    path.unlink()
-                _warn_without_locks(claimed, error.strerror or str(error))
-                return None
             if not wait:
                 raise InputError(
                     f"{claimed} is in use: {holder} is writing there. Wait for its end, or choose another output."
-                ) from None
+                )
             if not announced:
                 announced = True
                 _logger.warning("%s is in use: waiting for %s to finish.", claimed, holder)
@@ -158,24 +195,17 @@ def _unwritable(claimed: Path, error: OSError) -> InputError:
     )
 
 
-def _flock(descriptor: int, shared: bool) -> None:
-    if fcntl is None:
-        raise OSError(0, "this system has no file locks")
-    fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-
-
 def _release(path: Path, descriptor: int, shared: bool) -> None:
     """Give the lock back; its last holder removes the file, while nobody else can hold it."""
     try:
-        if shared:
-            _flock(descriptor, shared=False)
-        if _is_at(path, descriptor):
+        alone = not shared or try_lock(descriptor)
+        if alone and _is_at(path, descriptor):
             path.unlink()
-    except OSError:  # others share it, or the folder is gone
+    except OSError:  # the folder is gone
         pass
     finally:
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a forked process holds a copy of the descriptor
+            unlock(descriptor)
         os.close(descriptor)
 
 

@@ -15,6 +15,7 @@ from .files import read_table as read_table
 from .h5ad import h5ad_from_parquet as h5ad_from_parquet
 from .h5ad import read_h5ad as read_h5ad
 from .h5ad import write_h5ad as write_h5ad
+from .nearest_rows import find_nearest_rows as find_nearest_rows
 from .parquet import iterate_parquet as iterate_parquet
 from .parquet import join_parquet as join_parquet
 from .parquet import read_parquet as read_parquet

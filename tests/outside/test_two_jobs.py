@@ -142,15 +142,15 @@ def test_a_lock_that_was_removed_while_it_was_opened_keeps_nobody_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between opening and locking, its last holder removes the file: the lock of a nameless file is none."""
-    real, calls = folder_lock._flock, []
+    real, calls = folder_lock.try_lock, []
 
-    def remove_first(descriptor: int, shared: bool) -> None:
+    def remove_first(descriptor: int, *, shared: bool = False) -> bool:
         if not calls:
             (tmp_path / ".lock").unlink()
         calls.append(shared)
-        real(descriptor, shared)
+        return real(descriptor, shared=shared)
 
-    monkeypatch.setattr(folder_lock, "_flock", remove_first)
+    monkeypatch.setattr(folder_lock, "try_lock", remove_first)
     with claim_folder(tmp_path):
         assert (tmp_path / ".lock").is_file()
         with pytest.raises(InputError, match="in use"), claim_folder(tmp_path):

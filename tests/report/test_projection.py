@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from subcell_hf.report.projection import nearest_cells, project_cells
+from subcell_hf.report.projection import project_cells
+from subcell_hf.tables.nearest_rows import find_nearest_rows
 
 
 def _cells() -> np.ndarray:
@@ -15,7 +16,7 @@ def _cells() -> np.ndarray:
 def test_every_cell_comes_first_at_no_distance() -> None:
     cells = _cells()
     cells[7] = cells[90]
-    rows, distances = nearest_cells(cells, 15)
+    rows, distances = find_nearest_rows(cells, 15)
     assert rows.shape == distances.shape == (120, 15)
     np.testing.assert_array_equal(rows[:, 0], np.arange(120))
     assert not distances[:, 0].any()
@@ -29,7 +30,7 @@ def test_umap_makes_of_them_what_it_makes_of_its_own() -> None:
     from umap.umap_ import fuzzy_simplicial_set
 
     cells = _cells()
-    rows, distances = nearest_cells(cells, 15)
+    rows, distances = find_nearest_rows(cells, 15)
     own = fuzzy_simplicial_set(cells, 15, np.random.RandomState(0), "euclidean")[0]
     ours = fuzzy_simplicial_set(
         cells, 15, np.random.RandomState(0), "euclidean", knn_indices=rows, knn_dists=distances

@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 
 from subcell_hf.errors import InputError
 from subcell_hf.extras import import_compiled
+from subcell_hf.tables.nearest_rows import find_nearest_rows
 
 MIN_GENES = 5
 
@@ -54,22 +55,16 @@ def neighbour_graph(embeddings: npt.NDArray[np.float64], *, neighbours: int, met
         raise InputError(f"A gene must have at least 2 neighbours, itself among them; got {neighbours}.")
     if metric not in ("cosine", "euclidean"):
         raise InputError(f"Unknown metric {metric!r}: choose cosine or euclidean.")
-    from sklearn.neighbors import NearestNeighbors
-
     umap = import_compiled("umap.umap_")
     neighbours = min(neighbours, len(embeddings) - 1)
     points = embeddings.astype(np.float32)
-    others = NearestNeighbors(n_neighbors=neighbours - 1, metric=metric, algorithm="brute").fit(points)
-    distances, rows = others.kneighbors()
-    # Every gene is its own first neighbour at a distance of exactly 0, as UMAP expects.
-    own_rows, own_distances = np.arange(len(points)), np.zeros(len(points), np.float32)
     layout = umap.UMAP(
         n_neighbors=neighbours,
         metric=metric,
         min_dist=0.5,
         random_state=seed,
         n_jobs=1,
-        precomputed_knn=(np.column_stack([own_rows, rows]), np.column_stack([own_distances, distances])),
+        precomputed_knn=find_nearest_rows(points, neighbours, metric),
         force_approximation_algorithm=True,  # else UMAP searches on its own where genes are few
     )
     with warnings.catch_warnings():

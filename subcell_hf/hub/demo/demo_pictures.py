@@ -95,13 +95,14 @@ def draw_map(reading: CellReading, reference: ReferenceCells | None, colours: Ma
     if others := len(rows) - sum(count for _, count in near):
         named.append(f"{others} others")
     top, bottom = spots[:, 1].min() - _MARGIN_PX, spots[:, 1].max() + _MARGIN_PX
+    x_star, y_star = spots[-1].tolist()
     drawing = {
         "box": f"0 {top:.0f} {_MAP_PX} {bottom - top:.0f}",
         "dots": [
             {"x": f"{x:.1f}", "y": f"{y:.1f}", "colour": _safe_colour(colours.get(label)), "label": label}
             for (x, y), label in zip(spots[:-1].tolist(), reference.labels, strict=True)
         ],
-        "star": _star(*spots[-1].tolist(), 13),
+        "star": _star(x_star, y_star, 13),
         "legend": [
             {"name": name, "colour": _safe_colour(colours.get(name))}
             for name, _ in Counter(reference.labels).most_common()
