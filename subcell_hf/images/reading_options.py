@@ -24,6 +24,8 @@ class ReadingOptions:
         max_decoded_bytes: Limit of one decoded image.
         trust_masks: Whether every label of a mask is taken as one cell without the checks of `check_instances`: right
             for cells of many nuclei or of several pieces, such as myotubes.
+        pattern: Regular expression with the named groups `channel`, `well`, `plate`, `site`, `z` and `time`, or some of
+            them, for files of a folder that no instrument's layout describes.
     """
 
     channels: tuple[str, ...] | None = None
@@ -34,6 +36,7 @@ class ReadingOptions:
     metadata: Path | None = None
     max_decoded_bytes: int = MAX_DECODED_BYTES
     trust_masks: bool = False
+    pattern: str | None = None
 
 
 def parse_channel_mapping(pairs: Iterable[str]) -> dict[str, str]:

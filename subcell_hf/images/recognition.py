@@ -7,14 +7,16 @@ from pathlib import Path
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.file_names import legible
 from subcell_hf.images.folder_contents import FolderContent, list_images
-from subcell_hf.images.layouts import cellvoyager, harmony, hcsai, imagexpress, incell, scanr
+from subcell_hf.images.layouts import cellvoyager, harmony, hcsai, imagexpress, incell, named_files, scanr
 from subcell_hf.images.layouts.channel_names import list_by_names
+from subcell_hf.images.layouts.named_files import compile_pattern, list_by_pattern
 from subcell_hf.images.listed_fields import Listing
 from subcell_hf.images.plane_listing import Layout, fields_of_planes
 from subcell_hf.images.reading_options import ReadingOptions
 
-LAYOUTS: tuple[Layout, ...] = tuple(
-    module.LAYOUT for module in (harmony, cellvoyager, incell, hcsai, scanr, imagexpress)
+LAYOUTS: tuple[Layout, ...] = (
+    *(module.LAYOUT for module in (harmony, cellvoyager, incell, hcsai, scanr, imagexpress)),
+    *named_files.LAYOUTS,
 )
 """Layouts of instruments and programs; a folder that is none of them is read by the names of its files."""
 
@@ -36,6 +38,9 @@ def list_any(folder: Path, options: ReadingOptions, layout: Layout | None = None
         FieldError: If it is recognised as several, or its metadata cannot be read.
     """
     content = list_images(folder)
+    if options.pattern is not None:
+        listing = fields_of_planes(list_by_pattern(content, compile_pattern(options.pattern)), folder, options)
+        return replace(_with_rest(listing, content), layout="named by a pattern", recognised_by=options.pattern)
     found = {one: why for one in LAYOUTS if layout in (None, one) and (why := one.recognise(content))}
     if len(found) > 1:
         described = " and ".join(f"{one.name} ({why})" for one, why in found.items())

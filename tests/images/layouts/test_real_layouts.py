@@ -106,6 +106,14 @@ EXPECTED = (
         "scanr_ome_metaonly", "scanR", ("B02",), ("1",), ("405 nm #1",), 0.325,
         "1 planes are listed, 1 of them are not on the disk",
     ),
+    Listed(
+        "biotek_gen5_nf1", "BioTek Cytation", ("F07",), ("2",), ("DAPI", "GFP", "RFP"), None, None,
+        frozenset({
+            "F7_01_1_2_DAPI_001_MaskNuclei.tiff", "F7_01_3_2_RFP_001_MaskCells.tiff",
+            "F7_01_3_2_RFP_001_MaskCytoplasm.tiff",
+        }),
+    ),
+    Listed("cellomics_arrayscan_examplehuman", "Cellomics", ("D03",), ("0",), ("d0", "d1", "d2"), None),
 )  # fmt: skip
 
 

@@ -1,0 +1,114 @@
+"""Layouts that are nothing but names: of instruments that write no index, and of the user's own pattern.
+
+A pattern is a regular expression with named groups, as CellProfiler's users write them: `well`, `channel`, and where
+they are there `plate`, `site`, `z` and `time`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+from subcell_hf.images.decoders.image import FieldError
+from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.plane_listing import Layout, ListedPlane, PlaneListing
+from subcell_hf.images.reading_options import ReadingOptions
+from subcell_hf.images.wells import standard_well
+
+GROUPS = ("plate", "well", "site", "channel", "z", "time")
+"""Names that a pattern may give its groups; CellProfiler's capital letters are understood."""
+
+_LEAST_SHARE = 0.5
+_NUMBERS = ("z", "time")
+
+_INSTRUMENTS = {
+    # F7_01_1_2_DAPI_001.tif: well, read, number of the channel, site, channel, time point
+    "BioTek Cytation (Gen5)": (r"(?P<well>[A-P]\d{1,2})_\d+_\d+_(?P<site>\d+)_(?P<channel>[^_]+)_(?P<time>\d+)\.tiff?"),
+    # AS_09125_050116030001_D03f00d0.tif: protocol, plate, well, field, channel
+    "Cellomics ArrayScan": r".+_(?P<plate>\d+)_(?P<well>[A-P]\d{2})f(?P<site>\d+)(?P<channel>d\d+)\.(?:tiff?|c01)",
+    # Green_A1_1_00d04h00m.tif, Green_A1_1_2024y01m02d_03h04m.tif: channel (as named on export), well, site, time
+    "Incucyte": (
+        r"(?P<channel>.+)_(?P<well>[A-P]\d{1,2})_(?P<site>\d+)_"
+        r"(?P<time>\d{4}y\d\dm\d\dd_\d\dh\d\dm|\d\dd\d\dh\d\dm)\.tiff?"
+    ),
+}
+
+
+def compile_pattern(text: str) -> re.Pattern[str]:
+    """A user's pattern.
+
+    Raises:
+        FieldError: If it is no regular expression, or has no group `channel`.
+    """
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise FieldError(f"The pattern {text!r} is no regular expression: {error}.") from error
+    names = {name.lower() for name in pattern.groupindex}
+    if "channel" not in names:
+        raise FieldError(
+            f"The pattern {text!r} has the groups {', '.join(pattern.groupindex) or 'none'}, expected (?P<channel>…) "
+            f"among them, beside (?P<well>…) and others of {', '.join(GROUPS)}."
+        )
+    return pattern
+
+
+def list_by_pattern(content: FolderContent, pattern: re.Pattern[str]) -> PlaneListing:
+    """The planes of a folder whose names fit a pattern; others are left out.
+
+    Args:
+        content: What lies in the folder.
+        pattern: Searched in the name of every image, or, where it holds a `/`, in its path below the folder.
+    """
+    planes, left_out = [], {}
+    within_path = "/" in pattern.pattern
+    for path in content.images:
+        found = pattern.search(path.relative_to(content.root).as_posix() if within_path else path.name)
+        if found is None:
+            left_out[path] = "its name does not fit the pattern"
+        else:
+            planes.append((path, {name.lower(): value or "" for name, value in found.groupdict().items()}))
+    if not planes:
+        raise FieldError(
+            f"No image in {content.root} fits the pattern {pattern.pattern!r}. The first is "
+            f"{content.images[0].name if content.images else 'not there'}."
+        )
+    return PlaneListing(list(_planes(planes)), left_out=left_out)
+
+
+def _planes(named: Iterable[tuple[Path, Mapping[str, str]]]) -> Iterable[ListedPlane]:
+    named = list(named)
+    orders = {
+        name: {text: number for number, text in enumerate(sorted({parts.get(name, "") for _, parts in named}))}
+        for name in _NUMBERS
+    }
+    for path, parts in named:
+        z, time = (parts.get(name, "") for name in _NUMBERS)
+        yield ListedPlane(
+            file=path,
+            channel=parts["channel"],
+            plate=parts.get("plate") or path.parent.name,
+            well=standard_well(parts.get("well", "")),
+            site=str(int(parts["site"])) if parts.get("site", "").isdecimal() else parts.get("site", ""),
+            z=int(z) if z.isdecimal() else orders["z"][z],
+            time=int(time) if time.isdecimal() else orders["time"][time],
+        )
+
+
+def _recognise(pattern: re.Pattern[str], content: FolderContent) -> str | None:
+    fitting = [path for path in content.images if pattern.fullmatch(path.name)]
+    return (
+        f"names such as {fitting[0].name}" if fitting and len(fitting) >= _LEAST_SHARE * len(content.images) else None
+    )
+
+
+def _list_planes(pattern: re.Pattern[str], content: FolderContent, options: ReadingOptions) -> PlaneListing:
+    return list_by_pattern(content, pattern)
+
+
+def _layout(name: str, text: str) -> Layout:
+    pattern = re.compile(f"^{text}$", re.IGNORECASE)
+    return Layout(name, partial(_recognise, pattern), partial(_list_planes, pattern))
+
+
+LAYOUTS = tuple(_layout(name, text) for name, text in _INSTRUMENTS.items())
