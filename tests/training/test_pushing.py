@@ -15,6 +15,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.hub.publishing.export import export_model
 from subcell_hf.shards.sharding import ShardSettings
 from subcell_hf.training.pretraining.trainer import PreTrainer
+from subcell_hf.workflows.finetune import finetune
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.hub.loopback_hub import Fault, LoopbackHub, serve
 from tests.training.test_trainer import build
@@ -74,6 +75,19 @@ def test_every_checkpoint_and_the_end(shards: Path, hub: LoopbackHub, tmp_path: 
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "run" / "model")
     assert torch.equal(weights["subcell.layernorm.weight"], model.subcell.layernorm.weight)
     assert ModelCard(repository.files["README.md"].content.decode()).data.library_name == "transformers"
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_classifier_is_pushed_at_the_end(shards: Path, hub: LoopbackHub, tmp_path: Path) -> None:
+    encoder = build(shards, tmp_path / "run").save_final_model()
+    result = finetune(
+        "finetune", init_checkpoint=encoder, data=shards, output_dir=tmp_path / "tuned", max_steps=1, use_cpu=True,
+        disable_tqdm=True, push_to_hub=True, hub_model_id="subcell/tuned",
+    )  # fmt: skip
+    assert result.model is not None
+    repository = hub.repositories["model", "subcell/tuned"]
+    assert repository.messages[-1] == "End of training"
+    assert repository.files["model.safetensors"].content == (result.model / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow

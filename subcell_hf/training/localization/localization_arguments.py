@@ -1,5 +1,6 @@
 """What the training of location classifiers is asked to do: filled from a recipe and the command line."""
 
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -78,14 +79,15 @@ def parse_localization(arguments: Sequence[str]) -> ParsedLocalization:
     group = parser.add_argument_group("LocalizationSettings", "The recipe")
     names = [item.name for item in fields(LocalizationSettings)]
     for item in fields(LocalizationSettings):
-        group.add_argument(f"--{item.name}", help="see LocalizationSettings", **argument_kind(item.type))
+        kind = argument_kind(item.type)
+        group.add_argument(f"--{item.name}", default=SUPPRESS, help=f"published: {item.default}", **kind)
     found, rest = parser.parse_known_args(words)
     if rest:
         raise InputError(explain_unknown(rest[0], [*names, *(item.name for item in fields(LocalizationArguments))]))
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(found).items()
-        if name in names and value is not None
+        if name in names
     }
     settings = LocalizationSettings(**given)
     return _check(LocalizationArguments(**{n: v for n, v in vars(found).items() if n not in names}), settings)
