@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subcell_hf.training.pretraining.resumable_trainer import ResumableTrainer
+from subcell_hf.training.runs.run_trainer import RunTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def announce(description: Mapping[str, Any], *, process_index: int) -> None:
         logger.info(json.dumps(description, indent=1, ensure_ascii=False))
 
 
-def train_to_end(trainer: ResumableTrainer, description: Mapping[str, Any]) -> TrainingResult:
+def train_to_end(trainer: RunTrainer, description: Mapping[str, Any]) -> TrainingResult:
     """Train, from a checkpoint if the arguments say so, and write or push the model.
 
     Args:

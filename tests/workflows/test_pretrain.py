@@ -19,8 +19,6 @@ from subcell_hf.workflows.pretrain import main, pretrain
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 
 RECIPES = [recipe.name for recipe in list_recipes("pretrain")]
-MASKED = {"mae", "mae_cell_protein_centroid", "mae_cell_protein_contrast", "quickstart"}
-"""Which patches are hidden is drawn by each process for its own cells; all else is the same on any number of them."""
 STEPS = 3
 SHRUNK = shlex.split(
     "--image_size 32 --patch_size 16 --hidden_size 32 --num_hidden_layers 1 --num_attention_heads 2 "
@@ -97,7 +95,7 @@ def test_every_recipe_takes_steps_on_two_processes(name: str, on_two: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({*RECIPES} - MASKED))
+@pytest.mark.parametrize("name", RECIPES)
 def test_two_processes_have_the_losses_of_one(name: str, on_one: Path, on_two: Path) -> None:
     for expected, found in zip(_log(on_one / name), _log(on_two / name), strict=True):
         names = [key for key in expected if "loss" in key or key in ("grad_norm", "eval_macro_auprc")]

@@ -85,9 +85,7 @@ def parse_localization(arguments: Sequence[str]) -> ParsedLocalization:
     if rest:
         raise InputError(explain_unknown(rest[0], [*names, *(item.name for item in fields(LocalizationArguments))]))
     given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(found).items()
-        if name in names
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items() if name in names
     }
     settings = LocalizationSettings(**given)
     return _check(LocalizationArguments(**{n: v for n, v in vars(found).items() if n not in names}), settings)
