@@ -132,7 +132,7 @@ class _Connection(BaseHTTPRequestHandler):
             status, content = error.status, {"error": str(error)[:_LONGEST_REASON]}
         except ConnectionError:
             raise
-        except Exception:
+        except Exception:  # one request must not end the server
             traceback.print_exc(file=sys.stderr)
             status, content = 500, {"error": "The endpoint failed; its log says more."}
         self._send(status, content)

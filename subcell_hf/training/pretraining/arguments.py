@@ -229,9 +229,9 @@ def _distribute(found: Namespace, given: frozenset[str]) -> ParsedArguments:
     if data["validation_split"] in ("none", ""):
         data["validation_split"] = None
     config = {name: values[name] for name in values if name in given}
-    channels = config.get("channels")
-    if channels and len(channels) == 1 and channels[0] in CHANNEL_VARIANTS:
-        config["channels"] = list(CHANNEL_VARIANTS[channels[0]])
+    given_channels = ",".join(config.get("channels") or ())
+    if given_channels in CHANNEL_VARIANTS:
+        config["channels"] = list(CHANNEL_VARIANTS[given_channels])
     image_size = config.get("image_size")
     if image_size and len(image_size) == 1:
         config["image_size"] = image_size[0]
