@@ -169,11 +169,11 @@ def test_the_page_works_in_a_browser(made: ProteomeMap, folder: Path, tmp_path: 
     if chromium is None:
         pytest.skip("no chromium to open the page with")
     page = draw_page(renamed(made), EVIL, read_thumbnails(folder / "pictures.parquet", made.example_cells))
-    script = """<script>
+    script = """<script>{
       const query = document.getElementById("query");
       query.value = "gene0007"; query.dispatchEvent(new Event("input"));
       query.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter" }));
-    </script></body>"""
+    }</script></body>"""
     policy = re.search('<meta http-equiv="Content-Security-Policy".*>', page)
     assert policy is not None
     (tmp_path / "map.html").write_text(page.replace(policy[0], "").replace("</body>", script), encoding="utf-8")
