@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from subcell_hf.cli import data, demo, evaluation, hub, inference, profiles, tables, training
+from subcell_hf.cli import data, evaluation, hub, inference, tables, training
 from subcell_hf.errors import InputError
 from subcell_hf.process import ending_plainly
 
@@ -84,12 +84,11 @@ COMMANDS = (
     hub.push_shards,
     hub.push_metrics,
     hub.serve,
-    demo.demo,
+    hub.demo,
 )
 """In the order in which `subcell --help` lists them."""
 
 for command in COMMANDS:
     app.command()(command)
-app.command("map")(profiles.proteome_map)
-evaluation.evaluate.command()(profiles.perturbation)
+app.command("map")(evaluation.proteome_map)
 app.add_typer(evaluation.evaluate)

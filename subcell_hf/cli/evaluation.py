@@ -1,21 +1,33 @@
-"""Commands of the room evaluation: embedding tables in, benchmarks out."""
+"""Commands of the room evaluation: embedding tables in, benchmarks and maps out."""
 
-from collections.abc import Mapping, Sequence
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subcell_hf.cli.outputs import claims_output
-
 if TYPE_CHECKING:
-    from subcell_hf.evaluation.localization.probes import Predictor
-    from subcell_hf.tables.files import EmbeddingTable
+    from subcell_hf.workflows.evaluation.table_baselines import BaselineOptions
+
+LEFT_OUT = 3
+"""Exit code of a command that did not evaluate all that it was given."""
 
 evaluate = typer.Typer(name="evaluate", help="Benchmark embedding tables against baselines.", no_args_is_help=True)
 
+_Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives identical output.")]
+_AnySeed = Annotated[int, typer.Option(help="Random seed; the same seed gives identical output.")]
+_Resamples = Annotated[int, typer.Option(min=1, help="Bootstrap samples of the antibodies, and permutations.")]
+_Baselines = Annotated[
+    bool,
+    typer.Option(
+        "--baselines/--no-baselines",
+        help="Compare with an untrained network, classical features and pixel components of the same cells; they are "
+        "computed if they do not exist yet.",
+    ),
+]
+_Workers = Annotated[int, typer.Option(min=0, help="Number of processes that read cells and compute baselines.")]
 
-@claims_output
+
 def baselines(
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="Folder or URL of shards, or output folder of `subcell crops`.")
@@ -29,23 +41,19 @@ def baselines(
     fitting_cells: Annotated[
         int, typer.Option(min=1, help="Maximum number of training cells to fit the principal components on.")
     ] = 20_000,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives identical output.")] = 0,
+    seed: _Seed = 0,
     workers: Annotated[int, typer.Option(min=1, help="Number of parallel processes.")] = 1,
 ) -> None:
     """Compute classical features and pixel components of cells, as baselines for a model."""
-    from subcell_hf.evaluation.baselines.baselines import BaselineSettings, make_baselines
-    from subcell_hf.tables.files import write_parquet
+    from subcell_hf.evaluation.baselines.baselines import BaselineSettings
+    from subcell_hf.workflows.evaluation.table_baselines import compute_baselines
 
     settings = BaselineSettings(pixel_edge, components, fitting_cells, seed)
-    tables = make_baselines(source, settings, workers=workers)
-    for name, table in tables.items():
-        write_parquet(table, output / f"{name}.parquet")
-        cells, width = table.embeddings.shape
-        typer.echo(f"{output / name}.parquet holds {cells} cells of {width} numbers.")
+    for written in compute_baselines(source, output, settings, workers=workers).values():
+        typer.echo(f"{written.path} holds {written.cells} cells of {written.width} numbers.")
 
 
 @evaluate.command()
-@claims_output
 def localization(
     table: Annotated[
         Path,
@@ -61,19 +69,12 @@ def localization(
             "untrained, features and pixels replace the table that would be computed."
         ),
     ] = None,
-    baselines: Annotated[
-        bool,
-        typer.Option(
-            "--baselines/--no-baselines",
-            help="Compare with an untrained network, classical features and pixel components of the same cells; they "
-            "are computed if they do not exist yet.",
-        ),
-    ] = True,
+    baselines: _Baselines = True,
     crops: Annotated[
         str | None,
         typer.Option(help="Images, crops or shards of the cells of TABLE; default: as recorded by `subcell embed`."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Number of processes that read cells and compute baselines.")] = 0,
+    workers: _Workers = 0,
     name: Annotated[str, typer.Option(help="Name of the model in the report.")] = "subcell",
     metadata: Annotated[
         Path | None,
@@ -94,99 +95,39 @@ def localization(
         int,
         typer.Option(min=0, help="Seeds of SubCell's MLP ensemble, which then gives the headline; published: 10."),
     ] = 0,
-    resamples: Annotated[
-        int, typer.Option(min=1, help="Bootstrap samples of the antibodies, and permutations.")
-    ] = 1000,
+    resamples: _Resamples = 1000,
     learning_curve: Annotated[bool, typer.Option(help="Score against the number of labelled antibodies.")] = True,
     allow_shared_genes: Annotated[
         bool, typer.Option("--allow-shared-genes", help="Allow splits that share genes, as the published splits do.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives identical output.")] = 0,
+    seed: _Seed = 0,
 ) -> None:
     """Benchmark protein localization of embeddings against baselines. Exit code 3: some cells were excluded."""
-    from subcell_hf.evaluation.localization.benchmark import LocalizationSettings, evaluate
-    from subcell_hf.evaluation.localization.labels import class_scheme, label_cells
-    from subcell_hf.evaluation.localization.localization_report import write_report
-    from subcell_hf.tables.files import read_table
-    from subcell_hf.workflows.table_baselines import BASELINES, find_baselines
+    from subcell_hf.evaluation.localization.benchmark import LocalizationSettings
+    from subcell_hf.evaluation.localization.labels import class_scheme
+    from subcell_hf.workflows.evaluation.benchmark_localization import benchmark_localization, make_predictors
 
-    tables = _read_tables(table, name, baseline or (), metadata)
     fractions = LocalizationSettings.learning_fractions if learning_curve else ()
-    settings = LocalizationSettings(class_scheme(classes), resamples, seed, allow_shared_genes, fractions)
-    predictors = _predictors(heads, seeds, seed)
-    # A table that cannot be evaluated is refused before hours may go into its baselines.
-    label_cells(tables[name].cells, settings.scheme, allow_shared_genes=allow_shared_genes)
-    wanted = [own for own in BASELINES if own not in tables] if baselines else []
-    found = find_baselines(table, tables[name], wanted, crops=crops, output=output, workers=workers)
-    tables = _in_order(tables, {own: read_table(path) for own, path in found.tables.items()})
-    result = evaluate(tables, predictors, settings)
-    results = write_report(result, tables, output, found.missing)
-    for model, score in results["macro_map"].items():
-        typer.echo(f"{model}: macro average precision {'–' if score is None else f'{score:.3f}'} ({results['head']})")
-    for verdict in results["verdicts"]:
+    report = benchmark_localization(
+        table,
+        output,
+        LocalizationSettings(class_scheme(classes), resamples, seed, allow_shared_genes, fractions),
+        name=name,
+        predictors=make_predictors([part.strip() for part in heads.split(",") if part.strip()], seeds, seed),
+        baselines=_baseline_options(baseline, baselines, crops, workers),
+        metadata=metadata,
+    )
+    for model, score in report.result.macro_map().items():
+        shown = "–" if math.isnan(score) else f"{score:.3f}"
+        typer.echo(f"{model}: macro average precision {shown} ({report.result.heads[0]})")
+    for verdict in report.verdicts:
         typer.echo(verdict)
-    for sentence in (*results["notes"], *found.missing):
-        typer.echo(sentence, err=True)
-    typer.echo(f"Wrote {output / 'report.html'}.")
-    if results["left_out"]:
-        typer.echo(f"{results['left_out']} cells were left out: see {output / 'left_out.csv'}.", err=True)
-        raise typer.Exit(3)
-
-
-def _read_tables(
-    table: Path, name: str, baselines: Sequence[str], metadata: Path | None
-) -> "dict[str, EmbeddingTable]":
-    """The model's table, then the baselines by name."""
-    from dataclasses import replace
-
-    from subcell_hf.errors import InputError
-    from subcell_hf.evaluation.localization.labels import add_metadata
-    from subcell_hf.shards.splits import parse_named
-    from subcell_hf.tables.files import read_table
-
-    named = parse_named(baselines, "--baseline")
-    if name in named:
-        raise InputError(f"A baseline is called {name!r}, as the model is. Choose another name (--name).")
-    tables = {name: read_table(table)}
-    if metadata is not None:
-        tables[name] = replace(tables[name], cells=add_metadata(tables[name].cells, metadata))
-    return tables | {other: read_table(path) for other, path in named.items()}
-
-
-def _in_order(
-    tables: "Mapping[str, EmbeddingTable]", made: "Mapping[str, EmbeddingTable]"
-) -> "dict[str, EmbeddingTable]":
-    """The model, the baselines that always stand beside it, then what else was given."""
-    from subcell_hf.workflows.table_baselines import BASELINES
-
-    every = {**tables, **made}
-    model = next(iter(tables))
-    return {name: every[name] for name in dict.fromkeys((model, *BASELINES, *tables)) if name in every}
-
-
-def _predictors(heads: str, seeds: int, seed: int) -> "list[Predictor]":
-    """The classifiers to train, SubCell's own first."""
-    from subcell_hf.errors import InputError
-    from subcell_hf.evaluation.localization.probes import LinearProbe, NeighbourProbe
-
-    known = {"linear": LinearProbe, "neighbours": NeighbourProbe}
-    names = [part.strip() for part in heads.split(",") if part.strip()]
-    unknown = [part for part in names if part not in known]
-    if unknown or not (names or seeds):
-        raise InputError(f"Unknown classifiers {heads!r}: expected {', '.join(known)}, with commas, or --seeds.")
-    own: list[Predictor] = []
-    if seeds:
-        import torch
-
-        from subcell_hf.workflows.ensemble import EnsemblePredictor
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        own = [EnsemblePredictor(tuple(range(seed, seed + seeds)), device)]
-    return own + [known[part](seed=seed) for part in names]
+    typer.echo(f"Wrote {report.page}.")
+    if len(report.result.left_out):
+        raise typer.Exit(LEFT_OUT)
 
 
 @evaluate.command()
-@claims_output
 def compare(
     models: Annotated[
         list[str],
@@ -205,23 +146,212 @@ def compare(
     dataset_name: Annotated[
         str, typer.Option(help="Title of the data set, for the model-index blocks.")
     ] = "Single-cell crops",
-    resamples: Annotated[
-        int, typer.Option(min=1, help="Bootstrap samples of the antibodies, and permutations.")
-    ] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives identical output.")] = 0,
+    resamples: _Resamples = 1000,
+    seed: _Seed = 0,
 ) -> None:
     """Compare models in pairs on the same cells. Exit code 3: cells without predictions of all models were excluded."""
-    from subcell_hf.evaluation.comparison.comparison_files import write_comparison
-    from subcell_hf.evaluation.comparison.embeddings import compare_models, read_predictions
+    from subcell_hf.workflows.evaluation.compare_benchmarks import ComparedModel, compare_benchmarks
 
     # A path may hold a =, a name no folder separator.
     named = [text.partition("=") if "=" in text.split("/")[0] else ("", "", text) for text in models]
-    predictions = [read_predictions(Path(path), name or None, head) for name, _, path in named]
-    comparison = compare_models(predictions, resamples=resamples, seed=seed)
-    sentences = write_comparison(comparison, output, dataset_id=dataset_id, dataset_name=dataset_name)
-    for sentence in sentences:
-        typer.echo(sentence)
+    report = compare_benchmarks(
+        [ComparedModel(Path(path), name or None) for name, _, path in named],
+        output,
+        head=head,
+        dataset_id=dataset_id,
+        dataset_name=dataset_name,
+        resamples=resamples,
+        seed=seed,
+    )
+    for verdict in report.verdicts:
+        typer.echo(verdict)
     typer.echo(f"Wrote {output / 'table.md'}, {output / 'comparison.pdf'} and more.")
-    if len(comparison.left_out):
-        typer.echo(f"{len(comparison.left_out)} cells were left out: see {output / 'left_out.csv'}.", err=True)
-        raise typer.Exit(3)
+    if len(report.comparison.left_out):
+        raise typer.Exit(LEFT_OUT)
+
+
+@evaluate.command()
+def perturbation(
+    profiles: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Profiles of cells, fields or wells: CSV or Parquet with Metadata_ columns, or any embedding table. "
+            "Several are concatenated."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Output folder.")],
+    group_column: Annotated[str, typer.Option(help="Column that names the perturbation of a well.")],
+    plate_column: Annotated[str, typer.Option(help="Column that names the plate.")] = "Metadata_Plate",
+    well_column: Annotated[
+        str, typer.Option(help="Column that names the well; rows of one well are aggregated.")
+    ] = "Metadata_Well",
+    field_column: Annotated[
+        str, typer.Option(help="Column that names the field of view in a well; cells are first aggregated to fields.")
+    ] = "Metadata_Site",
+    control: Annotated[list[str] | None, typer.Option(help="COLUMN=VALUE of control wells; repeatable.")] = None,
+    statistic: Annotated[
+        str, typer.Option(help="Aggregation of cells to fields and of fields to wells: mean or median.")
+    ] = "mean",
+    positives: Annotated[
+        str, typer.Option(help="Positives: wells of the same group, on any-plate or other-plates.")
+    ] = "any-plate",
+    negatives: Annotated[
+        str,
+        typer.Option(
+            help="Negatives: same-plate-controls, controls, same-plate-others, other-plates-others or others."
+        ),
+    ] = "same-plate-controls",
+    normalize: Annotated[str, typer.Option(help="Normalization per plate: none, standardize or robust.")] = "robust",
+    reference: Annotated[str, typer.Option(help="Reference wells of the normalization: all or controls.")] = "all",
+    sphering: Annotated[
+        str, typer.Option(help="Sphering by the controls: none, PCA, PCA-cor, ZCA, ZCA-cor or TVN.")
+    ] = "none",
+    shrinkage: Annotated[
+        float | None, typer.Option(help="Shrinkage of covariances, 0 to 1; default: estimated (Ledoit and Wolf).")
+    ] = None,
+    select_features: Annotated[
+        bool, typer.Option("--select-features", help="Remove features with low variance or high correlation.")
+    ] = False,
+    search_share: Annotated[
+        float | None,
+        typer.Option(help="Choose normalization and sphering on this fraction of the groups; report the others."),
+    ] = None,
+    moa_column: Annotated[
+        str | None, typer.Option(help="Column of mechanisms of action, separated by |; also scores mechanisms.")
+    ] = None,
+    moa_table: Annotated[
+        Path | None,
+        typer.Option(help="CSV with the group and mechanism columns, if the profiles do not contain mechanisms."),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=TABLE of other profiles of the same wells, such as CellProfiler's; repeatable. untrained, "
+            "features and pixels replace the table that would be computed."
+        ),
+    ] = None,
+    baselines: _Baselines = True,
+    crops: Annotated[
+        str | None,
+        typer.Option(help="Images, crops or shards of the cells; default: as recorded by `subcell embed`."),
+    ] = None,
+    workers: _Workers = 0,
+    null_size: Annotated[int, typer.Option(help="Number of random rankings for each p-value.")] = 10_000,
+    seed: _AnySeed = 0,
+) -> None:
+    """Benchmark retrieval of replicates and mechanisms of action. Exit code 3: some wells were excluded."""
+    from subcell_hf.evaluation.perturbation.benchmark import PerturbationSettings, parse_controls
+    from subcell_hf.evaluation.perturbation.postprocessing import PostProcessing
+    from subcell_hf.workflows.evaluation.benchmark_perturbation import benchmark_perturbation
+
+    settings = PerturbationSettings(
+        group_column=group_column,
+        plate_column=plate_column,
+        well_column=well_column,
+        field_column=field_column,
+        controls=parse_controls(control or ()),
+        statistic=statistic,
+        positives=positives,
+        negatives=negatives,
+        steps=PostProcessing(
+            select_features=select_features,
+            normalization=normalize,
+            reference=reference,
+            sphering=sphering,
+            shrinkage=shrinkage,
+        ),
+        search_share=search_share,
+        mechanism_column=moa_column,
+        null_size=null_size,
+        seed=seed,
+    )
+    options = _baseline_options(baseline, baselines, crops, workers)
+    report = benchmark_perturbation(profiles, output, settings, mechanisms=moa_table, baselines=options)
+    for comparison in report.comparisons:
+        typer.echo(comparison["sentence"])
+    scores = report.result.summary["replicate_retrieval"]
+    typer.echo(
+        f"Replicate mAP {scores['mean_average_precision']:.4f} over {scores['groups']} groups, "
+        f"{scores['share_retrieved']:.0%} above chance; {report.page} shows them."
+    )
+    if len(report.result.left_out):
+        raise typer.Exit(LEFT_OUT)
+
+
+def proteome_map(
+    table: Annotated[
+        Path, typer.Argument(help="Embedding table with a column gene, or output folder of `subcell embed`.")
+    ],
+    output: Annotated[Path, typer.Option(help="Output folder.")],
+    where: Annotated[
+        list[str] | None, typer.Option(help="Use only cells with COLUMN=VALUE, such as cell_line=U2OS; repeatable.")
+    ] = None,
+    correct: Annotated[
+        list[str] | None,
+        typer.Option(help="Column to correct for, or none; repeatable; default: plate and microscope, if available."),
+    ] = None,
+    reliability_column: Annotated[
+        str, typer.Option(help="Column with the reliability of antibodies (Enhanced, Supported, Approved, Uncertain).")
+    ] = "reliability",
+    antibody_choice: Annotated[
+        str,
+        typer.Option(help="Choice among equally reliable antibodies: cells (most cells) or consistency (of fields)."),
+    ] = "cells",
+    components: Annotated[int, typer.Option(help="Number of principal components of the fields of view.")] = 64,
+    neighbours: Annotated[int, typer.Option(help="Number of neighbours of each gene, including itself.")] = 30,
+    metric: Annotated[str, typer.Option(help="Distance between genes: cosine or euclidean.")] = "cosine",
+    hierarchy: Annotated[str, typer.Option(help="leiden, or hidef (requires the extra hidef).")] = "leiden",
+    resolutions: Annotated[
+        str, typer.Option(help="Comma-separated increasing resolutions; HiDeF uses the first and the last.")
+    ] = "0.01,0.03,0.06,0.125,0.25,0.5,1,2,4,8",
+    min_size: Annotated[int, typer.Option(help="Minimum number of genes in a cluster.")] = 4,
+    gene_sets: Annotated[list[Path] | None, typer.Option(help="GMT file of gene sets; repeatable.")] = None,
+    hpa_locations: Annotated[
+        Path | None, typer.Option(help="subcellular_location.tsv (or .tsv.gz) of the Human Protein Atlas.")
+    ] = None,
+    corum: Annotated[
+        Path | None, typer.Option(help="CSV of complexes with columns complex and gene_names, one row per member.")
+    ] = None,
+    background: Annotated[
+        Path | None, typer.Option(help="Background genes for the tests, one per line; default: the genes of the map.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Heading of the interactive map.")] = "Proteome map",
+    seed: _AnySeed = 0,
+) -> None:
+    """Map the proteome: aggregate cells to genes, correct batch effects, cluster, test for enrichment, draw a page."""
+    from subcell_hf.evaluation.perturbation.benchmark import parse_controls
+    from subcell_hf.evaluation.proteome_map.map import MapSettings, parse_resolutions
+    from subcell_hf.workflows.evaluation.map_proteome import map_proteome
+
+    settings = MapSettings(
+        where=dict(parse_controls(where or ())),
+        reliability=reliability_column,
+        antibody_choice=antibody_choice,
+        correct=None if correct is None else tuple(name for name in correct if name != "none"),
+        components=components,
+        neighbours=neighbours,
+        metric=metric,
+        hierarchy=hierarchy,
+        resolutions=parse_resolutions(resolutions),
+        min_size=min_size,
+        gene_sets=tuple(gene_sets or ()),
+        hpa_locations=hpa_locations,
+        corum=corum,
+        background=background,
+        seed=seed,
+    )
+    summary = map_proteome(table, output, settings, title=title).summary
+    for level in summary["levels"]:
+        agreement = level["agreement_with_locations"]
+        known = "" if agreement is None else f", adjusted Rand index with locations {agreement:.3f}"
+        typer.echo(f"resolution {level['resolution']:g}: {level['clusters']} clusters{known}")
+    typer.echo(f"{summary['genes']} genes of {summary['cells']} cells are on the map: open {output / 'map.html'}.")
+
+
+def _baseline_options(given: list[str] | None, computed: bool, crops: str | None, workers: int) -> "BaselineOptions":
+    """The options of baselines, which two benchmarks share."""
+    from subcell_hf.shards.splits import parse_named
+    from subcell_hf.workflows.evaluation.table_baselines import BASELINES, BaselineOptions
+
+    tables = {name: Path(path) for name, path in parse_named(given or (), "--baseline").items()}
+    return BaselineOptions(tables, BASELINES if computed else (), crops, workers)

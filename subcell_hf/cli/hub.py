@@ -1,11 +1,10 @@
-"""Commands of the room hub: published weights in, Hub repositories out."""
+"""Commands of the room hub: published weights in, Hub repositories and pages out."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from subcell_hf.errors import InputError
 from subcell_hf.storage.plain_files import read_lines
 
 
@@ -84,22 +83,24 @@ def export(
     ] = None,
 ) -> None:
     """Stage a complete repository for the Hub: weights, code, card, notebook, example, endpoint handler."""
-    from subcell_hf.hub.publishing.export import ExportSources, export_model
+    from subcell_hf.hub.publishing.export import ExportSources
     from subcell_hf.progress import hide_weight_bars
+    from subcell_hf.workflows.hub.publishing import export_repository
 
     hide_weight_bars()
-    sources = ExportSources(run=run, evaluations=tuple(evaluation or ()), variant=variant, facts=facts)
-    if space_reference is not None and space is None:
-        raise InputError("--space-reference is for the map of a Space: give its folder with --space.")
-    folder = export_model(model, output, repository=repository, sources=sources, encoder_only=encoder_only)
-    shown = repository or f"subcell/{output.resolve().name}"
-    if space is not None:
-        from subcell_hf.hub.demo.space import stage_space
-
-        stage_space(folder, space, repository=shown, reference=space_reference)
+    exported = export_repository(
+        model,
+        output,
+        repository=repository,
+        sources=ExportSources(run=run, evaluations=tuple(evaluation or ()), variant=variant, facts=facts),
+        encoder_only=encoder_only,
+        space=space,
+        space_reference=space_reference,
+    )
+    folder, shown = exported.folder, exported.repository
     typer.echo(f"{folder} is ready. Look at its README.md, then: subcell push {folder} {shown}")
-    if space is not None:
-        typer.echo(f"{space} shows it, once it is there: subcell push {space} OWNER/NAME")
+    if exported.space is not None:
+        typer.echo(f"{exported.space} shows it, once it is there: subcell push {exported.space} OWNER/NAME")
 
 
 _Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub.")]
@@ -126,27 +127,10 @@ def push(
     dry_run: _DryRun = False,
 ) -> None:
     """Upload a staged model, or its Space, in one commit; files that the Hub already has are not uploaded again."""
-    from subcell_hf.hub.publishing.export import check_export
-    from subcell_hf.hub.publishing.push import Kind, plan_push, push_files
-    from subcell_hf.hub.publishing.space_folder import check_space, read_sdk
+    from subcell_hf.workflows.hub.publishing import PushOptions, push_folder
 
-    sdk = read_sdk(folder)
-    kind: Kind = "model" if sdk is None else "space"
-    files = check_export(folder) if sdk is None else check_space(folder)
-    if kind == "model" and f'"{repository}"' not in (folder / "README.md").read_text(encoding="utf-8"):
-        typer.echo(
-            f"The card's examples load another name than {repository}; `subcell export --repository {repository}` "
-            "mends that.",
-            err=True,
-        )
-    if dry_run:
-        typer.echo(plan_push(files, repository, kind, revision).describe())
-        return
-    plan = push_files(
-        files, repository, kind, revision=revision, create_revision=create_revision, private=private,
-        message=message, space_sdk=sdk,
-    )  # fmt: skip
-    typer.echo(plan.describe())
+    options = PushOptions(private, revision, create_revision, message, dry_run)
+    typer.echo(push_folder(folder, repository, options).describe())
 
 
 def push_shards(
@@ -165,14 +149,10 @@ def push_shards(
     dry_run: _DryRun = False,
 ) -> None:
     """Verify a folder of shards and upload it as a data set; run again to resume an interrupted upload."""
-    from subcell_hf.hub.cards.dataset_card import stage_shards
-    from subcell_hf.hub.publishing.push import plan_push, push_files
+    from subcell_hf.workflows.hub import publishing
 
-    files = stage_shards(folder, repository, license_id=license_id, name=name, workers=workers)
-    if dry_run:
-        typer.echo(plan_push(files, repository, "dataset", revision).describe())
-        return
-    plan = push_files(files, repository, "dataset", revision=revision, create_revision=create_revision, private=private)
+    options = publishing.PushOptions(private, revision, create_revision, dry_run=dry_run)
+    plan = publishing.push_shards(folder, repository, license_id, name=name, workers=workers, options=options)
     typer.echo(plan.describe())
 
 
@@ -183,15 +163,9 @@ def push_metrics(
     dry_run: _DryRun = False,
 ) -> None:
     """Upload the metric modules as Spaces OWNER/METRIC, which `evaluate.load` can load."""
-    from subcell_hf.hub.publishing.metric_spaces import SPACE_SDK, stage_metrics
-    from subcell_hf.hub.publishing.push import plan_push, push_files
+    from subcell_hf.workflows.hub import publishing
 
-    for name, files in stage_metrics(metric or ()).items():
-        if dry_run:
-            plan = plan_push(files, f"{owner}/{name}", "space")
-        else:
-            plan = push_files(files, f"{owner}/{name}", "space", private=private, space_sdk=SPACE_SDK)
-        typer.echo(plan.describe())
+    publishing.push_metrics(owner, metric or (), private=private, dry_run=dry_run)
 
 
 def serve(
@@ -200,19 +174,36 @@ def serve(
     port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 8000,
 ) -> None:
     """Serve a model over HTTP like an inference endpoint, for local tests. Stop with Ctrl-C."""
-    from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
-    from subcell_hf.hub.endpoint.endpoint_server import EndpointServer
     from subcell_hf.progress import hide_weight_bars
-    from subcell_hf.storage.model_folders import check_model, read_processor
+    from subcell_hf.workflows.hub.serving import open_endpoint
 
     hide_weight_bars()
-    read_processor(model, check_model(model))
-    with EndpointServer(EndpointHandler(str(model), trust_remote_code=False), host, port) as server:
+    with open_endpoint(model, host, port) as server:
         typer.echo(f"POST JSON to http://{host}:{server.server_port}/ ; {model / 'handler.py'} documents the requests.")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             typer.echo("Stopped.")
+
+
+def demo(
+    model: Annotated[Path, typer.Argument(help="Folder of an exported, trained or converted model.")],
+    port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 allows other machines to connect.")
+    ] = "127.0.0.1",
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Embedding table of this model with known locations, drawn as a map behind the cell."),
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser.")] = False,
+) -> None:
+    """Serve a demo page: upload a cell, see its locations, attention and position on a map. Stop with Ctrl-C."""
+    from subcell_hf.progress import hide_weight_bars
+    from subcell_hf.workflows.hub.serving import serve_demo
+
+    hide_weight_bars()
+    serve_demo(model, host, port, reference=reference, browser=browser)
 
 
 def untrained(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from subcell_hf.tables.files import read_table
-from subcell_hf.workflows.table_baselines import BASELINES, find_baselines
+from subcell_hf.workflows.evaluation.table_baselines import BASELINES, find_baselines
 from tests.inference.embedding_runs import save_tiny_model, write_fields
 from tests.outside.test_damaged_parts import cut, tables
-from tests.workflows.test_table_baselines import embed
+from tests.workflows.evaluation.test_table_baselines import embed
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def find(run: Path) -> dict[str, Path]:
-    found = find_baselines(run, read_table(run), BASELINES, crops=None, output=run.parent / "out", workers=0)
+    found = find_baselines(run, read_table(run), BASELINES, images=None, output=run.parent / "out", workers=0)
     assert found.missing == ()
     return dict(found.tables)
 

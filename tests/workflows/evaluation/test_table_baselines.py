@@ -22,7 +22,7 @@ from subcell_hf.inference.sources.cell_sources import ImageCells
 from subcell_hf.shards.sharding import ShardSettings, write_shards
 from subcell_hf.simulation.simulate import simulate_dataset
 from subcell_hf.tables.files import EmbeddingTable, read_table, write_h5ad, write_parquet
-from subcell_hf.workflows.table_baselines import BASELINES, FoundBaselines, find_baselines
+from subcell_hf.workflows.evaluation.table_baselines import BASELINES, FoundBaselines, find_baselines
 from tests.images.written_fields import COLOURS, random_plane, write_hpa_field, write_png
 from tests.inference.embedding_runs import save_tiny_model
 
@@ -90,7 +90,7 @@ def test_baselines_are_made_once_and_reused(home: Path, tmp_path: Path) -> None:
 
 def find(table: Path, output: Path, crops: Path | None = None, wanted: Sequence[str] = BASELINES) -> FoundBaselines:
     chosen = str(crops) if crops else None
-    return find_baselines(table, read_table(table), wanted, crops=chosen, output=output, workers=0)
+    return find_baselines(table, read_table(table), wanted, images=chosen, output=output, workers=0)
 
 
 def ids_of(path: Path) -> list[str]:

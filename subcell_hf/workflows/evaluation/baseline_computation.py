@@ -1,4 +1,4 @@
-"""Baselines made of a source of cells: an untrained twin embeds them, and the same reading measures them."""
+"""Baselines computed from a source of cells: an untrained twin embeds them, and the same reading measures them."""
 
 import hashlib
 import json
@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from tqdm import tqdm
 
 from subcell_hf.evaluation.baselines.baselines import BaselineSettings, assemble_baselines
@@ -24,14 +25,10 @@ from subcell_hf.inference.sources.blocks import CellBlock, CellSource
 from subcell_hf.inference.sources.recognition import SourceOptions, open_source
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.tables.files import EmbeddingTable
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from subcell_hf.workflows.table_baselines import Origin
+from subcell_hf.workflows.evaluation.table_origin import TableOrigin
 
 _MEASURED, _EMBEDDED = ".measured-", ".untrained-"
-"""Beginnings of hidden folders with what has been done until now; the rest of the name tells which input it is of."""
+"""Beginnings of hidden folders with what has been done until now; the rest of the name identifies the input."""
 
 
 @dataclass(frozen=True)
@@ -73,21 +70,21 @@ class MeasuredSource:
 
 
 @dataclass(frozen=True)
-class BaselineMaker:
-    """Makes the baselines of the cells of a table.
+class BaselineComputation:
+    """The baselines of the cells of a table.
 
     Attributes:
         origin: Where the cells come from.
         cells: Metadata of the table.
         folder: Folder of the baselines.
         source: The cells, cut as for the table.
-        key: Tells one state of the input from another.
+        key: Identifies the state of the input.
         measurements: Of the cells; None where features and pixels are not wanted.
         workers: Processes that read and measure.
     """
 
-    origin: "Origin"
-    cells: "pd.DataFrame"
+    origin: TableOrigin
+    cells: pd.DataFrame
     folder: Path
     source: CellSource
     key: str
@@ -96,8 +93,8 @@ class BaselineMaker:
 
     @classmethod
     def open(
-        cls, origin: "Origin", cells: "pd.DataFrame", folder: Path, *, measured: bool, workers: int
-    ) -> "BaselineMaker":
+        cls, origin: TableOrigin, cells: pd.DataFrame, folder: Path, *, measured: bool, workers: int
+    ) -> "BaselineComputation":
         """Open the source as `subcell embed` did.
 
         Raises:
@@ -119,7 +116,7 @@ class BaselineMaker:
         return {names[start]: tuple(names[start : start + size]) for start in range(0, len(names), size)}
 
     def embed_untrained(self, output: Path, record: Mapping[str, Any]) -> None:
-        """Embed the cells by twins of the models with random weights; goes on where it was stopped.
+        """Embed the cells by twins of the models with random weights; resumable.
 
         Args:
             output: Folder of the run, which appears whole, in the place of an earlier one.
@@ -153,7 +150,7 @@ class BaselineMaker:
             InputError: If a cell of the table is not there any more or is another one now.
         """
         if self.measurements is None:
-            raise ValueError("The maker was opened to measure nothing.")
+            raise ValueError("The computation was opened to measure nothing.")
         self._measure_missing(self.measurements)
         channels = self.measurements.find_channels(self.pieces)
         measured = self.measurements.read(self.pieces, self.cells)
@@ -197,7 +194,7 @@ def _recorded_model(facts: Mapping[str, Any]) -> ModelFolder:
     return ModelFolder(facts["name"], Path(), facts["revision"], {}, variant, facts["weights_sha256"])
 
 
-def _shared_planes(models: Sequence[ModelFolder], cells: "pd.DataFrame") -> tuple[str, ...]:
+def _shared_planes(models: Sequence[ModelFolder], cells: pd.DataFrame) -> tuple[str, ...]:
     """What all models that the table names have seen; empty, which is every plane, where it is one model."""
     named = set(cells["model"]) if "model" in cells else set()
     planes = [model.variant.planes for model in models if model.variant.name in named]
@@ -206,7 +203,7 @@ def _shared_planes(models: Sequence[ModelFolder], cells: "pd.DataFrame") -> tupl
     return tuple(name for name in planes[0] if all(name in other for other in planes))
 
 
-def _untrained_twins(origin: "Origin", folder: Path) -> tuple[ModelFolder, ...]:
+def _untrained_twins(origin: TableOrigin, folder: Path) -> tuple[ModelFolder, ...]:
     """Models of the same shape with random weights, which see the cells as the models of the table do."""
     given = origin.input
     recorded = [_recorded_model(facts) for facts in origin.models]

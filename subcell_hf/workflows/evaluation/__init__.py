@@ -1,0 +1,1 @@
+"""Benchmarks of embedding tables as functions: tables in, folders of results out."""

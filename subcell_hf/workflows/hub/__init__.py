@@ -1,0 +1,1 @@
+"""Models, data and pages for the Hugging Face Hub as functions: folders in, repositories and servers out."""

@@ -1,0 +1,59 @@
+"""A model served from this machine: as an inference endpoint, or as a page in the browser."""
+
+import tempfile
+from pathlib import Path
+
+from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
+from subcell_hf.hub.endpoint.endpoint_server import EndpointServer
+from subcell_hf.storage.model_folders import check_model, read_processor
+
+
+def open_endpoint(model: Path, host: str = "127.0.0.1", port: int = 8000) -> EndpointServer:
+    """Load a model and open a port that answers requests like an inference endpoint, for local tests.
+
+    Example:
+        ```python
+        from subcell_hf.workflows.hub.serving import open_endpoint
+
+        with open_endpoint(Path("model"), port=0) as server:
+            print(server.server_port)
+            server.serve_forever()
+        ```
+
+    Args:
+        model: Folder of an exported, trained or converted model.
+        host: Address to listen on.
+        port: Port; 0 for a free one.
+
+    Returns:
+        The server, not yet serving.
+
+    Raises:
+        InputError: If the folder holds no model or is damaged.
+        OSError: If the port cannot be opened.
+    """
+    read_processor(model, check_model(model))
+    return EndpointServer(EndpointHandler(str(model), trust_remote_code=False), host, port)
+
+
+def serve_demo(
+    model: Path, host: str = "127.0.0.1", port: int = 7860, *, reference: Path | None = None, browser: bool = False
+) -> None:
+    """Serve a demo page until it is stopped: upload a cell, see its locations, attention and position on a map.
+
+    Args:
+        model: Folder of an exported, trained or converted model.
+        host: Address to listen on; `0.0.0.0` allows other machines to connect.
+        port: Port; 0 for a free one.
+        reference: Embedding table of this model with known locations, drawn as a map behind the cell.
+        browser: Open the page in a browser.
+
+    Raises:
+        InputError: If the model or the table cannot be used.
+    """
+    from subcell_hf.hub.demo.demo_app import launch  # gradio is an extra
+    from subcell_hf.hub.demo.space import local_settings
+
+    with tempfile.TemporaryDirectory(prefix="subcell-demo-") as folder:
+        settings = local_settings(model, Path(folder) / "examples", reference)
+        launch(settings, server_name=host, server_port=port or None, inbrowser=browser)
