@@ -1,0 +1,32 @@
+"""A model that is served from Python answers requests; what is no model is refused before a port is opened."""
+
+import json
+import threading
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from subcell_hf.errors import InputError
+from subcell_hf.workflows.hub.serving import open_endpoint, serve_demo
+from tests.hub.tiny_models import save_tiny
+
+
+def test_an_endpoint_answers_until_it_is_shut_down(tmp_path: Path) -> None:
+    model = save_tiny("SubCellForImageClassification", tmp_path / "tiny")
+    with open_endpoint(model, port=0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with urlopen(f"http://127.0.0.1:{server.server_port}/health") as answer:
+            assert answer.status == 200
+            json.load(answer)
+        server.shutdown()
+        thread.join()
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no folder"):
+        open_endpoint(tmp_path / "nothing")
+    pytest.importorskip("gradio")
+    with pytest.raises(InputError, match="There is no folder"):
+        serve_demo(tmp_path / "nothing")
