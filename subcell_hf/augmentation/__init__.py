@@ -1,4 +1,4 @@
-"""Random views of cells, drawn in batches on the device."""
+"""Random views of cells for training, drawn in batches on the device."""
 
 from subcell_hf.extras import attach_exports
 

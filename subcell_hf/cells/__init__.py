@@ -1,4 +1,4 @@
-"""`FieldOfView` → masks → single-cell crops, with their quality."""
+"""From fields of view to masks and single-cell crops with quality columns."""
 
 from subcell_hf.extras import attach_exports
 

@@ -1,4 +1,4 @@
-"""Evaluation: embedding tables to benchmarks, perturbation profiles and proteome maps."""
+"""Evaluation of embedding tables: localization benchmark, perturbation profiles, proteome maps."""
 
 from subcell_hf.extras import attach_exports
 

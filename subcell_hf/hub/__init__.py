@@ -1,4 +1,4 @@
-"""Conversion of published checkpoints, and what goes to and comes from the Hugging Face Hub."""
+"""Conversion of published weights; cards, repositories, endpoint and demo for the Hugging Face Hub."""
 
 from subcell_hf.extras import attach_exports
 

@@ -1,4 +1,4 @@
-"""Files of microscopes → `FieldOfView`."""
+"""From microscopy files to fields of view."""
 
 from subcell_hf.extras import attach_exports
 

@@ -1,4 +1,4 @@
-"""Inference: images and crops to embedding tables, locations and a report."""
+"""From images, crops or shards to embedding tables."""
 
 from subcell_hf.extras import attach_exports
 

@@ -1,4 +1,4 @@
-"""The island: the files that travel to the Hub with the weights."""
+"""The model: configuration, encoder, classifier, pretraining, image processor, pipeline and objectives."""
 
 from subcell_hf.extras import attach_exports
 from subcell_hf.registration import add_models

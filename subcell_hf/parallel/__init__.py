@@ -1,4 +1,4 @@
-"""Work on many processes and machines."""
+"""Work on several processes, or on a Ray cluster."""
 
 from subcell_hf.extras import attach_exports
 

@@ -1,4 +1,4 @@
-"""A run as one page that a browser shows without a network."""
+"""The report of a run: one HTML page that needs no network."""
 
 from subcell_hf.extras import attach_exports
 

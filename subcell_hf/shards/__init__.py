@@ -1,4 +1,4 @@
-"""Crops ↔ WebDataset shards: written, indexed, checked, and dealt into batches."""
+"""WebDataset shards of crops: writing, index, splits, checks, and exact streaming of batches."""
 
 from subcell_hf.extras import attach_exports
 

@@ -1,4 +1,4 @@
-"""Simulated cells with known localization."""
+"""Simulated cells with known protein locations."""
 
 from subcell_hf.extras import attach_exports
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and how those of others are read."""
+"""Files and folders that are complete or absent, records with checksums, and readers for files of other programs."""
 
 from subcell_hf.extras import attach_exports
 

@@ -1,4 +1,4 @@
-"""The embedding table: schema, formats, aggregation, and the pictures that belong to it."""
+"""The embedding table: schema, file formats, aggregation, and pictures of its cells."""
 
 from subcell_hf.extras import attach_exports
 

@@ -1,4 +1,4 @@
-"""Training: recipes to arguments, the trainer, its checkpoints and what they cost."""
+"""Pretraining, fine-tuning and classifiers: arguments, trainers, checkpoints and costs."""
 
 from subcell_hf.extras import attach_exports
 

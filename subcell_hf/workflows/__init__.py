@@ -1,4 +1,4 @@
-"""Every job as a function: what the command line, the recipes and a notebook call."""
+"""Every job as a function: what the command line, the recipes and notebooks call."""
 
 from subcell_hf.extras import attach_exports
 

@@ -1,4 +1,4 @@
-"""What a benchmark is compared with: features and pixels of the same cells."""
+"""Baselines for benchmarks: classical features and pixel components of the same cells."""
 
 from subcell_hf.extras import attach_exports
 

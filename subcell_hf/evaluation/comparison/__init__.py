@@ -1,4 +1,4 @@
-"""Several encoders on the same cells, side by side."""
+"""Paired comparison of several models on the same cells."""
 
 from subcell_hf.extras import attach_exports
 

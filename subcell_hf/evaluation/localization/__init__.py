@@ -1,4 +1,4 @@
-"""How well embeddings tell where a protein is."""
+"""The localization benchmark: predict protein locations from embeddings."""
 
 from subcell_hf.extras import attach_exports
 

@@ -1,4 +1,4 @@
-"""How well embeddings tell treatments apart."""
+"""The perturbation benchmark: retrieve replicates and mechanisms from profiles."""
 
 from subcell_hf.extras import attach_exports
 

@@ -1,4 +1,4 @@
-"""Which proteins lie where: maps, neighbours and groups of antibodies."""
+"""Proteome maps: a layout of genes, their neighbours, and a hierarchy of clusters."""
 
 from subcell_hf.extras import attach_exports
 

@@ -1,1 +1,1 @@
-"""Model and data set cards, and the facts that fill them."""
+"""Model and dataset cards, and the facts that fill them."""

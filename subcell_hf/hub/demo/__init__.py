@@ -1,1 +1,1 @@
-"""A page that shows what a model sees, on this machine or as a Space."""
+"""A demo page of a model, on this machine or as a Space."""

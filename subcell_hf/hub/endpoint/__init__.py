@@ -1,1 +1,1 @@
-"""Models behind HTTP: the handler that travels with the weights, and a small server around it."""
+"""Models behind HTTP: the handler that is uploaded with the weights, and a small server."""

@@ -1,1 +1,1 @@
-"""Models, data and metrics as complete repositories, and their upload."""
+"""Complete repositories of models, data and metrics, and their upload."""

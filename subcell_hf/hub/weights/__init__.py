@@ -1,1 +1,1 @@
-"""Published weights → folders that transformers loads."""
+"""From published weights to folders that transformers loads."""

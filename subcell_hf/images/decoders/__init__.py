@@ -1,1 +1,1 @@
-"""One file → an array, with what the file says of it."""
+"""From one image file to an array with its metadata."""

@@ -1,1 +1,1 @@
-"""A folder → its fields of view: which file is which channel of which field."""
+"""From a folder to its fields of view: which file is which channel of which field."""

@@ -1,1 +1,1 @@
-"""Blocks of cells → parts of a table → the table, resumable."""
+"""Embedding runs: blocks of cells are embedded in parts, which are joined to a table; resumable."""

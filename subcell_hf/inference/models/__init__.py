@@ -1,1 +1,1 @@
-"""Models by name, and what each is given."""
+"""Models by name, and the channels, pixel size and crop size that each requires."""

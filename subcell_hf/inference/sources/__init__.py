@@ -1,1 +1,1 @@
-"""What the input is: images, crops, shards or arrays → blocks of cells."""
+"""Sources of cells: images, crops, shards or arrays, read in blocks."""

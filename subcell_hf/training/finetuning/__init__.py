@@ -1,1 +1,1 @@
-"""A trained SubCell goes on with labels of your own."""
+"""Fine-tuning of a trained model on labelled crops."""

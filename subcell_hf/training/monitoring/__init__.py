@@ -1,1 +1,1 @@
-"""What a person sees of a run: terminal, page, trackers."""
+"""Monitoring of a run: terminal, page and experiment trackers."""

@@ -1,1 +1,1 @@
-"""SubCell's own training, from shards."""
+"""Pretraining from shards."""

@@ -1,1 +1,1 @@
-"""A run's folder: checkpoints and records."""
+"""The folder of a run: checkpoints and records."""
