@@ -32,6 +32,11 @@ _LAUNCHERS = (
 )
 
 
+def is_launched() -> bool:
+    """Whether `torchrun` or `accelerate launch` runs this process: they take every exit code but 0 for a crash."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
 @dataclass(frozen=True)
 class Processes:
     """Which of how many processes this is.

@@ -60,6 +60,22 @@ def test_a_process_is_killed_and_the_same_command_goes_on(tmp_path: Path) -> Non
     assert again.exit_code == 3
 
 
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"])
+def test_a_launcher_hears_of_success_though_inputs_were_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 2)
+    (fields / "7_A1_1_red.png").write_bytes(b"not a picture")
+    command = ["embed", str(fields), "--model", str(model), "--output", str(tmp_path / "out"), *OPTIONS]
+    monkeypatch.setenv(variable, "0")
+    launched = CliRunner().invoke(app, command)
+    assert launched.exit_code == 0, launched.output
+    assert launched.stdout.endswith("For the launcher this is exit code 0.\n")
+    assert "7_A1_1_red.png" in launched.stderr
+    monkeypatch.delenv(variable)
+    assert CliRunner().invoke(app, command).exit_code == 3
+
+
 def test_tasks_of_slurm_share_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
