@@ -23,6 +23,7 @@ ORDER = (
     "inference",
     "tables",
     "report",
+    "pages",
     "evaluation",
     "hub",
     "storage",

@@ -37,10 +37,13 @@ class Recipe:
 
 
 def list_recipes(job: Job | None = None) -> tuple[Recipe, ...]:
-    """The recipes that come with the package, sorted by job and name.
+    """List the recipes that come with the package.
 
     Args:
         job: Only those for this job.
+
+    Returns:
+        Recipes, sorted by job and name.
     """
     jobs = get_args(Job)
     found = [_describe(path) for path in (shipped_folder("recipes") / "configs").glob("*.yaml")]
@@ -70,7 +73,13 @@ def find_recipe(recipe: str | Path, job: Job) -> Path:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The arguments in a recipe.
+    """Read the arguments in a recipe.
+
+    Args:
+        path: A YAML file.
+
+    Returns:
+        Name of an argument → its value.
 
     Raises:
         InputError: If the file cannot be read or does not hold arguments.

@@ -1,6 +1,7 @@
 """Public means importable: every name that a room lists is there in any order of imports, or says what it needs."""
 
 import ast
+import inspect
 import os
 import pydoc
 import subprocess
@@ -9,6 +10,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
+
+from subcell_hf.cli import app
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "subcell_hf"
@@ -124,3 +129,44 @@ def test_a_public_name_says_which_extra_it_needs() -> None:
     assert missing.endswith("Install it with: pip install 'subcell-hf[data]'")
     assert unknown.startswith("AttributeError ")
     assert "no_such_name" in unknown
+
+
+def _commands() -> dict[str, ast.FunctionDef]:
+    """Command → the function behind it."""
+    found = {}
+    waiting = [("subcell", typer.main.get_command(app))]
+    while waiting:
+        name, command = waiting.pop()
+        if isinstance(command, TyperGroup):
+            waiting += [(f"{name} {word}", inner) for word, inner in command.commands.items()]
+        else:
+            function = inspect.unwrap(command.callback)
+            tree = ast.parse(Path(inspect.getsourcefile(function)).read_text(encoding="utf-8"))
+            (found[name],) = (
+                node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function.__name__
+            )
+    return found
+
+
+SINGLE_FUNCTIONS = {
+    "subcell simulate": "subcell_hf.simulation.simulate.simulate_dataset",
+    "subcell convert": "subcell_hf.hub.weights.conversion.convert",
+    "subcell untrained": "subcell_hf.hub.weights.untrained.save_untrained",
+}
+"""Commands of which the whole work is one public function of a room; all others call a workflow."""
+
+
+@pytest.mark.parametrize(("command", "function"), _commands().items(), ids=_commands())
+def test_what_a_command_does_a_public_function_does_too(command: str, function: ast.FunctionDef) -> None:
+    imported = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(function)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    names = [ast.unparse(node.func).split(".") for node in ast.walk(function) if isinstance(node, ast.Call)]
+    called = {".".join([imported.get(first, first), *rest]) for first, *rest in names}
+    workflows = {f"{module}.{name}" for name, module in exports_of("subcell_hf.workflows").items()}
+    expected = {SINGLE_FUNCTIONS[command]} if command in SINGLE_FUNCTIONS else workflows
+    assert called & expected, f"`{command}` calls no function that is exported"
+    assert expected <= {f"{module}.{name.rpartition('.')[2]}" for name, module in public_objects().items()}

@@ -109,6 +109,9 @@ def make_predictors(
         ensemble_members: Members of SubCell's MLP ensemble, which then comes first; 0: none; published: 10.
         seed: Random seed; members of the ensemble count from it.
 
+    Returns:
+        The classifiers, in the order of the report.
+
     Raises:
         InputError: If a name is unknown, or there is neither a probe nor an ensemble.
     """
