@@ -93,6 +93,7 @@ def test_the_core_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> 
         "pip",
         "install",
         "--quiet",
+        "--no-compile",  # of torch and transformers little is imported
         "--constraint",
         str(ROOT / "constraints.txt"),
         str(wheel),

@@ -49,14 +49,17 @@ def answer(model: SubCellPreTrainedModel, edge: int = 64) -> list[Tensor]:
     return [value for value in outputs.values() if isinstance(value, Tensor)] + list(nested)
 
 
-def assert_same(model: SubCellPreTrainedModel, expected: SubCellPreTrainedModel) -> None:
-    kinds = {name: value.dtype for name, value in model.state_dict().items()}
-    assert kinds == {name: value.dtype for name, value in expected.state_dict().items()}
+def assert_same(expected: SubCellPreTrainedModel, *models: SubCellPreTrainedModel) -> None:
+    for model in models:
+        kinds = {name: value.dtype for name, value in model.state_dict().items()}
+        assert kinds == {name: value.dtype for name, value in expected.state_dict().items()}
     for edge in (64, 96):  # 96 px: the positions are interpolated
-        for got, wanted in zip(answer(model.eval(), edge), answer(expected, edge), strict=True):
-            assert got.dtype == wanted.dtype
-            assert torch.equal(got, wanted)
-            assert torch.isfinite(got).all()
+        answered = answer(expected, edge)
+        for model in models:
+            for got, wanted in zip(answer(model.eval(), edge), answered, strict=True):
+                assert got.dtype == wanted.dtype
+                assert torch.equal(got, wanted)
+                assert torch.isfinite(got).all()
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -65,13 +68,16 @@ def test_loaded_in_half_precision(kind: type, changes: dict, dtype: torch.dtype,
     model = build(kind, changes)
     model.save_pretrained(tmp_path / "full")
     half = copy.deepcopy(model).to(dtype)
-    assert_same(kind.from_pretrained(tmp_path / "full", dtype=dtype), half)
-    assert_same(AUTO[kind].from_pretrained(tmp_path / "full", dtype=dtype), half)
     half.save_pretrained(tmp_path / "half")  # whose precision is the default on loading
-    assert_same(kind.from_pretrained(tmp_path / "half"), half)
-    assert_same(kind.from_pretrained(tmp_path / "half", dtype="auto"), half)
+    assert_same(
+        half,
+        kind.from_pretrained(tmp_path / "full", dtype=dtype),
+        AUTO[kind].from_pretrained(tmp_path / "full", dtype=dtype),
+        kind.from_pretrained(tmp_path / "half"),
+        kind.from_pretrained(tmp_path / "half", dtype="auto"),
+    )
     widened = kind.from_pretrained(tmp_path / "half", dtype=torch.float32)
-    assert_same(widened, copy.deepcopy(half).float())
+    assert_same(copy.deepcopy(half).float(), widened)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -88,7 +94,7 @@ def test_built_in_half_precision(kind: type, changes: dict, dtype: torch.dtype) 
     assert all(torch.isfinite(tensor).all() for tensor in tensors)
     for model in (by_auto_class, by_default):
         assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {dtype}
-        assert_same(model, copy.deepcopy(model).to(dtype))
+        assert_same(copy.deepcopy(model).to(dtype), model)
 
 
 def test_fixed_positions_of_another_precision_than_the_parameters() -> None:
