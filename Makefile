@@ -68,7 +68,7 @@ build/transformers-%-tests: develop
 		&& mv $@.part $@; } || echo "The tests of transformers $* could not be fetched: tests/peers will skip"
 
 docs: develop  ## Build the documentation in build/site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # with --quiet, warnings would not count
 
 clean:  ## Remove what the commands above made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

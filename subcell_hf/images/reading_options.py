@@ -15,7 +15,7 @@ class ReadingOptions:
 
     Attributes:
         channels: Channels that every field must have, in the order wanted; others are left out. None: all that are
-        there.
+            there.
         channel_mapping: A file's name of a channel → our colour name, such as `{"DAPI": "blue"}`.
         channel_names: Names of the planes of multi-channel files, where those do not name them themselves.
         pixel_size_um: Edge of a pixel in micrometres; wins over what tables and files say.

@@ -91,7 +91,7 @@ def _annotations(part: type) -> list[str]:
 
 @pytest.mark.slow
 def test_the_site_shows_every_public_name(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     subprocess.run(command, cwd=ROOT, check=True)
     for package in PAGES.packages()[1:]:
         page = tmp_path / "site" / PAGES._page_of(package).removesuffix(".md") / "index.html"
