@@ -196,7 +196,7 @@ class IntensityTransform(Transform):
 class ChannelTransform(IntensityTransform):
     """Changes single channels, each with parameters of its own; only the active ones are touched.
 
-    A transform of one's own needs little more than a draw and a formula:
+    A custom transform needs little more than a draw and a formula:
 
         @register_transform("gamma")
         @dataclass(frozen=True, kw_only=True)

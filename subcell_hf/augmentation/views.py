@@ -87,7 +87,7 @@ class ViewMaker:
         """Make the views of a batch; the batch itself is not changed.
 
         A process that holds whole antibodies of a global batch gets the views that one process would make of them, if
-        all processes bring equal generators and say where in the global batch their cells stand.
+        all processes bring equal generators and say where their cells are in the global batch.
 
         Args:
             crops: Cells, on any device, of any size; those that are not square are stretched to a square.

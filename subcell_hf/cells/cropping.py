@@ -119,7 +119,7 @@ def crop_fields(
     """Crop all cells of a source into a folder.
 
     Fields without a mask are segmented. A field that cannot be used is skipped and listed. After a kill, the same call
-    goes on where it stopped: fields whose files are complete, and not older than their images, are kept.
+    is resumed: fields whose files are complete, and not older than their images, are kept.
 
     Args:
         source: See `find_fields`.

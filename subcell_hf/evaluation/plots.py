@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from subcell_hf.storage.atomic import write_atomically
 
 MODEL_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#333333")
-"""Okabe and Ito's, the model first; told apart with every kind of colour vision."""
+"""Okabe and Ito's, the model first; distinguishable with every kind of colour vision."""
 
 MODEL_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#7F7F7F"

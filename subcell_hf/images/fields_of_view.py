@@ -33,7 +33,7 @@ __all__ = [
 
 
 UNUSABLE = (ValueError, OSError, MemoryError)
-"""What a field that cannot be used may raise while it is read, segmented and cut: the others go on without it."""
+"""Errors of a field that cannot be used, while it is read, segmented and cut; other fields are processed."""
 
 
 def reason_of(error: BaseException) -> str:

@@ -169,7 +169,7 @@ def _is_copy(one: ListedField, other: ListedField) -> bool:
 
 
 def refuse_duplicates(listed: Iterable[ListedField]) -> list[ListedField]:
-    """Mark every field whose name occurs more than once: nobody can tell which one is meant."""
+    """Mark every field whose name occurs more than once, because the name is ambiguous."""
     by_name: dict[str, list[ListedField]] = {}
     for item in listed:
         by_name.setdefault(item.name, []).append(item)

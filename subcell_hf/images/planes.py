@@ -73,7 +73,7 @@ def channel_stack(
         `[channels, height, width]` of the file's dtype.
 
     Raises:
-        FieldError: If the image has time points, or Z-planes without a choice, or axes that nobody can tell apart.
+        FieldError: If the image has time points, or Z-planes without a choice, or ambiguous axes.
     """
     pixels, axes = image.pixels, image.axes
     if "Y" not in axes or "X" not in axes or len(set(axes)) != len(axes):

@@ -6,7 +6,7 @@ _WELL = re.compile(r"\s*([A-Za-z]{1,2})[\s_-]*0*([1-9]\d?)\s*")
 
 
 def well_name(row: int, column: int) -> str:
-    """`(1, 2)` → `A02`; rows of 1,536-well plates go on with `AA`.
+    """`(1, 2)` → `A02`; rows of 1,536-well plates continue with `AA`.
 
     Args:
         row: From 1.

@@ -71,7 +71,7 @@ class Processes:
 
     @classmethod
     def of_torch(cls, environment: Mapping[str, str] | None = None) -> "Processes":
-        """As `torch.distributed` would be told: by `torchrun` or `accelerate launch` only; see `of_environment`.
+        """Read from `torchrun` or `accelerate launch` only, as `torch.distributed` does; see `of_environment`.
 
         Raises:
             InputError: If the numbers are impossible.

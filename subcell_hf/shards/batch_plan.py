@@ -1,4 +1,4 @@
-"""Which cells stand in which batch: pure functions of (seed, epoch, step).
+"""Which cells are in which batch: pure functions of (seed, epoch, step).
 
 Nothing is shuffled through a buffer and nothing is remembered, so going on from any step is exact, with any number of
 workers, and a batch of the whole job does not depend on how many processes share it.
@@ -26,7 +26,7 @@ class PlannedBatch:
 
     Attributes:
         rows: `[cells]` int64, rows of the table of cells.
-        repeated: `[cells]` bool, True for cells that stand in only to fill up.
+        repeated: `[cells]` bool, True for cells that only fill up a batch.
         view_seed: Seed for the random views of the global batch.
         first_cell: Position of the first of these cells in the global batch.
         global_cells: Cells that a full global batch has.
@@ -92,7 +92,7 @@ class BatchSettings:
 
 
 class BatchPlan:
-    """Batches of A antibodies by N cells. In an epoch every antibody stands once, with N of its cells.
+    """Batches of A antibodies by N cells. One epoch visits each antibody once, with N of its cells.
 
     Cells are chosen in turn from the antibody's (cell line, field of view) pairs in random order, at random within one.
 
@@ -135,7 +135,7 @@ class BatchPlan:
 
     @property
     def repeated_antibodies_per_epoch(self) -> int:
-        """Antibodies that stand in an epoch twice because they fill up the last batch."""
+        """Antibodies that an epoch visits twice because they fill up the last batch."""
         return max(0, self.steps_per_epoch * self.settings.antibodies_per_batch - len(self.antibodies))
 
     def batch(self, epoch: int, step: int, rank: int = 0, world_size: int = 1) -> PlannedBatch:

@@ -92,7 +92,7 @@ class CellTable:
 
         Args:
             content: The file's bytes.
-            index: The index that stands beside it.
+            index: The index in the same folder.
             where: What to call the file in messages.
 
         Raises:

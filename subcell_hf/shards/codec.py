@@ -139,7 +139,7 @@ def encode_mask(cell_mask: npt.NDArray[np.bool_]) -> bytes:
 
 
 def decode_pixels(member: bytes, out: npt.NDArray[Any]) -> None:
-    """Decode one crop into an array that stands ready, so that no member can claim more memory than its crop has.
+    """Decode one crop into an existing array, so that no member can use more memory than its crop has.
 
     Args:
         member: What `encode_pixels` made of a crop of the shape and dtype of `out`.
@@ -163,7 +163,7 @@ def decode_pixels(member: bytes, out: npt.NDArray[Any]) -> None:
 
 
 def decode_mask(member: bytes, out: npt.NDArray[np.bool_]) -> None:
-    """Decode one mask into an array that stands ready.
+    """Decode one mask into an existing array.
 
     Args:
         member: What `encode_mask` made of a mask of the shape of `out`.

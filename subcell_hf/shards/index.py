@@ -158,7 +158,7 @@ class ShardIndex:
             method: How they were made, in words.
 
         Raises:
-            InputError: If an antibody is unknown or stands in two splits.
+            InputError: If an antibody is unknown or in two splits.
         """
         index = replace(self, splits={name: tuple(names) for name, names in splits.items()}, split_method=method)
         index._check_names("The new splits")

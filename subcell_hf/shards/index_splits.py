@@ -1,4 +1,4 @@
-"""Splits of a folder of shards that stands already: only its index is written anew."""
+"""New splits of an existing folder of shards: only its index is rewritten."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class SplitReport:
     """What became of the splits.
 
     Attributes:
-        index: The index that stands in the folder now.
+        index: The new index of the folder.
         unknown: Antibodies of the lists that the shards do not hold.
         unused: Antibodies of the shards that are in no split.
     """

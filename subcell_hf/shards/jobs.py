@@ -190,7 +190,7 @@ def join_notes(jobs: Sequence[ShardJob]) -> JoinedNotes:
 
 
 def open_progress(output: Path, fingerprint: str) -> None:
-    """Begin, or go on with, a run in this folder."""
+    """Begin or resume a run in this folder."""
     plan = output / PROGRESS_FOLDER / _PLAN_FILE
     # Without a sound plan the notes still know where they belong.
     found = [read_record(path) for path in (plan, *plan.parent.glob("*.json"))]
@@ -210,7 +210,7 @@ def open_progress(output: Path, fingerprint: str) -> None:
 
 
 def remove_progress(output: Path) -> None:
-    """Remove the notes, the plan last: while it stands, a killed run is recognised as ours."""
+    """Remove the notes, the plan last: while it exists, a killed run is recognised as ours."""
     folder = output / PROGRESS_FOLDER
     if folder.is_dir():
         remove_leftovers(output)

@@ -2,11 +2,11 @@
 
 A folder of shards holds `shard-000000.tar`, …, `cells.parquet` (one row per cell), `skipped.csv` (fields that
 could not be used), and `index.json`, which is written last: a folder without it is not finished. In a shard every cell
-is one sample of three members (mask, pixels, record); the cells of an antibody stand together in parts of at least
+is one sample of three members (mask, pixels, record); the cells of an antibody are stored together in parts of at least
 eight, each with its share of all the antibody's fields of view.
 
 What a shard holds depends only on the list of fields and the settings, never on the number of processes or on what was
-interrupted: a run that was killed goes on where it stopped and gives the same bytes.
+interrupted: a killed run is resumed and gives the same bytes.
 """
 
 import csv
@@ -92,9 +92,9 @@ class ShardReport:
     """What a run did.
 
     Attributes:
-        index: The index that stands in the folder now.
+        index: The index of the folder.
         skipped: Field of view and reason, for every field that could not be used; also in `skipped.csv`.
-        resumed_shards: Shards that stood complete from an earlier run.
+        resumed_shards: Shards that an earlier run had completed.
     """
 
     index: ShardIndex
@@ -112,7 +112,7 @@ def write_shards(
     progress: bool = True,
     engine: str = "local",
 ) -> ShardReport:
-    """Write the crops of a source as shards; goes on where an earlier run of the same inputs stopped.
+    """Write the crops of a source as shards, or resume an earlier run of the same inputs.
 
     Args:
         source: Where the crops come from.

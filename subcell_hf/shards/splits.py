@@ -43,7 +43,7 @@ def split_antibodies(
         seed: Seed of the random order and the ties.
 
     Returns:
-        Split name → its antibodies, sorted. The same arguments give the same splits, in whatever order they stand.
+        Split name → its antibodies, sorted. The same arguments give the same splits, in any order.
 
     Raises:
         InputError: If the method is unknown, or the fractions are not positive numbers that add up to 1.
@@ -91,7 +91,7 @@ def _stratify(
     """Choose a split for every group.
 
     Args:
-        counts: `[groups, labels]`, how often a group has a label; the last label stands for the antibodies themselves.
+        counts: `[groups, labels]`, how often a group has a label; the last label counts the antibodies themselves.
         shares: `[splits]`, adding up to 1.
         rng: Order and ties.
 

@@ -10,7 +10,7 @@ for epoch in range(300):
         where = {"first_cell": batch["first_cell"], "global_cells": batch["global_cells"]}
         views = view_maker(batch, channels, generator, **where)
         ...
-        state = loader.state_dict()  # {"epoch": …, "step": …, …}: loader.load_state_dict(state) goes on right here
+        state = loader.state_dict()  # {"epoch": …, "step": …, …}: loader.load_state_dict(state) resumes here
 ```
 
 A batch is looked up, not drawn: the plan says which cells are in it, and each is fetched by one range read. So the
@@ -48,7 +48,7 @@ from subcell_hf.types import CropBatch
 
 
 class ShardBatch(CropBatch):
-    """A `CropBatch` that says where it stands.
+    """A `CropBatch` with its place in the epoch.
 
     `torch.Generator().manual_seed(batch["view_seed"])` gives the views of the global batch, after a resume the same
     ones; with `first_cell` and `global_cells` a `ViewMaker` makes those of this process, however many there are.
@@ -67,7 +67,7 @@ class ShardDataset(Dataset[ShardBatch]):
 
     Args:
         reader: The shards.
-        plan: Which cells stand in which batch.
+        plan: Which cells are in which batch.
         rank: Number of this process.
         world_size: Processes that share each batch.
 
@@ -125,7 +125,7 @@ class _Steps(Sampler[tuple[int, int]]):
 
 
 class ShardLoader:
-    """Iterates over batches like a `DataLoader`, and goes on exactly where it stopped.
+    """Iterates over batches like a `DataLoader`, and resumes exactly.
 
     One iteration is one epoch, or what is left of it after `load_state_dict`; the next iteration is the next epoch
     unless `set_epoch` says otherwise. An iteration that is broken off begins anew, as with any DataLoader, unless its
@@ -162,7 +162,7 @@ class ShardLoader:
         return self._steps.count
 
     def __iter__(self) -> Iterator[ShardBatch]:
-        """The batches of this epoch, from where the state stands."""
+        """The remaining batches of this epoch."""
         self._steps.epoch = self._epoch
         self._steps.first = self._step = self._resume_step
         self._resume_step = 0
@@ -173,12 +173,12 @@ class ShardLoader:
         self.set_epoch(self._epoch + 1)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next; the epoch of a loaded state is gone on with, any other begins at its start."""
+        """Set the next epoch; the epoch of a loaded state is resumed, any other begins at its start."""
         if epoch != self._epoch:
             self._epoch, self._step, self._resume_step = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, after the batch that was handed out last; plain JSON values."""
+        """Position of the loader after the last batch; plain JSON values."""
         done = self._step == len(self)
         return {
             "epoch": self._epoch + done,

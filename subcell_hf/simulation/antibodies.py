@@ -25,7 +25,7 @@ MAIN_LOCATIONS = (
     "Nucleoli fibrillar center",
     "Negative",
 )
-"""The locations that genes are dealt to in turn; neighbours in the list are easy to tell apart."""
+"""The locations that genes are dealt to in turn; neighbours in the list are easy to distinguish."""
 
 RARE_LOCATIONS = ("Lipid droplets", "Cell Junctions", "Aggresome")
 """Locations that are dealt in every second round only."""

@@ -38,7 +38,7 @@ def write_atomically(path: Path | str) -> Iterator[BinaryIO]:
     """Open a binary file for writing that appears under its name only when it is complete.
 
     The bytes go to a hidden file beside the target, which is flushed to the disk and renamed when the block ends. If
-    the block raises, the hidden file is removed and whatever stood under the name before stays as it was. After a kill
+    the block raises, the hidden file is removed and an existing file under that name is kept. After a kill
     at any point the name holds the old file, the new file, or nothing, never a part of one.
 
     Args:

@@ -63,7 +63,7 @@ def write_folder_atomically(output: Path | str, *, replace: bool = False) -> Ite
 
 
 def publish_folder(staging: Path, final: Path) -> None:
-    """Flush a written folder to the disk and give it its name; a folder that stood there before is replaced.
+    """Flush a written folder to the disk and give it its name; an existing folder is replaced.
 
     Files get the modes that the process's umask allows: some libraries, safetensors among them, write files that only
     their owner can read.

@@ -301,7 +301,7 @@ _SPOKEN = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
 def _separator(text: str, tabs: bool) -> str:
-    """What stands between the cells: of those in the header the one that gives all rows the header's width."""
+    """The separator of cells: of those in the header, the one that gives all rows the header's width."""
     sample = "\n".join(text.split("\n", _SNIFFED_LINES)[:_SNIFFED_LINES])
     fits, splits = [], []
     order = ("\t", ",", ";", "|") if tabs else _SEPARATORS

@@ -39,7 +39,7 @@ def read_text(path: Path) -> str:
 
 
 def decode_text(content: bytes, where: str) -> str:
-    """The text that a file's bytes stand for, without a byte order mark and with Unix ends of lines.
+    """Decode the bytes of a text file, without a byte order mark and with Unix line endings.
 
     What gzip, bzip2, xz, Zstandard, or zip with one member have packed is unpacked, whatever the file is called. A byte
     order mark says which Unicode it is; without one it is UTF-8. No other encoding is guessed.

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from subcell_hf.errors import InputError, InputWarning
 
 MISSING_NUMBERS = ("", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "-NaN", "NULL", "null", "None", "<NA>", "#N/A", "#NA")
-"""What stands in a column of numbers where there is none; in a column of texts these are words."""
+"""Texts that mean a missing number in a column of numbers; in a column of texts these are words."""
 
 _WHOLE = r"^(-?)(0|[1-9][0-9]*)\.0+$"
 _NAME_LIKE = r"^[+-]?0[0-9]|^[0-9]+E[0-9]+$"

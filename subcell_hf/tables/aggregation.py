@@ -34,7 +34,7 @@ class Aggregation:
 
     Attributes:
         table: One row per group, sorted by its name. `cell_id` is that name; `cell_count`, `field_count` and
-            `antibody_count` say how much a row stands for.
+            `antibody_count` say how much a row represents.
         skipped: Id of every cell that names no group → the reason.
         dropped_columns: Metadata that differ within a group and so have no value for it.
         notes: What a reader of the table should know.

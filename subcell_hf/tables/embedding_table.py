@@ -36,7 +36,7 @@ class EmbeddingTable:
         cells: One row per cell, index 0, 1, …: `cell_id` (unique), `field_of_view`, metadata as text, empty where
             unknown (`antibody`, `gene`, `locations` joined by `;`, `cell_line`, `plate`, `well`, `split`, …), quality
             columns `qc_…`, and `top_location_1` … `3` with `top_probability_1` … `3` where cells are classified.
-        embeddings: `[cells, width]` float32. Of several passes they stand side by side.
+        embeddings: `[cells, width]` float32. Those of several passes are concatenated.
         probabilities: `[cells, classes]` float32, of several passes the mean; None where there is no classifier.
         classes: Names of the columns of `probabilities`.
         pass_probabilities: Name of a pass → its probabilities `[cells, classes]`; empty where there is one pass.

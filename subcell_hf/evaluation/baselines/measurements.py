@@ -17,12 +17,12 @@ from subcell_hf.storage.records import describe_files, find_damage, read_record,
 from subcell_hf.types import FieldCrops
 
 _PLACES = ("top", "left", "height", "width", "qc_area_um2")
-"""Columns that tell whether a cell is the same one, beside its id."""
+"""Columns that identify a cell, together with its id."""
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """A folder with one file per piece that has been measured; whoever is stopped goes on with the pieces that lack.
+    """A folder with one file per measured piece; a resumed run measures only the missing pieces.
 
     Attributes:
         folder: Where the files lie.

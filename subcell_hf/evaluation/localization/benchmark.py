@@ -1,8 +1,8 @@
-"""The localization benchmark: can the places of a protein be read off frozen embeddings, and better than off baselines?
+"""The localization benchmark: how well embeddings predict protein locations, compared with baselines.
 
-Upstream's unit is the single cell and its splits are by antibody. Beside its metrics stand what a reviewer asks for:
-other levels, intervals that resample antibodies, paired tests against the baselines, calibration, confusion, how many
-labelled antibodies are needed, and what else the embedding tells.
+Upstream's unit is the single cell and its splits are by antibody. This benchmark adds other levels, intervals that
+resample antibodies, paired tests against the baselines, calibration, confusion, how many
+labelled antibodies are needed, and what else the embedding contains.
 """
 
 from collections.abc import Mapping, Sequence
@@ -187,7 +187,7 @@ class _Records:
 
 
 def _own_head(table: EmbeddingTable, rows: npt.NDArray[np.int64], scheme: ClassScheme) -> list[TableProbabilities]:
-    """The probabilities that stand in the table, where they cover the classes."""
+    """The probabilities of the table, if they cover the classes."""
     if table.probabilities is None or not set(scheme.classes) <= set(table.classes):
         return []
     columns = [table.classes.index(name) for name in scheme.classes]

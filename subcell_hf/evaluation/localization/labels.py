@@ -33,7 +33,7 @@ class ClassScheme:
     Attributes:
         name: How to call the scheme.
         classes: Names of the classes, in order.
-        class_of: Location as annotated → its class; locations that no class stands for are absent.
+        class_of: Location as annotated → its class; locations without a class are absent.
         known: Names that may be annotated; None for any.
     """
 
@@ -111,7 +111,7 @@ class LabelledCells:
         cells: One row per cell, with `cell_id`, `antibody`, `split` and whatever else is known.
         scheme: The classes.
         targets: `[cells, classes]` uint8.
-        positions: `[cells]` int64, where they stood in the table that was given.
+        positions: `[cells]` int64, their rows in the given table.
         without_class: How many cells were left out since no class of the scheme is annotated.
         without_split: How many have a class and were left out since they are in no split that is evaluated.
         shared_genes: Genes that several splits have, where that was allowed.

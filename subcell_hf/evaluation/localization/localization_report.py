@@ -38,7 +38,7 @@ BASELINE_WORDS = {
     "features": "classical features of each cell: intensity, texture, granularity, overlap of channels",
     "pixels": "principal components of the downsampled pixels",
 }
-"""What stands behind the names of the usual baselines."""
+"""Descriptions of the usual baselines."""
 
 
 def write_report(

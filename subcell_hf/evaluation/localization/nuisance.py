@@ -1,4 +1,4 @@
-"""What else an embedding tells: the cell line, which it may, and the plate or microscope, which it should not."""
+"""What else an embedding predicts: the cell line, which is expected, and the plate or microscope, which is not."""
 
 from collections.abc import Sequence
 

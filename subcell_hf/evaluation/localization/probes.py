@@ -228,7 +228,7 @@ def _vote(neighbours: npt.NDArray[np.int64], targets: Array) -> Array:
 
 @dataclass
 class TableProbabilities:
-    """The probabilities that stand in the table itself, from a head that was trained elsewhere.
+    """The probabilities in the table itself, from a head that was trained elsewhere.
 
     Attributes:
         probabilities: `[test cells, classes]`.

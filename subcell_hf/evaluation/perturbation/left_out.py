@@ -42,7 +42,7 @@ def wells_not_scored(
     plate_column: str,
     well_column: str | None,
 ) -> pd.DataFrame:
-    """Queries that have nothing to find or nothing to tell it from: one row each, with `COLUMNS`.
+    """Queries without positives or without negatives: one row each, with `COLUMNS`.
 
     Args:
         wells: The wells of the task.

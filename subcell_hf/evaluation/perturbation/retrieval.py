@@ -248,7 +248,7 @@ def retrieve_mechanisms(
         `retrieve_replicates` but for the plate.
 
     Raises:
-        InputError: If no mechanism has two perturbations and something to tell them from.
+        InputError: If no mechanism has two perturbations and negatives.
     """
     rows = np.array([row for row, names in enumerate(mechanisms) if names], dtype=np.intp)
     if len(rows) < 2:

@@ -1,4 +1,4 @@
-"""Proteome map: embeddings of cells → one point per gene → clusters within clusters, and what they stand for."""
+"""Proteome map: embeddings of cells → one point per gene → nested clusters with their enriched terms."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ import tifffile
 MIN_PIXEL_SIZE_UM = 0.01
 """Smaller than any pixel of a light microscope, super-resolution included."""
 MAX_PIXEL_SIZE_UM = 5.0
-"""A nucleus would be two pixels wide: no compartment could be told from another."""
+"""A nucleus would be two pixels wide: compartments could not be distinguished."""
 
 _UNITS_UM = {
     "nm": 1e-3, "nanometer": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "micron": 1.0, "microns": 1.0,
