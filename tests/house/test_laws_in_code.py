@@ -80,7 +80,6 @@ WITHOUT_GENERATOR = {
     "model/modeling_subcell_pretraining.py: _init_weights": "the same",
     "model/modeling_subcell_pretraining.py: _draw_noise": "what `forward` draws if its `noise` is not given",
     "model/modeling_subcell_pretraining.py: _draw_directions": "the same",
-    "training/finetuning/finetuning.py: make_pixel_values": "the Trainer seeds the generator and keeps its state",
 }
 """Where the global generator is read, and why that may be."""
 

@@ -102,6 +102,7 @@ class FineTuner(RunTrainer):
             LabelledCropDataset(run.crops, rows, run.targets, run.processor) for rows in (run.train, run.validation)
         )
         self._table_rows: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
+        self._last_batch: tuple[int, int] | None = None  # step and number in it, of the batch that was last seen
         super().__init__(
             model=run.build_model(),
             args=run.training,
@@ -125,9 +126,17 @@ class FineTuner(RunTrainer):
             antibodies=torch.zeros(cells, dtype=torch.int64, device=inputs["pixels"].device),
             locations=torch.zeros(cells, 1, device=inputs["pixels"].device),
         )
-        # The seed is drawn from the random numbers of this process, whose state is part of each checkpoint.
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) if training else 0)
+        generator = torch.Generator().manual_seed(self._next_seed() if training else 0)
         return self._views[training](crops, self.run.config.channels, generator)["pixel_values"][:, 0]
+
+    def _next_seed(self) -> int:
+        """Seed of the next batch's views, which follows from the run's seed, the process and the step alone."""
+        step, batch = self.state.global_step, 0
+        if self._last_batch is not None and self._last_batch[0] == step:
+            batch = self._last_batch[1] + 1  # accumulated in the same step
+        self._last_batch = (step, batch)
+        place = (self.args.seed, self.args.process_index, step, batch)
+        return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def compute_loss(
         self,
