@@ -143,7 +143,7 @@ def embed(
         mask_cells=mask_cells,
         options=options,
         working_folder=str(Path.cwd()),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "subcell"), *sys.argv[1:]]),
     )
     settings = EmbedSettings(
         device=device,
