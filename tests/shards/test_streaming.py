@@ -158,6 +158,18 @@ def take(loader: ShardLoader, count: int) -> list[tuple[int, list[str]]]:
     return seen
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reading_leaves_torchs_default_generator_alone(reader: ShardReader, workers: int) -> None:
+    """Dropout draws from it: a run that resumes within an epoch must find it as the checkpoint has it."""
+    loaders = (
+        training_loader(reader, SETTINGS, split=None, workers=workers),
+        in_order_loader(reader, 8, workers=workers),
+    )
+    before = torch.get_rng_state()
+    assert sum(1 for loader in loaders for _ in loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_epochs_follow_each_other_and_can_be_set(reader: ShardReader) -> None:
     loader = training_loader(reader, SETTINGS, split=None)
     assert len(loader) == 3
