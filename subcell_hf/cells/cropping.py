@@ -119,7 +119,7 @@ def crop_fields(
     """Crop all cells of a source into a folder.
 
     Fields without a mask are segmented. A field that cannot be used is skipped and listed. After a kill, the same call
-    is resumed: fields whose files are complete, and not older than their images, are kept.
+    resumes the run: fields whose files are complete, and not older than their images, are kept.
 
     Args:
         source: See `find_fields`.
