@@ -128,7 +128,7 @@ def test_paths_are_found_from_where_the_run_was_started(tmp_path: Path) -> None:
             {"format": 2, "input": {"source": "a", "model": "b", "protein_channels": ["mito", 2]}},
             "input.protein_channels[1] is 2, expected str",
         ),
-        ({"arguments": {"source": "a", "model": "b", "trust_masks": "tru"}}, "arguments that cannot be read"),
+        ({"arguments": {"source": "a", "model": "b", "trust_masks": "maybe"}}, "arguments that cannot be read"),
         ({"arguments": {"source": "a", "model": "b", "crop_size_px": "[" * 2000}}, "arguments that cannot be read"),
     ],
 )
