@@ -66,6 +66,7 @@ def main(
 
 COMMANDS = (
     data.simulate,
+    data.inspect,
     data.crops,
     data.shards,
     data.shards_inspect,

@@ -1,5 +1,6 @@
 """Commands on images, crops and shards: from images to training batches."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,55 @@ def simulate(
         workers=workers,
     )
     typer.echo(f"{output} contains {fields} simulated fields, {made} of them new; metadata.csv lists their content.")
+
+
+def inspect(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="Folder as the microscope wrote it, its index, an image, or a table."),
+    ],
+    channel_mapping: Annotated[
+        list[str] | None,
+        typer.Option(help="Map a channel name to a colour: NAME=COLOUR, such as DAPI=blue; repeatable."),
+    ] = None,
+    channel_names: Annotated[
+        str | None, typer.Option(help="Comma-separated channel names for multi-channel files that contain none.")
+    ] = None,
+    pixel_size_um: Annotated[
+        float | None, typer.Option(help="Pixel size of the images in micrometres; overrides the files.")
+    ] = None,
+    z_projection: Annotated[
+        str | None, typer.Option(help="For Z-stacks: max, mean, focus, or the index of a plane.")
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression for file names with the named groups channel, well, plate, site, z, time."
+        ),
+    ] = None,
+    look_at: Annotated[int, typer.Option(min=0, help="Number of fields whose pixels are checked.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
+) -> None:
+    """Show what a folder of images holds. Exit code 3: something would be skipped; 2: nothing can be used."""
+    from subcell_hf.images.reading_options import ReadingOptions, parse_channel_mapping, parse_z_projection
+    from subcell_hf.workflows.inspect_images import inspect_images
+
+    reading = ReadingOptions(
+        channel_mapping=parse_channel_mapping(channel_mapping or ()),
+        channel_names=tuple(name.strip() for name in channel_names.split(",")) if channel_names else (),
+        pixel_size_um=pixel_size_um,
+        z_projection=parse_z_projection(z_projection),
+        pattern=pattern,
+    )
+    found = inspect_images(source, reading, look_at=look_at)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), ensure_ascii=False, indent=1))
+    else:
+        from subcell_hf.cli.inspection import describe
+
+        typer.echo(describe(found))
+    if found.usable < len(found.fields):
+        raise typer.Exit(3 if found.usable else 2)
 
 
 def crops(

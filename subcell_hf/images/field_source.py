@@ -14,7 +14,8 @@ from subcell_hf.images.decoders.file_metadata import (
     ImageMetadata,
     is_sane_pixel_size,
 )
-from subcell_hf.images.files import FieldError, Image, read_image
+from subcell_hf.images.decoders.image import ImageHeader
+from subcell_hf.images.files import FieldError, Image, read_header, read_image
 from subcell_hf.images.listed_fields import ListedField, PlaneFile
 from subcell_hf.images.masks.instances import check_instances
 from subcell_hf.images.metadata_columns import keep_apart
@@ -33,6 +34,25 @@ from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import standard_well
 from subcell_hf.ontology import CHANNEL_STAINS, PROTEIN_CHANNEL
 from subcell_hf.types import FieldOfView
+
+
+@dataclass(frozen=True)
+class FieldFacts:
+    """What is known of a field before it is read.
+
+    Attributes:
+        channels: Names, in order; empty where nothing names them.
+        pixel_size_um: None where nobody says it, or where it cannot be used.
+        pixel_size_source: What says it.
+        z_planes: Of every channel.
+        problem: Why the field cannot be used, as far as known.
+    """
+
+    channels: tuple[str, ...]
+    pixel_size_um: float | None
+    pixel_size_source: str
+    z_planes: int
+    problem: str | None
 
 
 @dataclass(frozen=True)
@@ -111,6 +131,36 @@ class FieldSource:
         if all(plane.min() == plane.max() for plane in pixels):
             raise FieldError("every channel is constant, expected at least one with signal. Take the field again.")
         return pixels, wanted, said_by_files
+
+    def describe(self) -> FieldFacts:
+        """What is known of the field from its listing and the headers of its files; nothing is decoded."""
+        listed, problem = self.listed, self.listed.problem
+        channels, headers, z_planes = tuple(listed.channel_planes), list[ImageHeader](), 1
+        try:
+            if listed.stack_file is not None:
+                header = read_header(listed.stack_file, listed.stack_position)
+                headers, z_planes = [header], header.count("Z")
+                channels = self.options.channel_names or header.metadata.channel_names
+                if not channels:
+                    raise FieldError(
+                        f"{listed.stack_file} (shape {header.shape}, axes {header.axes}) names no channels. Give their "
+                        "names (--channel-names)."
+                    )
+            else:
+                z_planes = max((len(planes) for planes in listed.channel_planes.values()), default=1)
+                first = next(iter(listed.channel_planes.values()), ())
+                if first and (listed.pixel_size_um is None or len(first) == 1) and first[0].path.exists():
+                    headers = [read_header(first[0].path, page=first[0].page)]
+                    z_planes = max(z_planes, headers[0].count("Z"))
+            if z_planes > 1 and self.options.z_projection is None and z_planes != len(self.options.channel_names):
+                raise FieldError(
+                    f"it has {z_planes} Z-planes, expected one. Choose a projection (--z-projection): max, mean, "
+                    "focus, or the index of a plane."
+                )
+            size_um, source = self._pixel_size([header.metadata for header in headers])
+        except FieldError as error:
+            size_um, source, problem = None, "", problem or f"Field {self.name!r}: {error}"
+        return FieldFacts(tuple(channels), size_um, source, z_planes, problem)
 
     def _read_planes(self) -> tuple[dict[str, npt.NDArray[Any]], list[ImageMetadata]]:
         """One plane per channel; of Z-stacks in many files only those that the projection needs are read."""

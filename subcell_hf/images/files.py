@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from subcell_hf.images.decoders.file_metadata import ImageMetadata
-from subcell_hf.images.decoders.image import MAX_DECODED_BYTES, FieldError, Image, check_size, too_large
-from subcell_hf.images.decoders.ome_zarr import read_ome_zarr
+from subcell_hf.images.decoders.image import MAX_DECODED_BYTES, FieldError, Image, ImageHeader, check_size, too_large
+from subcell_hf.images.decoders.ome_zarr import read_ome_zarr, zarr_header
 from subcell_hf.images.decoders.png_jpeg import decode_jpeg, decode_png
-from subcell_hf.images.decoders.tiff import Position, decode_tiff, decode_tiff_page, tiff_positions
+from subcell_hf.images.decoders.tiff import Position, decode_tiff, decode_tiff_page, tiff_header, tiff_positions
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -29,6 +29,7 @@ __all__ = [
     "Image",
     "image_positions",
     "image_suffix",
+    "read_header",
     "read_image",
 ]
 
@@ -80,6 +81,33 @@ def read_image(
     except Exception as error:  # on damaged files, decoders raise nearly anything that Python can
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise FieldError(f"{path} is truncated or corrupt ({reason}). Copy or export the file again.") from error
+
+
+def read_header(path: Path, position: int | None = None, page: int | None = None) -> ImageHeader:
+    """What a file says of its image. Only kinds that hold nothing but pixels, PNG and JPEG among them, are decoded.
+
+    Args:
+        path: The file.
+        position: As in `read_image`.
+        page: As in `read_image`.
+
+    Raises:
+        FieldError: If the file cannot be read.
+    """
+    try:
+        if path.is_dir():
+            return zarr_header(path)
+        with _open(path, MAX_DECODED_BYTES) as stream:
+            is_tiff = stream.read(_MAGIC_BYTES).startswith(_TIFF_MAGICS)
+            stream.seek(0)
+            if is_tiff:
+                return tiff_header(stream, path, position, page)
+    except FieldError:
+        raise
+    except Exception as error:  # as in `read_image`
+        raise FieldError(f"{path} is truncated or corrupt ({type(error).__name__}: {error}). Copy it again.") from error
+    image = read_image(path)
+    return ImageHeader(image.pixels.shape, image.axes, image.metadata)
 
 
 def _read_file(path: Path, max_decoded_bytes: int, position: int | None, page: int | None) -> Image:

@@ -30,6 +30,9 @@ from .hub.publishing import push_metrics as push_metrics
 from .hub.publishing import push_shards as push_shards
 from .hub.serving import open_endpoint as open_endpoint
 from .hub.serving import serve_demo as serve_demo
+from .inspect_images import InspectedField as InspectedField
+from .inspect_images import Inspection as Inspection
+from .inspect_images import inspect_images as inspect_images
 from .pretrain import pretrain as pretrain
 from .pretrain import run_pretraining as run_pretraining
 from .recipes import copy_recipes as copy_recipes

@@ -43,6 +43,25 @@ class Image:
     palette_numbers: npt.NDArray[np.uint8] | None = None
 
 
+@dataclass(frozen=True)
+class ImageHeader:
+    """What one file says of its image, without a pixel.
+
+    Attributes:
+        shape: Of the image.
+        axes: As `Image` has them.
+        metadata: Channel names and pixel size, as far as the file contains them.
+    """
+
+    shape: tuple[int, ...]
+    axes: str
+    metadata: ImageMetadata
+
+    def count(self, axis: str) -> int:
+        """Entries along an axis; 1 where the image has no such axis."""
+        return self.shape[self.axes.index(axis)] if axis in self.axes else 1
+
+
 def too_large(path: Path, got: str, max_decoded_bytes: int) -> FieldError:
     """The error for an image above the limit."""
     return FieldError(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import zarr
 
 from subcell_hf.images.decoders.file_metadata import metadata_from_ome_zarr
-from subcell_hf.images.decoders.image import FieldError, Image, check_size
+from subcell_hf.images.decoders.image import FieldError, Image, ImageHeader, check_size
 
 _GROUP_FILES = (".zgroup", ".zattrs", "zarr.json")
 _CODECS_THAT_RUN_CODE = frozenset({"pickle"})
@@ -58,6 +58,32 @@ def read_ome_zarr(path: Path, max_decoded_bytes: int) -> Image:
         FieldError: If the folder is no image, too large, or lacks pixels.
         Exception: Whatever zarr raises for damaged pixels.
     """
+    group, attributes, array, dataset, header = _open_image(path)
+    metadata, axes = header.metadata, header.axes
+    _refuse_code(array, path)
+    check_size(path, array.shape, array.dtype, max_decoded_bytes)
+    check_size(path, _stored_chunk(array), array.dtype, max_decoded_bytes)
+    stored, missing = _chunks(array, path / dataset)
+    _check_blosc(array, [file for file, _ in stored], path)
+    pixels = np.asarray(array[...])
+    if missing:
+        present = [pixels[region] for _, region in stored]
+        is_lost = _has_content_elsewhere(group, attributes, array, missing)
+        _check_missing(array, present, len(missing), path, is_lost, is_label="image-label" in attributes)
+    return Image(path, pixels, axes, metadata)
+
+
+def zarr_header(path: Path) -> ImageHeader:
+    """What an OME-Zarr image says of itself at full resolution.
+
+    Raises:
+        FieldError: If the folder is no image.
+    """
+    return _open_image(path)[-1]
+
+
+def _open_image(path: Path) -> tuple[zarr.Group, Mapping[str, Any], zarr.Array[Any], str, ImageHeader]:
+    """Group, attributes, array of the full resolution, its name, and what all of them say."""
     try:
         group = zarr.open_group(path, mode="r")
         attributes = _attributes(group)
@@ -72,17 +98,7 @@ def read_ome_zarr(path: Path, max_decoded_bytes: int) -> Image:
             f"{path} is no OME-Zarr image that can be read: {type(error).__name__} {error}. Expected a group with "
             "`multiscales`, or in its place a plate, a well or a converted file that lists such groups."
         ) from error
-    _refuse_code(array, path)
-    check_size(path, array.shape, array.dtype, max_decoded_bytes)
-    check_size(path, _stored_chunk(array), array.dtype, max_decoded_bytes)
-    stored, missing = _chunks(array, path / dataset)
-    _check_blosc(array, [file for file, _ in stored], path)
-    pixels = np.asarray(array[...])
-    if missing:
-        present = [pixels[region] for _, region in stored]
-        is_lost = _has_content_elsewhere(group, attributes, array, missing)
-        _check_missing(array, present, len(missing), path, is_lost, is_label="image-label" in attributes)
-    return Image(path, pixels, axes, metadata)
+    return group, attributes, array, dataset, ImageHeader(tuple(array.shape), axes, metadata)
 
 
 def list_zarr_images(path: Path, stem: str) -> list[ZarrImage]:

@@ -18,7 +18,14 @@ from subcell_hf.images.decoders.file_metadata import (
     metadata_from_tiff_tags,
     read_ome_xml,
 )
-from subcell_hf.images.decoders.image import FieldError, Image, check_size, refuse_orientation, without_alpha
+from subcell_hf.images.decoders.image import (
+    FieldError,
+    Image,
+    ImageHeader,
+    check_size,
+    refuse_orientation,
+    without_alpha,
+)
 
 _MOST_PAGES = 20_000
 """A small file can list millions of pages, each of which would take memory."""
@@ -91,6 +98,20 @@ def decode_tiff(stream: BinaryIO, path: Path, max_decoded_bytes: int, position: 
             )
         pixels, axes = _sort_samples(pixels, series.axes, pages[0], path)
         return Image(path, pixels, axes, metadata, has_palette=any(not has_plain_numbers(page) for page in pages))
+
+
+def tiff_header(stream: BinaryIO, path: Path, position: int | None = None, page: int | None = None) -> ImageHeader:
+    """What a TIFF says of one of its images, or of one page; arguments and errors as `decode_tiff` has them."""
+    _check_pages(stream, path)
+    with _open_tiff(stream) as tiff:
+        if page is not None:
+            described: Any = tiff.pages[page]
+            metadata = metadata_from_tiff_tags(described.aspage())
+        else:
+            all_series = _checked_series(tiff, path)
+            number = _only_position(all_series, path) if position is None else position
+            described, metadata = all_series[number], _metadata(tiff, all_series, number)
+        return ImageHeader(tuple(described.shape), described.axes.replace("I", "Q"), metadata)
 
 
 def decode_tiff_page(stream: BinaryIO, path: Path, max_decoded_bytes: int, number: int) -> Image:

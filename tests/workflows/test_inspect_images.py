@@ -1,0 +1,103 @@
+"""What is shown of an input before it is embedded."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner
+
+from subcell_hf.cli import app
+from subcell_hf.workflows.inspect_images import inspect_images, plate_map, suggest_mapping
+
+SIZE_UM = 0.25
+
+
+def write_plate(folder: Path, wells: tuple[str, ...] = ("A01", "B02"), *, saturated: bool = False) -> None:
+    """Files named as MetaXpress names them, with their pixel size in TIFF tags."""
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for well in wells:
+        for wave in (1, 2):
+            pixels = random.integers(0, 4000, (64, 64), np.uint16)
+            if saturated:
+                pixels[:32] = np.iinfo(np.uint16).max
+            per_cm = 1e4 / SIZE_UM
+            name = folder / f"p_{well}_s1_w{wave}.tif"
+            tifffile.imwrite(name, pixels, resolution=(per_cm, per_cm), resolutionunit="CENTIMETER")
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["inspect", *arguments])
+    return done.exit_code, done.stdout
+
+
+def test_a_plate_is_shown_with_its_command(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate")
+    code, shown = run(str(tmp_path / "plate"))
+    assert code == 0
+    assert "2 fields of view, 2 of them usable" in shown
+    assert f"{SIZE_UM:g} um, from file (2 fields)" in shown
+    assert f"subcell embed {tmp_path / 'plate'} --model MODEL" in shown
+
+
+def test_json_has_the_documented_keys_and_says_what_python_says(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate")
+    code, shown = run(
+        str(tmp_path / "plate"), "--json", "--channel-mapping", "w1=blue", "--channel-mapping", "w2=green"
+    )
+    found = json.loads(shown)
+    assert code == 0
+    assert {"layout", "fields", "problems", "left_out", "suggested_command"} <= found.keys()
+    (first, second) = found["fields"]
+    assert first["name"] == "plate_A01_1"
+    assert (first["plate"], first["well"], first["site"]) == ("plate", "A01", "1")
+    assert first["channels"] == ["blue", "green"]
+    assert first["pixel_size_um"] == pytest.approx(SIZE_UM)
+    assert (first["z_planes"], first["files_missing"]) == (1, [])
+    assert second["well"] == "B02"
+    assert found["suggested_command"].startswith(f"subcell embed {tmp_path / 'plate'} --model subcell-bg")
+    assert inspect_images(tmp_path / "plate").layout == found["layout"]
+
+
+def test_what_would_be_skipped_turns_the_exit_code(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate")
+    (tmp_path / "plate" / "p_B02_s1_w2.tif").unlink()
+    code, shown = run(str(tmp_path / "plate"), "--json")
+    assert code == 3
+    assert "channel w2 is missing" in json.loads(shown)["problems"][0]
+    (tmp_path / "plate" / "p_A01_s1_w1.tif").write_bytes(b"II*\0broken")
+    assert run(str(tmp_path / "plate"))[0] == 2
+    assert run(str(tmp_path / "nothing"))[0] == 2
+
+
+def test_saturated_channels_are_named(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate", saturated=True)
+    assert "50% of channel w1 is saturated" in " ".join(inspect_images(tmp_path / "plate").problems)
+    assert inspect_images(tmp_path / "plate", look_at=0).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [
+        (("DAPI", "FITC", "Texas Red", "Cy5"), {"DAPI": "blue", "FITC": "green"}),
+        (("HOECHST 33342", "Alexa 488", "488 long"), {"HOECHST 33342": "blue"}),  # two may be the protein
+        (("anti-tubulin", "Calreticulin", "Hoechst", "GFP"),
+         {"anti-tubulin": "red", "Calreticulin": "yellow", "Hoechst": "blue", "GFP": "green"}),
+        (("blue", "green"), {"blue": "blue", "green": "green"}),
+        (("Brightfield 488",), {}),
+        ((), {}),
+    ],
+)  # fmt: skip
+def test_stain_names_suggest_colours(channels: tuple[str, ...], expected: dict[str, str]) -> None:
+    assert suggest_mapping(channels) == expected
+
+
+def test_the_map_of_a_plate(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate", ("A01", "P24"))
+    (drawn,) = plate_map(inspect_images(tmp_path / "plate").fields).values()
+    lines = drawn.splitlines()
+    assert len(lines) == 17
+    assert lines[1].split()[:2] == ["A", "1"]
+    assert lines[16].split()[-1] == "1"
