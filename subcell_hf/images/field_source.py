@@ -286,8 +286,9 @@ def _chosen_files(files: Sequence[PlaneFile], projection: ZProjection | None, ch
     if len(files) == 1:
         return files
     if projection is None:
+        each = ", one file each" if files[0].path != files[1].path else ""
         raise FieldError(
-            f"channel {channel} has {len(files)} Z-planes, one file each ({files[0].path.name}, …), expected one. "
+            f"channel {channel} has {len(files)} Z-planes{each} ({files[0].path.name}, …), expected one. "
             "Choose a projection (--z-projection): max, mean, focus, or the index of a plane."
         )
     if not isinstance(projection, int):

@@ -116,7 +116,7 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
     elif index_of is not None:
         listing = list_any(source.parent, options, index_of)
     elif is_image:
-        listing = list_file(source)
+        listing = list_file(source, options)
     else:
         raise FieldError(
             f"{source} is neither a folder nor a .csv table nor an image ({', '.join(IMAGE_SUFFIXES)}, .zarr)."

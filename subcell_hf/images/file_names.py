@@ -19,8 +19,8 @@ _SYSTEM_NAMES = frozenset({"@eadir", "@recycle", "#recycle", "#snapshot", "__mac
 
 # Kinds of images that microscopes and other programs write, and that are not read here.
 _OTHER_IMAGES = (
-    ".avif", ".bmp", ".c01", ".czi", ".dcm", ".dv", ".flex", ".gif", ".heic", ".ics", ".ids", ".ims", ".jfif", ".jp2",
-    ".jpe", ".jxl", ".lif", ".lsm", ".mha", ".mrc", ".mrxs", ".nd2", ".ndpi", ".nii", ".nrrd", ".oib", ".oif", ".pgm",
+    ".avif", ".bmp", ".c01", ".dcm", ".dv", ".flex", ".gif", ".heic", ".ics", ".ids", ".ims", ".jfif", ".jp2",
+    ".jpe", ".jxl", ".lsm", ".mha", ".mrc", ".mrxs", ".ndpi", ".nii", ".nrrd", ".oib", ".oif", ".pgm",
     ".pnm", ".ppm", ".qptiff", ".r3d", ".scn", ".sld", ".stk", ".svs", ".tga", ".vsi", ".webp", ".zarr.zip", ".zvi",
 )  # fmt: skip
 

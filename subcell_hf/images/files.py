@@ -1,4 +1,4 @@
-"""Image files → arrays: PNG, JPEG, TIFF, OME-TIFF, gzip around any of them, NumPy and OME-Zarr.
+"""Image files → arrays: PNG, JPEG, TIFF, OME-TIFF, gzip around any of them, NumPy, OME-Zarr, CZI, LIF and ND2.
 
 Every file is recognised by its first bytes, and its size is read from its header before a pixel is decoded. The bit
 depth stays what it is.
@@ -20,6 +20,7 @@ from subcell_hf.images.decoders.file_metadata import ImageMetadata
 from subcell_hf.images.decoders.image import MAX_DECODED_BYTES, FieldError, Image, ImageHeader, check_size, too_large
 from subcell_hf.images.decoders.ome_zarr import read_ome_zarr, zarr_header
 from subcell_hf.images.decoders.png_jpeg import decode_jpeg, decode_png
+from subcell_hf.images.decoders.stored_images import STORED_MAGICS, STORED_SUFFIXES, decode_stored
 from subcell_hf.images.decoders.tiff import Position, decode_tiff, decode_tiff_page, tiff_header, tiff_positions
 
 __all__ = [
@@ -38,7 +39,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", *_TIFF_SUFFIXES, ".npy")
 """File name endings of the images that are read; OME-Zarr folders end in `.zarr`."""
 
 _UNPACKED_SUFFIXES = (*IMAGE_SUFFIXES, *(f".ome{suffix}" for suffix in _TIFF_SUFFIXES))
-_KNOWN_SUFFIXES = (*_UNPACKED_SUFFIXES, *(f"{suffix}.gz" for suffix in _UNPACKED_SUFFIXES), ".zarr", ".ome.zarr")
+_KNOWN_SUFFIXES = (
+    *_UNPACKED_SUFFIXES, *(f"{suffix}.gz" for suffix in _UNPACKED_SUFFIXES), ".zarr", ".ome.zarr", *STORED_SUFFIXES
+)  # fmt: skip
 _GZIP_BLOCK_BYTES = 2**20
 _MOST_CHANNELS = 16
 
@@ -58,7 +61,8 @@ def read_image(
         path: The file.
         max_decoded_bytes: Larger images are refused before they are decoded, and gzip streams stop there.
         position: Which image of a TIFF that holds several, see `image_positions`; None demands that there is one.
-        page: Which page of a TIFF, where metadata elsewhere say what each page is; None reads the whole image.
+        page: Which page of a TIFF, where metadata elsewhere say what each page is, or which plane of a CZI, LIF or ND2;
+            None reads the whole image.
 
     Raises:
         FieldError: If the file is missing, empty, truncated, corrupt, too large, of an unknown kind, or holds several
@@ -113,6 +117,9 @@ def read_header(path: Path, position: int | None = None, page: int | None = None
 def _read_file(path: Path, max_decoded_bytes: int, position: int | None, page: int | None) -> Image:
     with _open(path, max_decoded_bytes) as stream:
         start = stream.read(_MAGIC_BYTES)
+        for magic, suffix in STORED_MAGICS.items():
+            if start.startswith(magic):
+                return decode_stored(suffix, path, max_decoded_bytes, page)
         stream.seek(0)
         if start.startswith(_TIFF_MAGICS):
             if page is not None:

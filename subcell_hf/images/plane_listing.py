@@ -36,6 +36,7 @@ class ListedPlane:
         page: Which page of a TIFF, where it holds several planes.
         pixel_size_um: Edge of a pixel in micrometres, as the layout's own metadata say; None where they do not.
         stage_um: Position of the centre in micrometres (x, y), where the layout says it.
+        problem: Why the field that it belongs to cannot be used, where the metadata alone show it.
     """
 
     file: Path
@@ -48,6 +49,7 @@ class ListedPlane:
     page: int | None = None
     pixel_size_um: float | None = None
     stage_um: tuple[float, float] | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class PlaneListing:
         shapes: Plate → its rows and columns, as far as known.
         left_out: File → why it is no plane on purpose: thumbnails, corrections, projections.
         problems: Name of what should have been a field → why it cannot be listed.
+        prefix: Begins the names of all fields, where they lie in one file.
     """
 
     planes: Iterable[ListedPlane]
@@ -69,6 +72,7 @@ class PlaneListing:
     shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     left_out: Mapping[Path, str] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,25 @@ def square_pixel_um(width: float | str, height: float | str, where: object, fact
     return x
 
 
+def channel_labels(names: Sequence[str], count: int, options: ReadingOptions) -> tuple[list[str], str | None]:
+    """What the channels of an image are called, and why they have no names where they have none.
+
+    Args:
+        names: As its metadata say them.
+        count: How many channels there are.
+        options: Names that the user gave come first.
+    """
+    given = options.channel_names or names
+    if len(given) == count:
+        return list(given), None
+    said = f"{len(given)} channel names ({', '.join(given)})" if given else "no channel names"
+    problem = (
+        f"it has {count} channel{'' if count == 1 else 's'} and {said}. Give one name per channel (--channel-names), in "
+        "the order of the file."
+    )
+    return [f"channel {number}" for number in range(count)], problem
+
+
 def documents_named(content: FolderContent, *patterns: str) -> list[Path]:
     """The files of a folder that are no images and whose names, in small letters, fit a pattern."""
     return [path for path in content.documents if any(fnmatch(path.name.lower(), pattern) for pattern in patterns)]
@@ -176,7 +199,7 @@ def recognised_by(found: Sequence[Path]) -> str | None:
 def fields_of_planes(listing: PlaneListing, root: Path, options: ReadingOptions) -> Listing:
     """Gather planes into fields of view.
 
-    A field is called `<plate>_<well>_<site>`, with `_t<time point>` where a plate has several.
+    A field is called `<plate>_<well>_<site>`, with `_t<time point>` where a plate, or a site of no plate, has several.
 
     Args:
         listing: What a layout lists.
@@ -184,20 +207,24 @@ def fields_of_planes(listing: PlaneListing, root: Path, options: ReadingOptions)
         options: Channels that are not asked for may be missing.
     """
     groups: dict[tuple[str, str, str, int], list[ListedPlane]] = {}
-    times: dict[str, set[int]] = {}
+    times: dict[tuple[str, str], set[int]] = {}
     folders: dict[str, set[Path]] = {}
     for plane in listing.planes:
         groups.setdefault((plane.plate, plane.well, plane.site, plane.time), []).append(plane)
-        times.setdefault(plane.plate, set()).add(plane.time)
+        times.setdefault(_series_of(plane), set()).add(plane.time)
         folders.setdefault(plane.plate, set()).add(plane.file.parent)
     on_disk = _Disk(root)
     fields = []
     for (plate, well, site, time), planes in groups.items():
-        suffix = f"t{time}" if len(times[plate]) > 1 else ""
-        name = "_".join(part for part in (plate, well, site, suffix) if part)
+        suffix = f"t{time}" if len(times[_series_of(planes[0])]) > 1 else ""
+        name = "_".join(part for part in (listing.prefix, plate, well, site, suffix) if part)
         fields.append(_field_of(name, planes, listing, on_disk, options))
     fields += [ListedField(name=name, problem=problem) for name, problem in listing.problems.items()]
     return Listing(tuple(fields), {str(path): reason for path, reason in listing.left_out.items()})
+
+
+def _series_of(plane: ListedPlane) -> tuple[str, str]:
+    return plane.plate, "" if plane.plate else plane.site
 
 
 class _Disk:
@@ -274,6 +301,7 @@ def _problems(
     """What makes a field unusable, one sentence each."""
     planes = [plane for stack in channels.values() for plane in stack]
     first = planes[0]
+    yield from (f"Field {name!r}: {plane.problem}" for plane in planes if plane.problem)
     outside = next((plane.file for plane in planes if not disk.is_inside(plane.file)), None)
     if outside is not None:
         yield f"Field {name!r}: {outside} lies outside of the input. Give the folder that holds the whole plate."

@@ -1,27 +1,40 @@
-"""The fields of view of one file or folder: one, or one per position, well or series."""
+"""The fields of view of one file or folder: one, or one per position, scene, well, series or time point."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder, list_zarr_images
+from subcell_hf.images.decoders.stored_images import STORED_SUFFIXES, StoredImage, list_stored_images
 from subcell_hf.images.files import image_positions
 from subcell_hf.images.listed_fields import ListedField
+from subcell_hf.images.plane_listing import ListedPlane, PlaneListing, channel_labels, fields_of_planes
+from subcell_hf.images.reading_options import ReadingOptions
+
+_NO_FOLDERS = str.maketrans("/\\", "__")
 
 
-def list_positions(path: Path, stem: str) -> list[ListedField]:
+def list_positions(path: Path, stem: str, options: ReadingOptions) -> list[ListedField]:
     """The images of a file or an OME-Zarr folder as fields of view, named so that they stay apart.
 
     Positions of a TIFF are called `<stem>_0`, `<stem>_1` and so on, as are the series of an OME-Zarr that was converted
-    from such a file; images of a plate `<stem>_<well>_<sample>`. What cannot be read is one field; reading it says why.
+    from such a file; images of a plate `<stem>_<well>_<sample>`. Scenes, positions and series of CZI, LIF and ND2 are
+    called `<stem>_<well>_<site>` or `<stem>_<name>`, with `_t<time point>` where there are several. What cannot be read
+    is one field; reading it says why.
 
     Args:
         path: The file or folder.
         stem: Its name without the suffix.
+        options: Names of channels, where the file does not say them.
     """
     if is_zarr_folder(path):
         return [
             ListedField(name=image.name, stack_file=image.path, metadata=image.metadata)
             for image in list_zarr_images(path, stem)
         ]
+    if path.suffix.lower() in STORED_SUFFIXES:
+        return _list_stored(path, stem, options)
     positions = image_positions(path)
     if len(positions) < 2:
         return [ListedField(name=stem, stack_file=path, stack_position=positions[0].number if positions else None)]
@@ -34,3 +47,48 @@ def list_positions(path: Path, stem: str) -> list[ListedField]:
         )
         for index, position in enumerate(positions)
     ]
+
+
+def _list_stored(path: Path, stem: str, options: ReadingOptions) -> list[ListedField]:
+    try:
+        images = list_stored_images(path)
+    except FieldError as error:
+        return [ListedField(name=stem, stack_file=path, problem=f"Field {stem!r}: {error}")]
+    planes: list[ListedPlane] = []
+    for image, site in zip(images, _sites(images), strict=True):
+        names, nameless = channel_labels(image.metadata.channel_names, image.channels, options)
+        is_given = options.pixel_size_um is not None
+        problem = image.problem or nameless or (None if is_given else image.metadata.pixel_size_problem)
+        first = len(planes)
+        planes += [
+            ListedPlane(
+                file=path,
+                channel=names[channel],
+                well=image.well,
+                site=site,
+                z=z,
+                time=time,
+                page=first + number,
+                pixel_size_um=image.metadata.pixel_size_um,
+                stage_um=image.stage_um,
+                problem=f"{path}: {problem}" if problem else None,
+            )
+            for number, (time, z, channel) in enumerate(image.places())
+        ]
+    listing = PlaneListing(planes, pixel_size_from=path.name, size_wins=True, prefix=stem)
+    return list(fields_of_planes(listing, path.parent, options).fields)
+
+
+def _sites(images: Sequence[StoredImage]) -> list[str]:
+    """What images are called: numbers within their wells, names where these differ, else numbers in the file."""
+    if len(images) == 1 and not images[0].well:
+        return [""]
+    if all(image.well for image in images):
+        seen = Counter[str]()
+        sites = []
+        for image in images:
+            seen[image.well] += 1
+            sites.append(str(seen[image.well]))
+        return sites
+    names = [image.name.translate(_NO_FOLDERS) for image in images]
+    return names if all(names) and len(set(names)) == len(names) else [str(image.number) for image in images]

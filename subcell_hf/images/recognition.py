@@ -46,7 +46,7 @@ def list_any(folder: Path, options: ReadingOptions, layout: Layout | None = None
         described = " and ".join(f"{one.name} ({why})" for one, why in found.items())
         raise FieldError(f"{folder} holds images of {described}. Give the folder, or the index, of one of them.")
     if not found:
-        return list_by_names(content, options.channel_mapping, options.channels)
+        return list_by_names(content, options)
     ((layout, why),) = found.items()
     listing = fields_of_planes(layout.list_planes(content, options), folder, options)
     return replace(_with_rest(listing, content), layout=layout.name, recognised_by=why)

@@ -1,6 +1,7 @@
 """Names of wells: `A01` everywhere, however an instrument writes them."""
 
 import re
+from collections.abc import Sequence
 
 _WELL = re.compile(r"\s*([A-Za-z]{1,2})[\s_-]*0*([1-9]\d?)\s*")
 
@@ -30,3 +31,13 @@ def well_position(well: str) -> tuple[int, int] | None:
     letters = match[1].upper()
     row = ord(letters[-1]) - ord("A") + 1 + (26 if len(letters) == 2 else 0)
     return row, int(match[2])
+
+
+def wells_of_names(names: Sequence[str]) -> list[str]:
+    """The wells that the names of positions say; empty texts where not all of them are wells.
+
+    `P1`, `P2`, … count positions, so names of row P alone are none.
+    """
+    if all(well_position(name) for name in names) and {name.strip()[:1].upper() for name in names} != {"P"}:
+        return [standard_well(name) for name in names]
+    return [""] * len(names)

@@ -29,7 +29,20 @@ def read_xml_elements(path: Path, *names: str) -> Iterator[Element]:
         InputError: If the file is no XML, declares entities or a document type, or is not in the encoding it declares.
         OSError: If it cannot be opened.
     """
-    text = _decode(path)
+    return parse_xml_elements(_decode(path), path, *names)
+
+
+def parse_xml_elements(text: str, path: Path, *names: str) -> Iterator[Element]:
+    """As `read_xml_elements`, of a text without its XML declaration.
+
+    Args:
+        text: The XML.
+        path: The file that holds it, for messages.
+        names: Of the elements wanted.
+
+    Raises:
+        InputError: If it is no XML, or declares entities or a document type.
+    """
     if declared := _TYPE.search(text):
         raise InputError(f"{path} declares {declared[0]}, which no instrument's metadata need. It is not read.")
     parser: Any = ElementTree.XMLPullParser(("start", "end"))

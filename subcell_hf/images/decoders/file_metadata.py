@@ -58,7 +58,7 @@ def is_sane_pixel_size(pixel_size_um: float) -> bool:
     return math.isfinite(pixel_size_um) and MIN_PIXEL_SIZE_UM <= pixel_size_um <= MAX_PIXEL_SIZE_UM
 
 
-def _described(names: Sequence[str], size_x_um: object, size_y_um: object) -> ImageMetadata:
+def described(names: Sequence[str], size_x_um: object, size_y_um: object) -> ImageMetadata:
     """Metadata with the edge of a square pixel, or with the reason why there is none.
 
     Args:
@@ -116,16 +116,17 @@ def read_ome_xml(text: str, most_planes: int) -> list[OmeImage]:
                 f"its OME-XML announces {max([planes, *counts]):,} planes, expected at most {most_planes:,}"
             )
         height, width = (int(pixels.get(f"Size{axis}", 0)) for axis in "YX")
-        images.append(OmeImage(height, width, _metadata_of_pixels(pixels)))
+        images.append(OmeImage(height, width, metadata_of_pixels(pixels)))
     return images
 
 
-def _metadata_of_pixels(pixels: ElementTree.Element) -> ImageMetadata:
+def metadata_of_pixels(pixels: ElementTree.Element) -> ImageMetadata:
+    """Channel names and pixel size of an element `Pixels` of OME-XML."""
     names = [channel.get("Name") or channel.get("Fluor") or "" for channel in pixels.iterfind("{*}Channel")]
     size_x, size_y = (
         _in_um(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"
     )
-    return _described(names, size_x, size_y)
+    return described(names, size_x, size_y)
 
 
 def metadata_from_imagej(tiff: tifffile.TiffFile) -> ImageMetadata:
@@ -139,7 +140,7 @@ def metadata_from_imagej(tiff: tifffile.TiffFile) -> ImageMetadata:
     if resolution is None:
         return ImageMetadata(names)
     size_x, size_y = (_in_um(1 / per_unit, unit) for per_unit in resolution)
-    return _described(names, size_x, size_y)
+    return described(names, size_x, size_y)
 
 
 def metadata_from_tiff_tags(page: Any) -> ImageMetadata:
@@ -154,7 +155,7 @@ def metadata_from_tiff_tags(page: Any) -> ImageMetadata:
     size_x, size_y = (float(_in_um(1 / per_unit, unit) or 0) for per_unit in resolution)
     if not is_sane_pixel_size(size_x) or not is_sane_pixel_size(size_y):
         return ImageMetadata()
-    return _described((), size_x, size_y)
+    return described((), size_x, size_y)
 
 
 def _pixels_per_unit(page: Any) -> tuple[float, float] | None:
@@ -183,19 +184,19 @@ def metadata_from_ome_zarr(attributes: Mapping[str, Any]) -> tuple[ImageMetadata
     """
     attributes = attributes.get("ome", attributes)
     multiscale = attributes["multiscales"][0]
-    described = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in multiscale.get("axes", "tczyx")]
-    axes = "".join(str(axis["name"]) for axis in described).upper()
+    all_axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in multiscale.get("axes", "tczyx")]
+    axes = "".join(str(axis["name"]) for axis in all_axes).upper()
     dataset = multiscale["datasets"][0]
     scales = [*dataset.get("coordinateTransformations", ()), *multiscale.get("coordinateTransformations", ())]
     factors = [scale.get("scale") for scale in scales if scale.get("type") == "scale"]
     sizes = []
     for letter in "XY":
         axis = axes.index(letter)
-        unit = str(described[axis].get("unit", ""))
+        unit = str(all_axes[axis].get("unit", ""))
         sizes.append(_in_um(_product(factors, axis), unit) if factors else None)
     channels = attributes.get("omero", {}).get("channels", ())
     names = [str(channel.get("label", "")) for channel in channels]
-    return _described(names, sizes[0], sizes[1]), axes, str(dataset["path"])
+    return described(names, sizes[0], sizes[1]), axes, str(dataset["path"])
 
 
 def _product(factors: Sequence[Any], axis: int) -> float | str:

@@ -6,6 +6,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
+from subcell_hf.images.decoders.stored_images import STORED_SUFFIXES
 from subcell_hf.images.file_names import (
     CELLPOSE_MASKS,
     MASK_NAME,
@@ -23,6 +24,7 @@ from subcell_hf.images.files import image_suffix
 from subcell_hf.images.folder_contents import FolderContent
 from subcell_hf.images.listed_fields import ListedField, Listing, PlaneFile, name_apart, one_file_twice
 from subcell_hf.images.positions import list_positions
+from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
 
 _COLOURS = {name: name for name in CHANNEL_STAINS}
@@ -35,22 +37,19 @@ _OF_ONE_CHANNEL = (
 )
 
 
-def list_by_names(
-    content: FolderContent, channel_mapping: Mapping[str, str], channels: tuple[str, ...] | None = None
-) -> Listing:
+def list_by_names(content: FolderContent, options: ReadingOptions) -> Listing:
     """List a folder by names alone: one file per channel where names end in a channel, else one file per field.
 
     Args:
         content: What lies in the folder.
-        channel_mapping: Names of channels in file names → our names; they are recognised beside the colours.
-        channels: Further names that are recognised.
+        options: Names of channels that are recognised beside the colours: those that are mapped, and those wanted.
     """
     folder = content.root
-    known = {**{name: name for name in (*CHANNEL_STAINS, *(channels or ()))}, **channel_mapping}
+    known = {**{name: name for name in (*CHANNEL_STAINS, *(options.channels or ()))}, **options.channel_mapping}
     known = {normal_form(name): channel for name, channel in known.items()}
-    parts = {path: split_stem(image_stem(path), known) for path in (*content.images, *content.others)}
+    parts = {path: _name_and_channel(path, known) for path in (*content.images, *content.others)}
     in_planes = any(channel not in (None, MASK_NAME) for _, channel in parts.values())
-    fields, unused = _list_planes(parts, known, folder) if in_planes else _list_stacks(parts, folder)
+    fields, unused = _list_planes(parts, known, folder) if in_planes else _list_stacks(parts, folder, options)
     fields = [replace(item, folder=_folder_of(item, folder)) for item in fields]
     unused |= content.unused
     return Listing(
@@ -61,14 +60,15 @@ def list_by_names(
     )
 
 
-def list_file(image: Path) -> Listing:
+def list_file(image: Path, options: ReadingOptions) -> Listing:
     """List one image with the mask beside it; masks that are not used are named.
 
     Args:
         image: A file, or an OME-Zarr.
+        options: How to read it.
     """
     stem = image_stem(image)
-    items = list_positions(image, stem)
+    items = list_positions(image, stem, options)
     owners = {stem, *(item.name for item in items)}
     masks: dict[str, list[Path]] = {}
     unused: dict[Path, str] = {}
@@ -91,6 +91,12 @@ def list_file(image: Path) -> Listing:
         for path in paths
     }
     return Listing(tuple(fields), {legible(str(path)): reason for path, reason in unused.items()}, STACKS, "one image")
+
+
+def _name_and_channel(path: Path, known: Mapping[str, str]) -> tuple[str, str | None]:
+    """A CZI, LIF or ND2 holds its channels, whatever its name ends in."""
+    stem = image_stem(path)
+    return (stem, None) if image_suffix(path) in STORED_SUFFIXES else split_stem(stem, known)
 
 
 def _folder_of(item: ListedField, root: Path) -> str:
@@ -208,11 +214,11 @@ def _one_mask(masks: list[Path]) -> Path | None:
     return named[0] if len(named) == 1 else None
 
 
-def _list_stacks(parts: _Parts, root: Path) -> _Found:
+def _list_stacks(parts: _Parts, root: Path, options: ReadingOptions) -> _Found:
     """Fields of one file each, or of one position of a file."""
     masks: dict[tuple[Path, str], list[Path]] = {}
     unused: dict[Path, str] = {}
-    found = {path: list_positions(path, name) for path, (name, channel) in parts.items() if channel is None}
+    found = {path: list_positions(path, name, options) for path, (name, channel) in parts.items() if channel is None}
     stems = {(path.parent, name): path for path, (name, channel) in parts.items() if channel is None}
     stems |= {(path.parent, item.name): path for path, items in found.items() for item in items}
     stacks = []
@@ -240,7 +246,7 @@ def _list_stacks(parts: _Parts, root: Path) -> _Found:
 def _mask_of_several(path: Path, images: list[ListedField], root: Path) -> ListedField:
     return ListedField(
         name=_below(path, root),
-        problem=f"{path} is a mask of {images[0].stack_file}, which holds {len(images)} images: expected one mask for "
+        problem=f"{path} is a mask of {images[0].origin}, which holds {len(images)} images: expected one mask for "
         f"each, such as {images[0].name}_{MASK_NAME}. Split it, or move it away.",
     )
 

@@ -1,0 +1,140 @@
+"""Zeiss CZI through Zeiss's own library, `pylibCZIrw`: every scene by itself."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import numpy as np
+import numpy.typing as npt
+from pylibCZIrw import czi
+
+from subcell_hf.images.decoders.file_metadata import described
+from subcell_hf.images.decoders.image import FieldError
+from subcell_hf.images.decoders.stored_images import StoredImage, StoredImages
+from subcell_hf.images.wells import standard_well, well_position
+from subcell_hf.storage.xml_files import parse_xml_elements, text_of
+
+_DTYPES = {"Gray8": "u1", "Gray16": "u2", "Gray32Float": "f4", "Bgr24": "u1", "Bgr48": "u2", "Bgr96Float": "f4"}
+_AXES = frozenset("TZCSXY")
+_AXIS_NAMES = {"H": "phase", "I": "illumination", "R": "rotation", "V": "view", "B": "block"}
+
+
+class _File:
+    def __init__(self, file: Any, path: Path):
+        self._file = file
+        self._path = path
+        self._scenes: list[int | None] = sorted(file.scenes_bounding_rectangle) or [None]
+        bounds = file.total_bounding_box_no_pyramid
+        self._start = {axis: bounds[axis][0] for axis in "TZC" if axis in bounds}
+        coordinates = _coordinates(file)
+        self._there = {tuple(place.get(axis, 0) for axis in "STZC") for place in coordinates}
+        self.images: Sequence[StoredImage] = _describe(file, path, self._scenes, coordinates)
+
+    def read_plane(self, image: StoredImage, time: int, z: int, channel: int) -> npt.NDArray[Any]:
+        scene = self._scenes[image.number]
+        wanted = {"T": time, "Z": z, "C": channel}
+        place = {axis: first + wanted[axis] for axis, first in self._start.items()}
+        # The library gives black for what is not there.
+        if (scene or 0, *(place.get(axis, 0) for axis in "TZC")) not in self._there:
+            raise FieldError(
+                f"{self._path} has no pixels for scene {image.number}, time point {time}, Z-plane {z}, channel "
+                f"{channel}, which its metadata announce. The recording was stopped, or the file is damaged."
+            )
+        pixels = self._file.read(plane=place, scene=scene)
+        return pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., ::-1]  # blue, green, red
+
+
+@contextmanager
+def open_images(path: Path) -> Iterator[StoredImages]:
+    """Open a file."""
+    with czi.open_czi(str(path)) as file:
+        yield _File(file, path)
+
+
+def _coordinates(file: Any) -> list[dict[str, int]]:
+    """Axis → index of every tile that is stored at full resolution."""
+    found: list[dict[str, int]] = []
+
+    def collect(_: int, tile: Any) -> bool:
+        found.append(dict(tile.coordinate.to_dict()))
+        return True
+
+    file.enumerate_subblocks_subset(collect, only_layer0=True)
+    return found
+
+
+def _describe(
+    file: Any, path: Path, scenes: Sequence[int | None], coordinates: Sequence[Mapping[str, int]]
+) -> list[StoredImage]:
+    bounds = file.total_bounding_box_no_pyramid
+    described_by = Element("none")
+    for described_by in parse_xml_elements(file.raw_metadata, path, "Metadata"):
+        break
+    rectangles = file.scenes_bounding_rectangle_no_pyramid
+    sizes = {axis: bounds[axis][1] - bounds[axis][0] for axis in bounds}
+    said = _described_scenes(described_by)
+    metadata = described(_channel_names(described_by, sizes.get("C", 1)), *_pixel_um(described_by))
+    problem = _problem(file, coordinates)
+    images = []
+    for number, scene in enumerate(scenes):
+        size = file.total_bounding_rectangle_no_pyramid if scene is None else rectangles[scene]
+        name, well = said.get(scene or 0, ("", ""))
+        images.append(
+            StoredImage(
+                number=number,
+                name=name,
+                times=sizes.get("T", 1),
+                z_planes=sizes.get("Z", 1),
+                channels=sizes.get("C", 1),
+                height=size.h,
+                width=size.w,
+                dtype=np.dtype(_DTYPES.get(next(iter(file.pixel_types.values())), "u2")),
+                metadata=metadata,
+                well=well,
+                problem=problem,
+            )
+        )
+    return images
+
+
+def _problem(file: Any, coordinates: Sequence[Mapping[str, int]]) -> str | None:
+    kinds = sorted(set(file.pixel_types.values()))
+    if not set(kinds) <= set(_DTYPES) or len(kinds) > 1:
+        return f"its channels have pixels of the kinds {', '.join(kinds)}, expected one of {', '.join(_DTYPES)} for all"
+    axes = sorted({axis for place in coordinates for axis in place} - _AXES)
+    for axis in axes:
+        length = len({place.get(axis, 0) for place in coordinates})
+        if length > 1:
+            return (
+                f"it has {length} entries along the axis {axis} ({_AXIS_NAMES.get(axis, 'of unknown meaning')}), "
+                "expected one. Process it in ZEN, or save the entry that you need as a file of its own"
+            )
+    return None
+
+
+def _described_scenes(metadata: Element) -> dict[int, tuple[str, str]]:
+    """Scene → its name and well. Names such as P1 count positions, so only what ZEN says of the plate is a well."""
+    scenes = {}
+    for scene in metadata.iterfind("./Information/Image/Dimensions/S/Scenes/Scene"):
+        shape = scene.find("Shape")
+        on_plate = shape is not None and text_of(shape, "RowIndex") and text_of(shape, "ColumnIndex")
+        well = str(shape.get("Name", "")) if shape is not None and on_plate else text_of(scene, "ArrayName")
+        is_well = well_position(well) is not None
+        scenes[int(scene.get("Index", 0))] = (str(scene.get("Name", "")), standard_well(well) if is_well else "")
+    return scenes
+
+
+def _channel_names(metadata: Element, count: int) -> list[str]:
+    for place in ("./Information/Image/Dimensions/Channels/Channel", "./DisplaySetting/Channels/Channel"):
+        names = [str(channel.get("Name") or text_of(channel, "Fluor")) for channel in metadata.iterfind(place)]
+        if len(names) == count and all(names):
+            return names
+    return []
+
+
+def _pixel_um(metadata: Element) -> tuple[float | None, float | None]:
+    metres = {item.get("Id"): text_of(item, "Value") for item in metadata.iterfind("./Scaling/Items/Distance")}
+    width, height = (float(metres[axis]) * 1e6 if metres.get(axis) else None for axis in "XY")
+    return width, height

@@ -1,0 +1,87 @@
+"""Nikon ND2 through the library `nd2`."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nd2
+import numpy as np
+import numpy.typing as npt
+
+from subcell_hf.images.decoders.file_metadata import described
+from subcell_hf.images.decoders.image import FieldError
+from subcell_hf.images.decoders.stored_images import StoredImage, StoredImages
+from subcell_hf.images.wells import wells_of_names
+
+_AXES = frozenset("TPZCYXS")
+
+
+class _File:
+    def __init__(self, file: Any, path: Path):
+        self._file = file
+        self._path = path
+        self._frames = {
+            (place.get("P", 0), place.get("T", 0), place.get("Z", 0)): frame
+            for frame, place in enumerate(file.loop_indices or ({},))
+        }
+        self.images: Sequence[StoredImage] = _describe(file)
+
+    def read_plane(self, image: StoredImage, time: int, z: int, channel: int) -> npt.NDArray[Any]:
+        frame = self._frames[image.number, time, z]
+        pixels = self._file.read_frame(frame)
+        # The library gives zeros for a frame that the file lists and does not hold.
+        if not pixels.any():
+            raise FieldError(
+                f"{self._path} has no pixels for frame {frame}: all channels are 0. The recording was stopped, or the "
+                "file is damaged. Export the frames that are there."
+            )
+        sizes = self._file.sizes
+        samples = sizes.get("S", 1)
+        shape = (image.channels, image.height, image.width, *((samples,) if samples > 1 else ()))
+        return np.array(pixels.reshape(shape)[channel])  # a copy: the library maps the file, which is closed soon
+
+
+@contextmanager
+def open_images(path: Path) -> Iterator[StoredImages]:
+    """Open a file."""
+    with nd2.ND2File(path) as file:
+        if file.is_legacy:
+            raise FieldError(f"{path} is an ND2 of JPEG 2000, as written before 2010. Save it again, or as TIFF.")
+        yield _File(file, path)
+
+
+def _describe(file: Any) -> list[StoredImage]:
+    sizes = dict(file.sizes)
+    others = {axis: length for axis, length in sizes.items() if axis not in _AXES and length > 1}
+    points = next((loop.parameters.points for loop in file.experiment if loop.type == "XYPosLoop"), [])
+    count = sizes.get("P", 1)
+    names = [str(point.name or "") for point in points] if len(points) == count else [""] * count
+    wells = wells_of_names(names)
+    channels = file.metadata.channels or []
+    metadata = described([str(channel.channel.name or "") for channel in channels], *_pixel_um(file, channels))
+    return [
+        StoredImage(
+            number=number,
+            name=name,
+            times=sizes.get("T", 1),
+            z_planes=sizes.get("Z", 1),
+            channels=sizes.get("C", 1),
+            height=sizes["Y"],
+            width=sizes["X"],
+            dtype=file.dtype,
+            metadata=metadata,
+            well=wells[number],
+            stage_um=(points[number].stagePositionUm.x, points[number].stagePositionUm.y) if len(points) == count else None,
+            problem=f"it has {others} entries along other axes, expected none" if others else None,
+        )
+        for number, name in enumerate(names)
+    ]
+
+
+def _pixel_um(file: Any, channels: Sequence[Any]) -> tuple[float | None, float | None]:
+    """Width and height; where the microscope was not calibrated, the file says 1 um without meaning it."""
+    if not channels or not all(channels[0].volume.axesCalibrated[:2]):
+        return None, None
+    size = file.voxel_size()
+    return size.x, size.y
