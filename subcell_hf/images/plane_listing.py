@@ -180,8 +180,8 @@ def channel_labels(names: Sequence[str], count: int, options: ReadingOptions) ->
         return list(given), None
     said = f"{len(given)} channel names ({', '.join(given)})" if given else "no channel names"
     problem = (
-        f"it has {count} channel{'' if count == 1 else 's'} and {said}. Give one name per channel (--channel-names), in "
-        "the order of the file."
+        f"it has {count} channel{'' if count == 1 else 's'} and {said}. Give one name per channel (--channel-names), "
+        "in the order of the file."
     )
     return [f"channel {number}" for number in range(count)], problem
 
@@ -324,7 +324,9 @@ def _problems(
             f"Field {name!r}: its planes have pixel sizes of {sizes[0]:g} and {sizes[-1]:g} um, expected one. Give the "
             "true size (--pixel-size-um)."
         )
-    needed = [plane.file.name for channel in wanted for plane in channels[channel] if not disk.holds(plane.file)]
+    needed = list(
+        dict.fromkeys(plane.file.name for name in wanted for plane in channels[name] if not disk.holds(plane.file))
+    )
     if needed:
         named = ", ".join(needed[:_MOST_NAMED]) + (", …" if len(needed) > _MOST_NAMED else "")
         yield (

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder, list_zarr_images
 from subcell_hf.images.decoders.stored_images import STORED_SUFFIXES, StoredImage, list_stored_images
+from subcell_hf.images.decoders.tiff import Position
 from subcell_hf.images.files import image_positions
 from subcell_hf.images.listed_fields import ListedField
 from subcell_hf.images.plane_listing import ListedPlane, PlaneListing, channel_labels, fields_of_planes
@@ -18,7 +20,8 @@ _NO_FOLDERS = str.maketrans("/\\", "__")
 def list_positions(path: Path, stem: str, options: ReadingOptions) -> list[ListedField]:
     """The images of a file or an OME-Zarr folder as fields of view, named so that they stay apart.
 
-    Positions of a TIFF are called `<stem>_0`, `<stem>_1` and so on, as are the series of an OME-Zarr that was converted
+    Positions of a TIFF are called `<stem>_0`, `<stem>_1` and so on, or `<plate>_<well>_<site>` where its OME-XML lists
+    a plate, as are the series of an OME-Zarr that was converted
     from such a file; images of a plate `<stem>_<well>_<sample>`. Scenes, positions and series of CZI, LIF and ND2 are
     called `<stem>_<well>_<site>` or `<stem>_<name>`, with `_t<time point>` where there are several. What cannot be read
     is one field; reading it says why.
@@ -36,17 +39,22 @@ def list_positions(path: Path, stem: str, options: ReadingOptions) -> list[Liste
     if path.suffix.lower() in STORED_SUFFIXES:
         return _list_stored(path, stem, options)
     positions = image_positions(path)
-    if len(positions) < 2:
-        return [ListedField(name=stem, stack_file=path, stack_position=positions[0].number if positions else None)]
-    return [
-        ListedField(
-            name=f"{stem}_{index}",
-            stack_file=path,
-            stack_position=position.number,
-            problem=position.problem and f"{path}, image {position.number}: {position.problem}",
-        )
-        for index, position in enumerate(positions)
-    ]
+    if not positions:
+        return [ListedField(name=stem, stack_file=path)]
+    if len(positions) == 1:
+        return [replace(_field_of_position(positions[0], 0, path, stem), name=stem, problem=None)]
+    return [_field_of_position(position, index, path, stem) for index, position in enumerate(positions)]
+
+
+def _field_of_position(position: Position, index: int, path: Path, stem: str) -> ListedField:
+    place = {} if position.sample is None else asdict(position.sample)
+    return ListedField(
+        name="_".join(place.values()) if place else f"{stem}_{index}",
+        stack_file=path,
+        stack_position=position.number,
+        metadata=place,
+        problem=position.problem and f"{path}, image {position.number}: {position.problem}",
+    )
 
 
 def _list_stored(path: Path, stem: str, options: ReadingOptions) -> list[ListedField]:

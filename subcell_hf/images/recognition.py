@@ -7,7 +7,16 @@ from pathlib import Path
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.file_names import legible
 from subcell_hf.images.folder_contents import FolderContent, list_images
-from subcell_hf.images.layouts import cellvoyager, harmony, hcsai, imagexpress, incell, named_files, scanr
+from subcell_hf.images.layouts import (
+    cellvoyager,
+    harmony,
+    hcsai,
+    imagexpress,
+    incell,
+    named_files,
+    ome_companion,
+    scanr,
+)
 from subcell_hf.images.layouts.channel_names import list_by_names
 from subcell_hf.images.layouts.named_files import compile_pattern, list_by_pattern
 from subcell_hf.images.listed_fields import Listing
@@ -15,7 +24,7 @@ from subcell_hf.images.plane_listing import Layout, fields_of_planes
 from subcell_hf.images.reading_options import ReadingOptions
 
 LAYOUTS: tuple[Layout, ...] = (
-    *(module.LAYOUT for module in (harmony, cellvoyager, incell, hcsai, scanr, imagexpress)),
+    *(module.LAYOUT for module in (harmony, cellvoyager, incell, hcsai, scanr, imagexpress, ome_companion)),
     *named_files.LAYOUTS,
 )
 """Layouts of instruments and programs; a folder that is none of them is read by the names of its files."""

@@ -14,7 +14,10 @@ def test_folders_are_searched_to_any_depth_but_not_into_crops(tmp_path: Path) ->
     write_hpa_field(tmp_path / "crops/fields", "3_A1_1")
     write_hpa_field(tmp_path / ".trash", "4_A1_1")
     (tmp_path / "crops/crops.json").write_text("{}")
-    assert [field.name for field in list_by_names(list_images(tmp_path), ReadingOptions()).fields] == ["1_A1_1", "2_A1_1"]
+    assert [field.name for field in list_by_names(list_images(tmp_path), ReadingOptions()).fields] == [
+        "1_A1_1",
+        "2_A1_1",
+    ]
 
 
 def test_names_in_any_case_and_with_any_suffix(tmp_path: Path) -> None:

@@ -69,9 +69,7 @@ def _describe(
     file: Any, path: Path, scenes: Sequence[int | None], coordinates: Sequence[Mapping[str, int]]
 ) -> list[StoredImage]:
     bounds = file.total_bounding_box_no_pyramid
-    described_by = Element("none")
-    for described_by in parse_xml_elements(file.raw_metadata, path, "Metadata"):
-        break
+    described_by = next(parse_xml_elements(file.raw_metadata, path, "Metadata"), Element("Metadata"))
     rectangles = file.scenes_bounding_rectangle_no_pyramid
     sizes = {axis: bounds[axis][1] - bounds[axis][0] for axis in bounds}
     said = _described_scenes(described_by)

@@ -2,11 +2,13 @@
 
 import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tifffile
+
+from subcell_hf.images.wells import well_name
 
 MIN_PIXEL_SIZE_UM = 0.01
 """Smaller than any pixel of a light microscope, super-resolution included."""
@@ -39,6 +41,21 @@ class ImageMetadata:
 
 
 @dataclass(frozen=True)
+class WellSample:
+    """Where on a plate an image was taken.
+
+    Attributes:
+        plate: Name of the plate.
+        well: As `A01`.
+        site: Number of the image within its well, from 1.
+    """
+
+    plate: str
+    well: str
+    site: str
+
+
+@dataclass(frozen=True)
 class OmeImage:
     """One image of an OME-TIFF, as its OME-XML describes it.
 
@@ -46,11 +63,13 @@ class OmeImage:
         height: Rows.
         width: Columns.
         metadata: Channel names and pixel size.
+        sample: Where on a plate it was taken, if it was.
     """
 
     height: int
     width: int
     metadata: ImageMetadata
+    sample: WellSample | None = None
 
 
 def is_sane_pixel_size(pixel_size_um: float) -> bool:
@@ -108,7 +127,11 @@ def read_ome_xml(text: str, most_planes: int) -> list[OmeImage]:
     except ElementTree.ParseError as error:
         raise ValueError(f"its OME-XML is malformed ({error})") from error
     images = []
-    for pixels in root.iterfind("{*}Image/{*}Pixels"):
+    samples = well_samples(root.iterfind("{*}Plate"))
+    for image in root.iterfind("{*}Image"):
+        pixels = image.find("{*}Pixels")
+        if pixels is None:
+            continue
         planes = math.prod(int(pixels.get(f"Size{axis}", 1)) for axis in "CZT")
         counts = [int(value) for data in pixels.iterfind("{*}TiffData") for key, value in data.items() if key != "ID"]
         if max([planes, *counts]) > most_planes:
@@ -116,8 +139,27 @@ def read_ome_xml(text: str, most_planes: int) -> list[OmeImage]:
                 f"its OME-XML announces {max([planes, *counts]):,} planes, expected at most {most_planes:,}"
             )
         height, width = (int(pixels.get(f"Size{axis}", 0)) for axis in "YX")
-        images.append(OmeImage(height, width, metadata_of_pixels(pixels)))
+        images.append(OmeImage(height, width, metadata_of_pixels(pixels), samples.get(image.get("ID", ""))))
     return images
+
+
+def well_samples(plates: Iterable[ElementTree.Element]) -> dict[str, WellSample]:
+    """Id of an image → where on a plate it was taken.
+
+    Args:
+        plates: Elements `Plate` of OME-XML.
+
+    Raises:
+        ValueError: If a row or column is no number.
+    """
+    samples = {}
+    for plate in plates:
+        for well in plate.iterfind("{*}Well"):
+            name = well_name(int(well.get("Row", "")) + 1, int(well.get("Column", "")) + 1)
+            references = [image.get("ID", "") for image in well.iterfind("{*}WellSample/{*}ImageRef")]
+            for site, image in enumerate(references, start=1):
+                samples[image] = WellSample(plate.get("Name") or plate.get("ID") or "", name, str(site))
+    return samples
 
 
 def metadata_of_pixels(pixels: ElementTree.Element) -> ImageMetadata:

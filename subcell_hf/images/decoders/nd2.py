@@ -54,9 +54,10 @@ def open_images(path: Path) -> Iterator[StoredImages]:
 def _describe(file: Any) -> list[StoredImage]:
     sizes = dict(file.sizes)
     others = {axis: length for axis, length in sizes.items() if axis not in _AXES and length > 1}
-    points = next((loop.parameters.points for loop in file.experiment if loop.type == "XYPosLoop"), [])
+    points: list[Any] = next((loop.parameters.points for loop in file.experiment if loop.type == "XYPosLoop"), [])
     count = sizes.get("P", 1)
-    names = [str(point.name or "") for point in points] if len(points) == count else [""] * count
+    points = points if len(points) == count else [None] * count
+    names = [str(point.name or "") if point else "" for point in points]
     wells = wells_of_names(names)
     channels = file.metadata.channels or []
     metadata = described([str(channel.channel.name or "") for channel in channels], *_pixel_um(file, channels))
@@ -72,10 +73,10 @@ def _describe(file: Any) -> list[StoredImage]:
             dtype=file.dtype,
             metadata=metadata,
             well=wells[number],
-            stage_um=(points[number].stagePositionUm.x, points[number].stagePositionUm.y) if len(points) == count else None,
+            stage_um=(point.stagePositionUm.x, point.stagePositionUm.y) if point else None,
             problem=f"it has {others} entries along other axes, expected none" if others else None,
         )
-        for number, name in enumerate(names)
+        for number, (name, point) in enumerate(zip(names, points, strict=True))
     ]
 
 

@@ -104,7 +104,8 @@ def list_stored_images(path: Path) -> Sequence[StoredImage]:
     except FieldError:
         raise
     except Exception as error:  # on damaged files, decoders raise nearly anything that Python can
-        raise FieldError(f"{path} is truncated or corrupt ({_reason(error)}). Copy or export the file again.") from error
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise FieldError(f"{path} is truncated or corrupt ({reason}). Copy or export the file again.") from error
     if not images:
         raise FieldError(f"{path} holds no image, expected at least one. Copy or export the file again.")
     planes = sum(image.planes for image in images)
@@ -173,7 +174,3 @@ def _whole_image(file: StoredImages, path: Path, max_decoded_bytes: int) -> Imag
     planes = [_one_plane(file, image, place, path, max_decoded_bytes).pixels for place in image.places()]
     pixels = np.stack(planes).reshape(image.z_planes, image.channels, *planes[0].shape)
     return Image(path, pixels, "ZCYXS"[: pixels.ndim], image.metadata)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -3,7 +3,7 @@
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +14,7 @@ import tifffile
 from subcell_hf.images.decoders.file_metadata import (
     ImageMetadata,
     OmeImage,
+    WellSample,
     metadata_from_imagej,
     metadata_from_tiff_tags,
     read_ome_xml,
@@ -47,10 +48,12 @@ class Position:
     Attributes:
         number: Which image of the file.
         problem: Why it is not read, where it is known beforehand.
+        sample: Where on a plate it was taken, where OME-XML says it.
     """
 
     number: int
     problem: str | None = None
+    sample: WellSample | None = None
 
 
 def tiff_positions(stream: BinaryIO, path: Path) -> list[Position]:
@@ -62,7 +65,12 @@ def tiff_positions(stream: BinaryIO, path: Path) -> list[Position]:
     """
     _check_pages(stream, path)
     with _open_tiff(stream) as tiff:
-        return _positions(_checked_series(tiff, path))
+        all_series = _checked_series(tiff, path)
+        positions = _positions(all_series)
+        images = read_ome_xml(tiff.ome_metadata or "", _MOST_PAGES) if tiff.is_ome else []
+        if len(images) != len(all_series):  # without some images' pixels, nobody can tell which is which
+            return positions
+        return [replace(position, sample=images[position.number].sample) for position in positions]
 
 
 def decode_tiff(stream: BinaryIO, path: Path, max_decoded_bytes: int, position: int | None = None) -> Image:
