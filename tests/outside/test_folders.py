@@ -87,7 +87,7 @@ def test_words_with_thumb_in_them_are_names(tmp_path: Path) -> None:
     assert len(list_fields(tmp_path).fields) == 1
 
 
-@pytest.mark.parametrize("kind", ["czi", "bmp", "nd2", "LIF", "jp2"])
+@pytest.mark.parametrize("kind", ["vsi", "bmp", "oib", "IMS", "jp2"])
 def test_kinds_that_are_not_read_are_listed(tmp_path: Path, kind: str) -> None:
     """As a channel or a field of its own, such a file is a skipped input; beside fields of channels it is an extra."""
     write_hpa_field(tmp_path / "planes", "7_A1_1")
@@ -107,8 +107,8 @@ def test_kinds_that_are_not_read_are_listed(tmp_path: Path, kind: str) -> None:
 
 def test_a_folder_of_other_kinds_alone_says_so(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    (tmp_path / "in/a.czi").write_bytes(b"x")
-    assert ".czi files are not read" in _problems(list_fields(tmp_path / "in"))["a"]
+    (tmp_path / "in/a.vsi").write_bytes(b"x")
+    assert ".vsi files are not read" in _problems(list_fields(tmp_path / "in"))["a"]
 
 
 def test_earlier_outputs_inside_of_the_input_are_passed_by(tmp_path: Path) -> None:

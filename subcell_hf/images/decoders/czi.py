@@ -43,7 +43,7 @@ class _File:
                 f"{channel}, which its metadata announce. The recording was stopped, or the file is damaged."
             )
         pixels = self._file.read(plane=place, scene=scene)
-        return pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., ::-1]  # blue, green, red
+        return np.asarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., ::-1])  # blue, green, red
 
 
 @contextmanager
