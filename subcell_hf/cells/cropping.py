@@ -39,6 +39,7 @@ from subcell_hf.parallel.ray_tasks import check_engine, map_on_ray
 from subcell_hf.storage.folder_lock import claim_folder
 from subcell_hf.storage.input_lists import SKIPPED_FILE, write_csv, write_unused
 from subcell_hf.storage.records import describe_files, find_damage, read_record, write_record
+from subcell_hf.storage.typed_json import settings_to_json
 from subcell_hf.types import FieldOfView
 
 __all__ = [
@@ -187,9 +188,8 @@ def _describe(
         "boxes": str(boxes) if boxes else None,
         "subcell_hf": __version__,
         **asdict(settings),
-        **asdict(reading),
+        **settings_to_json(reading),
     }
-    described["metadata"] = str(reading.metadata) if reading.metadata else None
     round_trip: dict[str, Any] = json.loads(json.dumps(described))
     return round_trip
 

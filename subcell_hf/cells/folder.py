@@ -100,7 +100,8 @@ def open_crops_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, An
         changed = [
             f"{name}: {earlier.get(name)!r} then, {settings.get(name)!r} now"
             for name in sorted({*earlier, *settings})
-            if earlier.get(name) != settings.get(name)
+            # What an earlier version could not be told is as it was where it is empty.
+            if (earlier[name] != settings.get(name) if name in earlier else settings[name])
         ]
         if changed:
             raise InputError(

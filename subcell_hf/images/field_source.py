@@ -150,7 +150,7 @@ class FieldSource:
                 z_planes = max((len(planes) for planes in listed.channel_planes.values()), default=1)
                 first = next(iter(listed.channel_planes.values()), ())
                 if first and (listed.pixel_size_um is None or len(first) == 1) and first[0].path.exists():
-                    headers = [read_header(first[0].path, page=first[0].page)]
+                    headers = [read_header(first[0].path, first[0].position, first[0].page)]
                     z_planes = max(z_planes, headers[0].count("Z"))
             if z_planes > 1 and self.options.z_projection is None and z_planes != len(self.options.channel_names):
                 raise FieldError(
@@ -170,15 +170,35 @@ class FieldSource:
         planes, said_by_files = {}, []
         for name in self._wanted_channels():
             files = _chosen_files(self.listed.channel_planes[name], projection, name)
-            images = [read_image(file.path, self.options.max_decoded_bytes, page=file.page) for file in files]
+            images = [self._read_plane_file(file) for file in files]
             colour = None if name in mapped else name
             stack = [single_plane(image, projection, colour) for image in images]
             if len(stack) > 1 and isinstance(projection, str):
                 planes[name] = project(np.stack(stack), 0, projection)
             else:
                 planes[name] = stack[0]
+            if name in self.listed.illumination:
+                planes[name] = self._evenly_lit(planes[name], self.listed.illumination[name])
             said_by_files += [image.metadata for image in images]
         return planes, said_by_files
+
+    def _read_plane_file(self, file: PlaneFile) -> Image:
+        return read_image(file.path, self.options.max_decoded_bytes, file.position, file.page)
+
+    def _evenly_lit(self, plane: npt.NDArray[Any], function: Path) -> npt.NDArray[np.float32]:
+        """A plane divided by its illumination function, as CellProfiler's CorrectIlluminationApply does."""
+        light = single_plane(read_image(function, self.options.max_decoded_bytes))
+        if light.shape != plane.shape:
+            raise FieldError(
+                f"the illumination function {function} has the shape {light.shape}, its images {plane.shape}, expected "
+                "the same. Give the function that was made of these images, or leave --illumination out."
+            )
+        if light.dtype.kind not in "uif" or not np.isfinite(light).all() or light.min() <= 0:
+            raise FieldError(
+                f"the illumination function {function} has values that are not above 0, by which nothing can be "
+                "divided. Make it again, or leave --illumination out."
+            )
+        return np.asarray(plane / light.astype(np.float32), np.float32)
 
     def _wanted_channels(self) -> list[str]:
         there = self.listed.channel_planes
@@ -194,7 +214,7 @@ class FieldSource:
             stacks = []
         else:
             stacks = [listed.channel_planes[name] for name in self._wanted_channels()]
-            images = [read_image(stack[0].path, limit, page=stack[0].page) for stack in stacks if len(stack) == 1]
+            images = [self._read_plane_file(stack[0]) for stack in stacks if len(stack) == 1]
             stacks = [stack for stack in stacks if len(stack) > 1]
         counts = {z_planes_of(image) for image in images} | {len(stack) for stack in stacks}
         if len(counts) > 1:
@@ -206,7 +226,7 @@ class FieldSource:
             for image in images:
                 yield from channel_stack(image, z, len(self.options.channel_names))
             for stack in stacks:
-                yield single_plane(read_image(stack[z].path, limit, page=stack[z].page))
+                yield single_plane(self._read_plane_file(stack[z]))
 
         (count,) = counts or {1}
         if count == 1:

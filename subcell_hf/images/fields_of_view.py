@@ -1,21 +1,29 @@
 """Image files + masks + pixel size → `FieldOfView`."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from subcell_hf.errors import InputError
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
 from subcell_hf.images.field_source import FieldSource, channel_order
 from subcell_hf.images.file_names import legible
 from subcell_hf.images.files import IMAGE_SUFFIXES, FieldError, image_suffix
+from subcell_hf.images.image_tables.plate_maps import PlateMap, describe_join, join_plate_maps, read_plate_map
 from subcell_hf.images.layouts.channel_names import list_file
-from subcell_hf.images.layouts.field_tables import list_table
-from subcell_hf.images.listed_fields import ListedField, Listing, refuse_duplicates
+from subcell_hf.images.listed_fields import ListedField, refuse_duplicates
 from subcell_hf.images.masks.inner_labels import with_inner_labels
 from subcell_hf.images.reading_options import ReadingOptions
-from subcell_hf.images.recognition import layout_of_index, list_any
-from subcell_hf.images.tables import METADATA_FILE, join_metadata, read_field_metadata, rows_without_field
+from subcell_hf.images.recognition import layout_of_index, list_any, list_any_table
+from subcell_hf.images.tables import (
+    METADATA_FILE,
+    TABLE_SUFFIXES,
+    is_table,
+    join_metadata,
+    read_field_metadata,
+    rows_without_field,
+)
 from subcell_hf.types import FieldOfView
 
 __all__ = [
@@ -104,6 +112,7 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
         raise FieldError(f"The name {legible(str(source))} is not UTF-8, expected one that is. Rename it.")
     if not source.exists():
         raise FieldError(f"{source} does not exist, expected a folder of images, an image or a CSV table.")
+    _refuse_meaningless(source, options)
     table = options.metadata
     is_image = image_suffix(source) is not None or is_zarr_folder(source)
     index_of = layout_of_index(source)
@@ -111,15 +120,16 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
         listing = list_any(source, options)
         if table is None and (source / METADATA_FILE).is_file():
             table = source / METADATA_FILE
-    elif source.suffix.lower() == ".csv":
-        listing = Listing(tuple(list_table(source, options.channel_mapping)), layout="a table of fields of view")
+    elif is_table(source):
+        listing = list_any_table(source, options)
     elif index_of is not None:
         listing = list_any(source.parent, options, index_of)
     elif is_image:
         listing = list_file(source, options)
     else:
         raise FieldError(
-            f"{source} is neither a folder nor a .csv table nor an image ({', '.join(IMAGE_SUFFIXES)}, .zarr)."
+            f"{source} is neither a folder nor a table ({', '.join(TABLE_SUFFIXES)}) nor an image "
+            f"({', '.join(IMAGE_SUFFIXES)}, .zarr)."
         )
     if not listing.fields:
         others = [f" Not used: {file}: {reason}." for file, reason in listing.unused.items()]
@@ -136,6 +146,9 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
         every = (name for item in checked for name in (item.name, item.name_with_folder, item.plain_name))
         unused |= rows_without_field(table, rows, every)
         checked = [_with_metadata(item, names[item.plain_name] == 1, rows, table) for item in checked]
+    if options.plate_maps:
+        checked, said = _with_plate_maps(checked, options.plate_maps)
+        unused |= said
     sources = (FieldSource(item, options) for item in sorted(checked, key=lambda item: item.name))
     return FoundFields(tuple(sources), unused, listing.layout, listing.recognised_by)
 
@@ -151,6 +164,17 @@ def iterate_fields(source: Path, options: ReadingOptions | None = None) -> Itera
     """
     for found in find_fields(source, options):
         yield found.read()
+
+
+def _refuse_meaningless(source: Path, options: ReadingOptions) -> None:
+    """An option that would be ignored is a mistake."""
+    if (options.path_mapping or options.illumination) and not is_table(source):
+        raise FieldError(
+            f"{source} is no table: --path-mapping and --illumination are for tables that list images. Leave them out, "
+            "or give the table."
+        )
+    if options.pattern is not None and not source.is_dir():
+        raise FieldError(f"{source} is no folder: --pattern is for the names of files in one. Leave it out.")
 
 
 def _demand_channels(listed: list[ListedField], options: ReadingOptions) -> list[ListedField]:
@@ -169,6 +193,34 @@ def _demand_channels(listed: list[ListedField], options: ReadingOptions) -> list
         )
         checked.append(replace(item, problem=problem))
     return checked
+
+
+def _with_plate_maps(listed: list[ListedField], paths: Sequence[Path]) -> tuple[list[ListedField], dict[str, str]]:
+    """Join what plate maps say of the wells, and say of which wells and rows there is no other."""
+    maps = [_plate_map(path) for path in paths]
+    joined = []
+    for item in listed:
+        plate, well = item.metadata.get("plate", ""), item.metadata.get("well", "")
+        problem = item.problem
+        known = join_plate_maps(maps, plate, well)
+        differing = next((name for name, value in known.items() if item.metadata.get(name, value) != value), None)
+        if differing is not None:
+            problem = problem or (
+                f"Field {item.name!r}: its metadata say {item.metadata[differing]!r} of {differing}, the plate map "
+                f"{known[differing]!r}. Correct one of them."
+            )
+        joined.append(replace(item, metadata={**known, **item.metadata}, problem=problem))
+    placed = [item.metadata for item in joined if item.metadata.get("well")]
+    return joined, describe_join(maps, [(known.get("plate", ""), known["well"]) for known in placed])
+
+
+def _plate_map(path: Path) -> PlateMap:
+    try:
+        return read_plate_map(path)
+    except OSError as error:
+        raise FieldError(f"Cannot read the plate map {path}: {error.strerror}.") from error
+    except InputError as error:
+        raise FieldError(str(error)) from error
 
 
 def _with_metadata(

@@ -62,7 +62,7 @@ def read_image(
         max_decoded_bytes: Larger images are refused before they are decoded, and gzip streams stop there.
         position: Which image of a TIFF that holds several, see `image_positions`; None demands that there is one.
         page: Which page of a TIFF, where metadata elsewhere say what each page is, or which plane of a CZI, LIF or ND2;
-            None reads the whole image.
+            None reads the whole image. With a position, pages of a TIFF count within that image.
 
     Raises:
         FieldError: If the file is missing, empty, truncated, corrupt, too large, of an unknown kind, or holds several
@@ -123,7 +123,7 @@ def _read_file(path: Path, max_decoded_bytes: int, position: int | None, page: i
         stream.seek(0)
         if start.startswith(_TIFF_MAGICS):
             if page is not None:
-                return decode_tiff_page(stream, path, max_decoded_bytes, page)
+                return decode_tiff_page(stream, path, max_decoded_bytes, page, position)
             return decode_tiff(stream, path, max_decoded_bytes, position)
         for magic, decode in _DECODERS.items():
             if start.startswith(magic):

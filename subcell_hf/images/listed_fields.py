@@ -17,10 +17,12 @@ class PlaneFile:
     Attributes:
         path: Its file.
         page: Which page of a TIFF, from 0; None where the file holds this plane alone, or a whole stack.
+        position: Which image of the file, where it holds several; the page is then one of that image.
     """
 
     path: Path
     page: int | None = None
+    position: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class ListedField:
         pixel_size_from: What these metadata are, such as `Index.idx.xml`.
         pixel_size_wins: Whether they are right where the image files say something else.
         files_missing: Files that the layout lists and that are not there.
+        illumination: Our channel name → the illumination function that its planes are divided by.
     """
 
     name: str
@@ -59,6 +62,7 @@ class ListedField:
     pixel_size_from: str = ""
     pixel_size_wins: bool = False
     files_missing: tuple[str, ...] = ()
+    illumination: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def channel_files(self) -> dict[str, Path]:
@@ -70,7 +74,7 @@ class ListedField:
         """All its files, the mask's last."""
         optional = [path for path in (self.stack_file, self.mask_file) if path is not None]
         planes = dict.fromkeys(plane.path for stack in self.channel_planes.values() for plane in stack)
-        return (*planes, *optional)
+        return (*planes, *dict.fromkeys(self.illumination.values()), *optional)
 
     @property
     def origin(self) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from subcell_hf.images.tables import is_table
+
 _RESULTS = r"model|embedding|probabilities|top_location_.*|top_probability_.*|probabilities_.*"
 _OWN = (
     r"cell_id|label|top|left|height|width|file|index|shard|part|offset|mask_bytes|pixels_bytes|crc32|pixel_size_from|"
@@ -42,7 +44,7 @@ def metadata_table(source: Path, metadata: Path | None, default: str) -> Path | 
     """The table that says what is known of images.
 
     Args:
-        source: Folder of images, or a CSV that lists them.
+        source: Folder of images, or a table that lists them.
         metadata: Table that the user gave.
         default: Name of the table that is taken where it lies in the folder.
     """
@@ -50,4 +52,4 @@ def metadata_table(source: Path, metadata: Path | None, default: str) -> Path | 
         return metadata
     if source.is_dir():
         source = source / default
-    return source if source.suffix.lower() == ".csv" and source.is_file() else None
+    return source if is_table(source) and source.is_file() else None

@@ -6,6 +6,7 @@ and fields, and what cannot be right is said for the field that it concerns.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -36,6 +37,10 @@ class ListedPlane:
         page: Which page of a TIFF, where it holds several planes.
         pixel_size_um: Edge of a pixel in micrometres, as the layout's own metadata say; None where they do not.
         stage_um: Position of the centre in micrometres (x, y), where the layout says it.
+        position: Which image of the file, where it holds several; `page` then counts within it.
+        field_name: Name of the field, where it is not made of plate, well and site.
+        metadata: What else is known of the field; None: nothing. What its planes disagree on is left out.
+        illumination: Illumination function that the plane is divided by.
         problem: Why the field that it belongs to cannot be used, where the metadata alone show it.
     """
 
@@ -49,6 +54,10 @@ class ListedPlane:
     page: int | None = None
     pixel_size_um: float | None = None
     stage_um: tuple[float, float] | None = None
+    position: int | None = None
+    field_name: str = ""
+    metadata: Mapping[str, str] | None = None
+    illumination: Path | None = None
     problem: str | None = None
 
 
@@ -64,6 +73,7 @@ class PlaneListing:
         left_out: File → why it is no plane on purpose: thumbnails, corrections, projections.
         problems: Name of what should have been a field → why it cannot be listed.
         prefix: Begins the names of all fields, where they lie in one file.
+        remedy: What to do where files are missing.
     """
 
     planes: Iterable[ListedPlane]
@@ -73,6 +83,7 @@ class PlaneListing:
     left_out: Mapping[Path, str] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
+    remedy: str = "Copy the whole plate; if it is still being written, wait until it is."
 
 
 @dataclass(frozen=True)
@@ -196,28 +207,27 @@ def recognised_by(found: Sequence[Path]) -> str | None:
     return f"{found[0].name} in {found[0].parent}" if found else None
 
 
-def fields_of_planes(listing: PlaneListing, root: Path, options: ReadingOptions) -> Listing:
+def fields_of_planes(listing: PlaneListing, root: Path | None, options: ReadingOptions) -> Listing:
     """Gather planes into fields of view.
 
     A field is called `<plate>_<well>_<site>`, with `_t<time point>` where a plate, or a site of no plate, has several.
 
     Args:
         listing: What a layout lists.
-        root: Folder of the input; planes outside of it are refused.
+        root: Folder of the input; planes outside of it are refused. None: they may lie anywhere.
         options: Channels that are not asked for may be missing.
     """
-    groups: dict[tuple[str, str, str, int], list[ListedPlane]] = {}
+    groups: dict[tuple[str, str, str, str, int], list[ListedPlane]] = {}
     times: dict[tuple[str, str], set[int]] = {}
-    folders: dict[str, set[Path]] = {}
     for plane in listing.planes:
-        groups.setdefault((plane.plate, plane.well, plane.site, plane.time), []).append(plane)
+        groups.setdefault((plane.field_name, plane.plate, plane.well, plane.site, plane.time), []).append(plane)
         times.setdefault(_series_of(plane), set()).add(plane.time)
-        folders.setdefault(plane.plate, set()).add(plane.file.parent)
     on_disk = _Disk(root)
     fields = []
-    for (plate, well, site, time), planes in groups.items():
-        suffix = f"t{time}" if len(times[_series_of(planes[0])]) > 1 else ""
-        name = "_".join(part for part in (listing.prefix, plate, well, site, suffix) if part)
+    for (field_name, plate, well, site, _), planes in groups.items():
+        suffix = f"t{planes[0].time}" if len(times[_series_of(planes[0])]) > 1 else ""
+        parts = (field_name,) if field_name else (listing.prefix, plate, well, site)
+        name = "_".join(part for part in (*parts, suffix) if part)
         fields.append(_field_of(name, planes, listing, on_disk, options))
     fields += [ListedField(name=name, problem=problem) for name, problem in listing.problems.items()]
     return Listing(tuple(fields), {str(path): reason for path, reason in listing.left_out.items()})
@@ -230,8 +240,8 @@ def _series_of(plane: ListedPlane) -> tuple[str, str]:
 class _Disk:
     """Which files are there, folder by folder, without asking for every file."""
 
-    def __init__(self, root: Path):
-        self._root = Path(os.path.normpath(root.absolute()))
+    def __init__(self, root: Path | None):
+        self._root = None if root is None else Path(os.path.normpath(root.absolute()))
         self._names: dict[Path, frozenset[str]] = {}
         self._inside: dict[Path, bool] = {}
 
@@ -247,6 +257,8 @@ class _Disk:
 
     def is_inside(self, path: Path) -> bool:
         """By name alone: links within the input lead where its user wants."""
+        if self._root is None:
+            return True
         folder = path.parent
         if folder not in self._inside:
             self._inside[folder] = Path(os.path.normpath(folder.absolute())).is_relative_to(self._root)
@@ -260,29 +272,44 @@ def _field_of(
     channels: dict[str, list[ListedPlane]] = {}
     for plane in planes:
         channels.setdefault(_mapped(plane.channel, options), []).append(plane)
-    missing = [plane.file for plane in planes if not disk.holds(plane.file)]
+    needed = dict.fromkeys(file for plane in planes for file in (plane.file, plane.illumination) if file is not None)
+    missing = [file for file in needed if not disk.holds(file)]
     metadata = {"plate": first.plate, "well": first.well, "site": first.site}
     if first.stage_um is not None:
         metadata |= {"stage_x_um": f"{first.stage_um[0]:.6g}", "stage_y_um": f"{first.stage_um[1]:.6g}"}
     sizes = sorted({plane.pixel_size_um for plane in planes if plane.pixel_size_um is not None})
     wanted = [channel for channel in channels if options.channels is None or channel in options.channels]
-    problem = next(
-        _problems(name, channels, wanted, [path.name for path in missing], sizes, listing.shapes, disk),
-        None,
-    )
+    problem = next(_problems(name, channels, wanted, sizes, listing, disk), None)
     return ListedField(
         name=name,
         channel_planes={
-            channel: tuple(PlaneFile(plane.file, plane.page) for plane in sorted(stack, key=lambda plane: plane.z))
+            channel: tuple(
+                PlaneFile(plane.file, plane.page, plane.position) for plane in sorted(stack, key=lambda plane: plane.z)
+            )
             for channel, stack in channels.items()
         },
-        metadata={key: value for key, value in metadata.items() if value},
+        illumination={
+            channel: stack[0].illumination for channel, stack in channels.items() if stack[0].illumination is not None
+        },
+        metadata={key: value for key, value in {**metadata, **_shared_metadata(planes), **metadata}.items() if value},
         pixel_size_um=sizes[0] if sizes else None,
         pixel_size_from=listing.pixel_size_from if sizes else "",
         pixel_size_wins=listing.size_wins,
-        files_missing=tuple(str(path) for path in missing),
+        files_missing=tuple(_as_written(path) for path in missing),
         problem=problem,
     )
+
+
+def _shared_metadata(planes: Sequence[ListedPlane]) -> dict[str, str]:
+    """What all planes of a field say alike."""
+    known = list({id(plane.metadata): plane.metadata for plane in planes if plane.metadata is not None}.values())
+    first = known[0] if known else {}
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in known[1:])}
+
+
+def _as_written(path: Path) -> str:
+    """A path, or an address that was taken for one and lost a stroke."""
+    return re.sub(r"^([a-z][a-z0-9]+):/(?!/)", r"\1://", str(path))
 
 
 def _mapped(channel: str, options: ReadingOptions) -> str:
@@ -293,9 +320,8 @@ def _problems(
     name: str,
     channels: Mapping[str, Sequence[ListedPlane]],
     wanted: Iterable[str],
-    missing: Sequence[str],
     sizes: Sequence[float],
-    shapes: Mapping[str, tuple[int, int]],
+    listing: PlaneListing,
     disk: _Disk,
 ) -> Iterator[str]:
     """What makes a field unusable, one sentence each."""
@@ -305,7 +331,7 @@ def _problems(
     outside = next((plane.file for plane in planes if not disk.is_inside(plane.file)), None)
     if outside is not None:
         yield f"Field {name!r}: {outside} lies outside of the input. Give the folder that holds the whole plate."
-    shape, position = shapes.get(first.plate), well_position(first.well)
+    shape, position = listing.shapes.get(first.plate), well_position(first.well)
     if shape is not None and position is not None and (position[0] > shape[0] or position[1] > shape[1]):
         yield (
             f"Field {name!r}: well {first.well} lies beyond plate {first.plate!r} of {shape[0]} rows and {shape[1]} "
@@ -324,12 +350,20 @@ def _problems(
             f"Field {name!r}: its planes have pixel sizes of {sizes[0]:g} and {sizes[-1]:g} um, expected one. Give the "
             "true size (--pixel-size-um)."
         )
-    needed = list(
-        dict.fromkeys(plane.file.name for name in wanted for plane in channels[name] if not disk.holds(plane.file))
+    wanted_files = dict.fromkeys(
+        file
+        for channel in wanted
+        for plane in channels[channel]
+        for file in (plane.file, plane.illumination)
+        if file is not None and not disk.holds(file)
     )
-    if needed:
-        named = ", ".join(needed[:_MOST_NAMED]) + (", …" if len(needed) > _MOST_NAMED else "")
+    if wanted_files:
+        named = ", ".join(path.name for path in list(wanted_files)[:_MOST_NAMED])
+        named += ", …" if len(wanted_files) > _MOST_NAMED else ""
+        functions = {plane.illumination for plane in planes if plane.illumination is not None}
+        what = f"planes and {len(functions)} illumination functions" if functions else "planes"
+        lost = sum(not disk.holds(file) for file in (*(plane.file for plane in planes), *functions))
         yield (
-            f"Field {name!r}: {len(planes)} planes are listed, {len(missing)} of them are not on the disk: {named}. "
-            "Copy the whole plate; if it is still being written, wait until it is."
+            f"Field {name!r}: {len(planes)} {what} are listed, {lost} of them are not on the disk: {named}. "
+            f"{listing.remedy}"
         )

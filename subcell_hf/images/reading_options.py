@@ -26,6 +26,10 @@ class ReadingOptions:
             for cells of many nuclei or of several pieces, such as myotubes.
         pattern: Regular expression with the named groups `channel`, `well`, `plate`, `site`, `z` and `time`, or some of
             them, for files of a folder that no instrument's layout describes.
+        path_mapping: Where the images of a table lie here: folder, or beginning of an address, as the table has it →
+            folder. The longest one that fits is taken.
+        illumination: Whether images are divided by the illumination functions that a LoadData table lists.
+        plate_maps: Tables that say what is in the wells of plates, see `read_plate_map`.
     """
 
     channels: tuple[str, ...] | None = None
@@ -37,6 +41,9 @@ class ReadingOptions:
     max_decoded_bytes: int = MAX_DECODED_BYTES
     trust_masks: bool = False
     pattern: str | None = None
+    path_mapping: Mapping[str, str] = field(default_factory=dict)
+    illumination: bool = False
+    plate_maps: tuple[Path, ...] = ()
 
 
 def parse_channel_mapping(pairs: Iterable[str]) -> dict[str, str]:
@@ -45,12 +52,25 @@ def parse_channel_mapping(pairs: Iterable[str]) -> dict[str, str]:
     Raises:
         InputError: If a pair is not of that form.
     """
+    return _parse_pairs(pairs, "Channel mapping", "NAME=COLOUR, such as DAPI=blue")
+
+
+def parse_path_mapping(pairs: Iterable[str]) -> dict[str, str]:
+    """`["s3://bucket/images=/data", …]` → `{"s3://bucket/images": "/data", …}`.
+
+    Raises:
+        InputError: If a pair is not of that form.
+    """
+    return _parse_pairs(pairs, "Path mapping", "OLD=NEW, such as s3://bucket/images=/data/images")
+
+
+def _parse_pairs(pairs: Iterable[str], what: str, form: str) -> dict[str, str]:
     mapping = {}
     for pair in pairs:
-        name, equals, colour = (part.strip() for part in pair.partition("="))
-        if not (name and equals and colour):
-            raise InputError(f"Channel mapping {pair!r} is not NAME=COLOUR, such as DAPI=blue.")
-        mapping[name] = colour
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not (name and equals and value):
+            raise InputError(f"{what} {pair!r} is not {form}.")
+        mapping[name] = value
     return mapping
 
 

@@ -1,5 +1,6 @@
 """Which layout an input has: the one place where all of them are known."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.file_names import legible
 from subcell_hf.images.folder_contents import FolderContent, list_images
+from subcell_hf.images.image_tables import atlas_tables, loaddata
 from subcell_hf.images.layouts import (
     cellvoyager,
     harmony,
@@ -18,16 +20,28 @@ from subcell_hf.images.layouts import (
     scanr,
 )
 from subcell_hf.images.layouts.channel_names import list_by_names
+from subcell_hf.images.layouts.field_tables import FIELD_TABLE, list_table
 from subcell_hf.images.layouts.named_files import compile_pattern, list_by_pattern
 from subcell_hf.images.listed_fields import Listing
 from subcell_hf.images.plane_listing import Layout, fields_of_planes
 from subcell_hf.images.reading_options import ReadingOptions
+from subcell_hf.images.tables import open_table
+from subcell_hf.storage.foreign_tables import ForeignTable
 
 LAYOUTS: tuple[Layout, ...] = (
     *(module.LAYOUT for module in (harmony, cellvoyager, incell, hcsai, scanr, imagexpress, ome_companion)),
     *named_files.LAYOUTS,
 )
 """Layouts of instruments and programs; a folder that is none of them is read by the names of its files."""
+
+_ListTable = Callable[[Path, ForeignTable, ReadingOptions], Listing]
+_TABLES: dict[str, tuple[Callable[[Iterable[str]], bool], _ListTable]] = {
+    loaddata.LOADDATA: (loaddata.is_loaddata, loaddata.list_loaddata),
+    loaddata.SAMPLE_SHEET: (loaddata.is_sample_sheet, loaddata.list_sample_sheet),
+    atlas_tables.DREAM_MANIFEST: (atlas_tables.is_dream_manifest, atlas_tables.list_dream_manifest),
+    atlas_tables.ATLAS_TABLE: (atlas_tables.is_atlas_table, atlas_tables.list_atlas_table),
+}
+"""Tables that list images, by the names of their columns; any other table is read as SubCellPortable's."""
 
 
 def layout_of_index(path: Path) -> Layout | None:
@@ -59,6 +73,29 @@ def list_any(folder: Path, options: ReadingOptions, layout: Layout | None = None
     ((layout, why),) = found.items()
     listing = fields_of_planes(layout.list_planes(content, options), folder, options)
     return replace(_with_rest(listing, content), layout=layout.name, recognised_by=why)
+
+
+def list_any_table(path: Path, options: ReadingOptions) -> Listing:
+    """List the images of a table, by the kind of table that it is.
+
+    Args:
+        path: CSV, TSV or Parquet.
+        options: How to read it.
+
+    Raises:
+        FieldError: If it cannot be read, lists no images, or an option means nothing for it.
+    """
+    table = open_table(path)
+    name, list_planes = next(
+        ((name, found) for name, (fits, found) in _TABLES.items() if fits(table.columns)), (FIELD_TABLE, None)
+    )
+    if options.illumination and name != loaddata.LOADDATA:
+        raise FieldError(f"{path} is a {name}, which lists no illumination functions. Leave --illumination out.")
+    if list_planes is not None:
+        listing = list_planes(path, table, options)
+    else:
+        listing = Listing(tuple(list_table(path, options.channel_mapping, options.path_mapping)))
+    return replace(listing, layout=name, recognised_by=f"the columns of {path.name}")
 
 
 def _with_rest(listing: Listing, content: FolderContent) -> Listing:

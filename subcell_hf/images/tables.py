@@ -15,6 +15,9 @@ from subcell_hf.storage.text_values import plain_text
 METADATA_FILE = "metadata.csv"
 """Read where it lies in the folder of images and nothing else is given."""
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
+"""File name endings of tables that list images."""
+
 FIELD_COLUMN = "field_of_view"
 BOX_COLUMNS = ("cell_id", "top", "left", "height", "width")
 
@@ -38,6 +41,11 @@ class CellBox:
     width: int
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file is a table that may list images, by its name."""
+    return path.name.lower().endswith(TABLE_SUFFIXES)
+
+
 def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a table as texts; rows that begin with `#` are left out, and so is a `#` before the header.
 
@@ -47,7 +55,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     Raises:
         FieldError: If the file cannot be read, is not UTF-8, has no header, or a row has more cells than the header.
     """
-    table = _read(path)
+    table = open_table(path)
     columns = {name: table.text(name, verbatim=True) for name in table.columns}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -58,10 +66,15 @@ def read_column_names(path: Path) -> list[str]:
     Raises:
         FieldError: As `read_table`.
     """
-    return list(_read(path).columns)
+    return list(open_table(path).columns)
 
 
-def _read(path: Path) -> ForeignTable:
+def open_table(path: Path) -> ForeignTable:
+    """A table, without the rows that begin with `#`, and without a `#` before the header.
+
+    Raises:
+        FieldError: As `read_table`.
+    """
     try:
         return read_foreign_table(path, comments=True)
     except OSError as error:

@@ -41,3 +41,12 @@ def wells_of_names(names: Sequence[str]) -> list[str]:
     if all(well_position(name) for name in names) and {name.strip()[:1].upper() for name in names} != {"P"}:
         return [standard_well(name) for name in names]
     return [""] * len(names)
+
+
+def row_number(text: str) -> int | None:
+    """`C`, `c` or `3` → 3; None for text that names no row."""
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return int(text) or None
+    position = well_position(f"{text}1") if text.isalpha() else None
+    return None if position is None else position[0]

@@ -113,8 +113,8 @@ def tiff_header(stream: BinaryIO, path: Path, position: int | None = None, page:
     _check_pages(stream, path)
     with _open_tiff(stream) as tiff:
         if page is not None:
-            described: Any = tiff.pages[page]
-            metadata = metadata_from_tiff_tags(described.aspage())
+            described = _page(tiff, path, page, position)
+            metadata = metadata_from_tiff_tags(described)
         else:
             all_series = _checked_series(tiff, path)
             number = _only_position(all_series, path) if position is None else position
@@ -122,7 +122,9 @@ def tiff_header(stream: BinaryIO, path: Path, position: int | None = None, page:
         return ImageHeader(tuple(described.shape), described.axes.replace("I", "Q"), metadata)
 
 
-def decode_tiff_page(stream: BinaryIO, path: Path, max_decoded_bytes: int, number: int) -> Image:
+def decode_tiff_page(
+    stream: BinaryIO, path: Path, max_decoded_bytes: int, number: int, position: int | None = None
+) -> Image:
     """Decode one page of a TIFF, whatever the file's own metadata say of images.
 
     Args:
@@ -130,6 +132,7 @@ def decode_tiff_page(stream: BinaryIO, path: Path, max_decoded_bytes: int, numbe
         path: For messages.
         max_decoded_bytes: The limit.
         number: Of the page, from 0.
+        position: Which image of the file the page is counted in; None: all pages of the file count.
 
     Raises:
         FieldError: If the page is not there, not whole, too large, or not one of intensities or labels.
@@ -137,17 +140,26 @@ def decode_tiff_page(stream: BinaryIO, path: Path, max_decoded_bytes: int, numbe
     """
     _check_pages(stream, path)
     with tifffile.TiffFile(stream) as tiff:
-        if number >= len(tiff.pages):
-            raise FieldError(
-                f"{path} has {len(tiff.pages)} planes, and its metadata elsewhere announce plane {number}, counted "
-                "from 0. Copy or export the file again."
-            )
-        page: Any = tiff.pages[number]
-        page = page if isinstance(page, tifffile.TiffPage) else page.aspage()
+        page = _page(tiff, path, number, position)
         _check_page(page, tiff.filehandle.size, path)
         check_size(path, page.shape, page.dtype, max_decoded_bytes)
         pixels, axes = _sort_samples(page.asarray(maxworkers=1), page.axes, page, path)
         return Image(path, pixels, axes, metadata_from_tiff_tags(page), has_palette=not has_plain_numbers(page))
+
+
+def _page(tiff: tifffile.TiffFile, path: Path, number: int, position: int | None) -> Any:
+    """One page with its own tags, of the whole file or of one of its images."""
+    pages: Any = tiff.pages
+    if position is not None:
+        all_series = _checked_series(tiff, path)
+        pages = all_series[position].pages if position < len(all_series) else ()
+    if number >= len(pages):
+        raise FieldError(
+            f"{path} has {len(pages)} planes{'' if position is None else f' in its image {position}'}, and its "
+            f"metadata elsewhere announce plane {number}, counted from 0. Copy or export the file again."
+        )
+    page = pages[number]
+    return page if isinstance(page, tifffile.TiffPage) else page.aspage()
 
 
 def _open_tiff(stream: BinaryIO) -> tifffile.TiffFile:

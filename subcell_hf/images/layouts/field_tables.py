@@ -6,20 +6,30 @@ from pathlib import Path
 
 from subcell_hf.images.file_names import MASK_NAME, normal_form
 from subcell_hf.images.files import FieldError
+from subcell_hf.images.image_tables.path_mapping import PathMapping
 from subcell_hf.images.listed_fields import ListedField, PlaneFile, one_file_twice
 from subcell_hf.images.tables import read_table
 from subcell_hf.ontology import CHANNEL_STAINS
 
+FIELD_TABLE = "SubCellPortable's table of fields of view"
+
 _SINGLE_LETTERS = {colour[0]: colour for colour in CHANNEL_STAINS}
 
 
-def list_table(path: Path, channel_mapping: Mapping[str, str]) -> list[ListedField]:
+def list_table(
+    path: Path, channel_mapping: Mapping[str, str], path_mapping: Mapping[str, str] | None = None
+) -> list[ListedField]:
     """List a table of SubCellPortable's format.
 
     Columns `r_image`, `y_image`, `b_image`, `g_image` (older: `r`, `red`, …) hold one file per channel, empty cells are
     channels that are not there; any other column `<name>_image` is a channel of that name; `output_prefix` is the
     field's name, in older tables below `output_folder`; `mask` holds an instance mask. All other columns become
     metadata. Relative paths are looked up beside the table first, then in the working directory.
+
+    Args:
+        path: Of the table.
+        channel_mapping: Names of channels → ours.
+        path_mapping: Where its folders lie here; see `PathMapping`.
 
     Raises:
         FieldError: If the table cannot be read or has no channel column.
@@ -33,7 +43,8 @@ def list_table(path: Path, channel_mapping: Mapping[str, str]) -> list[ListedFie
             f"The table {path} has columns {', '.join(columns)}, expected r_image, y_image, b_image, g_image, "
             "output_prefix."
         )
-    return [_field_of_row(row, columns, path, number) for number, row in enumerate(rows, start=1)]
+    places = PathMapping(path, path_mapping) if path_mapping else None
+    return [_field_of_row(row, columns, path, number, places) for number, row in enumerate(rows, start=1)]
 
 
 def _channel_of_column(column: str, channel_mapping: Mapping[str, str]) -> str | None:
@@ -49,13 +60,18 @@ def _channel_of_column(column: str, channel_mapping: Mapping[str, str]) -> str |
     return name if column.endswith("_image") and name else None
 
 
-def _field_of_row(row: Mapping[str, str], columns: Mapping[str, str | None], table: Path, number: int) -> ListedField:
+def _field_of_row(
+    row: Mapping[str, str], columns: Mapping[str, str | None], table: Path, number: int, places: PathMapping | None
+) -> ListedField:
+    def find(text: str) -> Path:
+        return _beside(table, text) if places is None else _beside(table, str(places.locate(text)))
+
     prefix, folder = row.get("output_prefix", "").rstrip("_/"), row.get("output_folder", "").strip("/")
     name = normal_form("/".join(part for part in (folder, prefix) if part))
     given = [column for column, channel in columns.items() if channel and row[column]]
-    files = {columns[column] or "": _beside(table, row[column]) for column in given}
+    files = {columns[column] or "": find(row[column]) for column in given}
     masks = [row[column] for column in (MASK_NAME, f"{MASK_NAME}_image") if row.get(column)]
-    mask = _beside(table, masks[0]) if masks else None
+    mask = find(masks[0]) if masks else None
     named = {"output_prefix", "output_folder", MASK_NAME, f"{MASK_NAME}_image"}
     metadata = {key: value for key, value in row.items() if key not in named and columns[key] is None and value}
     problem = one_file_twice(name, {**files, MASK_NAME: mask} if mask else files)

@@ -10,6 +10,7 @@ from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.errors import InputError
 from subcell_hf.images.fields_of_view import FieldError, ReadingOptions
 from subcell_hf.images.folder_contents import CROPS_FILE
+from subcell_hf.images.layouts.field_tables import FIELD_TABLE
 from subcell_hf.inference.models.loading import ModelFolder, for_given_crops
 from subcell_hf.inference.models.variants import PUBLISHED_CROP_PX, Variant
 from subcell_hf.inference.sources.blocks import CellSource
@@ -104,15 +105,15 @@ def _shows_single_cells(path: Path, variants: Sequence[Variant], options: Source
     """Whether images show one cell each, by the first that can be read."""
     if options.single_cells is not None:
         return options.single_cells, "images of single cells" if options.single_cells else "fields of view"
-    for found in list_images(path, options.reading, variants).fields:
+    listed = list_images(path, options.reading, variants)
+    for found in listed.fields:
         if found.listed.mask_file is not None:
             break
         try:
             image, variant = read_planes(at_models_scale(found, variants[0]), variants)
         except FieldError:  # reported when its turn comes
             continue
-        is_table = path.suffix.lower() == ".csv"
-        if image.pixel_size_from == "model" and not is_table:
+        if image.pixel_size_from == "model" and listed.layout != FIELD_TABLE:
             return False, (
                 "fields of view, of which the pixel size is unknown (--pixel-size-um; --single-cells takes each image "
                 "as one cell at the model's scale)"

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from subcell_hf.images.fields_of_view import FoundFields, list_fields
+from subcell_hf.errors import InputError
+from subcell_hf.images.fields_of_view import FieldError, FoundFields, list_fields
+from subcell_hf.images.image_tables.plate_maps import join_plate_maps, read_plate_map
+from subcell_hf.images.reading_options import ReadingOptions
 from tests.conftest import REAL_DATA
 
 SETS = REAL_DATA / "vendor"
@@ -113,6 +116,37 @@ EXPECTED = (
             "F7_01_3_2_RFP_001_MaskCytoplasm.tiff",
         }),
     ),
+    Listed(
+        "loaddata_jump_cpg0016/load_data.csv", "CellProfiler LoadData", tuple(f"A{c:02d}" for c in range(1, 25)),
+        tuple("123456789"), ("OrigAGP", "OrigDNA", "OrigER", "OrigMito", "OrigRNA"), None,
+        "5 planes are listed, 5 of them are not on the disk",
+    ),
+    Listed(
+        "loaddata_jump_parquet/test_BR00126114_load_data_with_illum.parquet", "CellProfiler LoadData", ("A01",),
+        ("1", "2"), ("OrigAGP", "OrigDNA", "OrigER", "OrigMito", "OrigRNA"), None,
+        "such as --path-mapping s3://cellpainting-gallery/cpg0016-jump/source_4/images/",
+        frozenset({"test_BR00126114_load_data_with_illum.parquet"}),  # its illumination functions
+    ),
+    Listed(
+        "loaddata_nfcore_s3/load_data.csv", "CellProfiler LoadData", ("A01",), ("1",),
+        ("OrigBrightfield_L", "OrigBrightfield_H", "OrigBrightfield", "OrigRNA", "OrigMito", "OrigER", "OrigDNA",
+         "OrigAGP"), 0.5979760809567617, "8 planes are listed, 8 of them are not on the disk",
+    ),
+    Listed(
+        "loaddata_nfcore_s3/samplesheet.csv", "nf-core/cellpainting", ("A01", "A02", "B01"), ("1", "2"),
+        ("Brightfield_L", "Brightfield_H", "Brightfield", "RNA", "Mito", "ER", "DNA", "AGP"), None,
+        "8 planes are listed, 8 of them are not on the disk",
+    ),
+    Listed(
+        "phenix_harmonyv5_BR00122249_indexonly/load_data_version5.csv", "CellProfiler LoadData", ("A01",), ("1",),
+        ("OrigRNA", "OrigER", "OrigAGP", "OrigMito", "OrigBrightfield", "OrigDPC"), 0.5979760809567617,
+        "such as --path-mapping tests/data/Version5/images=FOLDER",
+    ),
+    Listed(
+        "phenix_harmonyv7_indexonly/load_data_version7.csv", "CellProfiler LoadData", ("A01",), ("1",),
+        ("OrigActin", "OrigER", "OrigRNA", "OrigAGP", "OrigMito", "OrigBrightfield", "OrigDNA"), 0.296688132474701,
+        "7 planes are listed, 7 of them are not on the disk",
+    ),
     Listed("cellomics_arrayscan_examplehuman", "Cellomics", ("D03",), ("0",), ("d0", "d1", "d2"), None),
 )  # fmt: skip
 
@@ -135,3 +169,62 @@ def test_a_set_is_listed_as_its_metadata_say(expected: Listed) -> None:
 
 def _is_left_out(found: FoundFields, name: str) -> bool:
     return any(Path(path).as_posix().endswith(name) for path in found.unused)
+
+
+def test_a_loaddata_table_finds_the_images_beside_it_where_its_folder_is_mapped() -> None:
+    folder = SETS / "phenix_harmonyv5_jump_BR00121482"
+    options = ReadingOptions(
+        path_mapping={"tests/data/Version1/images": str(folder / "images")},
+        channel_mapping={"OrigDNA": "blue", "OrigRNA": "green"},
+        channels=("blue", "green"),
+    )
+    (found,) = list_fields(folder / "load_data_version1.csv", options).fields
+    field = found.read()
+    assert field.channels == ("blue", "green")
+    assert field.pixels.shape == (2, 1080, 1080)
+    assert field.pixel_size_um == pytest.approx(0.5979760809567617)  # the camera's 6.45 um of the TIFF tag are wrong
+    assert field.metadata["Metadata_ChannelName_OrigDNA"] == "HOECHST 33342"
+
+
+def test_tables_whose_images_are_elsewhere_are_refused_with_what_is_missing() -> None:
+    with pytest.raises(FieldError, match=r"lists 483 fields of view, and no image of them lies below .*7_C5_1_blue"):
+        list_fields(SETS / "hpa_if_tables" / "samples.csv")
+    with pytest.raises(FieldError, match="lists antibodies, not images"):
+        list_fields(SETS / "hpa_if_tables" / "unique.csv")
+    with pytest.raises(FieldError, match="no row that is not commented out"):
+        list_fields(SETS / "subcellportable_inputs" / "path_list.csv")
+    found = list_fields(SETS / "cm4ai_dream_manifest" / "manifest.tsv")
+    assert [item.name for item in found.fields] == ["cell_0", "cell_1"]
+    for item in found.fields:
+        assert tuple(item.listed.channel_planes) == ("microtubules", "nucleus", "er")  # poi_image is empty
+        assert "3 planes are listed, 3 of them are not on the disk" in str(item.listed.problem)
+
+
+def test_plate_maps_of_laboratories_say_what_is_in_their_wells() -> None:
+    jump = read_plate_map(SETS / "platemaps_jump_pilot/platemaps/2020_11_04_CPJUMP1_10a/barcode_platemap.csv")
+    assert {*jump.wells} == {"BR00117017", "BR00117019", "BR00117015", "BR00117016"}
+    assert join_plate_maps([jump], "BR00117017", "A1")["broad_sample"] == "BRD-A86665761-001-01-1"
+    assert "broad_sample" not in join_plate_maps([jump], "BR00117017", "A02")  # DMSO
+    lincs = read_plate_map(SETS / "platemaps_lincs/barcode_platemap.csv")
+    assert (len(lincs.wells), len(lincs.missing)) == (5, 135)
+    assert join_plate_maps([lincs], "SQ00015125", "A01")["Batch_Date"] == "2016-03-22"
+    with pytest.raises(InputError, match="has the map 'C-7161-01-LM6-017', but no file of that name"):
+        join_plate_maps([lincs], "SQ00015201", "A01")
+    target = read_plate_map(SETS / "platemaps_jump_pilot/JUMP-Target/JUMP-Target-1_compound_platemap.tsv")
+    assert join_plate_maps([target], "any", "a03") == {"broad_sample": "BRD-A22032524-074-09-9", "solvent": "DMSO"}
+    for name, well, drug in (("drug_layout.csv", "C03", "DMSO"), ("drug_layout_utf8-dom.csv", "B03", "my_drug")):
+        layout = read_plate_map(SETS / "operetta_cls_indexonly/drug_layouts" / name)
+        assert join_plate_maps([layout], "", well)["drug"] == drug
+    with pytest.raises(InputError, match="is no plate map"):
+        read_plate_map(SETS / "platemaps_jump_pilot/moa/cpjump1_compound_metadata.tsv")
+
+
+def test_a_plate_map_without_plates_joins_the_wells_of_a_folder() -> None:
+    table = SETS / "biotek_gen5_nf1/metadata/platemap_NF1_plate2.csv"
+    found = list_fields(SETS / "biotek_gen5_nf1", ReadingOptions(plate_maps=(table,)))
+    (item,) = found.fields
+    assert (item.metadata["well"], item.metadata["genotype"]) == ("F07", "Null")
+    assert found.unused[str(table)].startswith("31 of its 32 wells have no image")
+    barcodes = table.parent / "barcode_platemap.csv"
+    with pytest.raises(InputError, match=r"its plates are Plate_2_nf1_analysis, the images are of Plate_2_images/F07"):
+        list_fields(SETS / "biotek_gen5_nf1", ReadingOptions(plate_maps=(barcodes,)))

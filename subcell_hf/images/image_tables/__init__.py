@@ -1,0 +1,1 @@
+"""Tables of other programs: which images there are, and what is in the wells of their plates."""
