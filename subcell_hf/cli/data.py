@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from subcell_hf.cli.image_options import Illumination, PathMappings, Pattern, PlateMaps
+
 
 def simulate(
     fields: Annotated[int, typer.Option(help="Fields of view to simulate, about ten cells each at the default size.")],
@@ -117,6 +119,10 @@ def crops(
     metadata: Annotated[
         Path | None, typer.Option(help="CSV with a column field_of_view; default: metadata.csv in INPUT, if present.")
     ] = None,
+    plate_map: PlateMaps = None,
+    pattern: Pattern = None,
+    path_mapping: PathMappings = None,
+    illumination: Illumination = False,
     boxes: Annotated[
         Path | None, typer.Option(help="CSV of bounding boxes: field_of_view,cell_id,top,left,height,width in pixels.")
     ] = None,
@@ -146,7 +152,12 @@ def crops(
 ) -> None:
     """Crop single cells from fields of view. Exit code 3: some fields were skipped, see skipped.csv."""
     from subcell_hf.cells.single_cells import CropSettings
-    from subcell_hf.images.reading_options import ReadingOptions, parse_channel_mapping, parse_z_projection
+    from subcell_hf.images.reading_options import (
+        ReadingOptions,
+        parse_channel_mapping,
+        parse_path_mapping,
+        parse_z_projection,
+    )
     from subcell_hf.ontology import channels_from_variant
     from subcell_hf.workflows.crop import crop_images
     from subcell_hf.workflows.notes import counted
@@ -169,6 +180,10 @@ def crops(
             pixel_size_um=pixel_size_um,
             z_projection=parse_z_projection(z_projection),
             metadata=metadata,
+            plate_maps=tuple(plate_map or ()),
+            pattern=pattern,
+            path_mapping=parse_path_mapping(path_mapping or ()),
+            illumination=illumination,
             max_decoded_bytes=int(max_decoded_gib * 2**30),
             trust_masks=trust_masks,
         ),
@@ -215,6 +230,10 @@ def shards(
     metadata: Annotated[
         Path | None, typer.Option(help="For images: CSV with columns field_of_view, antibody, gene, locations, ….")
     ] = None,
+    plate_map: PlateMaps = None,
+    pattern: Pattern = None,
+    path_mapping: PathMappings = None,
+    illumination: Illumination = False,
     trust_masks: Annotated[
         bool,
         typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
@@ -232,7 +251,7 @@ def shards(
 
     For more ways to crop, run `subcell crops` first and give its folder.
     """
-    from subcell_hf.images.reading_options import ReadingOptions
+    from subcell_hf.images.reading_options import ReadingOptions, parse_path_mapping
     from subcell_hf.ontology import channels_from_variant, training_locations
     from subcell_hf.shards.sharding import ShardSettings
     from subcell_hf.shards.splits import parse_fractions
@@ -244,6 +263,10 @@ def shards(
         channels=channels_from_variant(channels) if channels else None,
         pixel_size_um=pixel_size_um,
         metadata=metadata,
+        plate_maps=tuple(plate_map or ()),
+        pattern=pattern,
+        path_mapping=parse_path_mapping(path_mapping or ()),
+        illumination=illumination,
         trust_masks=trust_masks,
     )
     settings = ShardSettings(

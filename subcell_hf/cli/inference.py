@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from subcell_hf.cli.image_options import Illumination, PathMappings, Pattern, PlateMaps
+
 
 def embed(
     source: Annotated[
@@ -67,6 +69,10 @@ def embed(
     metadata: Annotated[
         Path | None, typer.Option(help="CSV with a column field_of_view; default: metadata.csv in INPUT, if present.")
     ] = None,
+    plate_map: PlateMaps = None,
+    pattern: Pattern = None,
+    path_mapping: PathMappings = None,
+    illumination: Illumination = False,
     trust_masks: Annotated[
         bool,
         typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
@@ -110,7 +116,12 @@ def embed(
     On several GPUs: accelerate launch -m subcell_hf.cli embed INPUT …
     """
     from subcell_hf.cells.single_cells import CropSettings
-    from subcell_hf.images.reading_options import ReadingOptions, parse_channel_mapping, parse_z_projection
+    from subcell_hf.images.reading_options import (
+        ReadingOptions,
+        parse_channel_mapping,
+        parse_path_mapping,
+        parse_z_projection,
+    )
     from subcell_hf.inference.engine.embedding import EmbedSettings
     from subcell_hf.inference.sources.recognition import SourceOptions
     from subcell_hf.parallel.processes import is_launched
@@ -126,6 +137,10 @@ def embed(
             pixel_size_um=pixel_size_um,
             z_projection=parse_z_projection(z_projection),
             metadata=metadata,
+            plate_maps=tuple(plate_map or ()),
+            pattern=pattern,
+            path_mapping=parse_path_mapping(path_mapping or ()),
+            illumination=illumination,
             trust_masks=trust_masks,
         ),
         filters=CropSettings(min_area_um2=min_area_um2, max_area_um2=max_area_um2, exclude_border=exclude_border),

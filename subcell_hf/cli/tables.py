@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from subcell_hf.cli.image_options import PlateMaps
+
 
 def aggregate(
     table: Annotated[
@@ -15,11 +17,12 @@ def aggregate(
     probabilities: Annotated[
         str, typer.Option(help="mean, or max over the cells of a group, which keeps rare locations.")
     ] = "mean",
+    plate_map: PlateMaps = None,
 ) -> None:
     """Aggregate embeddings of cells. Exit code 3: cells without a group were excluded, see OUTPUT.skipped.csv."""
     from subcell_hf.workflows.tables import aggregate_table
 
-    result = aggregate_table(table, by, output, probabilities=probabilities)
+    result = aggregate_table(table, by, output, probabilities=probabilities, plate_maps=plate_map or ())
     typer.echo(f"{output} holds {len(result.table)} rows, one per {by}, of {result.cells} cells.")
     if dropped := result.aggregation.dropped_columns:
         typer.echo(f"Left out, since they differ within a {by}: {', '.join(dropped)}.")

@@ -51,7 +51,7 @@ def crop_images(
         KilledWorkerError: If a worker process was killed.
     """
     reading = reading or ReadingOptions()
-    note_renamed_columns(str(source), reading.metadata)
+    note_renamed_columns(str(source), reading)
     report = crop_fields(
         source,
         output,

@@ -180,8 +180,7 @@ def embed_to_folder(
     if processes.rank == 0:
         _logger.info("%s: %s.", given.source, what)
         note_unused(unused_of(cells))
-        metadata, passes = given.options.reading.metadata, given.protein_channels
-        note_renamed_columns(given.source, metadata, h5ad=settings.h5ad, passes=passes)
+        note_renamed_columns(given.source, given.options.reading, h5ad=settings.h5ad, passes=given.protein_channels)
         if isinstance(cells, ShardCells):
             note_renamed(cells.renamed(), "The shards define splits; the metadata column of that name is kept as")
     record = {"input": settings_to_json(given)}

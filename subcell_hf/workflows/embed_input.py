@@ -54,7 +54,8 @@ def read_embed_input(run: Mapping[str, Any], where: str = "run.json") -> EmbedIn
         where: What to call it in messages.
 
     Returns:
-        The input, with the path of its metadata found; None where the record names none, as for arrays in memory.
+        The input, with the paths of its metadata, plate maps and mapped folders found; None where the record names
+        none, as for arrays in memory.
 
     Raises:
         InputError: If the record is damaged or was written by a later version.
@@ -69,9 +70,15 @@ def read_embed_input(run: Mapping[str, Any], where: str = "run.json") -> EmbedIn
         given = _read_texts(run.get("arguments"), where)
     else:
         given = None if run.get("input") is None else settings_from_json(EmbedInput, run["input"], f"{where}: input")
-    if given is None or given.options.reading.metadata is None:
-        return given
-    reading = replace(given.options.reading, metadata=Path(given.find(str(given.options.reading.metadata))))
+    if given is None:
+        return None
+    reading = given.options.reading
+    reading = replace(
+        reading,
+        metadata=None if reading.metadata is None else Path(given.find(str(reading.metadata))),
+        plate_maps=tuple(Path(given.find(str(path))) for path in reading.plate_maps),
+        path_mapping={old: given.find(new) for old, new in reading.path_mapping.items()},
+    )
     return replace(given, options=replace(given.options, reading=reading))
 
 

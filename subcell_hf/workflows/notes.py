@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from subcell_hf.errors import InputWarning
+from subcell_hf.images.image_tables.plate_maps import read_plate_map
 from subcell_hf.images.metadata_columns import metadata_table, renamed_columns
+from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.tables import METADATA_FILE, read_column_names
 from subcell_hf.tables.h5ad import stored_names
 
@@ -67,22 +69,27 @@ def note_doubtful_channels(found: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def note_renamed_columns(source: str, metadata: Path | None, *, h5ad: bool = False, passes: Sequence[str] = ()) -> None:
+def note_renamed_columns(
+    source: str, reading: ReadingOptions, *, h5ad: bool = False, passes: Sequence[str] = ()
+) -> None:
     """Warn of metadata columns that are kept under another name, before the work begins.
 
     Args:
         source: Images, or a table that lists them; anything else has no metadata of this kind.
-        metadata: Table of metadata, if one was given.
+        reading: The tables of metadata and the plate maps, if any were given.
         h5ad: Whether an AnnData file is written, which cannot hold some names.
         passes: Names of the passes of a run.
     """
-    path = None if "://" in source else metadata_table(Path(source), metadata, METADATA_FILE)
-    names = [] if path is None else read_column_names(path)
-    renamed = renamed_columns(names)
-    note_renamed(renamed, f"{path} has columns whose names our tables need; their values are kept as")
+    path = None if "://" in source else metadata_table(Path(source), reading.metadata, METADATA_FILE)
+    tables = {} if path is None else {path: tuple(read_column_names(path))}
+    tables |= {path: read_plate_map(path).columns for path in reading.plate_maps}
+    kept: list[str] = []
+    for table, names in tables.items():
+        renamed = renamed_columns(names)
+        note_renamed(renamed, f"{table} has columns whose names our tables need; their values are kept as")
+        kept += [renamed.get(name, name) for name in names]
     if h5ad:
-        kept = [renamed.get(name, name) for name in names]
-        note_names_of_h5ad((*kept, *passes))
+        note_names_of_h5ad((*dict.fromkeys(kept), *passes))
 
 
 def note_names_of_h5ad(names: Sequence[str]) -> None:

@@ -66,7 +66,7 @@ def shard_images(
         KilledWorkerError: If a worker process was killed.
     """
     reading = reading or ReadingOptions()
-    note_renamed_columns(str(source), reading.metadata)
+    note_renamed_columns(str(source), reading)
     crops = crop_source(source, ImageFields(source, reading, segmentation=segmentation))
     report = write_shards(crops, output, settings, workers=workers, strict=strict, progress=progress, engine=engine)
     note_unused(unused_of(crops))

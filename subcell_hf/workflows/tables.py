@@ -1,7 +1,7 @@
 """Embedding tables aggregated, written for other tools and shown: `subcell aggregate`, `portable` and `report`."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +12,7 @@ from subcell_hf.tables.aggregation import Aggregation, aggregate
 from subcell_hf.tables.attention_maps import ATTENTION_FILE, CellAttention, iterate_attention
 from subcell_hf.tables.cell_pictures import PICTURES_FILE, iterate_attention_of_pictures
 from subcell_hf.tables.files import EMBEDDINGS_FILE, EmbeddingTable, read_table, write_h5ad, write_parquet
+from subcell_hf.tables.plate_maps import with_plate_maps
 from subcell_hf.tables.portable import PortableReport, write_portable_files
 from subcell_hf.workflows.notes import note_names_of_h5ad
 
@@ -42,7 +43,9 @@ class AggregatedTable:
         return self.aggregation.table
 
 
-def aggregate_table(table: Path, by: str, output: Path, *, probabilities: str = "mean") -> AggregatedTable:
+def aggregate_table(
+    table: Path, by: str, output: Path, *, probabilities: str = "mean", plate_maps: Sequence[Path] = ()
+) -> AggregatedTable:
     """Aggregate the cells of a table to groups and write those; see `aggregate`.
 
     Args:
@@ -51,14 +54,21 @@ def aggregate_table(table: Path, by: str, output: Path, *, probabilities: str = 
         output: File to write: `.parquet`, or `.h5ad` for scanpy. Cells without a group are listed beside it, in
             `<output>.skipped.csv`.
         probabilities: `"mean"`, or `"max"` over the cells of a group, which keeps rare locations.
+        plate_maps: Tables of what is in the wells, see `read_plate_map`; joined to the cells by plate and well. Wells
+            and rows without the other are logged as warnings.
 
     Raises:
-        InputError: If the output has another suffix, or the table cannot be read or aggregated.
+        InputError: If the output has another suffix, the table cannot be read or aggregated, or a plate map is wrong or
+            says nothing of any cell.
         OSError: If a file cannot be written.
     """
     if output.suffix not in _WRITERS:
         raise InputError(f"Cannot write {output}: expected a file ending in {' or '.join(_WRITERS)}.")
     cells = read_table(table)
+    if plate_maps:
+        cells, said = with_plate_maps(cells, plate_maps)
+        for path, sentence in said.items():
+            _logger.warning("%s: %s.", path, sentence)
     result = aggregate(cells, by, probabilities=probabilities)
     if output.suffix == ".h5ad":
         note_names_of_h5ad([str(name) for name in result.table.cells.columns])

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from subcell_hf.cells.cropping import CropSettings, crop_fields, read_crop_table, read_crops
 from subcell_hf.cli import app
+from subcell_hf.errors import InputError
 from subcell_hf.images.fields_of_view import FieldError, ReadingOptions
 from tests.images.written_fields import write_hpa_field, write_png
 
@@ -226,3 +227,43 @@ def test_command_line_names_what_it_skipped(images: Path, tmp_path: Path) -> Non
     result = CliRunner().invoke(app, ["crops", str(images), "--output", str(tmp_path / "out"), *SMALL_OPTIONS])
     assert result.exit_code == 3
     assert "Skipped: Field '7_A2_1': label mask" in result.output
+
+
+def test_plate_maps_patterns_and_mapped_tables_reach_the_crops(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text("well,drug\nA1,DMSO\nA2,x\nH12,y\n")
+    boxes = "".join(f"7_{well}_1,3,10,12,20,28\n" for well in ("A1", "A2", "B1", "A01", "A02", "B01"))
+    (tmp_path / "boxes.csv").write_text(f"field_of_view,cell_id,top,left,height,width\n{boxes}")
+    names = ",".join(f"{kind}Name_{colour}" for colour in ("blue", "green") for kind in ("File", "Path"))
+    rows = "".join(
+        f"7,{well},1,7_{well}_1_blue.png,D:\\old,7_{well}_1_green.png,d:\\OLD\\\n" for well in ("A1", "A2", "B1")
+    )
+    (tmp_path / "load_data.csv").write_text(f"Metadata_Plate,Metadata_Well,Metadata_Site,{names}\n{rows}")
+    pattern = r"^(?P<plate>\d+)_(?P<well>[A-H]\d+)_(?P<site>\d)_(?P<channel>blue|green)\.png"
+    said = "1 of the 3 wells of the images have no row in it: 7/B01; 1 of its 3 wells have no image: 7/H12"
+    for source, more in (
+        (images, []),
+        (images, ["--pattern", pattern]),
+        (tmp_path / "load_data.csv", ["--path-mapping", f"d:/old={images}"]),
+    ):
+        output = tmp_path / f"out{len(more)}{source.suffix}"
+        options = ["--plate-map", str(tmp_path / "map.csv"), "--boxes", str(tmp_path / "boxes.csv"), *SMALL_OPTIONS]
+        command = ["crops", str(source), "--output", str(output), "--channels", "bg", "--pixel-size-um", "0.1"]
+        result = CliRunner().invoke(app, [*command, *options, *more])
+        assert said in result.output
+        assert result.exit_code == 0
+        table = read_crop_table(output)
+        assert list(table["well"]) == ["A01", "A02", "B01"]
+        assert list(table["drug"].fillna("")) == ["DMSO", "x", ""]
+
+
+def test_crops_of_a_version_that_knew_fewer_options_are_resumed(images: Path, tmp_path: Path) -> None:
+    crop_fields(images, tmp_path / "out", settings=SMALL, progress=False)
+    facts = json.loads((tmp_path / "out" / "crops.json").read_text())
+    for name in ("plate_maps", "path_mapping", "illumination"):
+        del facts["settings"][name]
+    (tmp_path / "out" / "crops.json").write_text(json.dumps(facts))
+    assert crop_fields(images, tmp_path / "out", settings=SMALL, progress=False).fields == 3
+    (tmp_path / "map.csv").write_text("well,drug\nA1,x\n")
+    mapped = ReadingOptions(plate_maps=(tmp_path / "map.csv",))
+    with pytest.raises(InputError, match="plate_maps: None then"):
+        crop_fields(images, tmp_path / "out", settings=SMALL, reading=mapped, progress=False)

@@ -139,3 +139,21 @@ def test_the_command_writes_a_table_and_what_it_skipped(tmp_path: Path, ending: 
     skipped = pd.read_csv(tmp_path / f"genes.{ending}.skipped.csv")
     assert list(skipped["cell_id"]) == [table.cells["cell_id"][7]]
     assert CliRunner().invoke(app, [*command[:-1], "genes.txt"]).exit_code == 2
+
+
+def test_plate_maps_are_joined_by_plate_and_well(tmp_path: Path) -> None:
+    write_parquet(example_table(), tmp_path / "cells.parquet")
+    (tmp_path / "map.csv").write_text("plate;well;drug\n1;A01;DMSO\n1;B2;x\n2;A1;y\n3;A1;z\n")
+    wells = tmp_path / "wells.parquet"
+    command = ["aggregate", str(tmp_path / "cells.parquet"), "--by", "well", "--output", str(wells)]
+    run = CliRunner().invoke(app, [*command, "--plate-map", str(tmp_path / "map.csv")])
+    assert run.exit_code == 0
+    assert "1 of the 4 wells of the images have no row in it: 2/B02; 1 of its plates have no image: 3" in run.output
+    found = read_table(wells).cells
+    assert dict(zip(found["cell_id"], found["drug"], strict=True)) == {
+        "1/A1": "DMSO", "1/B2": "x", "2/A1": "y", "2/B2": "",
+    }  # fmt: skip
+    (tmp_path / "map.csv").write_text("well,gene\nA1,G9\n")
+    run = CliRunner().invoke(app, [*command, "--plate-map", str(tmp_path / "map.csv")])
+    assert run.exit_code == 2
+    assert "of gene in well" in run.output

@@ -107,6 +107,27 @@ def test_paths_are_found_from_where_the_run_was_started(tmp_path: Path) -> None:
     assert [read.find(path) for path in ("gone", "hf://a/cells.csv")] == ["gone", "hf://a/cells.csv"]
 
 
+def test_plate_maps_and_mapped_folders_are_kept_and_found(tmp_path: Path) -> None:
+    for name in ("map.csv", "other.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "here").mkdir()
+    reading = ReadingOptions(
+        plate_maps=(Path("map.csv"), Path("other.csv")),
+        path_mapping={"s3://bucket": "here", "C:/data": "/data"},
+        illumination=True,
+        pattern="(?P<channel>.)",
+    )
+    given = EmbedInput("load_data.csv", "lab/model", options=SourceOptions(reading), working_folder=str(tmp_path))
+    read = read_embed_input(json.loads(json.dumps({"format": 2, "input": settings_to_json(given)})))
+    assert read is not None
+    assert read.options.reading == ReadingOptions(
+        plate_maps=(tmp_path / "map.csv", tmp_path / "other.csv"),
+        path_mapping={"s3://bucket": str(tmp_path / "here"), "C:/data": "/data"},
+        illumination=True,
+        pattern="(?P<channel>.)",
+    )
+
+
 @pytest.mark.parametrize(
     ("run", "said"),
     [
