@@ -157,6 +157,10 @@ class FieldSource:
                     f"it has {z_planes} Z-planes, expected one. Choose a projection (--z-projection): max, mean, "
                     "focus, or the index of a plane."
                 )
+        except FieldError as error:
+            problem = problem or f"Field {self.name!r}: {error}"
+        size_um: float | None
+        try:
             size_um, source = self._pixel_size([header.metadata for header in headers])
         except FieldError as error:
             size_um, source, problem = None, "", problem or f"Field {self.name!r}: {error}"

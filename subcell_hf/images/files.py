@@ -20,7 +20,7 @@ from subcell_hf.images.decoders.file_metadata import ImageMetadata
 from subcell_hf.images.decoders.image import MAX_DECODED_BYTES, FieldError, Image, ImageHeader, check_size, too_large
 from subcell_hf.images.decoders.ome_zarr import read_ome_zarr, zarr_header
 from subcell_hf.images.decoders.png_jpeg import decode_jpeg, decode_png
-from subcell_hf.images.decoders.stored_images import STORED_MAGICS, STORED_SUFFIXES, decode_stored
+from subcell_hf.images.decoders.stored_images import STORED_MAGICS, STORED_SUFFIXES, decode_stored, stored_header
 from subcell_hf.images.decoders.tiff import Position, decode_tiff, decode_tiff_page, tiff_header, tiff_positions
 
 __all__ = [
@@ -102,9 +102,12 @@ def read_header(path: Path, position: int | None = None, page: int | None = None
         if path.is_dir():
             return zarr_header(path)
         with _open(path, MAX_DECODED_BYTES) as stream:
-            is_tiff = stream.read(_MAGIC_BYTES).startswith(_TIFF_MAGICS)
+            start = stream.read(_MAGIC_BYTES)
             stream.seek(0)
-            if is_tiff:
+            for magic, suffix in STORED_MAGICS.items():
+                if start.startswith(magic):
+                    return stored_header(suffix, path, page)
+            if start.startswith(_TIFF_MAGICS):
                 return tiff_header(stream, path, position, page)
     except FieldError:
         raise

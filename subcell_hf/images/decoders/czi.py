@@ -17,7 +17,6 @@ from subcell_hf.images.wells import standard_well, well_position
 from subcell_hf.storage.xml_files import parse_xml_elements, text_of
 
 _DTYPES = {"Gray8": "u1", "Gray16": "u2", "Gray32Float": "f4", "Bgr24": "u1", "Bgr48": "u2", "Bgr96Float": "f4"}
-_AXES = frozenset("TZCSXY")
 _AXIS_NAMES = {"H": "phase", "I": "illumination", "R": "rotation", "V": "view", "B": "block"}
 
 
@@ -28,20 +27,22 @@ class _File:
         self._scenes: list[int | None] = sorted(file.scenes_bounding_rectangle) or [None]
         bounds = file.total_bounding_box_no_pyramid
         self._start = {axis: bounds[axis][0] for axis in "TZC" if axis in bounds}
-        coordinates = _coordinates(file)
-        self._there = {tuple(place.get(axis, 0) for axis in "STZC") for place in coordinates}
-        self.images: Sequence[StoredImage] = _describe(file, path, self._scenes, coordinates)
+        self.images: Sequence[StoredImage] = _describe(file, path, self._scenes)
 
     def read_plane(self, image: StoredImage, time: int, z: int, channel: int) -> npt.NDArray[Any]:
         scene = self._scenes[image.number]
         wanted = {"T": time, "Z": z, "C": channel}
         place = {axis: first + wanted[axis] for axis, first in self._start.items()}
+        tiles = [tile for tile in _tiles(self._file, place) if tile.get("S", 0) == (scene or 0)]
         # The library gives black for what is not there.
-        if (scene or 0, *(place.get(axis, 0) for axis in "TZC")) not in self._there:
+        if not tiles:
             raise FieldError(
                 f"{self._path} has no pixels for scene {image.number}, time point {time}, Z-plane {z}, channel "
                 f"{channel}, which its metadata announce. The recording was stopped, or the file is damaged."
             )
+        for axis, name in _AXIS_NAMES.items():
+            if len({tile.get(axis, 0) for tile in tiles}) > 1:
+                raise FieldError(f"{self._path} has several entries along the axis {axis} ({name}), expected one.")
         pixels = self._file.read(plane=place, scene=scene)
         return np.asarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., ::-1])  # blue, green, red
 
@@ -53,28 +54,28 @@ def open_images(path: Path) -> Iterator[StoredImages]:
         yield _File(file, path)
 
 
-def _coordinates(file: Any) -> list[dict[str, int]]:
-    """Axis → index of every tile that is stored at full resolution."""
+def _tiles(file: Any, place: Mapping[str, int]) -> list[dict[str, int]]:
+    """Axis → index of every tile of a plane that is stored at full resolution."""
     found: list[dict[str, int]] = []
 
     def collect(_: int, tile: Any) -> bool:
         found.append(dict(tile.coordinate.to_dict()))
         return True
 
-    file.enumerate_subblocks_subset(collect, only_layer0=True)
-    return found
+    file.enumerate_subblocks_subset(collect, plane=dict(place), only_layer0=True)
+    if not found:  # tiles need not say an axis of which there is only one entry, and then do not match
+        file.enumerate_subblocks_subset(collect, only_layer0=True)
+    return [tile for tile in found if all(tile.get(axis, 0) == index for axis, index in place.items())]
 
 
-def _describe(
-    file: Any, path: Path, scenes: Sequence[int | None], coordinates: Sequence[Mapping[str, int]]
-) -> list[StoredImage]:
+def _describe(file: Any, path: Path, scenes: Sequence[int | None]) -> list[StoredImage]:
     bounds = file.total_bounding_box_no_pyramid
     described_by = next(parse_xml_elements(file.raw_metadata, path, "Metadata"), Element("Metadata"))
     rectangles = file.scenes_bounding_rectangle_no_pyramid
     sizes = {axis: bounds[axis][1] - bounds[axis][0] for axis in bounds}
     said = _described_scenes(described_by)
     metadata = described(_channel_names(described_by, sizes.get("C", 1)), *_pixel_um(described_by))
-    problem = _problem(file, coordinates)
+    problem = _problem(file, described_by)
     images = []
     for number, scene in enumerate(scenes):
         size = file.total_bounding_rectangle_no_pyramid if scene is None else rectangles[scene]
@@ -97,17 +98,17 @@ def _describe(
     return images
 
 
-def _problem(file: Any, coordinates: Sequence[Mapping[str, int]]) -> str | None:
+def _problem(file: Any, metadata: Element) -> str | None:
     kinds = sorted(set(file.pixel_types.values()))
     if not set(kinds) <= set(_DTYPES) or len(kinds) > 1:
         return f"its channels have pixels of the kinds {', '.join(kinds)}, expected one of {', '.join(_DTYPES)} for all"
-    axes = sorted({axis for place in coordinates for axis in place} - _AXES)
-    for axis in axes:
-        length = len({place.get(axis, 0) for place in coordinates})
-        if length > 1:
+    image = metadata.find("./Information/Image")
+    for axis, name in _AXIS_NAMES.items():
+        length = "" if image is None else text_of(image, f"Size{axis}")
+        if length not in ("", "0", "1"):
             return (
-                f"it has {length} entries along the axis {axis} ({_AXIS_NAMES.get(axis, 'of unknown meaning')}), "
-                "expected one. Process it in ZEN, or save the entry that you need as a file of its own"
+                f"it has {length} entries along the axis {axis} ({name}), expected one. Process it in ZEN, or save the "
+                "entry that you need as a file of its own"
             )
     return None
 

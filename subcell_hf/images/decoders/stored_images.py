@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from subcell_hf.extras import explain_missing
 from subcell_hf.images.decoders.file_metadata import ImageMetadata
-from subcell_hf.images.decoders.image import FieldError, Image, check_size, too_large
+from subcell_hf.images.decoders.image import FieldError, Image, ImageHeader, check_size, too_large
 
 _MOST_PLANES = 5_000_000
 """A small file can announce any number of planes, each of which would take memory when it is listed."""
@@ -130,12 +130,27 @@ def decode_stored(suffix: str, path: Path, max_decoded_bytes: int, number: int |
     with _opener(suffix, path)(path) as file:
         if number is None:
             return _whole_image(file, path, max_decoded_bytes)
-        first = 0
-        for image in file.images:
-            if number < first + image.planes:
-                return _one_plane(file, image, image.place(number - first), path, max_decoded_bytes)
-            first += image.planes
-        raise FieldError(f"{path} holds {first} planes, asked for plane {number}, counted from 0: it was changed.")
+        return _one_plane(file, *_find(file, number, path), path, max_decoded_bytes)
+
+
+def stored_header(suffix: str, path: Path, number: int | None) -> ImageHeader:
+    """What a file says of one plane, or of the one image that it holds; arguments and errors as in `decode_stored`."""
+    with _opener(suffix, path)(path) as file:
+        if number is not None:
+            image, _ = _find(file, number, path)
+            return ImageHeader((image.height, image.width), "YX", ImageMetadata())
+        image = _only_image(file, path)
+        return ImageHeader((image.z_planes, image.channels, image.height, image.width), "ZCYX", image.metadata)
+
+
+def _find(file: StoredImages, number: int, path: Path) -> tuple[StoredImage, tuple[int, int, int]]:
+    """The image of a plane, and its time point, Z-plane and channel."""
+    first = 0
+    for image in file.images:
+        if number < first + image.planes:
+            return image, image.place(number - first)
+        first += image.planes
+    raise FieldError(f"{path} holds {first} planes, asked for plane {number}, counted from 0: it was changed.")
 
 
 def _opener(suffix: str, path: Path) -> Open:
@@ -162,13 +177,17 @@ def _one_plane(
     return Image(path, pixels, "YXS"[: pixels.ndim], ImageMetadata())
 
 
-def _whole_image(file: StoredImages, path: Path, max_decoded_bytes: int) -> Image:
+def _only_image(file: StoredImages, path: Path) -> StoredImage:
     if len(file.images) != 1 or file.images[0].times != 1:
         raise FieldError(
             f"{path} holds {len(file.images)} images of {file.images[0].times if file.images else 0} time points, "
             "expected one image here. Save every image as a file of its own."
         )
-    (image,) = file.images
+    return file.images[0]
+
+
+def _whole_image(file: StoredImages, path: Path, max_decoded_bytes: int) -> Image:
+    image = _only_image(file, path)
     if image.planes * image.height * image.width * image.dtype.itemsize > max_decoded_bytes:
         raise too_large(path, f"{image.planes} planes of {image.height} x {image.width} px", max_decoded_bytes)
     planes = [_one_plane(file, image, place, path, max_decoded_bytes).pixels for place in image.places()]

@@ -199,7 +199,10 @@ def write_companion(
     described, planes = "", ""
     for channel, name in enumerate(names):
         tifffile.imwrite(
-            folder / f"a_w{channel}{name}.ome.tif", pixels[:, :, channel].reshape(-1, height, width), ome=False
+            folder / f"a_w{channel}{name}.ome.tif",
+            pixels[:, :, channel].reshape(-1, height, width),
+            ome=False,
+            photometric="minisblack",
         )
         described += f'<Channel ID="Channel:{channel}" Name="{name}" SamplesPerPixel="1"/>'
         for page, (time, z) in enumerate(np.ndindex(times, z_planes)):
