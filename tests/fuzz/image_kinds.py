@@ -28,6 +28,7 @@ from subcell_hf.shards.reader import ShardReader
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.fuzz.runner import Kind
 from tests.hub.tiny_models import save_tiny
+from tests.images.layouts.written_containers import write_czi, write_lif, write_nd2
 from tests.images.written_fields import COLOURS, label_mask, random_plane, write_hpa_field, write_png
 
 LIMIT_BYTES = 2**27
@@ -84,6 +85,18 @@ def _ome_zarr(version: int) -> Any:
         group.attrs.update({"ome": {"version": "0.5", **facts}} if version == 3 else facts)
 
     return write
+
+
+def _czi(folder: Path) -> None:
+    write_czi(folder / "x.czi", [stack()[None, None]] * 2, wells=("B2", "B3"), names=COLOURS)
+
+
+def _lif(folder: Path) -> None:
+    write_lif(folder / "x.lif", {"one": ("CYX", stack()), "two": ("ZCYX", np.stack([stack()] * 2))}, names=COLOURS)
+
+
+def _nd2(folder: Path) -> None:
+    write_nd2(folder / "x.nd2", np.stack([stack()] * 4).reshape(1, 2, 2, 4, *SHAPE), COLOURS, ("B02", "B03"))
 
 
 def _masks(write: Any) -> Any:
@@ -211,6 +224,7 @@ IMAGE_KINDS = [
     ),
     Kind("bigtiff", {"plain": _tiff(bigtiff=True), "big-endian": _tiff(bigtiff=True, byteorder=">")}, read_fields, 5),
     Kind("npy", {"npy": lambda folder: np.save(folder / "x.npy", stack())}, read_fields, 6),
+    Kind("containers", {"czi": _czi, "lif": _lif, "nd2": _nd2}, read_fields, 8),
     Kind("gzip", {"tiff": _planes(_gzip_tiff, ".tif.gz")}, read_fields, 5),
     Kind("ome-zarr", {"0.4": _ome_zarr(2), "0.5": _ome_zarr(3)}, read_fields, 6),
     Kind(
