@@ -111,9 +111,9 @@ class FieldSource:
 
     def _read_channels(self) -> tuple[npt.NDArray[Any], tuple[str, ...], list[ImageMetadata]]:
         """Pixels, their channels, and what the files say of themselves."""
-        limit, projection = self.options.max_decoded_bytes, self.options.z_projection
+        projection = self.options.z_projection
         if self.listed.stack_file is not None:
-            image = read_image(self.listed.stack_file, limit, self.listed.stack_position)
+            image = self._read_stack(self.listed.stack_file)
             stack = channel_stack(image, projection, len(self.options.channel_names))
             planes = dict(zip(self._stack_channels(image, len(stack)), stack, strict=True))
             said_by_files = [image.metadata]
@@ -204,6 +204,10 @@ class FieldSource:
             )
         return np.asarray(plane / light.astype(np.float32), np.float32)
 
+    def _read_stack(self, path: Path) -> Image:
+        position, time = self.listed.stack_position, self.listed.stack_time
+        return read_image(path, self.options.max_decoded_bytes, position, time=time)
+
     def _wanted_channels(self) -> list[str]:
         there = self.listed.channel_planes
         return [name for name in self.options.channels or there if name in there]
@@ -214,7 +218,7 @@ class FieldSource:
             return self
         limit, listed = self.options.max_decoded_bytes, self.listed
         if listed.stack_file is not None:
-            images = [read_image(listed.stack_file, limit, listed.stack_position)]
+            images = [self._read_stack(listed.stack_file)]
             stacks = []
         else:
             stacks = [listed.channel_planes[name] for name in self._wanted_channels()]

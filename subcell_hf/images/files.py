@@ -53,7 +53,11 @@ def image_suffix(path: Path) -> str | None:
 
 
 def read_image(
-    path: Path, max_decoded_bytes: int = MAX_DECODED_BYTES, position: int | None = None, page: int | None = None
+    path: Path,
+    max_decoded_bytes: int = MAX_DECODED_BYTES,
+    position: int | None = None,
+    page: int | None = None,
+    time: int | None = None,
 ) -> Image:
     """Read one image file, or one OME-Zarr folder at full resolution.
 
@@ -63,6 +67,7 @@ def read_image(
         position: Which image of a TIFF that holds several, see `image_positions`; None demands that there is one.
         page: Which page of a TIFF, where metadata elsewhere say what each page is, or which plane of a CZI, LIF or ND2;
             None reads the whole image. With a position, pages of a TIFF count within that image.
+        time: Which time point of a TIFF that has several; None reads all.
 
     Raises:
         FieldError: If the file is missing, empty, truncated, corrupt, too large, of an unknown kind, or holds several
@@ -72,7 +77,7 @@ def read_image(
         if path.is_dir():
             image = read_ome_zarr(path, max_decoded_bytes)
         else:
-            image = _read_file(path, max_decoded_bytes, position, page)
+            image = _read_file(path, max_decoded_bytes, position, page, time)
         if len(image.axes) != image.pixels.ndim:
             raise ValueError(f"axes {image.axes} do not fit the shape {image.pixels.shape}")
         return image
@@ -117,7 +122,7 @@ def read_header(path: Path, position: int | None = None, page: int | None = None
     return ImageHeader(image.pixels.shape, image.axes, image.metadata)
 
 
-def _read_file(path: Path, max_decoded_bytes: int, position: int | None, page: int | None) -> Image:
+def _read_file(path: Path, max_decoded_bytes: int, position: int | None, page: int | None, time: int | None) -> Image:
     with _open(path, max_decoded_bytes) as stream:
         start = stream.read(_MAGIC_BYTES)
         for magic, suffix in STORED_MAGICS.items():
@@ -127,7 +132,7 @@ def _read_file(path: Path, max_decoded_bytes: int, position: int | None, page: i
         if start.startswith(_TIFF_MAGICS):
             if page is not None:
                 return decode_tiff_page(stream, path, max_decoded_bytes, page, position)
-            return decode_tiff(stream, path, max_decoded_bytes, position)
+            return decode_tiff(stream, path, max_decoded_bytes, position, time)
         for magic, decode in _DECODERS.items():
             if start.startswith(magic):
                 return decode(_all_bytes(stream, path, max_decoded_bytes), path, max_decoded_bytes)

@@ -35,6 +35,7 @@ class ListedField:
             or the stack. Empty where one file holds all channels.
         stack_file: The file that holds all channels.
         stack_position: Which image of that file, where it holds several.
+        stack_time: Which time point of that image, where each is a field.
         mask_file: Instance labels.
         metadata: Column → value.
         default_pixel_size_um: Pixel size to take where nothing else says it.
@@ -58,6 +59,7 @@ class ListedField:
     folder: str = ""
     problem: str | None = None
     stack_position: int | None = None
+    stack_time: int | None = None
     pixel_size_um: float | None = None
     pixel_size_from: str = ""
     pixel_size_wins: bool = False

@@ -21,7 +21,7 @@ def list_positions(path: Path, stem: str, options: ReadingOptions) -> list[Liste
     """The images of a file or an OME-Zarr folder as fields of view, named so that they stay apart.
 
     Positions of a TIFF are called `<stem>_0`, `<stem>_1` and so on, or `<plate>_<well>_<site>` where its OME-XML lists
-    a plate, as are the series of an OME-Zarr that was converted
+    a plate, with `_t<time point>` where there are several, as are the series of an OME-Zarr that was converted
     from such a file; images of a plate `<stem>_<well>_<sample>`. Scenes, positions and series of CZI, LIF and ND2 are
     called `<stem>_<well>_<site>` or `<stem>_<name>`, with `_t<time point>` where there are several. What cannot be read
     is one field; reading it says why.
@@ -42,8 +42,14 @@ def list_positions(path: Path, stem: str, options: ReadingOptions) -> list[Liste
     if not positions:
         return [ListedField(name=stem, stack_file=path)]
     if len(positions) == 1:
-        return [replace(_field_of_position(positions[0], 0, path, stem), name=stem, problem=None)]
-    return [_field_of_position(position, index, path, stem) for index, position in enumerate(positions)]
+        only = replace(_field_of_position(positions[0], 0, path, stem), name=stem, problem=None)
+        return _time_points(only, positions[0], options)
+    fields = [_field_of_position(position, index, path, stem) for index, position in enumerate(positions)]
+    return [
+        field
+        for item, position in zip(fields, positions, strict=True)
+        for field in _time_points(item, position, options)
+    ]
 
 
 def _field_of_position(position: Position, index: int, path: Path, stem: str) -> ListedField:
@@ -55,6 +61,13 @@ def _field_of_position(position: Position, index: int, path: Path, stem: str) ->
         metadata=place,
         problem=position.problem and f"{path}, image {position.number}: {position.problem}",
     )
+
+
+def _time_points(item: ListedField, position: Position, options: ReadingOptions) -> list[ListedField]:
+    """One field for each time point. Where there is no channel beside them, some writers call channels time points."""
+    if position.times == 1 or (position.channels == 1 and len(options.channel_names) != 1):
+        return [item]
+    return [replace(item, name=f"{item.name}_t{time}", stack_time=time) for time in range(position.times)]
 
 
 def _list_stored(path: Path, stem: str, options: ReadingOptions) -> list[ListedField]:

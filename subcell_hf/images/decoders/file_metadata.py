@@ -175,8 +175,11 @@ def metadata_from_imagej(tiff: tifffile.TiffFile) -> ImageMetadata:
     """Channel labels and pixel size of an ImageJ TIFF."""
     facts: Mapping[str, Any] = tiff.imagej_metadata or {}
     labels: Sequence[str] = facts.get("Labels") or ()
-    channels = int(facts.get("channels", 1))
-    names = tuple(labels) if len(labels) == channels else ()
+    channels = max(int(facts.get("channels", 1)), 1)
+    # Labels belong to planes, of which channels run fastest; they name channels where they do not name planes.
+    names = tuple(labels[:channels])
+    if len(labels) % channels or tuple(labels) != names * (len(labels) // channels):
+        names = ()
     resolution = _pixels_per_unit(tiff.pages[0])
     unit = str(facts.get("unit", ""))
     if resolution is None:

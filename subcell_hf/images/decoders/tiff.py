@@ -49,11 +49,15 @@ class Position:
         number: Which image of the file.
         problem: Why it is not read, where it is known beforehand.
         sample: Where on a plate it was taken, where OME-XML says it.
+        times: How many time points it has.
+        channels: How many channels.
     """
 
     number: int
     problem: str | None = None
     sample: WellSample | None = None
+    times: int = 1
+    channels: int = 1
 
 
 def tiff_positions(stream: BinaryIO, path: Path) -> list[Position]:
@@ -73,7 +77,9 @@ def tiff_positions(stream: BinaryIO, path: Path) -> list[Position]:
         return [replace(position, sample=images[position.number].sample) for position in positions]
 
 
-def decode_tiff(stream: BinaryIO, path: Path, max_decoded_bytes: int, position: int | None = None) -> Image:
+def decode_tiff(
+    stream: BinaryIO, path: Path, max_decoded_bytes: int, position: int | None = None, time: int | None = None
+) -> Image:
     """Decode one image of a TIFF.
 
     Args:
@@ -81,6 +87,7 @@ def decode_tiff(stream: BinaryIO, path: Path, max_decoded_bytes: int, position: 
         path: For messages.
         max_decoded_bytes: The limit.
         position: Which image of the file; None demands that there is only one.
+        time: Which time point of the image; only its pages are decoded. None decodes all.
 
     Raises:
         FieldError: If the image is not one of intensities or labels, not whole, too large, or one of several.
@@ -95,16 +102,26 @@ def decode_tiff(stream: BinaryIO, path: Path, max_decoded_bytes: int, position: 
         series = all_series[number]
         if series.dtype is None:
             raise FieldError(f"{path} has values of a kind that cannot be read, expected whole or real numbers.")
-        check_size(path, series.shape, series.dtype, max_decoded_bytes)
-        pages = _whole_pages(tiff, series, path)
+        shape, axes = tuple(series.shape), str(series.axes)
+        numbers = None if time is None else _pages_of_time(series, time)
+        if numbers is not None:
+            place = axes.index("T")
+            shape, axes = shape[:place] + shape[place + 1 :], axes.replace("T", "")
+        check_size(path, shape, series.dtype, max_decoded_bytes)
+        pages = _whole_pages(tiff, series, path, numbers)
         metadata = _metadata(tiff, all_series, number)
-        pixels = series.asarray(maxworkers=1)
-        if pixels.shape != tuple(series.shape):
+        if numbers is None:
+            pixels = series.asarray(maxworkers=1)
+        else:
+            pixels = np.stack([page.asarray(maxworkers=1) for page in pages]).reshape(shape)
+        if pixels.shape != shape:
             raise FieldError(
                 f"{path} is truncated or corrupt: it holds an image of shape {pixels.shape}, its metadata announce "
-                f"{tuple(series.shape)}. Copy or export the file again."
+                f"{shape}. Copy or export the file again."
             )
-        pixels, axes = _sort_samples(pixels, series.axes, pages[0], path)
+        if time is not None and numbers is None:
+            pixels, axes = np.take(pixels, time, axis=axes.index("T")), axes.replace("T", "")
+        pixels, axes = _sort_samples(pixels, axes, pages[0], path)
         return Image(path, pixels, axes, metadata, has_palette=any(not has_plain_numbers(page) for page in pages))
 
 
@@ -162,6 +179,16 @@ def _page(tiff: tifffile.TiffFile, path: Path, number: int, position: int | None
     return page if isinstance(page, tifffile.TiffPage) else page.aspage()
 
 
+def _pages_of_time(series: Any, time: int) -> list[int] | None:
+    """Which pages hold a time point; None where pages are not listed one by one, as in large files of ImageJ."""
+    outer = tuple(series.shape)[: len(series.shape) - len(series.keyframe.shape)]
+    place = series.axes.index("T")
+    if place >= len(outer) or len(series.pages) != math.prod(outer):
+        return None
+    numbers = np.arange(math.prod(outer)).reshape(outer)
+    return [int(number) for number in np.take(numbers, time, axis=place).ravel()]
+
+
 def _open_tiff(stream: BinaryIO) -> tifffile.TiffFile:
     """Open a TIFF; planes that were written one after the other are pages of one image."""
     tiff = tifffile.TiffFile(stream)
@@ -214,7 +241,12 @@ def _positions(all_series: Sequence[Any]) -> list[Position]:
     sizes = {number: _size(all_series[number]) for number in fields}
     largest = max(sizes.values(), key=math.prod)
     return [
-        Position(number, _thumbnail_problem(size, largest) if 2 * max(size) <= max(largest) else None)
+        Position(
+            number,
+            _thumbnail_problem(size, largest) if 2 * max(size) <= max(largest) else None,
+            times=_length(all_series[number], "T"),
+            channels=_length(all_series[number], "C"),
+        )
         for number, size in sizes.items()
     ]
 
@@ -226,8 +258,11 @@ def _is_side_image(series: Any) -> bool:
 
 def _size(series: Any) -> tuple[int, int]:
     """Height and width."""
-    lengths = dict(zip(series.axes, series.shape, strict=True))
-    return lengths.get("Y", 1), lengths.get("X", 1)
+    return _length(series, "Y"), _length(series, "X")
+
+
+def _length(series: Any, axis: str) -> int:
+    return int(dict(zip(series.axes, series.shape, strict=True)).get(axis, 1))
 
 
 def _thumbnail_problem(size: tuple[int, int], largest: tuple[int, int]) -> str:
@@ -248,14 +283,14 @@ def _only_position(all_series: Sequence[Any], path: Path) -> int:
     return positions[0].number
 
 
-def _whole_pages(tiff: tifffile.TiffFile, series: Any, path: Path) -> list[Any]:
+def _whole_pages(tiff: tifffile.TiffFile, series: Any, path: Path, numbers: Sequence[int] | None = None) -> list[Any]:
     """The pages of an image, each with its own tags, if their values mean what they say and none lacks pixels.
 
     A decoder would take zeros, or whatever it finds, in their place.
     """
     pages = []
     file_bytes = tiff.filehandle.size
-    for page in series.pages:
+    for page in series.pages if numbers is None else [series.pages[number] for number in numbers]:
         if page is None:
             raise FieldError(
                 f"{path} is one of several files that make up an OME-TIFF image, or lacks planes; expected all planes "

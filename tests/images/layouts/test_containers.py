@@ -11,6 +11,7 @@ import tifffile
 from subcell_hf.images.decoders import nd2 as nd2_decoder
 from subcell_hf.images.field_source import FieldSource
 from subcell_hf.images.fields_of_view import FieldError, find_fields, list_fields
+from subcell_hf.images.files import read_image
 from subcell_hf.images.reading_options import ReadingOptions
 from tests.images.layouts.written_containers import write_companion, write_czi, write_lif, write_nd2, written_pixels
 
@@ -236,3 +237,37 @@ def test_images_of_an_ome_tiff_are_named_by_its_plate(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         _fields(tmp_path, options)["P_A02_1"].read().pixels, written_pixels(2, 40, 50, seed=1)
     )
+
+
+@pytest.mark.parametrize("options", [{"imagej": True}, {"ome": True}, {"imagej": True, "compression": "zlib"}])
+def test_time_points_of_a_hyperstack_are_fields(tmp_path: Path, options: dict[str, object]) -> None:
+    pixels = written_pixels(3, 2, 2, 40, 50)
+    path = tmp_path / ("a.ome.tif" if "ome" in options else "a.tif")
+    tifffile.imwrite(path, pixels, metadata={"axes": "TZCYX"}, photometric="minisblack", **options)  # type: ignore[arg-type]
+    choice = ReadingOptions(channel_names=("blue", "green"), pixel_size_um=0.1, z_projection=1)
+    fields = _fields(tmp_path, choice)
+    assert list(fields) == ["a_t0", "a_t1", "a_t2"]
+    for time, field in enumerate(fields.values()):
+        np.testing.assert_array_equal(field.read().pixels, pixels[time, 1])
+
+
+def test_time_points_alone_may_be_channels(tmp_path: Path) -> None:
+    pixels = written_pixels(2, 40, 50)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, metadata={"axes": "TYX"})
+    (field,) = find_fields(tmp_path, ReadingOptions(pixel_size_um=0.1))
+    with pytest.raises(FieldError, match="2 entries along axis T"):
+        field.read()
+    (field,) = find_fields(tmp_path, ReadingOptions(pixel_size_um=0.1, channel_names=("blue", "green")))
+    assert field.read().channels == ("blue", "green")
+    fields = _fields(tmp_path, ReadingOptions(pixel_size_um=0.1, channel_names=("green",)))
+    assert list(fields) == ["a_t0", "a_t1"]
+    np.testing.assert_array_equal(fields["a_t1"].read().pixels, pixels[1:])
+
+
+def test_only_the_pages_of_a_time_point_are_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, written_pixels(50, 2, 40, 50), imagej=True, metadata={"axes": "TCYX"})
+    options = ReadingOptions(channel_names=("blue", "green"), pixel_size_um=0.1, max_decoded_bytes=3 * 2 * 40 * 50 * 2)
+    with pytest.raises(FieldError, match="too large"):
+        read_image(path, options.max_decoded_bytes)
+    assert read_image(path, options.max_decoded_bytes, time=7).pixels.shape == (2, 40, 50)
