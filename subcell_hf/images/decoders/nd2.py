@@ -1,5 +1,6 @@
 """Nikon ND2 through the library `nd2`."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,11 +31,11 @@ class _File:
     def read_plane(self, image: StoredImage, time: int, z: int, channel: int) -> npt.NDArray[Any]:
         frame = self._frames[image.number, time, z]
         pixels = self._file.read_frame(frame)
-        # The library gives zeros for a frame that the file lists and does not hold.
-        if not pixels.any():
+        # The library gives zeros for a frame that the file does not hold.
+        if not pixels.any() and not _holds(self._path, frame, pixels.nbytes):
             raise FieldError(
-                f"{self._path} has no pixels for frame {frame}: all channels are 0. The recording was stopped, or the "
-                "file is damaged. Export the frames that are there."
+                f"{self._path} has no pixels for frame {frame}, which its metadata announce. The recording was "
+                "stopped, or the file is damaged. Export the frames that are there."
             )
         sizes = self._file.sizes
         samples = sizes.get("S", 1)
@@ -49,6 +50,18 @@ def open_images(path: Path) -> Iterator[StoredImages]:
         if file.is_legacy:
             raise FieldError(f"{path} is an ND2 of JPEG 2000, as written before 2010. Save it again, or as TIFF.")
         yield _File(file, path)
+
+
+def _holds(path: Path, frame: int, frame_bytes: int) -> bool:
+    """Whether the map of chunks, whose place the last eight bytes of a file say, lists a frame inside of the file."""
+    with path.open("rb") as file:
+        end = file.seek(-8, os.SEEK_END) + 8
+        file.seek(int.from_bytes(file.read(8), "little"))
+        chunks = file.read()
+    name = b"ImageDataSeq|%d!" % frame
+    place = chunks.find(name)
+    offset = int.from_bytes(chunks[place + len(name) :][:8], "little")
+    return place >= 0 and offset + frame_bytes <= end
 
 
 def _describe(file: Any) -> list[StoredImage]:

@@ -123,6 +123,14 @@ def test_a_frame_that_was_never_written_is_an_error(tmp_path: Path) -> None:
     _fields(tmp_path)["a_t0"].read()
 
 
+def test_a_dark_frame_of_an_nd2_is_read(tmp_path: Path) -> None:
+    pixels = written_pixels(1, 1, 2, 2, 40, 50)
+    pixels[:, :, 0] = 0
+    write_nd2(tmp_path / "a.nd2", pixels, NAMES, ("a",))
+    (field,) = find_fields(tmp_path, replace(MAPPED, z_projection="max"))
+    np.testing.assert_array_equal(field.read().pixels, pixels[0, 0, 1])
+
+
 def test_a_plane_that_a_czi_lacks_is_an_error(tmp_path: Path) -> None:
     pixels = written_pixels(1, 1, 2, 40, 50)
     write_czi(tmp_path / "a.czi", [pixels, pixels[:, :, :1]], names=ZEISS_NAMES)

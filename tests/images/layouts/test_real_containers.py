@@ -92,6 +92,8 @@ def test_pixels_of_real_files_are_read() -> None:
     options = ReadingOptions(channel_mapping=mapping, z_projection=4)
     field = find_fields(SETS / "nikon_nd2", options)[1].read()
     assert (field.channels, field.pixels.shape, field.pixels.dtype) == (("red", "green"), (2, 31, 38), np.uint16)
+    sharpest = find_fields(SETS / "nikon_nd2", ReadingOptions(channel_mapping=mapping, z_projection="focus"))
+    assert all(item.read().pixels.any() for item in sharpest)  # though whole planes of the file are dark
     for item, shape in zip(find_fields(SETS / "zeiss_czi/WellD6-7_S2.czi", options), [(1, 440, 544)] * 2, strict=True):
         assert item.read().pixels.shape == shape
     (item,) = find_fields(SETS / "zeiss_czi/DAPI_GFP.czi")
