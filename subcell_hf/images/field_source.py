@@ -216,7 +216,7 @@ class FieldSource:
         """With the number of the sharpest plane in the place of `focus`, which the field's metadata tell."""
         if self.options.z_projection != "focus":
             return self
-        limit, listed = self.options.max_decoded_bytes, self.listed
+        listed = self.listed
         if listed.stack_file is not None:
             images = [self._read_stack(listed.stack_file)]
             stacks = []
