@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.image_options import Illumination, PathMappings, Pattern, PlateMaps
+from subcell_hf.cli.image_options import Illumination, Masks, PathMappings, Pattern, PlateMaps, Segmentation
 
 
 def simulate(
@@ -64,6 +64,7 @@ def inspect(
             help="Regular expression for file names with the named groups channel, well, plate, site, z, time."
         ),
     ] = None,
+    masks: Masks = None,
     look_at: Annotated[int, typer.Option(min=0, help="Number of fields whose pixels are checked.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
 ) -> None:
@@ -77,6 +78,7 @@ def inspect(
         pixel_size_um=pixel_size_um,
         z_projection=parse_z_projection(z_projection),
         pattern=pattern,
+        masks=masks,
     )
     found = inspect_images(source, reading, look_at=look_at)
     if as_json:
@@ -126,13 +128,12 @@ def crops(
     boxes: Annotated[
         Path | None, typer.Option(help="CSV of bounding boxes: field_of_view,cell_id,top,left,height,width in pixels.")
     ] = None,
+    masks: Masks = None,
     trust_masks: Annotated[
         bool,
         typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
     ] = False,
-    segmentation: Annotated[
-        str, typer.Option(help="Segmentation of fields without masks: watershed or cellpose.")
-    ] = "watershed",
+    segmentation: Segmentation = "watershed",
     crop_size_px: Annotated[int, typer.Option(help="Width of a crop in pixels of 0.0800885 um.")] = 896,
     output_size_px: Annotated[int, typer.Option(help="Width of the stored crop in pixels.")] = 448,
     min_area_um2: Annotated[float | None, typer.Option(help="Exclude cells smaller than this.")] = None,
@@ -185,6 +186,7 @@ def crops(
             path_mapping=parse_path_mapping(path_mapping or ()),
             illumination=illumination,
             max_decoded_bytes=int(max_decoded_gib * 2**30),
+            masks=masks,
             trust_masks=trust_masks,
         ),
         segmentation=segmentation,
@@ -234,13 +236,12 @@ def shards(
     pattern: Pattern = None,
     path_mapping: PathMappings = None,
     illumination: Illumination = False,
+    masks: Masks = None,
     trust_masks: Annotated[
         bool,
         typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
     ] = False,
-    segmentation: Annotated[
-        str, typer.Option(help="For images: segmentation of fields without masks, watershed or cellpose.")
-    ] = "watershed",
+    segmentation: Segmentation = "watershed",
     workers: Annotated[int, typer.Option(min=1, help="Number of parallel processes.")] = 1,
     engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or on a cluster.")] = "local",
     strict: Annotated[
@@ -267,6 +268,7 @@ def shards(
         pattern=pattern,
         path_mapping=parse_path_mapping(path_mapping or ()),
         illumination=illumination,
+        masks=masks,
         trust_masks=trust_masks,
     )
     settings = ShardSettings(

@@ -30,3 +30,18 @@ PlateMaps = Annotated[
         "repeatable.",
     ),
 ]
+Masks = Annotated[
+    str | None,
+    typer.Option(
+        help="Label images or GeoJSON of another program: a path with {file} (name of one of the field's images), "
+        "{name}, {plate}, {well}, {site}, {folder}/, * and ?; without a / beside the images. Such as "
+        "'masks/{file}_cp_masks.tif'."
+    ),
+]
+Segmentation = Annotated[
+    str,
+    typer.Option(
+        help="Segmentation of fields without masks: watershed, cellpose, or a Python function, file.py:function or "
+        "module:function."
+    ),
+]

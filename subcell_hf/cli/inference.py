@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.image_options import Illumination, PathMappings, Pattern, PlateMaps
+from subcell_hf.cli.image_options import Illumination, Masks, PathMappings, Pattern, PlateMaps, Segmentation
 
 
 def embed(
@@ -73,13 +73,12 @@ def embed(
     pattern: Pattern = None,
     path_mapping: PathMappings = None,
     illumination: Illumination = False,
+    masks: Masks = None,
     trust_masks: Annotated[
         bool,
         typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
     ] = False,
-    segmentation: Annotated[
-        str, typer.Option(help="Segmentation of fields without masks: watershed or cellpose.")
-    ] = "watershed",
+    segmentation: Segmentation = "watershed",
     min_area_um2: Annotated[float | None, typer.Option(help="Exclude cells smaller than this.")] = None,
     max_area_um2: Annotated[float | None, typer.Option(help="Exclude cells larger than this.")] = None,
     exclude_border: Annotated[
@@ -141,6 +140,7 @@ def embed(
             pattern=pattern,
             path_mapping=parse_path_mapping(path_mapping or ()),
             illumination=illumination,
+            masks=masks,
             trust_masks=trust_masks,
         ),
         filters=CropSettings(min_area_um2=min_area_um2, max_area_um2=max_area_um2, exclude_border=exclude_border),

@@ -18,12 +18,12 @@ from subcell_hf.images.decoders.image import ImageHeader
 from subcell_hf.images.files import FieldError, Image, read_header, read_image
 from subcell_hf.images.listed_fields import ListedField, PlaneFile
 from subcell_hf.images.masks.instances import check_instances
+from subcell_hf.images.masks.label_files import read_labels
 from subcell_hf.images.metadata_columns import keep_apart
 from subcell_hf.images.planes import (
     ZProjection,
     channel_stack,
     check_intensities,
-    check_label_mask,
     project,
     sharpest_plane,
     single_plane,
@@ -100,8 +100,7 @@ class FieldSource:
             size_um, size_from = self._pixel_size(said_by_files)
             mask = None
             if self.listed.mask_file is not None:
-                image = read_image(self.listed.mask_file, self.options.max_decoded_bytes)
-                mask = check_label_mask(image, pixels.shape[1:])
+                mask = read_labels(self.listed.mask_file, pixels.shape[1:], self.options.max_decoded_bytes)
             field = FieldOfView(self.name, pixels, channels, size_um, mask, dict(source.metadata), size_from)
             if not self.options.trust_masks:
                 check_instances(field, f"label mask {self.listed.mask_file}")

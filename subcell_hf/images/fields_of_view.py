@@ -14,6 +14,7 @@ from subcell_hf.images.image_tables.plate_maps import PlateMap, describe_join, j
 from subcell_hf.images.layouts.channel_names import list_file
 from subcell_hf.images.listed_fields import ListedField, refuse_duplicates
 from subcell_hf.images.masks.inner_labels import with_inner_labels
+from subcell_hf.images.masks.named_masks import MaskPattern, with_named_masks
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.recognition import layout_of_index, list_any, list_any_table
 from subcell_hf.images.tables import (
@@ -149,6 +150,8 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
     if options.plate_maps:
         checked, said = _with_plate_maps(checked, options.plate_maps)
         unused |= said
+    if options.masks is not None:
+        checked, unused = with_named_masks(checked, unused, MaskPattern(options.masks), source)
     sources = (FieldSource(item, options) for item in sorted(checked, key=lambda item: item.name))
     return FoundFields(tuple(sources), unused, listing.layout, listing.recognised_by)
 

@@ -144,6 +144,20 @@ def _read_file(path: Path, max_decoded_bytes: int, position: int | None, page: i
     )
 
 
+def read_bytes(path: Path, max_decoded_bytes: int = MAX_DECODED_BYTES) -> bytes:
+    """The content of a file, unpacked where it is gzip.
+
+    Args:
+        path: Any file.
+        max_decoded_bytes: Larger ones are refused.
+
+    Raises:
+        FieldError: If it cannot be read or is larger.
+    """
+    with _open(path, max_decoded_bytes) as stream:
+        return _all_bytes(stream, path, max_decoded_bytes)
+
+
 def image_positions(path: Path) -> list[Position]:
     """The images of a TIFF that may be fields of view; empty for every other kind of file, and for a damaged one.
 

@@ -30,6 +30,9 @@ class ReadingOptions:
             folder. The longest one that fits is taken.
         illumination: Whether images are divided by the illumination functions that a LoadData table lists.
         plate_maps: Tables that say what is in the wells of plates, see `read_plate_map`.
+        masks: Path of label masks, or the name of such a file beside the images, with placeholders that say of which
+            field each is, see `MaskPattern`. Fields without exactly one are not used. None: `<field>_mask` beside the
+            images, where there is one.
     """
 
     channels: tuple[str, ...] | None = None
@@ -44,6 +47,7 @@ class ReadingOptions:
     path_mapping: Mapping[str, str] = field(default_factory=dict)
     illumination: bool = False
     plate_maps: tuple[Path, ...] = ()
+    masks: str | None = None
 
 
 def parse_channel_mapping(pairs: Iterable[str]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from subcell_hf.images.layouts.channel_names import list_by_names
 from subcell_hf.images.layouts.field_tables import FIELD_TABLE, list_table
 from subcell_hf.images.layouts.named_files import compile_pattern, list_by_pattern
 from subcell_hf.images.listed_fields import Listing
+from subcell_hf.images.masks.named_masks import MaskPattern, without_masks
 from subcell_hf.images.plane_listing import Layout, fields_of_planes
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.tables import open_table
@@ -61,6 +62,8 @@ def list_any(folder: Path, options: ReadingOptions, layout: Layout | None = None
         FieldError: If it is recognised as several, or its metadata cannot be read.
     """
     content = list_images(folder)
+    if options.masks is not None:
+        content.images = without_masks(content.images, MaskPattern(options.masks))
     if options.pattern is not None:
         listing = fields_of_planes(list_by_pattern(content, compile_pattern(options.pattern)), folder, options)
         return replace(_with_rest(listing, content), layout="named by a pattern", recognised_by=options.pattern)

@@ -213,6 +213,8 @@ def _suggest(source: Path, fields: Sequence[InspectedField], reading: ReadingOpt
             words += ["--channel-mapping", f"{name}={colour}"]
     if reading.pattern is not None:
         words += ["--pattern", reading.pattern]
+    if reading.masks is not None:
+        words += ["--masks", reading.masks]
     if any(field.z_planes > 1 for field in fields) and reading.z_projection is None:
         words += ["--z-projection", "max"]
     if reading.pixel_size_um is not None:
