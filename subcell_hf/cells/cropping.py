@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from subcell_hf import __version__
+from subcell_hf.cells.custom_segmentation import describe_segmentation
 from subcell_hf.cells.folder import (
     FIELDS_FOLDER,
     FILTERED_FILE,
@@ -29,7 +30,7 @@ from subcell_hf.cells.folder import (
 )
 from subcell_hf.cells.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM, count_pixel_sizes
 from subcell_hf.cells.quality import DOUBTFUL_CHANNELS, count_doubtful_channels
-from subcell_hf.cells.segmentation import SEGMENTERS, segment_cells
+from subcell_hf.cells.segmentation import find_segmenter, segment_cells
 from subcell_hf.cells.single_cells import CropSettings, crop_field, cut_cells, select_cells
 from subcell_hf.errors import KILLED_WORKER, InputError, KilledWorkerError
 from subcell_hf.images.fields_of_view import UNUSABLE, FieldError, FieldSource, ReadingOptions, list_fields, reason_of
@@ -127,7 +128,7 @@ def crop_fields(
         output: Folder to write; new, empty, or of an earlier run with the same settings.
         settings: Sizes and filters; None for the published ones.
         reading: How to read the images.
-        segmentation: One of `SEGMENTERS`, for fields without mask or boxes.
+        segmentation: One of `SEGMENTERS`, or `module:function`, for fields without mask or boxes.
         boxes: Table of bounding boxes: `field_of_view,cell_id,top,left,height,width`.
         workers: Processes.
         strict: Whether to stop at the first field that cannot be used.
@@ -140,8 +141,7 @@ def crop_fields(
         KilledWorkerError: If a worker process was killed.
     """
     settings, reading = settings or CropSettings(), reading or ReadingOptions()
-    if segmentation not in SEGMENTERS:
-        raise InputError(f"Unknown segmentation method {segmentation!r}: choose one of {', '.join(SEGMENTERS)}.")
+    find_segmenter(segmentation)
     if workers < 1:
         raise InputError(f"workers is {workers}, expected at least 1.")
     check_engine(engine)
@@ -184,7 +184,7 @@ def _describe(
     """All that decides about the crops, as JSON has it."""
     described: dict[str, Any] = {
         "source": str(source),
-        "segmentation": segmentation,
+        "segmentation": describe_segmentation(segmentation),
         "boxes": str(boxes) if boxes else None,
         "subcell_hf": __version__,
         **asdict(settings),
@@ -241,7 +241,8 @@ def _crop_one(task: _Task) -> str | None:
                 f"Field {field.name!r} has no box in the table of boxes. Add its cells, or leave the field out."
             )
         if field.label_mask is None and task.boxes is None:
-            field = replace(field, label_mask=segment_cells(field, task.segmentation))
+            trusted = task.source.options.trust_masks
+            field = replace(field, label_mask=segment_cells(field, task.segmentation, trusted=trusted))
         kept, filtered = select_cells(field, task.settings, task.boxes)
         crops = cut_cells(field, kept, task.settings)
     except UNUSABLE as error:

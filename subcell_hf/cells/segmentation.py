@@ -9,6 +9,7 @@ from scipy import ndimage
 from skimage.filters import sobel, threshold_li, threshold_otsu
 from skimage.segmentation import expand_labels, watershed
 
+from subcell_hf.cells.custom_segmentation import import_function, run_custom
 from subcell_hf.errors import InputError
 from subcell_hf.images.files import FieldError
 from subcell_hf.images.masks.nuclei import (
@@ -52,13 +53,17 @@ class Segmenter(Protocol):
         """
 
 
-def segment_cells(field: FieldOfView, method: str | Segmenter = "watershed", **options: Any) -> npt.NDArray[np.int32]:
+def segment_cells(
+    field: FieldOfView, method: str | Segmenter = "watershed", *, trusted: bool = False, **options: Any
+) -> npt.NDArray[np.int32]:
     """Find the cells of a field.
 
     Args:
         field: The field; its own label mask, if any, is not looked at.
         method: One of `SEGMENTERS`: `"watershed"` needs nothing but the field, `"cellpose"` the extra of that name; or
-            a segmenter of your own.
+            a custom segmenter, or where it lies: `"module:function"` or `"file.py:function"`.
+        trusted: Whether to take every label of a custom segmenter as one cell, without the checks of
+            `check_instances`.
         options: Passed on to the method.
 
     Returns:
@@ -66,24 +71,43 @@ def segment_cells(field: FieldOfView, method: str | Segmenter = "watershed", **o
         order.
 
     Raises:
-        FieldError: If the field lacks a needed channel or no cell is found.
+        FieldError: If the field lacks a needed channel, no cell is found, or a custom segmenter fails or returns what
+            are no labels of single cells.
         ImportError: If the method's package is not installed.
         InputError: If the method is unknown.
     """
-    if isinstance(method, str) and method not in SEGMENTERS:
-        raise InputError(f"Unknown segmentation method {method!r}: choose one of {', '.join(SEGMENTERS)}.")
-    segmenter: Callable[..., npt.NDArray[np.int32]] = SEGMENTERS[method] if isinstance(method, str) else method
-    labels = segmenter(field, **options)
-    if labels.shape != field.pixels.shape[1:]:
-        raise FieldError(
-            f"Field {field.name!r}: the segmentation has shape {labels.shape}, expected {field.pixels.shape[1:]}."
-        )
+    segmenter = find_segmenter(method)
+    if segmenter in SEGMENTERS.values():
+        labels = segmenter(field, **options)
+    else:
+        labels = run_custom(segmenter, field, method, trusted=trusted, **options)
     if not labels.any():
         raise FieldError(
             f"Field {field.name!r}: no cell was found by {method}, expected at least one nucleus in channel "
             f"{NUCLEUS_CHANNEL}. Look at the image; give a mask, or leave the field out."
         )
     return labels
+
+
+def find_segmenter(method: str | Segmenter) -> Callable[..., npt.NDArray[np.int32]]:
+    """The function of a method of segmentation.
+
+    Args:
+        method: As for `segment_cells`.
+
+    Raises:
+        InputError: If it is unknown, or a custom one cannot be imported.
+    """
+    if not isinstance(method, str):
+        return method
+    if method in SEGMENTERS:
+        return SEGMENTERS[method]
+    if ":" in method:
+        return import_function(method)
+    raise InputError(
+        f"Unknown segmentation method {method!r}: choose one of {', '.join(SEGMENTERS)}, or a function of yours, as "
+        "my_module.py:function or module:function."
+    )
 
 
 def segment_by_watershed(field: FieldOfView) -> npt.NDArray[np.int32]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from subcell_hf.cells.custom_segmentation import describe_segmentation
 from subcell_hf.cells.folder import TABLE_FILE, read_crops_json, read_field_crops
 from subcell_hf.cells.segmentation import segment_cells
 from subcell_hf.cells.single_cells import CropSettings, crop_field
@@ -115,13 +116,13 @@ class ImageFields:
         """
         image = self._found[name].read()
         if image.label_mask is None:
-            image = replace(image, label_mask=segment_cells(image, self.segmentation))
+            image = replace(image, label_mask=segment_cells(image, self.segmentation, trusted=self.reading.trust_masks))
         return crop_field(image, self.settings)
 
     def fingerprint(self) -> str:
         """Changes with the settings and with name, size or time of any image."""
         files = [(str(path), *size_and_time(path)) for item in self._found.values() for path in item.files]
-        facts = [files, asdict(self.settings), asdict(self.reading), self.segmentation]
+        facts = [files, asdict(self.settings), asdict(self.reading), describe_segmentation(self.segmentation)]
         metadata = {name: dict(item.metadata) for name, item in self._found.items()}
         return hashlib.sha256(json.dumps([*facts, metadata], sort_keys=True, default=str).encode()).hexdigest()
 

@@ -51,7 +51,8 @@ def shard_images(
         output: Folder to write; new, empty, or of an earlier run of the same inputs, which is resumed.
         settings: Size of the shards, locations, splits.
         reading: How to read images; default where `source` holds crops.
-        segmentation: `"watershed"` or `"cellpose"`, for images without masks.
+        segmentation: `"watershed"`, `"cellpose"` or `"module:function"`, for images without masks; see
+            `segment_cells`.
         workers: Number of processes.
         strict: Whether to stop at the first field that cannot be used.
         progress: Whether to show progress on stderr.

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from subcell_hf.cells.custom_segmentation import describe_segmentation
 from subcell_hf.cells.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM
 from subcell_hf.cells.quality import DOUBTFUL_CHANNELS, doubtful_channels
-from subcell_hf.cells.segmentation import CELL_BODY_CHANNELS, segment_cells
+from subcell_hf.cells.segmentation import CELL_BODY_CHANNELS, SEGMENTERS, segment_cells
 from subcell_hf.cells.single_cells import CropSettings, crop_field
 from subcell_hf.cells.sources import CroppedFields
 from subcell_hf.images.fields_of_view import (
@@ -26,10 +27,9 @@ from subcell_hf.images.fields_of_view import (
     reason_of,
     size_and_time,
 )
-from subcell_hf.images.files import read_image
 from subcell_hf.images.masks.instances import mask_of_single_cell
+from subcell_hf.images.masks.label_files import read_labels
 from subcell_hf.images.masks.nuclei import NUCLEUS_CHANNEL
-from subcell_hf.images.planes import check_label_mask
 from subcell_hf.inference.models.variants import Variant, choose_variant
 from subcell_hf.inference.sources.blocks import CellBlock, Skipped
 from subcell_hf.types import FieldCrops, FieldOfView
@@ -89,7 +89,8 @@ class ImageCells:
     def fingerprint(self) -> str:
         """Changes with the settings and with name, size or time of any image."""
         return _checksum(
-            [_files(self._found.values()), asdict(self.reading), asdict(self.filters), self.segmentation]
+            [_files(self._found.values()), asdict(self.reading), asdict(self.filters)]
+            + [describe_segmentation(self.segmentation)]
             + [asdict(variant) for variant in self.variants]
         )
 
@@ -250,7 +251,11 @@ def read_planes(
     if listed.problem:
         raise FieldError(listed.problem)
     # Cell bodies are found by channels that the model itself may not take.
-    guides = (*CELL_BODY_CHANNELS, NUCLEUS_CHANNEL) if segmentation and listed.mask_file is None else ()
+    guides: Iterable[str] = (*CELL_BODY_CHANNELS, NUCLEUS_CHANNEL)
+    if segmentation is None or listed.mask_file is not None:
+        guides = ()
+    elif segmentation not in SEGMENTERS:
+        guides = files  # nobody else knows which a custom function needs
     if listed.stack_file is None:
         variant = choose_variant(variants, files)
         wanted = (*variant.planes, *(name for name in guides if name in files and name not in variant.planes))
@@ -259,7 +264,7 @@ def read_planes(
         image = replace(found, options=replace(found.options, channels=None)).read()
         variant = choose_variant(variants, image.channels)
     if segmentation and image.label_mask is None:
-        image = replace(image, label_mask=segment_cells(image, segmentation))
+        image = replace(image, label_mask=segment_cells(image, segmentation, trusted=found.options.trust_masks))
     if image.channels == variant.planes:
         return image, variant
     pixels = image.pixels[[image.channels.index(name) for name in variant.planes]]
@@ -271,9 +276,7 @@ def _single_mask(found: FieldSource, image: FieldOfView) -> npt.NDArray[np.bool_
     if found.listed.mask_file is None:
         return None
     try:
-        labels = check_label_mask(
-            read_image(found.listed.mask_file, found.options.max_decoded_bytes), image.pixels.shape[1:]
-        )
+        labels = read_labels(found.listed.mask_file, image.pixels.shape[1:], found.options.max_decoded_bytes)
         where = f"label mask {found.listed.mask_file}"
         return mask_of_single_cell(replace(image, label_mask=labels), where, trusted=found.options.trust_masks)
     except FieldError as error:

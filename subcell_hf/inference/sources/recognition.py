@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from subcell_hf.cells.segmentation import SEGMENTERS
+from subcell_hf.cells.segmentation import find_segmenter
 from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.errors import InputError
 from subcell_hf.images.fields_of_view import FieldError, ReadingOptions
@@ -36,7 +36,7 @@ class SourceOptions:
     Attributes:
         reading: How to read images.
         filters: Which cells of a field to leave out.
-        segmentation: How to find cells in fields that have no mask.
+        segmentation: How to find cells in fields that have no mask, see `segment_cells`.
         single_cells: Whether every image shows one cell; None: it does where it is no larger than the model's window
             and has no mask.
         split: Of shards: take only this split.
@@ -68,8 +68,7 @@ def open_source(
         InputError: If nothing is there, or an option has no meaning for it.
     """
     options = options or SourceOptions()
-    if options.segmentation not in SEGMENTERS:
-        raise InputError(f"Unknown segmentation {options.segmentation!r}: choose one of {', '.join(SEGMENTERS)}.")
+    find_segmenter(options.segmentation)
     models = tuple(models)
     variants = tuple(model.variant for model in models)
     local = Path(path)
