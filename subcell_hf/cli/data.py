@@ -58,18 +58,21 @@ def inspect(
     z_projection: Annotated[
         str | None, typer.Option(help="For Z-stacks: max, mean, focus, or the index of a plane.")
     ] = None,
-    pattern: Annotated[
-        str | None,
-        typer.Option(
-            help="Regular expression for file names with the named groups channel, well, plate, site, z, time."
-        ),
-    ] = None,
     masks: Masks = None,
+    plate_map: PlateMaps = None,
+    pattern: Pattern = None,
+    path_mapping: PathMappings = None,
+    illumination: Illumination = False,
     look_at: Annotated[int, typer.Option(min=0, help="Number of fields whose pixels are checked.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
 ) -> None:
     """Show what a folder of images holds. Exit code 3: something would be skipped; 2: nothing can be used."""
-    from subcell_hf.images.reading_options import ReadingOptions, parse_channel_mapping, parse_z_projection
+    from subcell_hf.images.reading_options import (
+        ReadingOptions,
+        parse_channel_mapping,
+        parse_path_mapping,
+        parse_z_projection,
+    )
     from subcell_hf.workflows.inspect_images import inspect_images
 
     reading = ReadingOptions(
@@ -79,6 +82,9 @@ def inspect(
         z_projection=parse_z_projection(z_projection),
         pattern=pattern,
         masks=masks,
+        plate_maps=tuple(plate_map or ()),
+        path_mapping=parse_path_mapping(path_mapping or ()),
+        illumination=illumination,
     )
     found = inspect_images(source, reading, look_at=look_at)
     if as_json:

@@ -121,10 +121,10 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
         listing = list_any(source, options)
         if table is None and (source / METADATA_FILE).is_file():
             table = source / METADATA_FILE
-    elif is_table(source):
-        listing = list_any_table(source, options)
     elif index_of is not None:
         listing = list_any(source.parent, options, index_of)
+    elif is_table(source):
+        listing = list_any_table(source, options)
     elif is_image:
         listing = list_file(source, options)
     else:

@@ -11,6 +11,7 @@ from subcell_hf.images.folder_contents import FolderContent, list_images
 from subcell_hf.images.image_tables import atlas_tables, loaddata
 from subcell_hf.images.layouts import (
     cellvoyager,
+    cm4ai,
     harmony,
     hcsai,
     imagexpress,
@@ -30,7 +31,7 @@ from subcell_hf.images.tables import open_table
 from subcell_hf.storage.foreign_tables import ForeignTable
 
 LAYOUTS: tuple[Layout, ...] = (
-    *(module.LAYOUT for module in (harmony, cellvoyager, incell, hcsai, scanr, imagexpress, ome_companion)),
+    *(module.LAYOUT for module in (harmony, cellvoyager, incell, hcsai, scanr, imagexpress, ome_companion, cm4ai)),
     *named_files.LAYOUTS,
 )
 """Layouts of instruments and programs; a folder that is none of them is read by the names of its files."""

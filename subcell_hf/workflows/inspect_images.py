@@ -215,6 +215,9 @@ def _suggest(source: Path, fields: Sequence[InspectedField], reading: ReadingOpt
         words += ["--pattern", reading.pattern]
     if reading.masks is not None:
         words += ["--masks", reading.masks]
+    words += [word for old, new in reading.path_mapping.items() for word in ("--path-mapping", f"{old}={new}")]
+    words += [word for path in reading.plate_maps for word in ("--plate-map", str(path))]
+    words += ["--illumination"] if reading.illumination else []
     if any(field.z_planes > 1 for field in fields) and reading.z_projection is None:
         words += ["--z-projection", "max"]
     if reading.pixel_size_um is not None:

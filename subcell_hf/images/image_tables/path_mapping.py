@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_WINDOWS = re.compile(r"[A-Za-z]:/|//")
+_WINDOWS = re.compile(r"[A-Za-z]:(/|$)|//")
 _ESCAPED = ("http://", "https://")
 
 
