@@ -279,7 +279,7 @@ def _field_of(
         metadata |= {"stage_x_um": f"{first.stage_um[0]:.6g}", "stage_y_um": f"{first.stage_um[1]:.6g}"}
     sizes = sorted({plane.pixel_size_um for plane in planes if plane.pixel_size_um is not None})
     wanted = [channel for channel in channels if options.channels is None or channel in options.channels]
-    problem = next(_problems(name, channels, wanted, sizes, listing, disk), None)
+    problem = next(_problems(name, channels, wanted, bool(missing), sizes, listing, disk), None)
     return ListedField(
         name=name,
         channel_planes={
@@ -320,6 +320,7 @@ def _problems(
     name: str,
     channels: Mapping[str, Sequence[ListedPlane]],
     wanted: Iterable[str],
+    has_gaps: bool,
     sizes: Sequence[float],
     listing: PlaneListing,
     disk: _Disk,
@@ -350,16 +351,16 @@ def _problems(
             f"Field {name!r}: its planes have pixel sizes of {sizes[0]:g} and {sizes[-1]:g} um, expected one. Give the "
             "true size (--pixel-size-um)."
         )
-    wanted_files = dict.fromkeys(
+    lacking = dict.fromkeys(
         file
-        for channel in wanted
+        for channel in (wanted if has_gaps else ())
         for plane in channels[channel]
         for file in (plane.file, plane.illumination)
         if file is not None and not disk.holds(file)
     )
-    if wanted_files:
-        named = ", ".join(path.name for path in list(wanted_files)[:_MOST_NAMED])
-        named += ", …" if len(wanted_files) > _MOST_NAMED else ""
+    if lacking:
+        named = ", ".join(path.name for path in list(lacking)[:_MOST_NAMED])
+        named += ", …" if len(lacking) > _MOST_NAMED else ""
         functions = {plane.illumination for plane in planes if plane.illumination is not None}
         what = f"planes and {len(functions)} illumination functions" if functions else "planes"
         lost = sum(not disk.holds(file) for file in (*(plane.file for plane in planes), *functions))

@@ -24,16 +24,25 @@ class PathMapping:
         places = {_normal(old): new for old, new in mapping.items()}
         self._places = sorted(places.items(), key=lambda pair: -len(pair[0]))
 
+        self._found: dict[str, Path] = {}
+
     def locate(self, text: str) -> Path:
         """The file that a cell of the table names; an address that is not mapped as it is, which no disk holds."""
         text = _normal(text)
+        folder, stroke, name = text.rpartition("/")
+        folder = folder or stroke
+        if folder not in self._found:
+            self._found[folder] = self._locate_folder(folder)
+        return self._found[folder] / (unquote(name) if text.startswith(_ESCAPED) else name)
+
+    def _locate_folder(self, folder: str) -> Path:
         for old, new in self._places:
-            if _compared(text, old) == old or _compared(text, old).startswith(f"{old}/"):
-                rest = text[len(old) :].lstrip("/")
-                return Path(new) / (unquote(rest) if text.startswith(_ESCAPED) else rest)
-        if _ADDRESS.match(text) or _WINDOWS.match(text):
-            return Path(text)
-        return self._folder / text
+            if _compared(folder, old) == old or _compared(folder, old).startswith(f"{old}/"):
+                rest = folder[len(old) :].lstrip("/")
+                return Path(new) / (unquote(rest) if folder.startswith(_ESCAPED) else rest)
+        if _ADDRESS.match(folder) or _WINDOWS.match(f"{folder}/"):
+            return Path(folder)
+        return self._folder / folder
 
 
 def _compared(text: str, old: str) -> str:

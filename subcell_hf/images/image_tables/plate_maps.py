@@ -112,7 +112,7 @@ def describe_join(maps: Iterable[PlateMap], wells: Iterable[Well]) -> dict[str, 
         InputError: If a table says nothing of any well.
     """
     wells = sorted({(plate, standard_well(well)) for plate, well in wells})
-    return {str(one.path): said for one in maps if (said := _describe(one, wells))}
+    return {str(one.path): f"a plate map: {said}" for one in maps if (said := _describe(one, wells))}
 
 
 def _describe(one: PlateMap, wells: Sequence[Well]) -> str:

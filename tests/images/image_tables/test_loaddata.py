@@ -86,6 +86,9 @@ def test_the_longest_mapping_wins_and_folders_match_as_a_whole(tmp_path: Path) -
     assert places.locate("https://h/x/a%20b.tif") == Path("/web/a b.tif")
     assert places.locate("file:///data/a%20b.tif") == Path("/data/a b.tif")
     assert places.locate("images\\i.tif") == tmp_path / "images" / "i.tif"
+    assert places.locate("i.tif") == tmp_path / "i.tif"
+    assert places.locate("/i.tif") == Path("/i.tif")
+    assert PathMapping(tmp_path / "t.csv", {"C:": "/c"}).locate("c:\\i.tif") == Path("/c/i.tif")
     with pytest.raises(InputError, match="is not OLD=NEW"):
         parse_path_mapping(["s3://b"])
 

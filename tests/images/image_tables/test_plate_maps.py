@@ -90,8 +90,8 @@ def test_wells_and_rows_without_the_other_are_counted(tmp_path: Path) -> None:
     found = _map(tmp_path, "plate,well,drug\nP1,A1,x\nP1,A2,y\nP3,A1,z\n")
     said = describe_join([found], [("P1", "A01"), ("P1", "B01"), ("P2", "A01")])
     assert said == {
-        str(found.path): "2 of the 3 wells of the images have no row in it: P1/B01, P2/A01; 1 of its 2 wells have no "
-        "image: P1/A02; 1 of its plates have no image: P3"
+        str(found.path): "a plate map: 2 of the 3 wells of the images have no row in it: P1/B01, P2/A01; 1 of its 2 "
+        "wells have no image: P1/A02; 1 of its plates have no image: P3"
     }
     assert describe_join([found], [("P1", "A01"), ("P1", "A02"), ("P3", "A01")]) == {}
     with pytest.raises(InputError, match="says nothing of any well of the images: its plates are P1, P3, the images"):
@@ -110,7 +110,7 @@ def test_a_fields_metadata_have_what_the_plate_map_says_of_its_well(tmp_path: Pa
     assert first.metadata["drug"] == "DMSO"
     assert first.metadata["metadata_label"] == "control"  # cells have a label of their own
     assert "drug" not in second.metadata
-    assert found.unused[str(table)] == "1 of the 2 wells of the images have no row in it: 800/A07"
+    assert found.unused[str(table)] == "a plate map: 1 of the 2 wells of the images have no row in it: 800/A07"
     (images / "metadata.csv").write_text("field_of_view,antibody\n800_A6_1,HPA2\n800_A7_1,HPA2\n")
     assert "its metadata say 'HPA2' of antibody, the plate map 'HPA1'" in str(
         list_fields(images, options).fields[0].listed.problem

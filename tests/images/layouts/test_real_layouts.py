@@ -224,7 +224,7 @@ def test_a_plate_map_without_plates_joins_the_wells_of_a_folder() -> None:
     found = list_fields(SETS / "biotek_gen5_nf1", ReadingOptions(plate_maps=(table,)))
     (item,) = found.fields
     assert (item.metadata["well"], item.metadata["genotype"]) == ("F07", "Null")
-    assert found.unused[str(table)].startswith("31 of its 32 wells have no image")
+    assert found.unused[str(table)].startswith("a plate map: 31 of its 32 wells have no image")
     barcodes = table.parent / "barcode_platemap.csv"
     with pytest.raises(InputError, match=r"its plates are Plate_2_nf1_analysis, the images are of Plate_2_images/F07"):
         list_fields(SETS / "biotek_gen5_nf1", ReadingOptions(plate_maps=(barcodes,)))
