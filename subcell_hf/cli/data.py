@@ -102,7 +102,7 @@ def crops(
         Path,
         typer.Argument(
             metavar="INPUT",
-            help="Folder of <plate>_<well>_<sample>_<colour> images or of multi-channel images, one image, or a CSV.",
+            help="Folder of <plate>_<well>_<sample>_<colour> images or of multi-channel images, one image, or a table.",
         ),
     ],
     output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],

@@ -15,7 +15,7 @@ def embed(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="Folder of images, one image, a CSV, a folder of subcell crops, or a folder or URL of shards.",
+            help="Folder of images, one image, a table, a folder of subcell crops, or a folder or URL of shards.",
         ),
     ],
     model: Annotated[
