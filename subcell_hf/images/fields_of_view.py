@@ -116,13 +116,12 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
     _refuse_meaningless(source, options)
     table = options.metadata
     is_image = image_suffix(source) is not None or is_zarr_folder(source)
-    index_of = layout_of_index(source)
     if source.is_dir() and not is_image:
         listing = list_any(source, options)
         if table is None and (source / METADATA_FILE).is_file():
             table = source / METADATA_FILE
-    elif index_of is not None:
-        listing = list_any(source.parent, options, index_of)
+    elif layout_of_index(source) is not None:
+        listing = list_any(source.parent, options, source)
     elif is_table(source):
         listing = list_any_table(source, options)
     elif is_image:

@@ -51,13 +51,14 @@ def layout_of_index(path: Path) -> Layout | None:
     return next((one for one in LAYOUTS if any(fnmatch(path.name.lower(), name) for name in one.index_names)), None)
 
 
-def list_any(folder: Path, options: ReadingOptions, layout: Layout | None = None) -> Listing:
+def list_any(folder: Path, options: ReadingOptions, index: Path | None = None) -> Listing:
     """List a folder by the layout that it is recognised as.
 
     Args:
         folder: Searched to any depth.
         options: How to read it.
-        layout: The layout where the user said which, by giving its index; None: whichever it is.
+        index: A file of the folder that a layout is the index of, for that layout alone, and without other indices
+            beside it; None: whichever layout it is.
 
     Raises:
         FieldError: If it is recognised as several, or its metadata cannot be read.
@@ -65,6 +66,9 @@ def list_any(folder: Path, options: ReadingOptions, layout: Layout | None = None
     content = list_images(folder)
     if options.masks is not None:
         content.images = without_masks(content.images, MaskPattern(options.masks))
+    layout = None if index is None else layout_of_index(index)
+    if index is not None:
+        content.documents = [path for path in content.documents if not _is_other_index(path, index)]
     if options.pattern is not None:
         listing = fields_of_planes(list_by_pattern(content, compile_pattern(options.pattern)), folder, options)
         return replace(_with_rest(listing, content), layout="named by a pattern", recognised_by=options.pattern)
@@ -77,6 +81,11 @@ def list_any(folder: Path, options: ReadingOptions, layout: Layout | None = None
     ((layout, why),) = found.items()
     listing = fields_of_planes(layout.list_planes(content, options), folder, options)
     return replace(_with_rest(listing, content), layout=layout.name, recognised_by=why)
+
+
+def _is_other_index(path: Path, index: Path) -> bool:
+    """Whether a file is the index of another plate or set in the same folder."""
+    return path.name != index.name and path.parent == index.parent and layout_of_index(path) == layout_of_index(index)
 
 
 def list_any_table(path: Path, options: ReadingOptions) -> Listing:

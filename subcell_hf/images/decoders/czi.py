@@ -24,10 +24,13 @@ class _File:
     def __init__(self, file: Any, path: Path):
         self._file = file
         self._path = path
-        self._scenes: list[int | None] = sorted(file.scenes_bounding_rectangle) or [None]
+        # Levels of pyramids may reach beyond what was recorded.
+        rectangles: dict[int | None, Any] = dict(sorted(file.scenes_bounding_rectangle_no_pyramid.items()))
+        self._rectangles = rectangles or {None: file.total_bounding_rectangle_no_pyramid}
+        self._scenes = list(self._rectangles)
         bounds = file.total_bounding_box_no_pyramid
         self._start = {axis: bounds[axis][0] for axis in "TZC" if axis in bounds}
-        self.images: Sequence[StoredImage] = _describe(file, path, self._scenes)
+        self.images: Sequence[StoredImage] = _describe(file, path, self._rectangles)
 
     def read_plane(self, image: StoredImage, time: int, z: int, channel: int) -> npt.NDArray[Any]:
         scene = self._scenes[image.number]
@@ -43,7 +46,7 @@ class _File:
         for axis, name in _AXIS_NAMES.items():
             if len({tile.get(axis, 0) for tile in tiles}) > 1:
                 raise FieldError(f"{self._path} has several entries along the axis {axis} ({name}), expected one.")
-        pixels = self._file.read(plane=place, scene=scene)
+        pixels = self._file.read(self._rectangles[scene], plane=place, scene=scene)
         return np.asarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., ::-1])  # blue, green, red
 
 
@@ -68,17 +71,15 @@ def _tiles(file: Any, place: Mapping[str, int]) -> list[dict[str, int]]:
     return [tile for tile in found if all(tile.get(axis, 0) == index for axis, index in place.items())]
 
 
-def _describe(file: Any, path: Path, scenes: Sequence[int | None]) -> list[StoredImage]:
+def _describe(file: Any, path: Path, rectangles: Mapping[int | None, Any]) -> list[StoredImage]:
     bounds = file.total_bounding_box_no_pyramid
     described_by = next(parse_xml_elements(file.raw_metadata, path, "Metadata"), Element("Metadata"))
-    rectangles = file.scenes_bounding_rectangle_no_pyramid
     sizes = {axis: bounds[axis][1] - bounds[axis][0] for axis in bounds}
     said = _described_scenes(described_by)
     metadata = described(_channel_names(described_by, sizes.get("C", 1)), *_pixel_um(described_by))
     problem = _problem(file, described_by)
     images = []
-    for number, scene in enumerate(scenes):
-        size = file.total_bounding_rectangle_no_pyramid if scene is None else rectangles[scene]
+    for number, (scene, size) in enumerate(rectangles.items()):
         name, well = said.get(scene or 0, ("", ""))
         images.append(
             StoredImage(

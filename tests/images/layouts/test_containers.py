@@ -10,7 +10,7 @@ import tifffile
 
 from subcell_hf.images.decoders import nd2 as nd2_decoder
 from subcell_hf.images.field_source import FieldSource
-from subcell_hf.images.fields_of_view import FieldError, find_fields, list_fields
+from subcell_hf.images.fields_of_view import FieldError, find_fields, iterate_fields, list_fields
 from subcell_hf.images.files import read_image
 from subcell_hf.images.reading_options import ReadingOptions
 from tests.images.layouts.written_containers import write_companion, write_czi, write_lif, write_nd2, written_pixels
@@ -71,6 +71,14 @@ def test_channels_of_a_lif_are_named_by_their_dyes_or_by_the_user(tmp_path: Path
     (field,) = find_fields(tmp_path, ReadingOptions(channel_names=("green", "blue")))
     assert field.read().channels == ("blue", "green")
     np.testing.assert_array_equal(field.read().pixels, pixels[::-1])
+
+
+def test_tiles_of_a_lif_are_fields(tmp_path: Path) -> None:
+    tiles = written_pixels(3, 2, 40, 50)
+    write_lif(tmp_path / "a.lif", {"TileScan": ("MCYX", tiles)}, names=NAMES)
+    fields = _fields(tmp_path)
+    assert list(fields) == ["a_TileScan_0", "a_TileScan_1", "a_TileScan_2"]
+    np.testing.assert_array_equal(fields["a_TileScan_2"].read().pixels, tiles[2])
 
 
 def test_wavelengths_of_a_lif_are_no_channels(tmp_path: Path) -> None:
@@ -214,12 +222,37 @@ def test_a_companion_that_contradicts_itself_is_refused(tmp_path: Path, size_t: 
             field.read()
 
 
+def test_a_companion_that_is_given_is_read_alone(tmp_path: Path) -> None:
+    index = write_companion(tmp_path, written_pixels(1, 1, 2, 40, 50), ("DAPI", "GFP"))
+    (tmp_path / "b.companion.ome").write_text(index.read_text().replace('Name="a"', 'Name="b"'))
+    assert [field.name for field in find_fields(tmp_path)] == ["a", "b"]
+    assert [field.name for field in find_fields(tmp_path / "b.companion.ome")] == ["b"]
+
+
 def test_files_of_a_companion_that_are_missing_are_named(tmp_path: Path) -> None:
     write_companion(tmp_path, written_pixels(1, 2, 2, 40, 50), ("DAPI", "GFP"))
     (tmp_path / "a_w1GFP.ome.tif").unlink()
     (field,) = find_fields(tmp_path)
     with pytest.raises(FieldError, match=r"4 planes are listed, 2 of them are not on the disk: a_w1GFP\.ome\.tif\."):
         field.read()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("<OME", "<!DOCTYPE a []><OME", "declares <!DOCTYPE"),
+        ('FileName="a_w1', 'FileName="../a_w1', "lies outside of the input"),
+        ('PhysicalSizeY="0.1"', 'PhysicalSizeY="0.2"', r"pixels are 0\.1 x 0\.2 um"),
+        (' Name="GFP"', "", r"2 channels and no channel names.*--channel-names"),
+        ('IFD="1"', 'IFD="one"', r"a\.companion\.ome lacks what belongs there"),
+        ('IFD="1"', 'IFD="7"', "has 2 planes.* plane 7"),
+    ],
+)
+def test_a_companion_that_cannot_be_right_is_one_error(tmp_path: Path, old: str, new: str, said: str) -> None:
+    index = write_companion(tmp_path, written_pixels(1, 2, 2, 40, 50), ("DAPI", "GFP"))
+    index.write_text(index.read_text().replace(old, new))
+    with pytest.raises(FieldError, match=said):
+        list(iterate_fields(tmp_path, ReadingOptions(z_projection=1)))
 
 
 def test_images_of_an_ome_tiff_are_named_by_its_plate(tmp_path: Path) -> None:
@@ -247,7 +280,10 @@ def test_images_of_an_ome_tiff_are_named_by_its_plate(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("options", [{"imagej": True}, {"ome": True}, {"imagej": True, "compression": "zlib"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"imagej": True}, {"ome": True}, {"imagej": True, "compression": "zlib"}, {"imagej": True, "truncate": True}],
+)
 def test_time_points_of_a_hyperstack_are_fields(tmp_path: Path, options: dict[str, object]) -> None:
     pixels = written_pixels(3, 2, 2, 40, 50)
     path = tmp_path / ("a.ome.tif" if "ome" in options else "a.tif")
