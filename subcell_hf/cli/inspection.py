@@ -20,7 +20,8 @@ def describe(found: Inspection) -> str:
     if wells:
         sites = Counter(Counter((field.plate, field.well) for field in fields).values())
         of_well = ", ".join(f"{number} in {counted(wells, 'well')}" for number, wells in sorted(sites.items()))
-        lines.append(f"Wells:       {len(wells)} on {counted(len(plates), 'plate')} ({', '.join(plates)})")
+        on = f"{counted(len(plates), 'plate')} ({', '.join(plates)})" if plates else "a plate that has no name"
+        lines.append(f"Wells:       {len(wells)} on {on}")
         lines.append(f"Sites:       {of_well}")
     for channels, number in Counter(field.channels for field in fields).most_common():
         lines.append(f"Channels:    {', '.join(channels) or 'not named'} ({counted(number, 'field')})")
