@@ -67,8 +67,8 @@ def list_any(folder: Path, options: ReadingOptions, index: Path | None = None) -
     if options.masks is not None:
         content.images = without_masks(content.images, MaskPattern(options.masks))
     layout = None if index is None else layout_of_index(index)
-    if index is not None:
-        content.documents = [path for path in content.documents if not _is_other_index(path, index)]
+    if index is not None and layout is not None:
+        content.documents = [path for path in content.documents if not _is_other_index(path, index, layout)]
     if options.pattern is not None:
         listing = fields_of_planes(list_by_pattern(content, compile_pattern(options.pattern)), folder, options)
         return replace(_with_rest(listing, content), layout="named by a pattern", recognised_by=options.pattern)
@@ -83,9 +83,14 @@ def list_any(folder: Path, options: ReadingOptions, index: Path | None = None) -
     return replace(_with_rest(listing, content), layout=layout.name, recognised_by=why)
 
 
-def _is_other_index(path: Path, index: Path) -> bool:
-    """Whether a file is the index of another plate or set in the same folder."""
-    return path.name != index.name and path.parent == index.parent and layout_of_index(path) == layout_of_index(index)
+def _is_other_index(path: Path, index: Path, layout: Layout) -> bool:
+    """Whether a file beside an index is the same of another plate or set: its name fits the same pattern."""
+    names = (path.name.lower(), index.name.lower())
+    return (
+        path.parent == index.parent
+        and path.name != index.name
+        and any(all(fnmatch(name, pattern) for name in names) for pattern in layout.index_names)
+    )
 
 
 def list_any_table(path: Path, options: ReadingOptions) -> Listing:
