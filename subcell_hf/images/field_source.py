@@ -101,7 +101,8 @@ class FieldSource:
             mask = None
             if self.listed.mask_file is not None:
                 mask = read_labels(self.listed.mask_file, pixels.shape[1:], self.options.max_decoded_bytes)
-            field = FieldOfView(self.name, pixels, channels, size_um, mask, dict(source.metadata), size_from)
+            metadata = {**_stage_of(said_by_files), **source.metadata}
+            field = FieldOfView(self.name, pixels, channels, size_um, mask, metadata, size_from)
             if not self.options.trust_masks:
                 check_instances(field, f"label mask {self.listed.mask_file}")
         except FieldError as error:
@@ -298,6 +299,14 @@ class FieldSource:
             "Protein Atlas names its own, such as 800_A6_1_green. Give it in micrometres (--pixel-size-um, or a "
             "metadata column pixel_size_um)."
         )
+
+
+def _stage_of(said_by_files: Sequence[ImageMetadata]) -> dict[str, str]:
+    """Where the stage was, as the first file says that says it."""
+    position = next((metadata.stage_um for metadata in said_by_files if metadata.stage_um is not None), None)
+    return (
+        {} if position is None else {f"stage_{axis}_um": f"{at:.6g}" for axis, at in zip("xy", position, strict=True)}
+    )
 
 
 def channel_order(name: str) -> int:

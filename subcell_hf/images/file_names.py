@@ -14,7 +14,8 @@ CELLPOSE_MASKS = "cp_masks"
 
 _HPA_FIELD = re.compile(r"\d+_[A-H]\d\d?_\d+")
 _PLATE_WELL_SAMPLE = re.compile(r"(?P<plate>.+)_(?P<well>[^_]+)_(?P<sample>[^_]+)")
-_THUMBNAIL = re.compile(r"(?:^|[^a-z])thumb(?:nail)?s?(?:$|[^a-z])", re.IGNORECASE)
+_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_THUMBNAIL = re.compile(rf"(?:^|[^a-z])thumb(?:nail)?s?(?:$|[^a-z]|{_UUID})", re.IGNORECASE)
 _SYSTEM_NAMES = frozenset({"@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "lost+found"})
 
 # Kinds of images that microscopes and other programs write, and that are not read here.

@@ -20,6 +20,8 @@ from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import well_position
 
 _MOST_NAMED = 3
+_LEAST_SHARE = 0.5
+_SEPARATORS = re.compile(r"[/\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,23 +133,29 @@ def list_plates(
         size_from: What says the pixel size; default: the index.
         size_wins: As `PlaneListing` says it.
 
+    Returns:
+        The planes of all plates; an index that cannot be read, as when its plate is still being written, is a problem.
+
     Raises:
-        FieldError: If an index cannot be read, or two plates have one name.
+        FieldError: If no index can be read, or two plates have one name.
     """
     planes: list[ListedPlane] = []
     shapes: dict[str, tuple[int, int]] = {}
     owners: dict[str, Path] = {}
+    problems: dict[Path, str] = {}
     for index in indices:
         try:
             plate = read(index)
             listed = list(plate.planes)
+        except InputError as error:
+            problems[index] = str(error)
+            continue
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-            if isinstance(error, InputError):
-                raise FieldError(str(error)) from error
             reason = f"{type(error).__name__}: {error}"
-            raise FieldError(
+            problems[index] = (
                 f"{index} lacks what belongs there, or holds something else ({reason}). Copy or export the plate again."
-            ) from error
+            )
+            continue
         if plate.name in owners:
             raise FieldError(
                 f"Two plates are called {plate.name!r}: {owners[plate.name]} and {index}. Give the folder of one."
@@ -156,8 +164,12 @@ def list_plates(
         if plate.shape is not None:
             shapes[plate.name] = plate.shape
         planes += listed
+    if problems and not planes:
+        raise FieldError(next(iter(problems.values())))
     source = size_from or " and ".join(sorted({path.name for path in owners.values()}))
-    return PlaneListing(planes, pixel_size_from=source, size_wins=size_wins, shapes=shapes)
+    parent = os.path.commonpath([path.parent for path in (*owners.values(), *problems)])
+    named = {_SEPARATORS.sub("-", os.path.relpath(path, parent)): problem for path, problem in problems.items()}
+    return PlaneListing(planes, pixel_size_from=source, size_wins=size_wins, shapes=shapes, problems=named)
 
 
 def square_pixel_um(width: float | str, height: float | str, where: object, factor: float = 1.0) -> float:
@@ -207,10 +219,17 @@ def recognised_by(found: Sequence[Path]) -> str | None:
     return f"{found[0].name} in {found[0].parent}" if found else None
 
 
+def recognised_by_names(images: Sequence[Path], pattern: re.Pattern[str]) -> str | None:
+    """The phrase for `Layout.recognise`: by the names of at least half of the images."""
+    fitting = [path for path in images if pattern.fullmatch(path.name)]
+    return f"names such as {fitting[0].name}" if fitting and len(fitting) >= _LEAST_SHARE * len(images) else None
+
+
 def fields_of_planes(listing: PlaneListing, root: Path | None, options: ReadingOptions) -> Listing:
     """Gather planes into fields of view.
 
-    A field is called `<plate>_<well>_<site>`, with `_t<time point>` where a plate, or a site of no plate, has several.
+    A field is called `<plate>_<well>_<site>`, with `_t<time point>` where a plate, or a site of no plate, has several,
+    and with `-` for the separators of paths.
 
     Args:
         listing: What a layout lists.
@@ -226,7 +245,11 @@ def fields_of_planes(listing: PlaneListing, root: Path | None, options: ReadingO
     fields = []
     for (field_name, plate, well, site, _), planes in groups.items():
         suffix = f"t{planes[0].time}" if len(times[_series_of(planes[0])]) > 1 else ""
-        parts = (field_name,) if field_name else (listing.prefix, plate, well, site)
+        parts = (
+            (field_name,)
+            if field_name
+            else [_SEPARATORS.sub("-", part) for part in (listing.prefix, plate, well, site)]
+        )
         name = "_".join(part for part in (*parts, suffix) if part)
         fields.append(_field_of(name, planes, listing, on_disk, options))
     fields += [ListedField(name=name, problem=problem) for name, problem in listing.problems.items()]

@@ -13,6 +13,7 @@ from subcell_hf.images.layouts import (
     cellvoyager,
     cm4ai,
     harmony,
+    harmony_names,
     hcsai,
     imagexpress,
     incell,
@@ -31,7 +32,10 @@ from subcell_hf.images.tables import open_table
 from subcell_hf.storage.foreign_tables import ForeignTable
 
 LAYOUTS: tuple[Layout, ...] = (
-    *(module.LAYOUT for module in (harmony, cellvoyager, incell, hcsai, scanr, imagexpress, ome_companion, cm4ai)),
+    *(
+        module.LAYOUT
+        for module in (harmony, harmony_names, cellvoyager, incell, hcsai, scanr, imagexpress, ome_companion, cm4ai)
+    ),
     *named_files.LAYOUTS,
 )
 """Layouts of instruments and programs; a folder that is none of them is read by the names of its files."""

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 _WELL = re.compile(r"\s*([A-Za-z]{1,2})[\s_-]*0*([1-9]\d?)\s*")
 
+_MOST_ROWS = 52
+_MOST_COLUMNS = 99
+
 
 def well_name(row: int, column: int) -> str:
     """`(1, 2)` → `A02`; rows of 1,536-well plates continue with `AA`.
@@ -12,7 +15,12 @@ def well_name(row: int, column: int) -> str:
     Args:
         row: From 1.
         column: From 1.
+
+    Raises:
+        ValueError: If no plate has such a row or column.
     """
+    if not (1 <= row <= _MOST_ROWS and 1 <= column <= _MOST_COLUMNS):
+        raise ValueError(f"no plate has a well in row {row}, column {column}")
     letters = chr(ord("A") + row - 1) if row <= 26 else "A" + chr(ord("A") + row - 27)
     return f"{letters}{column:02d}"
 

@@ -247,8 +247,6 @@ def test_copies_are_refused_whatever_else_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "r01c01f01p01-ch1sk1fk1fl1.tiff",
-        "exp_A01_s1_w2.TIF",
         "AssayPlate_T0001F001L01A01Z01C01.tif",
         "A - 1(fld 1 wv DAPI - DAPI).tif",
     ],
@@ -258,6 +256,17 @@ def test_names_of_microscopes_are_not_taken_for_one_stain(tmp_path: Path, name: 
     (problem,) = _problems(list_fields(tmp_path, ReadingOptions(channel_names=("blue",), pixel_size_um=0.1))).values()
     assert "one for each channel" in problem
     assert "<field of view>_<channel>" in problem
+
+
+def test_numbers_of_channels_are_not_taken_for_a_stain(tmp_path: Path) -> None:
+    options = ReadingOptions(channel_names=("blue",), pixel_size_um=0.1)
+    for name in ("harmony/r01c01f01p01-ch1sk1fk1fl1.tiff", "metaxpress/exp_A01_s1_w2.TIF"):
+        (tmp_path / name).parent.mkdir()
+        tifffile.imwrite(tmp_path / name, random_plane(1))
+    with pytest.raises(FieldError, match=r"without its index.* Copy Index\.idx\.xml"):
+        list_fields(tmp_path / "harmony", options)
+    (field,) = list_fields(tmp_path / "metaxpress", options).fields
+    assert list(field.listed.channel_planes) == ["w2"]
 
 
 @pytest.fixture(scope="module")

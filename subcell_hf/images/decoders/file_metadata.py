@@ -33,11 +33,13 @@ class ImageMetadata:
         pixel_size_um: Edge of a pixel in micrometres; None where the file does not say.
         pixel_size_problem: Why the size in the file cannot be used; None where it can, or where there is none. It
             matters only where nobody gives the size.
+        stage_um: Position of the stage in micrometres (x, y), where the file says it.
     """
 
     channel_names: tuple[str, ...] = ()
     pixel_size_um: float | None = None
     pixel_size_problem: str | None = None
+    stage_um: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def described(names: Sequence[str], size_x_um: object, size_y_um: object) -> Ima
     return ImageMetadata(channel_names, sizes[0])
 
 
-def _in_um(size: float | str | None, unit: str) -> float | str | None:
+def in_um(size: float | str | None, unit: str) -> float | str | None:
     """A length in micrometres; None where the unit is no length, the text itself where it is no number."""
     factor = _UNITS_UM.get(unit.strip().lower())
     if size is None or factor is None:
@@ -166,7 +168,7 @@ def metadata_of_pixels(pixels: ElementTree.Element) -> ImageMetadata:
     """Channel names and pixel size of an element `Pixels` of OME-XML."""
     names = [channel.get("Name") or channel.get("Fluor") or "" for channel in pixels.iterfind("{*}Channel")]
     size_x, size_y = (
-        _in_um(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"
+        in_um(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"
     )
     return described(names, size_x, size_y)
 
@@ -184,7 +186,7 @@ def metadata_from_imagej(tiff: tifffile.TiffFile) -> ImageMetadata:
     unit = str(facts.get("unit", ""))
     if resolution is None:
         return ImageMetadata(names)
-    size_x, size_y = (_in_um(1 / per_unit, unit) for per_unit in resolution)
+    size_x, size_y = (in_um(1 / per_unit, unit) for per_unit in resolution)
     return described(names, size_x, size_y)
 
 
@@ -197,7 +199,7 @@ def metadata_from_tiff_tags(page: Any) -> ImageMetadata:
     unit = _BASELINE_UNITS.get(int(page.tags["ResolutionUnit"].value) if "ResolutionUnit" in page.tags else 2)
     if resolution is None or unit is None:
         return ImageMetadata()
-    size_x, size_y = (float(_in_um(1 / per_unit, unit) or 0) for per_unit in resolution)
+    size_x, size_y = (float(in_um(1 / per_unit, unit) or 0) for per_unit in resolution)
     if not is_sane_pixel_size(size_x) or not is_sane_pixel_size(size_y):
         return ImageMetadata()
     return described((), size_x, size_y)
@@ -238,7 +240,7 @@ def metadata_from_ome_zarr(attributes: Mapping[str, Any]) -> tuple[ImageMetadata
     for letter in "XY":
         axis = axes.index(letter)
         unit = str(all_axes[axis].get("unit", ""))
-        sizes.append(_in_um(_product(factors, axis), unit) if factors else None)
+        sizes.append(in_um(_product(factors, axis), unit) if factors else None)
     channels = attributes.get("omero", {}).get("channels", ())
     names = [str(channel.get("label", "")) for channel in channels]
     return described(names, sizes[0], sizes[1]), axes, str(dataset["path"])

@@ -16,7 +16,6 @@ from subcell_hf.images.decoders.file_metadata import (
     OmeImage,
     WellSample,
     metadata_from_imagej,
-    metadata_from_tiff_tags,
     read_ome_xml,
 )
 from subcell_hf.images.decoders.image import (
@@ -27,6 +26,7 @@ from subcell_hf.images.decoders.image import (
     refuse_orientation,
     without_alpha,
 )
+from subcell_hf.images.decoders.instrument_tags import metadata_from_page
 
 _MOST_PAGES = 20_000
 """A small file can list millions of pages, each of which would take memory."""
@@ -109,7 +109,7 @@ def decode_tiff(
             shape, axes = shape[:place] + shape[place + 1 :], axes.replace("T", "")
         check_size(path, shape, series.dtype, max_decoded_bytes)
         pages = _whole_pages(tiff, series, path, numbers)
-        metadata = _metadata(tiff, all_series, number)
+        metadata = _metadata(tiff, all_series, number, path)
         if numbers is None:
             pixels = series.asarray(maxworkers=1)
         else:
@@ -131,11 +131,11 @@ def tiff_header(stream: BinaryIO, path: Path, position: int | None = None, page:
     with _open_tiff(stream) as tiff:
         if page is not None:
             described = _page(tiff, path, page, position)
-            metadata = metadata_from_tiff_tags(described)
+            metadata = metadata_from_page(described, path)
         else:
             all_series = _checked_series(tiff, path)
             number = _only_position(all_series, path) if position is None else position
-            described, metadata = all_series[number], _metadata(tiff, all_series, number)
+            described, metadata = all_series[number], _metadata(tiff, all_series, number, path)
         return ImageHeader(tuple(described.shape), described.axes.replace("I", "Q"), metadata)
 
 
@@ -161,7 +161,7 @@ def decode_tiff_page(
         _check_page(page, tiff.filehandle.size, path)
         check_size(path, page.shape, page.dtype, max_decoded_bytes)
         pixels, axes = _sort_samples(page.asarray(maxworkers=1), page.axes, page, path)
-        return Image(path, pixels, axes, metadata_from_tiff_tags(page), has_palette=not has_plain_numbers(page))
+        return Image(path, pixels, axes, metadata_from_page(page, path), has_palette=not has_plain_numbers(page))
 
 
 def _page(tiff: tifffile.TiffFile, path: Path, number: int, position: int | None) -> Any:
@@ -381,13 +381,13 @@ def _sort_samples(pixels: npt.NDArray[Any], axes: str, page: Any, path: Path) ->
     return pixels, axes
 
 
-def _metadata(tiff: tifffile.TiffFile, all_series: Sequence[Any], number: int) -> ImageMetadata:
+def _metadata(tiff: tifffile.TiffFile, all_series: Sequence[Any], number: int, path: Path) -> ImageMetadata:
     if tiff.is_ome:
         images = read_ome_xml(tiff.ome_metadata or "", _MOST_PAGES)
         return _ome_metadata(images, all_series, number)
     if tiff.is_imagej:
         return metadata_from_imagej(tiff)
-    return metadata_from_tiff_tags(all_series[number].keyframe)
+    return metadata_from_page(all_series[number].keyframe, path)
 
 
 def _ome_metadata(images: Sequence[OmeImage], all_series: Sequence[Any], number: int) -> ImageMetadata:

@@ -2,15 +2,17 @@
 
 The `.HTD` lists wells, sites, wavelengths, time points and Z-steps; files are found by their names, which may end in a
 UUID. `ZStep_0` holds projections where the `.HTD` says so, the folders after it the planes. A wavelength that was taken
-once is copied into every Z-step.
+once is copied into every Z-step. Pixel size and position are in the images, which say them when they are read.
 """
 
 import filecmp
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from subcell_hf.images.decoders.image import FieldError
+from subcell_hf.images.files import read_header
 from subcell_hf.images.folder_contents import FolderContent
 from subcell_hf.images.plane_listing import (
     Layout,
@@ -20,19 +22,23 @@ from subcell_hf.images.plane_listing import (
     documents_named,
     list_plates,
     recognised_by,
+    recognised_by_names,
 )
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import standard_well, well_name
 
 _INDEX_NAMES = ("*.htd",)
 _NAME = re.compile(
-    r"(?P<base>.+)_(?P<well>[A-Z]{1,2}\d\d)(?:_s(?P<site>\d+))?(?:_w(?P<wave>\d+))?(?P<thumbnail>_thumb)?"
+    r"(?P<base>.+)_(?P<well>[A-Z]{1,2}\d\d)(?:_s(?P<site>\d+))?(?:_w(?P<wave>\d+))?"
     r"(?:[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12})?\.tiff?",
     re.IGNORECASE,
 )
 _STEP = re.compile(r"ZStep_(\d+)", re.IGNORECASE)
 _TIME = re.compile(r"TimePoint_(\d+)", re.IGNORECASE)
 _TRUE = "TRUE"
+
+
+_WITH_WAVE = re.compile(rf"(?=.*_w\d){_NAME.pattern}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -46,54 +52,105 @@ class _Named:
     step: int | None
 
 
+_Found = Mapping[_Named, list[Path]]
+
+
 def _recognise(content: FolderContent) -> str | None:
     indices = documents_named(content, *_INDEX_NAMES)
     if indices:
         return recognised_by(indices)
-    named = next((path for path in content.images if (found := _NAME.fullmatch(path.name)) and found["wave"]), None)
-    return f"the name {named.name}" if named else None
+    return recognised_by_names(content.images, _WITH_WAVE)
 
 
 def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
-    files = {path: named for path in content.images if (named := _read_name(path, content.root)) is not None}
+    files = [path for path in content.images if _NAME.fullmatch(path.name)]
     indices = documents_named(content, *_INDEX_NAMES)
     folders = {index.parent for index in indices}
     # MetaXpress repeats the file in every folder of a plate.
     topmost = [index for index in indices if not any(parent in folders for parent in index.parent.parents)]
     left_out: dict[Path, str] = {}
     if not topmost:
-        planes = [_plane(path, content.root.name, f"w{named.wave}", named) for path, named in files.items()]
-        return PlaneListing(planes, size_wins=False)
+        plates: dict[Path, list[Path]] = {}
+        for path in files:
+            plates.setdefault(_plate_folder(path), []).append(path)
+        listing = list_plates(plates, lambda folder: _read_names(folder, plates[folder], left_out), size_wins=False)
+        return replace(listing, left_out=left_out)
 
     def read(index: Path) -> ListedPlate:
-        own = {path: named for path, named in files.items() if index.parent in path.parents}
-        return _read_plate(index, own, left_out)
+        own = [path for path in files if index.parent in path.parents]
+        if sum(other.parent == index.parent for other in topmost) == 1:
+            return _read_plate(index, index.parent.name, own, left_out)
+        return _read_plate(index, index.stem, [path for path in own if _base(path) == index.stem.lower()], left_out)
 
     return replace(list_plates(topmost, read, size_wins=False), left_out=left_out)
 
 
-def _read_name(path: Path, root: Path) -> _Named | None:
+def _base(path: Path) -> str:
     found = _NAME.fullmatch(path.name)
-    if found is None or found["thumbnail"]:
-        return None
-    folders = path.relative_to(root).parts[:-1]
-    step = next((int(match[1]) for name in reversed(folders) if (match := _STEP.fullmatch(name))), None)
-    time = next((int(match[1]) for name in reversed(folders) if (match := _TIME.fullmatch(name))), 1)
-    return _Named(standard_well(found["well"]), int(found["site"] or 1), int(found["wave"] or 1), time, step)
+    return found["base"].lower() if found else ""
+
+
+def _plate_folder(path: Path) -> Path:
+    return next(folder for folder in path.parents if not (_STEP.fullmatch(folder.name) or _TIME.fullmatch(folder.name)))
+
+
+def _read_names(folder: Path, files: Sequence[Path], left_out: dict[Path, str]) -> ListedPlate:
+    """A plate whose `.HTD` is not there: its channels are called as the first image of each says."""
+    named = _by_place(files)
+    first: dict[int, Path] = {}
+    for place, paths in named.items():
+        first.setdefault(place.wave, paths[0])
+    names = {wave: _illumination(first[wave]) or f"w{wave}" for wave in sorted(first)}
+    names = {wave: f"{name} w{wave}" if list(names.values()).count(name) > 1 else name for wave, name in names.items()}
+    stacks: dict[_Named, list[_Named]] = {}
+    for place in sorted(named, key=lambda place: (place.wave, place.step or 0)):
+        stacks.setdefault(replace(place, step=None), []).append(place)
+    flat = {wave for wave in names if _is_copied(named, wave)}
+    return ListedPlate(
+        folder.name,
+        [
+            _plane(path, folder.name, names[place.wave], place)
+            for own in stacks.values()
+            for place in _chosen(own, named, left_out, own[0].wave in flat)
+            for path in named[place]
+        ],
+    )
+
+
+def _illumination(path: Path) -> str:
+    try:
+        return "".join(read_header(path).metadata.channel_names[:1])
+    except FieldError:  # reported when the image is read
+        return ""
+
+
+def _by_place(files: Iterable[Path]) -> _Found:
+    """What names and folders say → the files for which they say it; several are an error of the field."""
+    found: dict[_Named, list[Path]] = {}
+    for path in files:
+        if match := _NAME.fullmatch(path.name):
+            step, time = (
+                next((int(number[1]) for folder in path.parents if (number := form.fullmatch(folder.name))), None)
+                for form in (_STEP, _TIME)
+            )
+            place = _Named(
+                standard_well(match["well"]), int(match["site"] or 1), int(match["wave"] or 1), time or 1, step
+            )
+            found.setdefault(place, []).append(path)
+    return found
 
 
 def _plane(path: Path, plate: str, channel: str, named: _Named) -> ListedPlane:
     return ListedPlane(path, channel, plate, named.well, str(named.site), z=named.step or 0, time=named.time)
 
 
-def _read_plate(index: Path, files: Mapping[Path, _Named], left_out: dict[Path, str]) -> ListedPlate:
+def _read_plate(index: Path, plate: str, files: Sequence[Path], left_out: dict[Path, str]) -> ListedPlate:
     facts = _read_facts(index)
-    plate = index.parent.name
     rows, columns = int(facts["YWells"][0]), int(facts["XWells"][0])
     waves = range(1, int(facts["NWavelengths"][0]) + 1)
     collected = [wave for wave in waves if facts.get(f"WaveCollect{wave}", ["1"])[0] not in ("0", "FALSE")]
     names = {wave: facts.get(f"WaveName{wave}", [f"w{wave}"])[0] for wave in waves}
-    found = {named: path for path, named in files.items()}
+    found = _by_place(files)
     steps = int(facts["ZSteps"][0]) if facts["ZSeries"][0] == _TRUE else 0
     projected = steps > 0 and facts.get("ZProjection", [""])[0] == _TRUE
     flat = {wave for wave in collected if steps and _is_copied(found, wave)}
@@ -103,7 +160,11 @@ def _read_plate(index: Path, files: Mapping[Path, _Named], left_out: dict[Path, 
             for time in range(1, int(facts["TimePoints"][0]) + 1):
                 for wave in collected:
                     own = [_Named(well, site, wave, time, step) for step in _steps(steps, projected)]
-                    planes += _planes_of_wave(own, found, names[wave], index, left_out, wave in flat)
+                    planes += (
+                        _plane(path, plate, names[wave], named)
+                        for named in _chosen(own, found, left_out, wave in flat)
+                        for path in found.get(named) or [_expected(named, index)]
+                    )
     listed = {plane.file for plane in planes}
     left_out |= {
         path: "not among the wells, sites and wavelengths of the .HTD"
@@ -120,22 +181,19 @@ def _steps(steps: int, projected: bool) -> list[int | None]:
     return list(range(steps + 1)) if projected else list(range(1, steps + 1))
 
 
-def _planes_of_wave(
-    own: list[_Named], found: Mapping[_Named, Path], channel: str, index: Path, left_out: dict[Path, str], is_flat: bool
-) -> Iterator[ListedPlane]:
-    """The planes of one wavelength at one place and time, those that are not there included."""
+def _chosen(own: list[_Named], found: _Found, left_out: dict[Path, str], is_flat: bool) -> list[_Named]:
+    """Which of the planes of one wavelength, at one place and time, make its stack; others are left out."""
     there = [named for named in own if named in found]
     slices = [named for named in own if named.step != 0]
     if is_flat and there:
-        left_out |= {found[named]: "a copy of the same image of another Z-step" for named in there[1:]}
-        slices = there[:1]
-    elif len(slices) < len(own):
-        if not any(named in found for named in slices) and own[0] in found:
-            slices = own[:1]
-        elif own[0] in found:
-            left_out[found[own[0]]] = "a projection of the Z-planes, which are read themselves"
-    for named in slices:
-        yield _plane(found.get(named) or _expected(named, index), index.parent.name, channel, named)
+        copies = (path for named in there[1:] for path in found[named])
+        left_out |= dict.fromkeys(copies, "a copy of the same image of another Z-step")
+        return there[:1]
+    if len(slices) < len(own) and own[0] in found:
+        if not any(named in found for named in slices):
+            return own[:1]
+        left_out |= dict.fromkeys(found[own[0]], "a projection of the Z-planes, which are read themselves")
+    return slices
 
 
 def _expected(named: _Named, index: Path) -> Path:
@@ -146,10 +204,10 @@ def _expected(named: _Named, index: Path) -> Path:
     return folder / f"{index.stem}_{named.well}_s{named.site}_w{named.wave}.TIF"
 
 
-def _is_copied(found: Mapping[_Named, Path], wave: int) -> bool:
+def _is_copied(found: _Found, wave: int) -> bool:
     """Whether a wavelength was taken once and copied into every Z-step, by the first place that has several."""
     first: dict[_Named, Path] = {}
-    for named, path in found.items():
+    for named, (path, *_) in found.items():
         if named.wave == wave and named.step is not None:
             place = replace(named, step=None)
             if place in first:

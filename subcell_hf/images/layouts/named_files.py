@@ -11,14 +11,13 @@ from pathlib import Path
 
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.folder_contents import FolderContent
-from subcell_hf.images.plane_listing import Layout, ListedPlane, PlaneListing
+from subcell_hf.images.plane_listing import Layout, ListedPlane, PlaneListing, recognised_by_names
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import standard_well
 
 GROUPS = ("plate", "well", "site", "channel", "z", "time")
 """Names that a pattern may give its groups; CellProfiler's capital letters are understood."""
 
-_LEAST_SHARE = 0.5
 _NUMBERS = ("z", "time")
 
 _INSTRUMENTS = {
@@ -96,10 +95,7 @@ def _planes(named: Iterable[tuple[Path, Mapping[str, str]]]) -> Iterable[ListedP
 
 
 def _recognise(pattern: re.Pattern[str], content: FolderContent) -> str | None:
-    fitting = [path for path in content.images if pattern.fullmatch(path.name)]
-    return (
-        f"names such as {fitting[0].name}" if fitting and len(fitting) >= _LEAST_SHARE * len(content.images) else None
-    )
+    return recognised_by_names(content.images, pattern)
 
 
 def _list_planes(pattern: re.Pattern[str], content: FolderContent, options: ReadingOptions) -> PlaneListing:

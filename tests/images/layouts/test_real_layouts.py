@@ -1,5 +1,6 @@
 """Files that instruments wrote, from public repositories, are listed as their metadata say, or refused by name."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -165,6 +166,43 @@ def test_a_set_is_listed_as_its_metadata_say(expected: Listed) -> None:
         assert expected.problem is None or expected.problem in str(item.listed.problem)
     assert {name for name in expected.left_out if not _is_left_out(found, name)} == set()
     assert len(found.unused) == len(expected.left_out)
+
+
+@pytest.mark.parametrize("plate", ["3420", "3434", "3435"])
+def test_metaxpress_says_pixel_size_and_place_in_its_images(plate: str) -> None:
+    found = list_fields(SETS / "imagexpress_exported_htd" / f"9987_Plate_{plate}", ReadingOptions(z_projection="max"))
+    facts = found.fields[0].describe()
+    assert (facts.pixel_size_um, facts.pixel_size_source) == (1.3672, "file")
+
+
+def test_metaxpress_without_its_index_is_called_as_its_images_say(tmp_path: Path) -> None:
+    for number in ("3434", "3435"):
+        plate = f"9987_Plate_{number}"
+        shutil.copytree(
+            SETS / "imagexpress_exported_htd" / plate, tmp_path / plate, ignore=shutil.ignore_patterns("*.HTD")
+        )
+    found = {item.name: item for item in list_fields(tmp_path, ReadingOptions(channels=("DAPI", "FITC"))).fields}
+    assert sorted(found) == ["9987_Plate_3434_B02_1", "9987_Plate_3435_B02_1_t1", "9987_Plate_3435_B02_1_t2"]
+    first = found["9987_Plate_3434_B02_1"]
+    assert list(first.listed.channel_planes) == ["DAPI", "FITC", "Texas Red"]
+    (plane,) = first.listed.channel_planes["DAPI"]  # not the projection in ZStep_0 beside it
+    assert plane.path.parent.name == "ZStep_1"
+    field = first.read()
+    assert field.pixel_size_um == 1.3672
+    assert (field.metadata["stage_x_um"], field.metadata["stage_y_um"]) == ("22985", "19885")
+
+
+def test_harmony_without_its_index_is_called_as_its_images_say(tmp_path: Path) -> None:
+    images = tmp_path / "BR00121482" / "Images"
+    images.mkdir(parents=True)
+    for path in (SETS / "phenix_harmonyv5_jump_BR00121482" / "images").glob("*.tiff"):
+        shutil.copy(path, images)
+    (item,) = list_fields(tmp_path).fields
+    assert item.name == "BR00121482_A01_1"
+    assert list(item.listed.channel_planes) == ["488 long", "HOECHST 33342"]
+    field = item.read()
+    assert field.pixel_size_um == pytest.approx(0.5979760809567617, rel=1e-9)  # as the index says
+    assert field.pixel_size_from == "file"
 
 
 def _is_left_out(found: FoundFields, name: str) -> bool:

@@ -1,0 +1,96 @@
+"""What instruments write into the tags of plain TIFFs: MetaXpress's MetaSeries XML, and Harmony's measurement."""
+
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from subcell_hf.errors import InputError
+from subcell_hf.images.decoders.file_metadata import ImageMetadata, described, in_um, metadata_from_tiff_tags
+from subcell_hf.storage.xml_files import parse_xml_elements, text_of
+
+_HARMONY_TAG = 65500
+_METASERIES_START = "<MetaData>"
+_DECLARATION = re.compile(r"^\ufeff?\s*<\?xml[^>]*\?>")
+_METRE_UM = 1e6
+
+
+def metadata_from_page(page: Any, path: Path) -> ImageMetadata:
+    """What a page of a plain TIFF says: in an instrument's own tags, else in those that every TIFF may have.
+
+    Where an instrument's tag is there, what it does not say counts as unknown: the resolution tags beside it are those
+    of a printer or of the camera.
+
+    Args:
+        page: tifffile's.
+        path: For messages.
+    """
+    description = str(page.description).strip("\0 \r\n")
+    harmony = page.tags.get(_HARMONY_TAG)
+    try:
+        if description.startswith(_METASERIES_START):
+            return _from_metaseries(description, path)
+        if harmony is not None and b"<TiffImageDescription" in bytes(harmony.value)[:1000]:
+            return _from_harmony(bytes(harmony.value).rstrip(b"\0").decode("utf-8", "replace"), path)
+    except (InputError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        return ImageMetadata((), None, f"the instrument's XML in the file's tags cannot be used ({error})")
+    return metadata_from_tiff_tags(page)
+
+
+def _from_metaseries(text: str, path: Path) -> ImageMetadata:
+    """Facts of MetaXpress and MetaMorph; their pixel size includes the camera's binning."""
+    facts = {fact.get("id", ""): fact.get("value", "") for fact in parse_xml_elements(text, path, "prop")}
+    name, sizes, x, y = (
+        facts.get("_IllumSetting_", ""),
+        [facts.get(f"spatial-calibration-{axis}") for axis in "xy"],
+        facts.get("stage-position-x"),
+        facts.get("stage-position-y"),
+    )
+    is_calibrated = facts.get("spatial-calibration-state", "").lower() == "on"
+    unit = facts.get("spatial-calibration-units", "") if is_calibrated else ""
+    known = described([name] if name else [], *(in_um(size, unit) for size in sizes))
+    stage_um = (float(x), float(y)) if x and y else None
+    return ImageMetadata(known.channel_names, known.pixel_size_um, known.pixel_size_problem, stage_um)
+
+
+def _from_harmony(text: str, path: Path) -> ImageMetadata:
+    """Facts of Harmony's description of one image.
+
+    A pixel is one of the camera, times its binning, divided by the magnifications of objective and tube, as in the
+    index that Harmony exports.
+    """
+    (measurement,) = parse_xml_elements(_DECLARATION.sub("", text), path, "TiffImageDescription")
+    image, instrument = _only(measurement, "Image"), _only(measurement, "InstrumentDescription")
+    exposure = _numbered(measurement.findall("DeviceExperiment/Exposures/Exposure"), image, "ExposureID")
+    record = _numbered(exposure.findall("Record"), image, "RecordID")
+    channel = _numbered(record.findall("Channels/Channel"), image, "ChannelID")
+    setting = _only(channel, "CameraSetting")
+    camera = _identified(instrument.findall("Cameras/Camera"), text_of(setting, "CameraID"))
+    objective = _identified(instrument.findall("Objectives/Objective"), text_of(exposure, "Objective"))
+    factor = text_of(measurement, "ImageAttributes/ImageFactor")
+    if factor and float(factor) != 1:
+        raise ValueError(f"ImageFactor is {factor}, expected 1")
+    magnification = float(text_of(objective, "Magnification")) * float(text_of(instrument, "Magnification"))
+    sizes = [
+        float(text_of(camera, f"PixelSize{axis}")) * _METRE_UM * float(text_of(setting, f"Binning{axis}"))
+        for axis in "XY"
+    ]
+    return described([text_of(channel, "Name")], *(size / magnification for size in sizes))
+
+
+def _only(element: Element, name: str) -> Element:
+    (found,) = element.findall(name)
+    return found
+
+
+def _numbered(elements: list[Element], image: Element, name: str) -> Element:
+    """The element whose number, from 1, an image gives."""
+    number = int(text_of(image, name))
+    if number < 1:
+        raise ValueError(f"{name} is {number}")
+    return elements[number - 1]
+
+
+def _identified(elements: list[Element], name: str) -> Element:
+    (found,) = (element for element in elements if text_of(element, "ID") == name)
+    return found
