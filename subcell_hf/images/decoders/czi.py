@@ -80,7 +80,7 @@ def _describe(file: Any, path: Path, rectangles: Mapping[int | None, Any]) -> li
     problem = _problem(file, described_by)
     images = []
     for number, (scene, size) in enumerate(rectangles.items()):
-        name, well = said.get(scene or 0, ("", ""))
+        name, well, stage_um = said.get(scene or 0, ("", "", None))
         images.append(
             StoredImage(
                 number=number,
@@ -93,6 +93,7 @@ def _describe(file: Any, path: Path, rectangles: Mapping[int | None, Any]) -> li
                 dtype=np.dtype(_DTYPES.get(next(iter(file.pixel_types.values())), "u2")),
                 metadata=metadata,
                 well=well,
+                stage_um=stage_um,
                 problem=problem,
             )
         )
@@ -114,15 +115,21 @@ def _problem(file: Any, metadata: Element) -> str | None:
     return None
 
 
-def _described_scenes(metadata: Element) -> dict[int, tuple[str, str]]:
-    """Scene → its name and well. Names such as P1 count positions, so only what ZEN says of the plate is a well."""
+def _described_scenes(metadata: Element) -> dict[int, tuple[str, str, tuple[float, float] | None]]:
+    """Scene → its name, well and centre on the stage.
+
+    Names such as P1 count positions, so only what ZEN says of the plate is a well.
+    """
     scenes = {}
     for scene in metadata.iterfind("./Information/Image/Dimensions/S/Scenes/Scene"):
         shape = scene.find("Shape")
         on_plate = shape is not None and text_of(shape, "RowIndex") and text_of(shape, "ColumnIndex")
         well = str(shape.get("Name", "")) if shape is not None and on_plate else text_of(scene, "ArrayName")
         is_well = well_position(well) is not None
-        scenes[int(scene.get("Index", 0))] = (str(scene.get("Name", "")), standard_well(well) if is_well else "")
+        centre = text_of(scene, "CenterPosition").split(",")
+        stage_um = (float(centre[0]), float(centre[1])) if len(centre) == 2 else None
+        name = str(scene.get("Name", ""))
+        scenes[int(scene.get("Index", 0))] = (name, standard_well(well) if is_well else "", stage_um)
     return scenes
 
 

@@ -101,6 +101,12 @@ def test_pixels_of_real_files_are_read() -> None:
         item.read()
 
 
+def test_positions_on_the_stage_are_kept() -> None:
+    fields = find_fields(SETS / "zeiss_czi/WellD6-7_S2.czi")
+    places = [(item.metadata["stage_x_um"], item.metadata["stage_y_um"]) for item in fields]
+    assert places == [("49500", "35500"), ("58500", "35500")]
+
+
 def test_images_of_an_ome_tiff_have_their_pixel_size() -> None:
     options = ReadingOptions(channel_names=("blue", "green", "yellow", "red"))
     sizes = {item.read().pixel_size_um for item in find_fields(SETS / "ometiff_multi_image", options)}
