@@ -1,12 +1,14 @@
 """What is in a folder of images, before any work is done with it: what `subcell inspect` shows."""
 
+import filecmp
 import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +30,9 @@ _STAINS = {
 _OF_PROTEINS = r"gfp|fitc|alexa ?(?:fluor ?)?488|\b488\b|protein|antibody|poi"
 _NO_STAIN = r"bright ?field|phase|\bdic\b|transmi"
 _VARIANTS = ("rybg", "rbg", "ybg", "bg")
+
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def inspect_images(source: Path, reading: ReadingOptions | None = None, *, look_
         source: Whatever `subcell embed` takes as images.
         reading: How to read it.
         look_at: How many fields, spread over the input, are read to see whether their pixels look wrong: constant,
-            saturated, or the same in two channels.
+            saturated, or the same in two channels; in how many time series files are compared.
 
     Raises:
         FieldError: If the source cannot be listed at all.
@@ -114,6 +119,7 @@ def inspect_images(source: Path, reading: ReadingOptions | None = None, *, look_
     usable = [item for item, field in zip(found.fields, fields, strict=True) if field.problem is None]
     problems = [field.problem for field in fields if field.problem is not None]
     problems += [note for item in _spread(usable, look_at) for note in _look_at(item)]
+    problems += [note for item in _spread(_time_series(found.fields), look_at) for note in _copied_channels(item)]
     command = _suggest(source, fields, reading)
     return Inspection(found.layout, found.recognised_by, fields, tuple(problems), found.unused, command)
 
@@ -178,7 +184,7 @@ def _inspect(item: FieldSource) -> InspectedField:
     )
 
 
-def _spread(items: Sequence[FieldSource], count: int) -> list[FieldSource]:
+def _spread(items: Sequence[_Item], count: int) -> list[_Item]:
     places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[place] for place in dict.fromkeys(places.tolist())]
 
@@ -201,6 +207,37 @@ def _look_at(item: FieldSource) -> list[str]:
     return notes
 
 
+def _time_series(items: Sequence[FieldSource]) -> list[list[FieldSource]]:
+    """Fields of one file per plane that show one place at several times."""
+    series: dict[tuple[str, ...], list[FieldSource]] = {}
+    for item in items:
+        place = tuple(item.metadata.get(part, "") for part in ("plate", "well", "site"))
+        if any(place) and item.listed.channel_planes:
+            series.setdefault(place, []).append(item)
+    return [same_place for same_place in series.values() if len(same_place) > 1]
+
+
+def _copied_channels(series: Sequence[FieldSource]) -> list[str]:
+    """Which channels of a time series are copies of those of another time, as MetaXpress fills what it did not take."""
+    notes = []
+    for one, other in pairwise(series):
+        for channel, planes in one.listed.channel_planes.items():
+            pairs = list(zip(planes, other.listed.channel_planes.get(channel, ()), strict=False))
+            if pairs and all(_is_copy(plane.path, same.path) for plane, same in pairs):
+                notes.append(
+                    f"Field {other.name!r}: channel {channel} is a copy of that of {one.name!r}, byte for byte. It was "
+                    "taken once and copied by the instrument, or a file is in the wrong place."
+                )
+    return notes
+
+
+def _is_copy(one: Path, other: Path) -> bool:
+    try:
+        return one != other and filecmp.cmp(one, other, shallow=False)
+    except OSError:  # files that are not there are reported as such
+        return False
+
+
 def _suggest(source: Path, fields: Sequence[InspectedField], reading: ReadingOptions) -> str:
     usual = Counter(field.channels for field in fields if field.channels).most_common(1)
     channels = usual[0][0] if usual else ()
@@ -208,9 +245,12 @@ def _suggest(source: Path, fields: Sequence[InspectedField], reading: ReadingOpt
     there = {*mapped.values(), *(name for name in channels if name in CHANNEL_STAINS)}
     variant = next((letters for letters in _VARIANTS if there.issuperset(channels_from_variant(letters))), None)
     words = ["subcell", "embed", str(source), "--model", f"subcell-{variant}" if variant else "MODEL"]
-    for name, colour in mapped.items():
-        if name != colour and (variant is None or colour in channels_from_variant(variant)):
-            words += ["--channel-mapping", f"{name}={colour}"]
+    wanted = channels_from_variant(variant) if variant else tuple(CHANNEL_STAINS)
+    suggested = {name: colour for name, colour in mapped.items() if name != colour and colour in wanted}
+    for name, colour in {**reading.channel_mapping, **suggested}.items():
+        words += ["--channel-mapping", f"{name}={colour}"]
+    if reading.channel_names:
+        words += ["--channel-names", ",".join(reading.channel_names)]
     if reading.pattern is not None:
         words += ["--pattern", reading.pattern]
     if reading.masks is not None:
@@ -218,8 +258,10 @@ def _suggest(source: Path, fields: Sequence[InspectedField], reading: ReadingOpt
     words += [word for old, new in reading.path_mapping.items() for word in ("--path-mapping", f"{old}={new}")]
     words += [word for path in reading.plate_maps for word in ("--plate-map", str(path))]
     words += ["--illumination"] if reading.illumination else []
-    if any(field.z_planes > 1 for field in fields) and reading.z_projection is None:
-        words += ["--z-projection", "max"]
+    if reading.z_projection is not None or any(field.z_planes > 1 for field in fields):
+        words += ["--z-projection", "max" if reading.z_projection is None else str(reading.z_projection)]
     if reading.pixel_size_um is not None:
         words += ["--pixel-size-um", str(reading.pixel_size_um)]
+    elif any(field.pixel_size_um is None and field.channels and not field.files_missing for field in fields):
+        words += ["--pixel-size-um", "UM"]
     return shlex.join([*words, "--output", "results"])

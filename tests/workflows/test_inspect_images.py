@@ -9,6 +9,7 @@ import tifffile
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
+from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.workflows.inspect_images import inspect_images, plate_map, suggest_mapping
 
 SIZE_UM = 0.25
@@ -57,7 +58,10 @@ def test_json_has_the_documented_keys_and_says_what_python_says(tmp_path: Path) 
     assert first["pixel_size_um"] == pytest.approx(SIZE_UM)
     assert (first["z_planes"], first["files_missing"]) == (1, [])
     assert second["well"] == "B02"
-    assert found["suggested_command"].startswith(f"subcell embed {tmp_path / 'plate'} --model subcell-bg")
+    assert found["suggested_command"] == (
+        f"subcell embed {tmp_path / 'plate'} --model subcell-bg --channel-mapping w1=blue --channel-mapping w2=green "
+        "--output results"
+    )
     assert inspect_images(tmp_path / "plate").layout == found["layout"]
 
 
@@ -70,6 +74,31 @@ def test_what_would_be_skipped_turns_the_exit_code(tmp_path: Path) -> None:
     (tmp_path / "plate" / "p_A01_s1_w1.tif").write_bytes(b"II*\0broken")
     assert run(str(tmp_path / "plate"))[0] == 2
     assert run(str(tmp_path / "nothing"))[0] == 2
+
+
+def test_the_command_says_what_the_user_must_add_and_keeps_what_was_given(tmp_path: Path) -> None:
+    (tmp_path / "plate").mkdir()
+    for channel in ("DAPI", "GFP"):
+        tifffile.imwrite(tmp_path / "plate" / f"F7_01_1_2_{channel}_001.tif", np.eye(32, dtype=np.uint16))
+    command = inspect_images(tmp_path / "plate").suggested_command
+    assert "--channel-mapping DAPI=blue --channel-mapping GFP=green --pixel-size-um UM" in command
+    given = ReadingOptions(channel_mapping={"DAPI": "blue"}, pixel_size_um=0.3, z_projection="focus")
+    command = inspect_images(tmp_path / "plate", given).suggested_command
+    assert "--channel-mapping DAPI=blue --channel-mapping GFP=green --z-projection focus --pixel-size-um 0.3" in command
+
+
+def test_channels_that_were_copied_to_later_times_are_named(tmp_path: Path) -> None:
+    for time in (1, 2):
+        write_plate(tmp_path / f"TimePoint_{time}", ("A01",))
+    (tmp_path / "plate").mkdir()
+    for time in (1, 2):
+        (tmp_path / f"TimePoint_{time}").rename(tmp_path / "plate" / f"TimePoint_{time}")
+    taken = tmp_path / "plate" / "TimePoint_2" / "p_A01_s1_w1.tif"
+    pixels = tifffile.imread(taken)
+    tifffile.imwrite(taken, pixels + 1, resolution=(1e4 / SIZE_UM,) * 2, resolutionunit="CENTIMETER")
+    (problem,) = inspect_images(tmp_path / "plate").problems
+    assert problem.startswith("Field 'plate_A01_1_t2': channel w2 is a copy of that of 'plate_A01_1_t1'")
+    assert inspect_images(tmp_path / "plate", look_at=0).problems == ()
 
 
 def test_saturated_channels_are_named(tmp_path: Path) -> None:
