@@ -40,7 +40,7 @@ def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListin
 
 
 def _read_plate(records: Path) -> ListedPlate:
-    detail = records.with_name(_DETAIL)
+    detail = _beside(records, _DETAIL)
     if not detail.is_file():
         raise FieldError(f"{detail} is missing, which says plate, channels and pixel size. Copy it as well.")
     (about,) = (_with_plain_names(element) for element in read_xml_elements(detail, "MeasurementDetail"))
@@ -51,7 +51,7 @@ def _read_plate(records: Path) -> ListedPlate:
         )
         for channel in about.iter("MeasurementChannel")
     }
-    protocol = records.with_name(PureWindowsPath(about.get("MeasurementSettingFileName", "")).name or "no protocol")
+    protocol = _beside(records, PureWindowsPath(about.get("MeasurementSettingFileName", "")).name or "no protocol")
     names = _channel_names(protocol) if protocol.is_file() else {}
     planes = [
         (int(element.get("Ch")), _plane(element, records.parent, plate, sizes_um, names))
@@ -62,6 +62,12 @@ def _read_plate(records: Path) -> ListedPlate:
     return ListedPlate(
         plate, [plane for _, plane in planes], (int(about.get("RowCount")), int(about.get("ColumnCount")))
     )
+
+
+def _beside(records: Path, name: str) -> Path:
+    """A file beside another, its name in any case: the instrument's Windows does not tell cases apart."""
+    found = (path for path in records.parent.iterdir() if path.name.lower() == name.lower())
+    return next(found, records.with_name(name))
 
 
 def _channel_names(protocol: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """ImageXpress HCS.ai: an experiment's `.jdce` (JSON) and tables of its images beside it."""
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -38,7 +39,7 @@ def _read_experiment(experiment: Path) -> ListedPlate:
     calibration, described = protocol["ObjectiveCalibration"], protocol["Plate"]
     size_um = square_pixel_um(calibration["PixelWidth"], calibration["PixelHeight"], experiment)
     name = str(facts.get("PlateId") or experiment.stem)
-    tables = sorted(experiment.parent.glob("image_metadata_*.csv"))
+    tables = sorted(path for path in experiment.parent.iterdir() if fnmatch(path.name.lower(), "image_metadata_*.csv"))
     if not tables:
         raise FieldError(f"{experiment} has no image_metadata_1.csv beside it, which lists images. Copy it as well.")
     planes = [_plane(row, experiment.parent, name, size_um) for table in tables for row in read_table(table)]

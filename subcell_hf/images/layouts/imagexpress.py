@@ -222,6 +222,8 @@ def _read_facts(index: Path) -> dict[str, list[str]]:
     for line in index.read_bytes().decode("utf-8", "replace").splitlines():
         key, _, values = line.partition(",")
         facts[key.strip().strip('"')] = [value.strip().strip('"') for value in values.split(",")]
+    if "EndFile" not in facts:
+        raise ValueError("it does not end with EndFile")
     return facts
 
 

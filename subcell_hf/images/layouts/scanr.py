@@ -22,7 +22,8 @@ from subcell_hf.storage.xml_files import read_xml_elements
 _INDEX_NAMES = ("metadata.ome.xml",)
 _CREATOR = "scanR"
 _FILE = re.compile(
-    r"(?P<well>[A-Z]{1,2}\d+)--W\d+--P0*(?P<site>\d+)--Z(?P<z>\d+)--T(?P<time>\d+)--(?P<channel>.+)\.tif"
+    r"(?P<well>[A-Z]{1,2}\d+)--W\d+--P0*(?P<site>\d+)--Z(?P<z>\d+)--T(?P<time>\d+)--(?P<channel>.+)\.tif",
+    re.IGNORECASE,
 )
 _START_BYTES = 2000
 
