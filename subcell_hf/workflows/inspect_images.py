@@ -225,8 +225,8 @@ def _copied_channels(series: Sequence[FieldSource]) -> list[str]:
             pairs = list(zip(planes, other.listed.channel_planes.get(channel, ()), strict=False))
             if pairs and all(_is_copy(plane.path, same.path) for plane, same in pairs):
                 notes.append(
-                    f"Field {other.name!r}: channel {channel} is a copy of that of {one.name!r}, byte for byte. It was "
-                    "taken once and copied by the instrument, or a file is in the wrong place."
+                    f"Field {other.name!r}: channel {channel} is a copy of that of {one.name!r}. It was taken once and "
+                    "copied by the instrument, or a file is in the wrong place."
                 )
     return notes
 

@@ -10,6 +10,7 @@ REWRITTEN = (
     "README.md",
     "docs/index.md",
     "docs/load.md",
+    "docs/microscopes.md",
     "docs/embed.md",
     "docs/report.md",
     "docs/demo.md",
