@@ -8,6 +8,9 @@ from .fields_of_view import iterate_fields as iterate_fields
 from .fields_of_view import list_fields as list_fields
 from .files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .files import read_image as read_image
+from .image_tables.plate_maps import PlateMap as PlateMap
+from .image_tables.plate_maps import join_plate_maps as join_plate_maps
+from .image_tables.plate_maps import read_plate_map as read_plate_map
 from .reading_options import ReadingOptions as ReadingOptions
 from .tables import CellBox as CellBox
 from .tables import read_boxes as read_boxes

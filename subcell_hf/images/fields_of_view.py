@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from subcell_hf.errors import InputError
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
 from subcell_hf.images.field_source import FieldSource, channel_order
 from subcell_hf.images.file_names import legible
 from subcell_hf.images.files import IMAGE_SUFFIXES, FieldError, image_suffix
-from subcell_hf.images.image_tables.plate_maps import PlateMap, describe_join, join_plate_maps, read_plate_map
+from subcell_hf.images.image_tables.plate_maps import describe_join, join_plate_maps, read_plate_map
 from subcell_hf.images.layouts.channel_names import list_file
 from subcell_hf.images.listed_fields import ListedField, refuse_duplicates
 from subcell_hf.images.masks.inner_labels import with_inner_labels
@@ -107,6 +106,7 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
 
     Raises:
         FieldError: If the source does not exist, holds no image, or a table is wrong.
+        InputError: If a plate map is wrong, or says nothing of any well.
     """
     options = options or ReadingOptions()
     if legible(str(source)) != str(source):
@@ -199,7 +199,7 @@ def _demand_channels(listed: list[ListedField], options: ReadingOptions) -> list
 
 def _with_plate_maps(listed: list[ListedField], paths: Sequence[Path]) -> tuple[list[ListedField], dict[str, str]]:
     """Join what plate maps say of the wells, and say of which wells and rows there is no other."""
-    maps = [_plate_map(path) for path in paths]
+    maps = [read_plate_map(path) for path in paths]
     joined = []
     for item in listed:
         plate, well = item.metadata.get("plate", ""), item.metadata.get("well", "")
@@ -214,15 +214,6 @@ def _with_plate_maps(listed: list[ListedField], paths: Sequence[Path]) -> tuple[
         joined.append(replace(item, metadata={**known, **item.metadata}, problem=problem))
     placed = [item.metadata for item in joined if item.metadata.get("well")]
     return joined, describe_join(maps, [(known.get("plate", ""), known["well"]) for known in placed])
-
-
-def _plate_map(path: Path) -> PlateMap:
-    try:
-        return read_plate_map(path)
-    except OSError as error:
-        raise FieldError(f"Cannot read the plate map {path}: {error.strerror}.") from error
-    except InputError as error:
-        raise FieldError(str(error)) from error
 
 
 def _with_metadata(

@@ -369,6 +369,12 @@ def _problems(
             repeated = next(plane.z for plane in stack if sum(other.z == plane.z for other in stack) > 1)
             files = ", ".join(str(plane.file.name) for plane in stack if plane.z == repeated)
             yield f"Field {name!r} has several planes {repeated} of channel {channel}: {files}. Remove all but one."
+    places: dict[tuple[Path, int | None, int | None], str] = {}
+    for channel, stack in channels.items():
+        for plane in stack:
+            other = places.setdefault((plane.file, plane.page, plane.position), channel)
+            if other != channel:
+                yield f"Field {name!r} has one file for {other} and {channel}: {plane.file}. Give each its own."
     if len(sizes) > 1 and sizes[-1] > 1.01 * sizes[0]:
         yield (
             f"Field {name!r}: its planes have pixel sizes of {sizes[0]:g} and {sizes[-1]:g} um, expected one. Give the "

@@ -20,6 +20,7 @@ from .parquet import iterate_parquet as iterate_parquet
 from .parquet import join_parquet as join_parquet
 from .parquet import read_parquet as read_parquet
 from .parquet import write_parquet as write_parquet
+from .plate_maps import with_plate_maps as with_plate_maps
 from .portable import PortableReport as PortableReport
 from .portable import write_portable_files as write_portable_files
 from .text import read_csv as read_csv

@@ -69,8 +69,9 @@ def list_loaddata(path: Path, table: ForeignTable, options: ReadingOptions) -> L
         for number, row in enumerate(rows, 1)
         for plane in _planes_of_row(row, number, path, channels, places, paged, lit, wanted)
     ]
+    example = next(iter(channels))
     problems = {
-        f"row {number}": f"Row {number} of {path} names no image, expected one in {_FILE}{channels[0]}. Complete it, "
+        f"row {number}": f"Row {number} of {path} names no image, expected one in {_FILE}{example}. Complete it, "
         "or remove the row."
         for number, row in enumerate(rows, 1)
         if not any(_file_of(row, name) for name in channels)

@@ -9,8 +9,8 @@ from subcell_hf.errors import InputError
 from subcell_hf.images.wells import row_number, standard_well, well_name, well_position
 from subcell_hf.storage.foreign_tables import ForeignTable, read_foreign_table
 
-_PLATES = ("plate", "barcode", "plate_barcode", "plate_id", "plate_name", "assay_plate_barcode")
-_WELLS = ("well", "well_position", "well_id", "well_name", "position")
+_PLATES = ("plate", "barcode", "plate_barcode", "plate_id", "plateid", "plate_name", "assay_plate_barcode")
+_WELLS = ("well", "well_position", "well_id", "wellid", "well_name", "position")
 _ROWS = ("row", "well_row", "wellrow", "plate_row")
 _COLUMNS = ("col", "column", "well_col", "wellcol", "well_column", "wellcolumn", "plate_column", "plate_col")
 _BARCODE, _MAP_NAME = "assay_plate_barcode", "plate_map_name"
@@ -63,10 +63,13 @@ def read_plate_map(path: Path) -> PlateMap:
             whose values get the name in its corner, or that of the file.
 
     Raises:
-        InputError: If it is none of them, names something that is no well, or says two things of one well.
-        OSError: If it cannot be opened.
+        InputError: If it cannot be read, is none of them, names something that is no well, or says two things of one
+            well.
     """
-    table = read_foreign_table(path)
+    try:
+        table = read_foreign_table(path)
+    except OSError as error:
+        raise InputError(f"Cannot read the plate map {path}: {error.strerror}.") from error
     names = _names(table)
     if _BARCODE in names and _MAP_NAME in names:
         return _read_barcodes(path, table, names)
@@ -82,6 +85,9 @@ def join_plate_maps(maps: Sequence[PlateMap], plate: str, well: str) -> dict[str
         maps: Of one or more tables.
         plate: Its plate.
         well: The well, in any form.
+
+    Returns:
+        Column → value; empty where no map has a row for the well.
 
     Raises:
         InputError: If two tables say different things of it, or a map is missing.

@@ -187,6 +187,15 @@ def test_rows_and_columns_name_a_well_and_rows_of_one_field_are_its_planes(tmp_p
     np.testing.assert_array_equal(item.read().pixels[0], np.maximum(*planes))
 
 
+def test_one_file_is_not_two_channels(tmp_path: Path) -> None:
+    _write_images(tmp_path)
+    rows = _rows("")
+    rows.loc[0, "FileName_OrigER"] = "f0_OrigDNA.tif"
+    problems = [item.listed.problem for item in find_fields(_write(rows, tmp_path / "load_data.csv"))]
+    assert "has one file for OrigDNA and OrigER" in str(problems[0])
+    assert problems[1] is None
+
+
 def test_rows_without_images_are_named(tmp_path: Path) -> None:
     _write_images(tmp_path)
     rows = _rows("")

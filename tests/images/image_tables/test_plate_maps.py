@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from subcell_hf.errors import InputError
-from subcell_hf.images.fields_of_view import FieldError, list_fields
+from subcell_hf.images.fields_of_view import list_fields
 from subcell_hf.images.image_tables.plate_maps import PlateMap, describe_join, join_plate_maps, read_plate_map
 from subcell_hf.images.reading_options import ReadingOptions
 from tests.images.written_fields import write_hpa_field
@@ -115,5 +115,5 @@ def test_a_fields_metadata_have_what_the_plate_map_says_of_its_well(tmp_path: Pa
     assert "its metadata say 'HPA2' of antibody, the plate map 'HPA1'" in str(
         list_fields(images, options).fields[0].listed.problem
     )
-    with pytest.raises(FieldError, match="Cannot read the plate map"):
+    with pytest.raises(InputError, match="Cannot read the plate map"):
         list_fields(images, ReadingOptions(plate_maps=(tmp_path / "none.csv",)))
