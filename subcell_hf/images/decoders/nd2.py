@@ -95,7 +95,8 @@ def _describe(file: Any) -> list[StoredImage]:
 
 def _pixel_um(file: Any, channels: Sequence[Any]) -> tuple[float | None, float | None]:
     """Width and height; where the microscope was not calibrated, the file says 1 um without meaning it."""
-    if not channels or not all(channels[0].volume.axesCalibrated[:2]):
+    first = next(iter(channels), None)
+    if first is None or not all(first.volume.axesCalibrated[:2]):
         return None, None
     size = file.voxel_size()
     return size.x, size.y
