@@ -122,7 +122,7 @@ class ImageFields:
     def fingerprint(self) -> str:
         """Changes with the settings and with name, size or time of any image."""
         files = [(str(path), *size_and_time(path)) for item in self._found.values() for path in item.files]
-        facts = [files, asdict(self.settings), asdict(self.reading), describe_segmentation(self.segmentation)]
+        facts = [files, asdict(self.settings), self.reading.facts(), describe_segmentation(self.segmentation)]
         metadata = {name: dict(item.metadata) for name, item in self._found.items()}
         return hashlib.sha256(json.dumps([*facts, metadata], sort_keys=True, default=str).encode()).hexdigest()
 

@@ -1,12 +1,19 @@
 """How image files are to be understood."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from subcell_hf.errors import InputError
 from subcell_hf.images.files import MAX_DECODED_BYTES
 from subcell_hf.images.planes import ZProjection
+
+_FIRST = {
+    "channels", "channel_mapping", "channel_names", "pixel_size_um", "z_projection", "metadata", "max_decoded_bytes",
+    "trust_masks",
+}  # fmt: skip
+"""Options of the first versions."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,14 @@ class ReadingOptions:
     illumination: bool = False
     plate_maps: tuple[Path, ...] = ()
     masks: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Options by name, for records and fingerprints of inputs.
+
+        One that the first versions did not have is left out where it has its default: their folders are resumed.
+        """
+        defaults = asdict(ReadingOptions())
+        return {name: value for name, value in asdict(self).items() if name in _FIRST or value != defaults[name]}
 
 
 def parse_channel_mapping(pairs: Iterable[str]) -> dict[str, str]:

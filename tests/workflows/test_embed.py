@@ -113,7 +113,8 @@ def test_a_run_of_an_earlier_version_is_recognised(home: Path, tmp_path: Path) -
     arguments = {"source": str(home / "images"), "segmentation": "watershed", "trust_masks": "False", "strict": "False"}
     shown = ("models", "precision", "pictures", "attention of every cell (--portable)")
     old = {key: value for key, value in run.items() if key not in ("format", "input", "embed_settings")}
-    old |= {"arguments": arguments, "settings": {key: run["settings"][key] for key in shown} | arguments}
+    shown_then = {key: run["settings"][key] for key in shown} | {k: arguments[k] for k in arguments if k != "strict"}
+    old |= {"arguments": arguments, "settings": shown_then}
     (tmp_path / "out" / "run.json").write_text(json.dumps(old))
     before = (tmp_path / "out" / "embeddings.parquet").read_bytes()
     assert "holds 6 cells; 0 inputs were skipped" in command(home, tmp_path / "out")
@@ -121,3 +122,19 @@ def test_a_run_of_an_earlier_version_is_recognised(home: Path, tmp_path: Path) -
     said = command(home, tmp_path / "out", "--pictures", "3", code=2)
     assert "pictures: 2000 then, 3 now" in said
     assert "trust_masks" not in said
+    (tmp_path / "out" / "run.json").write_text(json.dumps(old | {"fingerprint": "of other files", "settings": shown_then}))
+    said = " ".join(command(home, tmp_path / "out", code=2).split())
+    assert "other inputs or settings (the input files or their metadata have changed;" in said
+
+
+def test_inputs_of_earlier_versions_keep_their_fingerprint() -> None:
+    """An option that they did not have changes it only where it is given, or no unfinished folder could be resumed."""
+    known = {
+        "channels", "channel_mapping", "channel_names", "pixel_size_um", "z_projection", "metadata",
+        "max_decoded_bytes", "trust_masks",
+    }  # fmt: skip
+    assert set(ReadingOptions().facts()) == known
+    assert ReadingOptions(pattern="(?P<well>..)").facts() == {
+        **ReadingOptions().facts(),
+        "pattern": "(?P<well>..)",
+    }

@@ -22,6 +22,7 @@ from subcell_hf.inference.engine.parts import PartResults, PartsFolder, plan_par
 from subcell_hf.inference.engine.runs import EmbedRun, EmbedSettings, claim_run, write_part
 from subcell_hf.inference.models.loading import ModelFolder, choose_device, choose_precision
 from subcell_hf.inference.sources.blocks import CellSource
+from subcell_hf.inference.sources.recognition import SourceOptions
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.progress import progress_bar
 from subcell_hf.storage.input_lists import write_unused
@@ -102,11 +103,12 @@ def embed_cells(
     """
     settings, processes = settings or EmbedSettings(), processes or Processes.of_environment()
     run, shown = _prepare(source, models, output, settings, processes, record or {})
+    defaults = _named_values({"options": settings_to_json(SourceOptions())})
     if run.folder.is_joined():
-        run.folder.open(shown)
+        run.folder.open(shown, defaults)
         return _finished(run)
     with claim_run(output, processes):
-        run.folder.open(shown)
+        run.folder.open(shown, defaults)
         return _finished(run) if run.folder.is_joined() else _embed(run)
 
 

@@ -48,6 +48,9 @@ H5AD_FILE = "embeddings.h5ad"
 _PLAN_FILE = "plan.json"
 _JOIN_LOCK = ".joining.lock"
 _SMALLEST_RUN_PARTS = 64
+_CHANGED_INPUT = (
+    "the input files or their metadata have changed; earlier versions wrote wells as files name them, such as A1 for A01"
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -173,27 +176,25 @@ class PartsFolder:
         """Where the parts lie until they are joined."""
         return self.output / PARTS_FOLDER
 
-    def open(self, settings: Mapping[str, Any]) -> None:
+    def open(self, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         """Begin a run, or resume it.
 
         Args:
             settings: For the message, should they differ.
+            defaults: Settings of an earlier run that its record does not name; the first versions left them out.
 
         Raises:
             InputError: If the folder holds a run of something else, or what it holds is damaged.
         """
         plan = {"fingerprint": self.fingerprint, "settings": dict(settings), "parts": self.parts}
         plan = json.loads(json.dumps(plan))
-        if self.is_joined():
-            _compare(self.output, read_run(self.output), plan)
-            return
-        earlier = read_record(self.folder / _PLAN_FILE)
+        earlier = read_run(self.output) if self.is_joined() else read_record(self.folder / _PLAN_FILE)
         if earlier is not None:
-            _compare(self.output, earlier, plan)
+            _compare(self.output, earlier, plan, defaults or {})
             return
         finished = list(self.folder.glob("part-*.json"))
         for path in finished:  # without the plan, parts still know where they belong
-            _compare(self.output, {**plan, **(read_record(path) or {})}, plan)
+            _compare(self.output, {**plan, **(read_record(path) or {})}, plan, {})
         # A run of which nothing came leaves the lists of its inputs behind, which bind nobody.
         own = (PARTS_FOLDER, SKIPPED_FILE, UNUSED_FILE, LOCK_FILE)
         strangers = [path.name for path in self.output.glob("*") if path.name not in own]
@@ -372,18 +373,18 @@ class PartsFolder:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _compare(output: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run of something else, saying what differs."""
+def _compare(output: Path, earlier: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse to resume a run of something else, and report what differs."""
     if earlier.get("fingerprint") == now["fingerprint"]:
         return
-    old, new = earlier.get("settings", {}), now["settings"]
+    old, new = {**defaults, **earlier.get("settings", {})}, now["settings"]
     changed = [
         f"{name}: {old.get(name)!r} then, {new.get(name)!r} now"
         for name in sorted({*old, *new})
         if _text_of(old.get(name)) != _text_of(new.get(name))
     ]
     raise InputError(
-        f"{output} holds a run with other inputs or settings ({'; '.join(changed) or 'the input files have changed'}). "
+        f"{output} holds a run with other inputs or settings ({'; '.join(changed) or _CHANGED_INPUT}). "
         "Use the same ones to resume, or choose a new folder (--output)."
     )
 

@@ -89,7 +89,7 @@ class ImageCells:
     def fingerprint(self) -> str:
         """Changes with the settings and with name, size or time of any image."""
         return _checksum(
-            [_files(self._found.values()), asdict(self.reading), asdict(self.filters)]
+            [_files(self._found.values()), self.reading.facts(), asdict(self.filters)]
             + [describe_segmentation(self.segmentation)]
             + [asdict(variant) for variant in self.variants]
         )
@@ -154,7 +154,7 @@ class SingleCellImages:
 
     def fingerprint(self) -> str:
         """Changes with the settings and with name, size or time of any image."""
-        facts = [_files(self._found.values()), asdict(self.reading)]
+        facts = [_files(self._found.values()), self.reading.facts()]
         return _checksum(facts + [asdict(variant) for variant in self.variants])
 
 
