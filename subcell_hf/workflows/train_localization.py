@@ -22,7 +22,12 @@ from subcell_hf.storage.model_folders import check_model, read_processor
 from subcell_hf.tables.files import EmbeddingTable, read_table
 from subcell_hf.training.localization.localization import LabelledEmbeddings, train_ensemble
 from subcell_hf.training.localization.localization_arguments import ParsedLocalization, parse_localization
-from subcell_hf.training.localization.localization_folder import location_targets, save_classifier, split_cells
+from subcell_hf.training.localization.localization_folder import (
+    check_classifier_folder,
+    location_targets,
+    save_classifier,
+    split_cells,
+)
 from subcell_hf.training.precision import tf32_products
 from subcell_hf.training.pretraining.arguments import as_words
 
@@ -85,8 +90,10 @@ def run_localization(settings: ParsedLocalization) -> LocalizationResult:
             embeddings.
         FloatingPointError: If a member's loss is not finite.
     """
-    read_processor(settings.encoder, check_model(settings.encoder))  # before the training, not after it
+    config = check_model(settings.encoder)  # before the training, not after it
+    read_processor(settings.encoder, config)
     whole = read_table(settings.table)
+    check_classifier_folder(settings.output, settings.encoder, config, whole.embeddings.shape[1])
     table = _only_labelled(whole, settings.table)
     targets = location_targets(list(table.cells["locations"]), settings.classes)
     splits = _split_table(table, settings.split_by, settings.split_seed)

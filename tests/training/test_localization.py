@@ -108,7 +108,9 @@ def test_what_cannot_be_learnt_is_refused() -> None:
     np.testing.assert_array_equal(location_targets(["Cytosol; Nucleoli", ""], ("Cytosol",)), [[1], [0]])
 
 
-def test_the_recipe_writes_a_model_that_transformers_loads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_recipe_writes_a_model_that_transformers_loads(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = SubCellConfig(
         channels=("blue", "green"), image_size=16, patch_size=8, hidden_size=8, num_hidden_layers=1,
         num_attention_heads=2, intermediate_size=16, pooling_hidden_size=4,
@@ -146,6 +148,16 @@ def test_the_recipe_writes_a_model_that_transformers_loads(tmp_path: Path, caplo
     assert result.cells == {"holdout": 1, "train": 56, "validation": 29}
     written, again = (tmp_path / name / "model.safetensors" for name in ("located", "again"))
     assert again.read_bytes() == written.read_bytes()
+
+    capsys.readouterr()
+    with pytest.raises(InputError, match="is not an empty folder"):
+        train_localization(**keywords, device="cpu")
+    write_parquet(EmbeddingTable(frame, embeddings[:, :8]), tmp_path / "narrow.parquet")
+    with pytest.raises(InputError, match=r"The embeddings have 8 numbers, those of .* 16"):
+        train_localization(
+            table=tmp_path / "narrow.parquet", encoder=tmp_path / "encoder", output=tmp_path / "new", device="cpu"
+        )
+    assert "epochs" not in capsys.readouterr().err  # refused before the training, not after it
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ _PLAN_FILE = "plan.json"
 _JOIN_LOCK = ".joining.lock"
 _SMALLEST_RUN_PARTS = 64
 _CHANGED_INPUT = (
-    "the input files or their metadata have changed; earlier versions wrote wells as files name them, such as A1 for A01"
+    "the input files or their metadata have changed; earlier versions kept the names of wells, such as A1 for A01"
 )
 
 _logger = logging.getLogger(__name__)

@@ -77,6 +77,27 @@ def split_cells(
     return np.array([split_of[antibody] for antibody in antibodies])
 
 
+def check_classifier_folder(output: Path, encoder: Path, config: SubCellConfig, width: int) -> None:
+    """Refuse a folder or an encoder with which `save_classifier` cannot work.
+
+    Args:
+        output: Folder to write.
+        encoder: Folder of the model that made the embeddings.
+        config: Its configuration.
+        width: Numbers of an embedding.
+
+    Raises:
+        InputError: If the folder is in use, or the encoder's embeddings have another width.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output} exists and is not an empty folder: choose another output.")
+    if config.embedding_size != width:
+        raise InputError(
+            f"The embeddings have {width} numbers, those of {encoder} {config.embedding_size}. Give the encoder "
+            "that made the table."
+        )
+
+
 def save_classifier(
     ensemble: TrainedEnsemble,
     encoder: Path,
@@ -98,16 +119,9 @@ def save_classifier(
     Raises:
         InputError: If the folder is in use, or the encoder's embeddings have another width.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} exists and is not an empty folder: choose another output.")
     base = load_weights(SubCellModel, encoder)
+    check_classifier_folder(output, encoder, base.config, ensemble.layers[0][0].shape[-1])
     processor = read_processor(encoder, base.config)
-    width = ensemble.layers[0][0].shape[-1]
-    if base.config.embedding_size != width:
-        raise InputError(
-            f"The embeddings have {width} numbers, those of {encoder} {base.config.embedding_size}. Give the encoder "
-            "that made the table."
-        )
     config = SubCellConfig.from_dict(
         {
             **base.config.to_dict(),
