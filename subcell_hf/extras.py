@@ -57,6 +57,7 @@ EXTRAS = {
     "cluster": ("ray",),
     "deepspeed": ("deepspeed",),
     "hidef": ("hidef",),
+    "s3": ("s3fs",),
 }
 """Extra → the modules that it brings; a module stands at the first extra that needs it."""
 

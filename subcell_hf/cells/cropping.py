@@ -33,6 +33,7 @@ from subcell_hf.cells.quality import DOUBTFUL_CHANNELS, count_doubtful_channels
 from subcell_hf.cells.segmentation import find_segmenter, segment_cells
 from subcell_hf.cells.single_cells import CropSettings, crop_field, cut_cells, select_cells
 from subcell_hf.errors import KILLED_WORKER, InputError, KilledWorkerError
+from subcell_hf.images.decoders.remote_paths import RemotePath
 from subcell_hf.images.fields_of_view import UNUSABLE, FieldError, FieldSource, ReadingOptions, list_fields, reason_of
 from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.images.tables import CellBox, read_boxes
@@ -271,7 +272,8 @@ def _is_finished(task: _Task) -> bool:
     if find_damage(task.rows_path.parent, rows["files"]):
         return False
     done = task.rows_path.stat().st_mtime_ns
-    return all(path.exists() and path.stat().st_mtime_ns <= done for path in task.source.files)
+    local = (path for path in task.source.files if not isinstance(path, RemotePath))
+    return all(path.exists() and path.stat().st_mtime_ns <= done for path in local)
 
 
 def _check_uniform(field: FieldOfView, task: _Task) -> None:

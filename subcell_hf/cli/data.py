@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.image_options import Illumination, Masks, PathMappings, Pattern, PlateMaps, Segmentation
+from subcell_hf.cli.image_options import Illumination, Labels, Masks, PathMappings, Pattern, PlateMaps, Segmentation
 
 
 def simulate(
@@ -59,6 +59,7 @@ def inspect(
         str | None, typer.Option(help="For Z-stacks: max, mean, focus, or the index of a plane.")
     ] = None,
     masks: Masks = None,
+    labels: Labels = None,
     plate_map: PlateMaps = None,
     pattern: Pattern = None,
     path_mapping: PathMappings = None,
@@ -85,6 +86,7 @@ def inspect(
         plate_maps=tuple(plate_map or ()),
         path_mapping=parse_path_mapping(path_mapping or ()),
         illumination=illumination,
+        labels=labels,
     )
     found = inspect_images(source, reading, look_at=look_at)
     if as_json:
@@ -135,6 +137,7 @@ def crops(
         Path | None, typer.Option(help="CSV of bounding boxes: field_of_view,cell_id,top,left,height,width in pixels.")
     ] = None,
     masks: Masks = None,
+    labels: Labels = None,
     trust_masks: Annotated[
         bool,
         typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
@@ -194,6 +197,7 @@ def crops(
             max_decoded_bytes=int(max_decoded_gib * 2**30),
             masks=masks,
             trust_masks=trust_masks,
+            labels=labels,
         ),
         segmentation=segmentation,
         boxes=boxes,
@@ -243,6 +247,7 @@ def shards(
     path_mapping: PathMappings = None,
     illumination: Illumination = False,
     masks: Masks = None,
+    labels: Labels = None,
     trust_masks: Annotated[
         bool,
         typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
@@ -276,6 +281,7 @@ def shards(
         illumination=illumination,
         masks=masks,
         trust_masks=trust_masks,
+        labels=labels,
     )
     settings = ShardSettings(
         fields_per_shard=fields_per_shard,

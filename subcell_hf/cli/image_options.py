@@ -38,6 +38,9 @@ Masks = Annotated[
         "'masks/{file}_cp_masks.tif'."
     ),
 ]
+Labels = Annotated[
+    str | None, typer.Option(help="Name of the label image inside of each OME-Zarr image that is its mask.")
+]
 Segmentation = Annotated[
     str,
     typer.Option(

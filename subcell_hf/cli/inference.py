@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.image_options import Illumination, Masks, PathMappings, Pattern, PlateMaps, Segmentation
+from subcell_hf.cli.image_options import Illumination, Labels, Masks, PathMappings, Pattern, PlateMaps, Segmentation
 
 
 def embed(
@@ -74,6 +74,7 @@ def embed(
     path_mapping: PathMappings = None,
     illumination: Illumination = False,
     masks: Masks = None,
+    labels: Labels = None,
     trust_masks: Annotated[
         bool,
         typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
@@ -142,6 +143,7 @@ def embed(
             illumination=illumination,
             masks=masks,
             trust_masks=trust_masks,
+            labels=labels,
         ),
         filters=CropSettings(min_area_um2=min_area_um2, max_area_um2=max_area_um2, exclude_border=exclude_border),
         segmentation=segmentation,

@@ -113,9 +113,10 @@ class FieldSource:
         """Pixels, their channels, and what the files say of themselves."""
         projection = self.options.z_projection
         if self.listed.stack_file is not None:
-            image = self._read_stack(self.listed.stack_file)
-            stack = channel_stack(image, projection, len(self.options.channel_names))
-            planes = dict(zip(self._stack_channels(image, len(stack)), stack, strict=True))
+            source, wanted_planes = self._narrowed()
+            image = self._read_stack(self.listed.stack_file, wanted_planes)
+            stack = channel_stack(image, projection, len(source.options.channel_names))
+            planes = dict(zip(source._stack_channels(image, len(stack)), stack, strict=True))
             said_by_files = [image.metadata]
         else:
             planes, said_by_files = self._read_planes()
@@ -131,6 +132,39 @@ class FieldSource:
         if all(plane.min() == plane.max() for plane in pixels):
             raise FieldError("every channel is constant, expected at least one with signal. Take the field again.")
         return pixels, wanted, said_by_files
+
+    def _narrowed(self) -> tuple["FieldSource", dict[str, list[int]]]:
+        """With the channels alone that are needed, and axis → indices of them; all of what is no OME-Zarr is read."""
+        file, options, wanted = self.listed.stack_file, self.options, dict[str, list[int]]()
+        if file is None or not file.is_dir():
+            return self, wanted
+        header = read_header(file)
+        names = self._named_channels(header)
+        chosen = [n for n, name in enumerate(names) if name in (options.channels or ())]
+        if chosen:
+            wanted["C"] = chosen
+            given = options.channel_names or header.metadata.channel_names
+            options = replace(options, channel_names=tuple(given[number] for number in chosen))
+        if isinstance(options.z_projection, int) and options.z_projection < header.count("Z"):
+            wanted["Z"] = [options.z_projection]
+        return replace(self, options=options), wanted
+
+    def _named_channels(self, header: ImageHeader) -> list[str]:
+        """Our names of the entries along the axis of channels; none where not every one has a name."""
+        names = self.options.channel_names or header.metadata.channel_names
+        if header.count("C") != len(names) or "C" not in header.axes:
+            return []
+        return [_mapped(name, self.options.channel_mapping) for name in names]
+
+    def known_channels(self) -> tuple[str, ...]:
+        """Our names of the channels as far as they are known before a pixel is read; none where they are not."""
+        file = self.listed.stack_file
+        if file is None or not file.is_dir():
+            return tuple(self.listed.channel_planes)
+        try:
+            return tuple(self._named_channels(read_header(file)))
+        except FieldError:  # reported when it is read
+            return ()
 
     def describe(self) -> FieldFacts:
         """What is known of the field from its listing and the headers of its files; nothing is decoded."""
@@ -153,9 +187,9 @@ class FieldSource:
                     headers = [read_header(first[0].path, first[0].position, first[0].page)]
                     z_planes = max(z_planes, headers[0].count("Z"))
             if z_planes > 1 and self.options.z_projection is None and z_planes != len(self.options.channel_names):
-                raise FieldError(
-                    f"it has {z_planes} Z-planes, expected one. Choose a projection (--z-projection): max, mean, "
-                    "focus, or the index of a plane."
+                problem = problem or (
+                    f"Field {self.name!r}: it has {z_planes} Z-planes, expected one. Choose a projection "
+                    "(--z-projection): max, mean, focus, or the index of a plane."
                 )
         except FieldError as error:
             problem = problem or f"Field {self.name!r}: {error}"
@@ -204,9 +238,9 @@ class FieldSource:
             )
         return np.asarray(plane / light.astype(np.float32), np.float32)
 
-    def _read_stack(self, path: Path) -> Image:
+    def _read_stack(self, path: Path, wanted: Mapping[str, Sequence[int]]) -> Image:
         position, time = self.listed.stack_position, self.listed.stack_time
-        return read_image(path, self.options.max_decoded_bytes, position, time=time)
+        return read_image(path, self.options.max_decoded_bytes, position, time=time, wanted=wanted)
 
     def _wanted_channels(self) -> list[str]:
         there = self.listed.channel_planes
@@ -218,7 +252,7 @@ class FieldSource:
             return self
         listed = self.listed
         if listed.stack_file is not None:
-            images = [self._read_stack(listed.stack_file)]
+            images = [self._read_stack(listed.stack_file, self._narrowed()[1])]
             stacks = []
         else:
             stacks = [listed.channel_planes[name] for name in self._wanted_channels()]

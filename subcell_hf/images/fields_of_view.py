@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
+from subcell_hf.images.decoders.remote_paths import RemotePath, path_of
 from subcell_hf.images.field_source import FieldSource, channel_order
 from subcell_hf.images.file_names import legible
 from subcell_hf.images.files import IMAGE_SUFFIXES, FieldError, image_suffix
@@ -77,7 +78,7 @@ class FoundFields:
     recognised_by: str = ""
 
 
-def find_fields(source: Path, options: ReadingOptions | None = None) -> list[FieldSource]:
+def find_fields(source: str | Path, options: ReadingOptions | None = None) -> list[FieldSource]:
     """List the fields of view of a folder, a table or a file, without reading pixels.
 
     Args:
@@ -90,15 +91,16 @@ def find_fields(source: Path, options: ReadingOptions | None = None) -> list[Fie
     return list(list_fields(source, options).fields)
 
 
-def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFields:
+def list_fields(source: str | Path, options: ReadingOptions | None = None) -> FoundFields:
     """List the fields of view of a folder, a table or a file, without reading pixels.
 
     Args:
         source: A folder of files named `<plate>_<well>_<sample>_<colour>.<png|jpg|tif|tif.gz>`; a folder of
-            multi-channel images; one multi-channel image (TIFF, OME-TIFF, OME-Zarr, .npy); an OME-Zarr plate or well;
-            or a CSV with one row per field, as in SubCellPortable. Folders are searched to any depth; where two of them
-            hold fields of one name, every field is named with its folder, such as `plate1/A1_1`. Files and plates that
-            hold several images give one field for each, see `images.positions`.
+            multi-channel images; one multi-channel image (TIFF, OME-TIFF, OME-Zarr, .npy); an OME-Zarr plate or well,
+            on a disk or behind `https://` or `s3://`; or a CSV with one row per field, as in SubCellPortable. Folders
+            are searched to any depth; where two of them hold fields of one name, every field is named with its folder,
+            such as `plate1/A1_1`. Files and plates that hold several images give one field for each, see
+            `images.positions`.
         options: How to read what is found.
 
     Returns:
@@ -108,14 +110,16 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
         FieldError: If the source does not exist, holds no image, or a table is wrong.
         InputError: If a plate map is wrong, or says nothing of any well.
     """
-    options = options or ReadingOptions()
+    options, source = options or ReadingOptions(), path_of(source)
     if legible(str(source)) != str(source):
         raise FieldError(f"The name {legible(str(source))} is not UTF-8, expected one that is. Rename it.")
     if not source.exists():
         raise FieldError(f"{source} does not exist, expected a folder of images, an image or a CSV table.")
     _refuse_meaningless(source, options)
     table = options.metadata
-    is_image = image_suffix(source) is not None or is_zarr_folder(source)
+    is_image = is_zarr_folder(source) or (image_suffix(source) is not None and not isinstance(source, RemotePath))
+    if isinstance(source, RemotePath) and not is_image:
+        raise FieldError(f"{source} is no OME-Zarr: there are no attributes of a group. Give the URL of one.")
     if source.is_dir() and not is_image:
         listing = list_any(source, options)
         if table is None and (source / METADATA_FILE).is_file():
@@ -137,7 +141,7 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
             f"{source} holds no image, expected files such as 800_A1_1_green.png ({', '.join(IMAGE_SUFFIXES)})."
             + "".join(others[:1])
         )
-    listing = with_inner_labels(listing)
+    listing = with_inner_labels(listing, options.labels)
     checked = _demand_channels(refuse_duplicates(listing.fields), options)
     unused = dict(listing.unused)
     if table is not None:
@@ -155,7 +159,7 @@ def list_fields(source: Path, options: ReadingOptions | None = None) -> FoundFie
     return FoundFields(tuple(sources), unused, listing.layout, listing.recognised_by)
 
 
-def iterate_fields(source: Path, options: ReadingOptions | None = None) -> Iterator[FieldOfView]:
+def iterate_fields(source: str | Path, options: ReadingOptions | None = None) -> Iterator[FieldOfView]:
     """Read the fields of view of a source one after the other; see `find_fields`.
 
     Yields:

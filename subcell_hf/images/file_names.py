@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
-from subcell_hf.images.files import image_suffix
+from subcell_hf.images.files import image_suffix, longest_suffix
 from subcell_hf.images.wells import standard_well
 from subcell_hf.ontology import CHANNEL_STAINS
 
@@ -19,11 +19,11 @@ _THUMBNAIL = re.compile(rf"(?:^|[^a-z])thumb(?:nail)?s?(?:$|[^a-z]|{_UUID})", re
 _SYSTEM_NAMES = frozenset({"@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "lost+found"})
 
 # Kinds of images that microscopes and other programs write, and that are not read here.
-_OTHER_IMAGES = (
+_OTHER_IMAGES = frozenset((
     ".avif", ".bmp", ".c01", ".dcm", ".dv", ".flex", ".gif", ".heic", ".ics", ".ids", ".ims", ".jfif", ".jp2",
     ".jpe", ".jxl", ".lsm", ".mha", ".mrc", ".mrxs", ".ndpi", ".nii", ".nrrd", ".oib", ".oif", ".pgm",
     ".pnm", ".ppm", ".qptiff", ".r3d", ".scn", ".sld", ".stk", ".svs", ".tga", ".vsi", ".webp", ".zarr.zip", ".zvi",
-)  # fmt: skip
+))  # fmt: skip
 
 # Cellpose names its files after the image: https://cellpose.readthedocs.io/en/latest/outputs.html
 _CELLPOSE_OTHERS = re.compile(
@@ -46,12 +46,12 @@ _LAYOUTS = {
 
 def normal_form(text: str) -> str:
     """Text as it is compared: macOS writes an accent as a sign of its own, other systems as part of the letter."""
-    return unicodedata.normalize("NFC", text)
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def legible(text: str) -> str:
     r"""A name with the bytes that are no UTF-8 written out, such as `caf\xe9`; other names as they are."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def is_system_file(name: str) -> bool:
@@ -61,15 +61,14 @@ def is_system_file(name: str) -> bool:
 
 def is_thumbnail(name: str) -> bool:
     """Whether a file's name says that it is a small copy of another image."""
-    return _THUMBNAIL.search(name) is not None
+    return "thumb" in name.lower() and _THUMBNAIL.search(name) is not None
 
 
 def other_image_suffix(path: Path) -> str | None:
     """The ending of a kind of images that is not read; None for images that are, and for any other file."""
-    name = path.name.lower().removesuffix(".gz")
     if image_suffix(path) is not None:
         return None
-    return max((suffix for suffix in _OTHER_IMAGES if name.endswith(suffix)), key=len, default=None)
+    return longest_suffix(path.name.lower().removesuffix(".gz"), _OTHER_IMAGES)
 
 
 def image_stem(path: Path) -> str:

@@ -10,7 +10,7 @@ import math
 import os
 import stat
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,17 +39,27 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", *_TIFF_SUFFIXES, ".npy")
 """File name endings of the images that are read; OME-Zarr folders end in `.zarr`."""
 
 _UNPACKED_SUFFIXES = (*IMAGE_SUFFIXES, *(f".ome{suffix}" for suffix in _TIFF_SUFFIXES))
-_KNOWN_SUFFIXES = (
-    *_UNPACKED_SUFFIXES, *(f"{suffix}.gz" for suffix in _UNPACKED_SUFFIXES), ".zarr", ".ome.zarr", *STORED_SUFFIXES
-)  # fmt: skip
+_KNOWN_SUFFIXES = frozenset(
+    (*_UNPACKED_SUFFIXES, *(f"{suffix}.gz" for suffix in _UNPACKED_SUFFIXES), ".zarr", ".ome.zarr", *STORED_SUFFIXES)
+)
+_MOST_SUFFIX_PARTS = 3
 _GZIP_BLOCK_BYTES = 2**20
 _MOST_CHANNELS = 16
 
 
 def image_suffix(path: Path) -> str | None:
     """The part of a file's name that marks it as an image, `.zarr` folders included; None for any other file."""
-    matches = [suffix for suffix in _KNOWN_SUFFIXES if path.name.lower().endswith(suffix)]
-    return max(matches, key=len) if matches else None
+    return longest_suffix(path.name, _KNOWN_SUFFIXES)
+
+
+def longest_suffix(name: str, known: Container[str]) -> str | None:
+    """The longest ending of a file's name, such as `.ome.tif.gz`, that is among the known ones; None where none is."""
+    parts = name.lower().rsplit(".", _MOST_SUFFIX_PARTS)
+    for first in range(1, len(parts)):
+        suffix = f".{'.'.join(parts[first:])}"
+        if suffix in known:
+            return suffix
+    return None
 
 
 def read_image(
@@ -58,6 +68,7 @@ def read_image(
     position: int | None = None,
     page: int | None = None,
     time: int | None = None,
+    wanted: Mapping[str, Sequence[int]] | None = None,
 ) -> Image:
     """Read one image file, or one OME-Zarr folder at full resolution.
 
@@ -68,6 +79,7 @@ def read_image(
         page: Which page of a TIFF, where metadata elsewhere say what each page is, or which plane of a CZI, LIF or ND2;
             None reads the whole image. With a position, pages of a TIFF count within that image.
         time: Which time point of a TIFF that has several; None reads all.
+        wanted: Of an OME-Zarr: axis → indices in ascending order that are read; all of every other axis.
 
     Raises:
         FieldError: If the file is missing, empty, truncated, corrupt, too large, of an unknown kind, or holds several
@@ -75,7 +87,7 @@ def read_image(
     """
     try:
         if path.is_dir():
-            image = read_ome_zarr(path, max_decoded_bytes)
+            image = read_ome_zarr(path, max_decoded_bytes, wanted)
         else:
             image = _read_file(path, max_decoded_bytes, position, page, time)
         if len(image.axes) != image.pixels.ndim:

@@ -89,10 +89,11 @@ def _list_one(parent: Path, may_be_output: bool, content: FolderContent, links: 
         if is_system_file(entry.name):
             continue
         is_folder = _is_folder(entry)
-        is_zarr = is_folder and (path.name.lower().endswith(_ZARR) or is_zarr_folder(path))
-        is_image = is_zarr or image_suffix(path) is not None or other_image_suffix(path) is not None
+        is_zarr = is_folder and (entry.name.lower().endswith(_ZARR) or is_zarr_folder(path))
+        is_read = is_zarr or image_suffix(path) is not None
+        is_image = is_read or other_image_suffix(path) is not None
         if not (
-            is_image or is_folder or (entry.is_symlink() and not path.exists() and not _FILE_SUFFIX.search(path.name))
+            is_image or is_folder or (entry.is_symlink() and not path.exists() and not _FILE_SUFFIX.search(entry.name))
         ):
             content.documents.append(path)
             continue
@@ -108,7 +109,7 @@ def _list_one(parent: Path, may_be_output: bool, content: FolderContent, links: 
             else:
                 yield path
         elif is_image:
-            (content.images if is_zarr or image_suffix(path) is not None else content.others).append(path)
+            (content.images if is_read else content.others).append(path)
         else:
             links.append(path)  # a link that leads nowhere, and may have led to a folder
 

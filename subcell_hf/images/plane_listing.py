@@ -265,26 +265,27 @@ class _Disk:
 
     def __init__(self, root: Path | None):
         self._root = None if root is None else Path(os.path.normpath(root.absolute()))
-        self._names: dict[Path, frozenset[str]] = {}
-        self._inside: dict[Path, bool] = {}
+        # Texts rather than paths: plates have tens of thousands of planes.
+        self._names: dict[str, frozenset[str]] = {}
+        self._inside: dict[str, bool] = {}
 
     def holds(self, path: Path) -> bool:
-        folder = path.parent
+        folder, name = os.path.split(path)
         if folder not in self._names:
             try:
-                with os.scandir(folder) as found:
+                with os.scandir(folder or os.curdir) as found:
                     self._names[folder] = frozenset(entry.name for entry in found)
             except OSError:
                 self._names[folder] = frozenset()
-        return path.name in self._names[folder]
+        return name in self._names[folder]
 
     def is_inside(self, path: Path) -> bool:
         """By name alone: links within the input lead where its user wants."""
         if self._root is None:
             return True
-        folder = path.parent
+        folder, _ = os.path.split(path)
         if folder not in self._inside:
-            self._inside[folder] = Path(os.path.normpath(folder.absolute())).is_relative_to(self._root)
+            self._inside[folder] = Path(os.path.normpath(Path(folder).absolute())).is_relative_to(self._root)
         return self._inside[folder]
 
 

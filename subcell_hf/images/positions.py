@@ -6,10 +6,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from subcell_hf.images.decoders.image import FieldError
-from subcell_hf.images.decoders.ome_zarr import is_zarr_folder, list_zarr_images
+from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
 from subcell_hf.images.decoders.stored_images import STORED_SUFFIXES, StoredImage, list_stored_images
 from subcell_hf.images.decoders.tiff import Position
 from subcell_hf.images.files import image_positions
+from subcell_hf.images.layouts.ome_zarr import list_zarr_images
 from subcell_hf.images.listed_fields import ListedField
 from subcell_hf.images.plane_listing import ListedPlane, PlaneListing, channel_labels, fields_of_planes
 from subcell_hf.images.reading_options import ReadingOptions
@@ -21,10 +22,10 @@ def list_positions(path: Path, stem: str, options: ReadingOptions) -> list[Liste
     """The images of a file or an OME-Zarr folder as fields of view, named so that they stay apart.
 
     Positions of a TIFF are called `<stem>_0`, `<stem>_1` and so on, or `<plate>_<well>_<site>` where its OME-XML lists
-    a plate, with `_t<time point>` where there are several, as are the series of an OME-Zarr that was converted
-    from such a file; images of a plate `<stem>_<well>_<sample>`. Scenes, positions and series of CZI, LIF and ND2 are
-    called `<stem>_<well>_<site>` or `<stem>_<name>`, with `_t<time point>` where there are several. What cannot be read
-    is one field; reading it says why.
+    a plate, with `_t<time point>` where there are several, as are the series of an OME-Zarr that was converted from
+    such a file; images of an OME-Zarr plate `<stem>_<well>_<site>`. Scenes, positions and series of CZI, LIF and ND2
+    are called `<stem>_<well>_<site>` or `<stem>_<name>`, with `_t<time point>` where there are several. What cannot be
+    read is one field; reading it says why.
 
     Args:
         path: The file or folder.

@@ -40,6 +40,8 @@ class ReadingOptions:
         masks: Path of label masks, or the name of such a file beside the images, with placeholders that say of which
             field each is, see `MaskPattern`. Fields without exactly one are not used. None: `<field>_mask` beside the
             images, where there is one.
+        labels: Name of the label image inside of each OME-Zarr image that is its mask; None: the only one, where it is
+            not named after nuclei.
     """
 
     channels: tuple[str, ...] | None = None
@@ -55,6 +57,7 @@ class ReadingOptions:
     illumination: bool = False
     plate_maps: tuple[Path, ...] = ()
     masks: str | None = None
+    labels: str | None = None
 
     def facts(self) -> dict[str, Any]:
         """Options by name, for records and fingerprints of inputs.

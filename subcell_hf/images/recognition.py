@@ -122,10 +122,10 @@ def list_any_table(path: Path, options: ReadingOptions) -> Listing:
 
 def _with_rest(listing: Listing, content: FolderContent) -> Listing:
     """Name the images that the layout does not list."""
-    used = {path for item in listing.fields for path in item.files}
+    used = {str(path) for item in listing.fields for path in item.files}
     unused = dict(listing.unused)
-    for path in (*content.images, *content.others):
+    for path in map(str, (*content.images, *content.others)):
         if path not in used:
-            unused.setdefault(str(path), "not listed in the metadata of the plate")
+            unused.setdefault(path, "not listed in the metadata of the plate")
     unused |= {str(path): reason for path, reason in content.unused.items()}
     return replace(listing, unused={legible(name): reason for name, reason in unused.items()})

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from subcell_hf.cells.quality import doubtful_channels
+from subcell_hf.images.decoders.remote_paths import path_of
 from subcell_hf.images.field_source import FieldSource
 from subcell_hf.images.fields_of_view import UNUSABLE, list_fields, reason_of
 from subcell_hf.images.reading_options import ReadingOptions
@@ -244,7 +245,7 @@ def _suggest(source: Path, fields: Sequence[InspectedField], reading: ReadingOpt
     mapped = suggest_mapping(channels)
     there = {*mapped.values(), *(name for name in channels if name in CHANNEL_STAINS)}
     variant = next((letters for letters in _VARIANTS if there.issuperset(channels_from_variant(letters))), None)
-    words = ["subcell", "embed", str(source), "--model", f"subcell-{variant}" if variant else "MODEL"]
+    words = ["subcell", "embed", str(path_of(source)), "--model", f"subcell-{variant}" if variant else "MODEL"]
     wanted = channels_from_variant(variant) if variant else tuple(CHANNEL_STAINS)
     suggested = {name: colour for name, colour in mapped.items() if name != colour and colour in wanted}
     for name, colour in {**reading.channel_mapping, **suggested}.items():
@@ -258,6 +259,7 @@ def _suggest(source: Path, fields: Sequence[InspectedField], reading: ReadingOpt
     words += [word for old, new in reading.path_mapping.items() for word in ("--path-mapping", f"{old}={new}")]
     words += [word for path in reading.plate_maps for word in ("--plate-map", str(path))]
     words += ["--illumination"] if reading.illumination else []
+    words += ["--labels", reading.labels] if reading.labels is not None else []
     if reading.z_projection is not None or any(field.z_planes > 1 for field in fields):
         words += ["--z-projection", "max" if reading.z_projection is None else str(reading.z_projection)]
     if reading.pixel_size_um is not None:

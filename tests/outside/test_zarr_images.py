@@ -23,26 +23,26 @@ def test_a_plate_gives_every_field_of_every_well(tmp_path: Path, version: int, e
     path = tmp_path / f"p1{ending}"
     write_plate(path, FIELDS, version, wells=["A/1", "B/12"])
     found = {field.name: field for field in find_fields(path)}
-    assert list(found) == ["p1_A1_0", "p1_A1_1", "p1_B12_0", "p1_B12_1"]
+    assert list(found) == ["p1_A01_0", "p1_A01_1", "p1_B12_0", "p1_B12_1"]
     field = found["p1_B12_1"].read()
     np.testing.assert_array_equal(field.pixels, FIELDS[1])
     assert field.channels == COLOURS
     assert field.pixel_size_um == pytest.approx(0.1)
-    assert field.metadata == {"plate": "p1", "well": "B12", "sample": "1"}
+    assert field.metadata == {"plate": "p1", "well": "B12", "site": "1"}
     # A well and an image that are given by themselves keep their names.
     assert [field.name for field in find_fields(path / "B/12")] == ["p1_B12_0", "p1_B12_1"]
     (alone,) = find_fields(path / "A/1/0")
-    assert alone.name == "p1_A1_0"
+    assert alone.name == "p1_A01_0"
     np.testing.assert_array_equal(alone.read().pixels, FIELDS[0])
 
 
 def test_plates_in_a_folder_and_their_masks(tmp_path: Path) -> None:
     for plate in ("p1", "p2"):
         write_plate(tmp_path / f"{plate}.ome.zarr", FIELDS[:1])
-    write_png(tmp_path / "p2_A1_0_mask.png", label_mask((64, 64)))
-    (tmp_path / "metadata.csv").write_text("field_of_view,antibody\np1_A1_0,HPA1\np2_A1_0,HPA2\n")
+    write_png(tmp_path / "p2_A01_0_mask.png", label_mask((64, 64)))
+    (tmp_path / "metadata.csv").write_text("field_of_view,antibody\np1_A01_0,HPA1\np2_A01_0,HPA2\n")
     first, second = find_fields(tmp_path)
-    assert (first.name, second.name) == ("p1_A1_0", "p2_A1_0")
+    assert (first.name, second.name) == ("p1_A01_0", "p2_A01_0")
     assert second.read().metadata["antibody"] == "HPA2"
     assert first.read().label_mask is None
     np.testing.assert_array_equal(second.read().label_mask, label_mask((64, 64)))

@@ -6,6 +6,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
+from subcell_hf.images.decoders.remote_paths import RemotePath
 from subcell_hf.images.decoders.stored_images import STORED_SUFFIXES
 from subcell_hf.images.file_names import (
     CELLPOSE_MASKS,
@@ -30,6 +31,7 @@ from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
 _COLOURS = {name: name for name in CHANNEL_STAINS}
 PLANES_BY_NAME = "one file per channel, by name"
 STACKS = "one file per field of view"
+OME_ZARR = "OME-Zarr"
 _LOSSY_SUFFIXES = (".jpg", ".jpeg")
 _OF_ONE_CHANNEL = (
     "a mask of one channel, which may outline nuclei alone: if it labels whole cells, rename it to "
@@ -73,7 +75,8 @@ def list_file(image: Path, options: ReadingOptions) -> Listing:
     masks: dict[str, list[Path]] = {}
     unused: dict[Path, str] = {}
     base = split_stem(stem, _COLOURS)[0].removesuffix(".ome")
-    for path in sorted(image.absolute().parent.iterdir()):
+    is_zarr = is_zarr_folder(image)
+    for path in [] if isinstance(image, RemotePath) else sorted(image.absolute().parent.iterdir()):
         if path.name == image.name or not normal_form(path.name).startswith(base) or image_suffix(path) is None:
             continue
         name, channel = split_stem(image_stem(path), {})
@@ -90,7 +93,9 @@ def list_file(image: Path, options: ReadingOptions) -> Listing:
         for paths in masks.values()
         for path in paths
     }
-    return Listing(tuple(fields), {legible(str(path)): reason for path, reason in unused.items()}, STACKS, "one image")
+    said = {legible(str(path)): reason for path, reason in unused.items()}
+    recognised = (OME_ZARR, "the attributes of its groups") if is_zarr else (STACKS, "one image")
+    return Listing(tuple(fields), said, *recognised)
 
 
 def _name_and_channel(path: Path, known: Mapping[str, str]) -> tuple[str, str | None]:

@@ -247,18 +247,19 @@ def read_planes(
     Raises:
         FieldError: If the field cannot be read, or no variant fits.
     """
-    listed, files = found.listed, found.listed.channel_files
+    listed = found.listed
     if listed.problem:
         raise FieldError(listed.problem)
     # Cell bodies are found by channels that the model itself may not take.
     guides: Iterable[str] = (*CELL_BODY_CHANNELS, NUCLEUS_CHANNEL)
+    there = found.known_channels()
     if segmentation is None or listed.mask_file is not None:
         guides = ()
     elif segmentation not in SEGMENTERS:
-        guides = files  # nobody else knows which a custom function needs
-    if listed.stack_file is None:
-        variant = choose_variant(variants, files)
-        wanted = (*variant.planes, *(name for name in guides if name in files and name not in variant.planes))
+        guides = there  # nobody else knows which a custom function needs
+    if listed.stack_file is None or there:
+        variant = choose_variant(variants, there)
+        wanted = (*variant.planes, *(name for name in guides if name in there and name not in variant.planes))
         image = replace(found, options=replace(found.options, channels=wanted)).read()
     else:
         image = replace(found, options=replace(found.options, channels=None)).read()

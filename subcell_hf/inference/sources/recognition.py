@@ -8,6 +8,7 @@ from typing import Any
 from subcell_hf.cells.segmentation import find_segmenter
 from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.errors import InputError
+from subcell_hf.images.decoders.remote_paths import RemotePath, path_of
 from subcell_hf.images.fields_of_view import FieldError, ReadingOptions
 from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.images.layouts.field_tables import FIELD_TABLE
@@ -25,6 +26,7 @@ from subcell_hf.inference.sources.cell_sources import (
 from subcell_hf.inference.sources.shard_cells import ShardCells
 from subcell_hf.shards.index import CELLS_FILE, INDEX_FILE
 
+_ZARR = ".zarr"
 _WINDOW_TOLERANCE = 1.01
 """Pixel sizes are rounded."""
 
@@ -57,7 +59,8 @@ def open_source(
     """Recognise an input.
 
     Args:
-        path: Folder of images, image, table, folder of crops, folder or URL of shards.
+        path: Folder of images, image, table, folder of crops, folder or URL of shards, or URL of an OME-Zarr, which
+            has a folder that ends in `.zarr`.
         models: To choose from, the largest first.
         options: How to understand it.
 
@@ -71,11 +74,12 @@ def open_source(
     find_segmenter(options.segmentation)
     models = tuple(models)
     variants = tuple(model.variant for model in models)
-    local = Path(path)
-    if "://" in str(path) or (local / INDEX_FILE).is_file() or (local / CELLS_FILE).is_file():
+    local = path_of(path)
+    is_zarr = isinstance(local, RemotePath) and any(part.lower().endswith(_ZARR) for part in local.parts)
+    if ("://" in str(path) and not is_zarr) or (not is_zarr and _holds_shards(local)):
         _refuse_options(options, "shards", {"split", "crop_px"})
         return ShardCells(str(path), variants, options.split), models, "shards"
-    if (local / CROPS_FILE).is_file():
+    if not is_zarr and (local / CROPS_FILE).is_file():
         _refuse_options(options, "crops of subcell crops", {"crop_px"})
         return CropFolderCells(local, variants), models, "crops of subcell crops"
     if options.split is not None:
@@ -86,6 +90,10 @@ def open_source(
         models = models if options.crop_px else for_given_crops(models)
         return SingleCellImages(local, tuple(model.variant for model in models), options.reading), models, why
     return ImageCells(local, variants, options.reading, options.filters, options.segmentation), models, why
+
+
+def _holds_shards(folder: Path) -> bool:
+    return (folder / INDEX_FILE).is_file() or (folder / CELLS_FILE).is_file()
 
 
 def _refuse_options(options: SourceOptions, what: str, allowed: set[str]) -> None:

@@ -1,0 +1,253 @@
+"""Listing a plate of 384 wells, 9 sites and 5 channels (17,280 empty files), against walking and stat-ing its folder.
+
+The plate is written in the layouts of Harmony, ImageXpress and CellVoyager, as files that are named as the Human
+Protein Atlas names its own and as a pattern describes, and as an OME-Zarr of 7,035 positions whose arrays are never
+opened. The reference walks the same folder with `os.scandir` and calls `stat` for every file; the same through
+`pathlib` is measured beside it. All are processor times of this process, run in turn, for other work on the machine
+would distort a clock. Peak memory is that of Python's objects while 1, 2 and 4 plates are listed one after another.
+"""
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from subcell_hf.images.fields_of_view import ReadingOptions, list_fields
+from subcell_hf.images.wells import well_name
+
+CHANNELS = ("DAPI", "ER", "RNA", "AGP", "Mito")
+COLOURS = ("red", "yellow", "blue", "green", "DIC")
+_PATTERN = r"(?P<plate>\w+?)-(?P<well>[A-P]\d\d)-(?P<site>\d)-(?P<channel>\w+)\.tif"
+_YOKOGAWA = 'xmlns:bts="http://www.yokogawa.co.jp/BTS/BTSSchema/1.0"'
+
+_Place = tuple[int, int, int, int]
+"""Row, column, site and number of the channel, all from 1."""
+
+
+def places(wells: int, sites: int = 9, channels: int = 5) -> Iterator[_Place]:
+    """Where the planes of a plate of 24 columns lie."""
+    for well, site, channel in product(range(wells), range(1, sites + 1), range(1, channels + 1)):
+        yield well // 24 + 1, well % 24 + 1, site, channel
+
+
+def write_harmony(folder: Path, wells: int) -> None:
+    """Images and `Index.idx.xml`, as version 5 of Harmony writes them."""
+    images = folder / "Images"
+    images.mkdir(parents=True)
+    entries = []
+    for row, column, site, channel in places(wells):
+        name = f"r{row:02d}c{column:02d}f{site:02d}p01-ch{channel}sk1fk1fl1.tiff"
+        (images / name).touch()
+        entries.append(
+            f"<Image Version='1'><id>{row:02d}{column:02d}K1F{site}P1R{channel}</id><State>Ok</State><URL>{name}</URL>"
+            f"<Row>{row}</Row><Col>{column}</Col><FieldID>{site}</FieldID><PlaneID>1</PlaneID>"
+            f"<TimepointID>0</TimepointID><ChannelID>{channel}</ChannelID><FlimID>1</FlimID>"
+            f"<ChannelName>{CHANNELS[channel - 1]}</ChannelName><ImageType>Signal</ImageType>"
+            "<AcquisitionType>NipkowConfocal</AcquisitionType><IlluminationType>Epifluorescence</IlluminationType>"
+            "<ChannelType>Fluorescence</ChannelType><ImageResolutionX Unit='m'>5.98E-07</ImageResolutionX>"
+            "<ImageResolutionY Unit='m'>5.98E-07</ImageResolutionY><ImageSizeX>1080</ImageSizeX>"
+            f"<ImageSizeY>1080</ImageSizeY><BinningX>2</BinningX><BinningY>2</BinningY><PositionX Unit='m'>{site}e-4"
+            f"</PositionX><PositionY Unit='m'>{site}e-4</PositionY><AbsPositionZ Unit='m'>0.135</AbsPositionZ>"
+            "<ExposureTime Unit='s'>0.2</ExposureTime><OrientationMatrix>[[1.0,0,0,0]]</OrientationMatrix></Image>"
+        )
+    (images / "Index.idx.xml").write_text(
+        '<?xml version="1.0" encoding="utf-8"?><EvaluationInputData xmlns="http://www.perkinelmer.com/PEHH/HarmonyV5">'
+        f"<Plates><Plate><PlateID>{folder.name}</PlateID><PlateRows>16</PlateRows><PlateColumns>24</PlateColumns>"
+        f"</Plate></Plates><Images>{''.join(entries)}</Images></EvaluationInputData>"
+    )
+
+
+def write_imagexpress(folder: Path, wells: int) -> None:
+    """One folder per time point, and the `.HTD`, as MetaXpress writes them."""
+    images = folder / "TimePoint_1"
+    images.mkdir(parents=True)
+    for row, column, site, channel in places(wells):
+        (images / f"{folder.name}_{well_name(row, column)}_s{site}_w{channel}.TIF").touch()
+    chosen = {
+        row: ", ".join(str((row - 1) * 24 + column < wells).upper() for column in range(24)) for row in range(1, 17)
+    }
+    lines = ['"HTSInfoFile", Version 1.0', '"TimePoints", 1', '"ZSeries", FALSE', '"XWells", 24', '"YWells", 16']
+    lines += [f'"WellsSelection{row}", {line}' for row, line in chosen.items()]
+    lines += ['"Sites", TRUE', '"XSites", 3', '"YSites", 3']
+    lines += [f'"SiteSelection{row}", TRUE, TRUE, TRUE' for row in (1, 2, 3)]
+    lines += ['"Waves", TRUE', f'"NWavelengths", {len(CHANNELS)}']
+    lines += [f'"WaveName{number}", "{name}"' for number, name in enumerate(CHANNELS, 1)]
+    (folder / f"{folder.name}.HTD").write_text("\r\n".join([*lines, '"EndFile"']))
+
+
+def write_cellvoyager(folder: Path, wells: int) -> None:
+    """Images with `MeasurementData.mlf` and `MeasurementDetail.mrf`."""
+    folder.mkdir(parents=True)
+    records = []
+    for row, column, site, channel in places(wells):
+        name = f"{folder.name}_{well_name(row, column)}_T0001F{site:03d}L01A01Z01C{channel:02d}.tif"
+        (folder / name).touch()
+        records.append(
+            f'<bts:MeasurementRecord bts:Time="2020-01-01T00:00:00.000+01:00" bts:Column="{column}" bts:Row="{row}" '
+            f'bts:FieldIndex="{site}" bts:TimePoint="1" bts:TimelineIndex="1" bts:ActionIndex="1" bts:ZIndex="1" '
+            f'bts:X="{site}.5" bts:Y="-{site}.5" bts:Z="0.0" bts:Type="IMG" bts:Ch="{channel}">{name}'
+            "</bts:MeasurementRecord>"
+        )
+    (folder / "MeasurementData.mlf").write_text(
+        f"<bts:MeasurementData {_YOKOGAWA}>{''.join(records)}</bts:MeasurementData>"
+    )
+    channels = "".join(
+        f'<bts:MeasurementChannel bts:Ch="{number}" bts:HorizontalPixelDimension="0.325" '
+        'bts:VerticalPixelDimension="0.325"/>'
+        for number in range(1, len(CHANNELS) + 1)
+    )
+    (folder / "MeasurementDetail.mrf").write_text(
+        f'<bts:MeasurementDetail {_YOKOGAWA} bts:RowCount="16" bts:ColumnCount="24">'
+        f'<bts:MeasurementSamplePlate bts:Name="{folder.name}"/>{channels}</bts:MeasurementDetail>'
+    )
+
+
+def write_atlas_names(folder: Path, wells: int) -> None:
+    """`<plate>_<well>_<sample>_<colour>.png`."""
+    folder.mkdir(parents=True)
+    plate = sum(map(ord, folder.name))
+    for row, column, site, channel in places(wells, channels=4):
+        (folder / f"{plate}_{well_name(row, column)}_{site}_{COLOURS[channel - 1]}.png").touch()
+
+
+def write_named_files(folder: Path, wells: int) -> None:
+    """`<plate>-<well>-<site>-<channel>.tif`, which only a pattern describes."""
+    folder.mkdir(parents=True)
+    for row, column, site, channel in places(wells):
+        (folder / f"{folder.name}-{well_name(row, column)}-{site}-{CHANNELS[channel - 1]}.tif").touch()
+
+
+def write_ome_zarr(folder: Path, wells: int) -> None:
+    """An OME-Zarr of 0.4 with 7,035 positions per 384 wells, without a chunk."""
+    plate = folder / f"{folder.name}.zarr"
+    positions = round(wells * 7035 / 384)
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]
+    scale = [{"type": "scale", "scale": [1, 0.325, 0.325]}]
+    image = json.dumps(
+        {
+            "multiscales": [
+                {"version": "0.4", "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+            ],
+            "omero": {"channels": [{"label": name} for name in CHANNELS]},
+        }
+    )
+    array = json.dumps(
+        {"zarr_format": 2, "shape": [5, 1080, 1080], "chunks": [1, 1080, 1080], "dtype": "<u2", "fill_value": 0}
+        | {"order": "C", "filters": None, "dimension_separator": "/", "compressor": None}
+    )
+    names = [(well_name(well // 24 + 1, well % 24 + 1), well) for well in range(wells)]
+    for name, well in names:
+        group = plate / name[0] / name[1:]
+        own = range(well * positions // wells, (well + 1) * positions // wells)
+        for number in range(len(own)):
+            (group / str(number) / "0").mkdir(parents=True)
+            (group / str(number) / ".zgroup").write_text('{"zarr_format": 2}')
+            (group / str(number) / ".zattrs").write_text(image)
+            (group / str(number) / "0/.zarray").write_text(array)
+        (group / ".zgroup").write_text('{"zarr_format": 2}')
+        (group / ".zattrs").write_text(
+            json.dumps({"well": {"version": "0.4", "images": [{"path": str(number)} for number in range(len(own))]}})
+        )
+    (plate / ".zgroup").write_text('{"zarr_format": 2}')
+    listed = [{"path": f"{name[0]}/{name[1:]}", "rowIndex": n // 24, "columnIndex": n % 24} for name, n in names]
+    (plate / ".zattrs").write_text(json.dumps({"plate": {"version": "0.4", "wells": listed}}))
+
+
+LAYOUTS: dict[str, tuple[Callable[[Path, int], None], ReadingOptions]] = {
+    "harmony": (write_harmony, ReadingOptions()),
+    "imagexpress": (write_imagexpress, ReadingOptions()),
+    "cellvoyager": (write_cellvoyager, ReadingOptions()),
+    "atlas_names": (write_atlas_names, ReadingOptions()),
+    "pattern": (write_named_files, ReadingOptions(pattern=_PATTERN)),
+    "ome_zarr": (write_ome_zarr, ReadingOptions()),
+}
+
+
+def walk(folder: Path | str) -> int:
+    """The reference: size and time of every file."""
+    files = 0
+    with os.scandir(folder) as found:
+        for entry in found:
+            if entry.is_dir():
+                files += walk(entry.path)
+            else:
+                entry.stat()
+                files += 1
+    return files
+
+
+def walk_paths(folder: Path) -> int:
+    """The same through `pathlib`."""
+    return sum(1 for path in folder.rglob("*") if path.stat())
+
+
+def processor_s(function: Callable[[], object]) -> float:
+    """Processor time of one call, of the kernel's work for it as well."""
+    gc.collect()
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def peak_mib(folders: list[Path], options: ReadingOptions) -> float:
+    """Peak of Python's memory while folders are listed, one after another."""
+    tracemalloc.start()
+    for folder in folders:
+        list_fields(folder, options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 2**20
+
+
+def measure(name: str, wells: int, repeats: int, folder: Path) -> dict[str, Any]:
+    """Figures of one layout."""
+    write, options = LAYOUTS[name]
+    folders = [folder / name / f"plate{number}" for number in range(4)]
+    write(folders[0], wells)
+    fields = list_fields(folders[0], options).fields
+    if any(item.listed.problem for item in fields):
+        raise SystemExit(f"{name} is not listed as it should be: {fields[0].listed.problem}")
+    ours, reference, by_paths = [], [], []
+    for _ in range(repeats):
+        by_paths.append(processor_s(lambda: walk_paths(folders[0])))
+        reference.append(processor_s(lambda: walk(folders[0])))
+        ours.append(processor_s(lambda: list_fields(folders[0], options)))
+    for other in folders[1:]:
+        write(other, wells)
+    return {
+        "fields": len(fields),
+        "files": walk(folders[0]),
+        "ours_s": round(statistics.median(ours), 3),
+        "reference_s": round(statistics.median(reference), 3),
+        "pathlib_s": round(statistics.median(by_paths), 3),
+        "ratio": round(statistics.median(ours) / statistics.median(reference), 2),
+        "peak_mib_of_1_2_4_plates": [round(peak_mib(folders[:count], options), 1) for count in (1, 2, 4)],
+    }
+
+
+def main() -> None:
+    """Run and print one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wells", type=int, default=384)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--layout", choices=LAYOUTS, help="Only this one; default: all.")
+    options = parser.parse_args()
+    figures = {}
+    for name in [options.layout] if options.layout else LAYOUTS:
+        with tempfile.TemporaryDirectory() as folder:
+            figures[name] = measure(name, options.wells, options.repeats, Path(folder))
+    ratio = max(found["ratio"] for found in figures.values())
+    reference = "os.scandir and stat of every file of the same folder, processor time; the ratio is that of the slowest"
+    print(json.dumps({"name": "listing", "ratio": ratio, "reference": reference, "figures": figures}))
+
+
+if __name__ == "__main__":
+    main()
