@@ -6,6 +6,7 @@ from .folder import read_crops as read_crops
 from .folder import read_field_crops as read_field_crops
 from .segmentation import SEGMENTERS as SEGMENTERS
 from .segmentation import Segmenter as Segmenter
+from .segmentation import grow_nuclei as grow_nuclei
 from .segmentation import segment_by_cellpose as segment_by_cellpose
 from .segmentation import segment_by_watershed as segment_by_watershed
 from .segmentation import segment_cells as segment_cells

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from importlib import import_module, util
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,8 @@ from subcell_hf.images.planes import MAX_LABELS
 from subcell_hf.types import FieldOfView
 
 
-@cache
 def import_function(where: str) -> Callable[..., npt.NDArray[np.int32]]:
-    """Import a function.
+    """Import a function, once for each version of its file.
 
     Args:
         where: `module:function` of an installed module, or `path/to/file.py:function`.
@@ -34,12 +34,7 @@ def import_function(where: str) -> Callable[..., npt.NDArray[np.int32]]:
     try:
         if module_name.endswith(".py"):
             path = Path(module_name).resolve()
-            spec = util.spec_from_file_location(f"custom_segmentation_{path.stem}", path)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{path} is no Python file")
-            module = util.module_from_spec(spec)
-            sys.modules[spec.name] = module  # dataclasses and pickle look for it there
-            spec.loader.exec_module(module)
+            module = _load_file(path, path.stat().st_mtime_ns)
         else:
             module = import_module(module_name)
         function = getattr(module, name)
@@ -52,6 +47,18 @@ def import_function(where: str) -> Callable[..., npt.NDArray[np.int32]]:
         raise InputError(f"The segmentation {where!r} is a {type(function).__name__}, expected a function.")
     found: Callable[..., npt.NDArray[np.int32]] = function
     return found
+
+
+@cache
+def _load_file(path: Path, changed_ns: int) -> ModuleType:
+    """Run a Python file as a module; its time of change tells versions apart."""
+    spec = util.spec_from_file_location(f"custom_segmentation_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look for it there
+    spec.loader.exec_module(module)
+    return module
 
 
 def describe_segmentation(method: str) -> str:

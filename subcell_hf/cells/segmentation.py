@@ -125,11 +125,41 @@ def segment_by_watershed(field: FieldOfView) -> npt.NDArray[np.int32]:
     Raises:
         FieldError: If a channel is missing.
     """
-    body_channels = [name for name in CELL_BODY_CHANNELS if name in field.channels] or [PROTEIN_CHANNEL]
-    factor = max(1, round(WORKING_PIXEL_UM / field.pixel_size_um))
+    factor = _working_factor(field)
+    nuclei = find_nuclei(shrink(channel_of(field, NUCLEUS_CHANNEL), factor), field.pixel_size_um * factor)
+    return _grow_over_bodies(field, nuclei, factor)
+
+
+def grow_nuclei(field: FieldOfView, nuclei: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Cells around nuclei that another program found, grown as those of the built-in method.
+
+    Args:
+        field: The field; its pixel size must be known.
+        nuclei: `[height, width]` labels of nuclei, 0 elsewhere; each becomes one cell.
+
+    Returns:
+        `[height, width]` int32 labels: 0 is background, each cell has a number of its own.
+
+    Raises:
+        FieldError: If the nuclei are of another size than the field, or the field has no channel of cell bodies.
+    """
+    if nuclei.shape != field.pixels.shape[1:]:
+        raise FieldError(f"Field {field.name!r}: nuclei have shape {nuclei.shape}, expected {field.pixels.shape[1:]}.")
+    factor = _working_factor(field)
+    height, width = nuclei.shape
+    numbered = np.unique(nuclei, return_inverse=True)[1].reshape(nuclei.shape) + int(nuclei.all())
+    padded = np.pad(numbered.astype(np.int32), ((0, -height % factor), (0, -width % factor)), mode="edge")
+    return _grow_over_bodies(field, np.ascontiguousarray(padded[factor // 2 :: factor, factor // 2 :: factor]), factor)
+
+
+def _working_factor(field: FieldOfView) -> int:
+    return max(1, round(WORKING_PIXEL_UM / field.pixel_size_um))
+
+
+def _grow_over_bodies(field: FieldOfView, nuclei: npt.NDArray[np.int32], factor: int) -> npt.NDArray[np.int32]:
+    """Grow nuclei, whose pixel is `factor` of the field's, and bring the cells to the field's size."""
     pixel_um = field.pixel_size_um * factor
-    nucleus = shrink(channel_of(field, NUCLEUS_CHANNEL), factor)
-    nuclei = find_nuclei(nucleus, pixel_um)
+    body_channels = [name for name in CELL_BODY_CHANNELS if name in field.channels] or [PROTEIN_CHANNEL]
     bodies = [_normalise(shrink(channel_of(field, name), factor), pixel_um) for name in body_channels]
     labels = _grow_cells(nuclei, np.sqrt(np.mean(bodies, axis=0)), pixel_um)
     return _number_in_reading_order(_enlarge(labels, factor, field.pixels.shape[1:]))

@@ -54,8 +54,8 @@ def read_embed_input(run: Mapping[str, Any], where: str = "run.json") -> EmbedIn
         where: What to call it in messages.
 
     Returns:
-        The input, with the paths of its metadata, plate maps and mapped folders found; None where the record names
-        none, as for arrays in memory.
+        The input, with the paths of its metadata, plate maps, mapped folders, masks and segmentation found; None where
+        the record names none, as for arrays in memory.
 
     Raises:
         InputError: If the record is damaged or was written by a later version.
@@ -78,8 +78,16 @@ def read_embed_input(run: Mapping[str, Any], where: str = "run.json") -> EmbedIn
         metadata=None if reading.metadata is None else Path(given.find(str(reading.metadata))),
         plate_maps=tuple(Path(given.find(str(path))) for path in reading.plate_maps),
         path_mapping={old: given.find(new) for old, new in reading.path_mapping.items()},
+        masks=None if reading.masks is None else _found_pattern(reading.masks, given),
     )
-    return replace(given, options=replace(given.options, reading=reading))
+    file, colon, function = given.options.segmentation.rpartition(":")
+    segmentation = f"{given.find(file) if file else ''}{colon}{function}"
+    return replace(given, options=replace(given.options, reading=reading, segmentation=segmentation))
+
+
+def _found_pattern(masks: str, given: EmbedInput) -> str:
+    """A pattern of masks as seen from here: the one of a path starts from the run's working folder."""
+    return str(Path(given.working_folder) / masks) if "/" in masks else masks
 
 
 def _read_texts(arguments: Any, where: str) -> EmbedInput | None:

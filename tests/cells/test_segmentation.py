@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
-from subcell_hf.cells.segmentation import segment_by_watershed, segment_cells
+from subcell_hf.cells.segmentation import grow_nuclei, segment_by_watershed, segment_cells
 from subcell_hf.images.fields_of_view import FieldError, find_fields, iterate_fields
 from subcell_hf.types import FieldOfView
 
@@ -86,6 +86,19 @@ def test_labels_run_in_reading_order_and_own_masks_are_not_looked_at() -> None:
     first = [int(np.flatnonzero(labels.ravel() == label)[0]) for label in (1, 2, 3)]
     assert first == sorted(first)
     np.testing.assert_array_equal(labels, segment_cells(field))
+
+
+@pytest.mark.parametrize("pixel_size_um", [0.1, 0.32])
+def test_nuclei_of_another_program_grow_to_the_same_cells(pixel_size_um: float) -> None:
+    field, truth = disks(pixel_size_um)
+    nucleus = field.pixels[field.channels.index("blue")] > 100
+    nuclei = np.where(nucleus, truth * 1000, 0)
+    found = grow_nuclei(field, nuclei)
+    assert found.max() == 3
+    assert best_overlaps(truth, found).min() > 0.8
+    assert best_overlaps(segment_cells(field), found).min() > 0.95
+    with pytest.raises(FieldError, match="nuclei have shape"):
+        grow_nuclei(field, nuclei[1:])
 
 
 def test_a_segmenter_of_ones_own() -> None:

@@ -128,6 +128,21 @@ def test_plate_maps_and_mapped_folders_are_kept_and_found(tmp_path: Path) -> Non
     )
 
 
+def test_masks_and_a_custom_segmentation_are_found(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").touch()
+    for masks, expected in {"m/{file}.tif": f"{tmp_path}/m/{{file}}.tif", "{file}_cp_masks.tif": "{file}_cp_masks.tif",
+                            f"{tmp_path}/{{file}}.tif": f"{tmp_path}/{{file}}.tif"}.items():  # fmt: skip
+        options = SourceOptions(ReadingOptions(masks=masks), segmentation="mine.py:cells")
+        given = EmbedInput("images", "lab/model", options=options, working_folder=str(tmp_path))
+        read = read_embed_input({"format": 2, "input": settings_to_json(given)})
+        assert read is not None
+        assert (read.options.reading.masks, read.options.segmentation) == (expected, f"{tmp_path}/mine.py:cells")
+    given = EmbedInput("images", "lab/model", working_folder=str(tmp_path))
+    read = read_embed_input({"format": 2, "input": settings_to_json(given)})
+    assert read is not None
+    assert read.options.segmentation == "watershed"
+
+
 @pytest.mark.parametrize(
     ("run", "said"),
     [
