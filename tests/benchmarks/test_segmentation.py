@@ -1,4 +1,4 @@
-"""The benchmark of segmentation counts as a person would: by naive loops, on masks with known faults, and end to end."""
+"""The benchmark of segmentation counts as a person would: by naive loops, on masks with known faults, end to end."""
 
 import numpy as np
 import numpy.typing as npt

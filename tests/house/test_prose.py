@@ -12,6 +12,7 @@ REWRITTEN = (
     "docs/load.md",
     "docs/microscopes.md",
     "docs/embed.md",
+    "docs/masks.md",
     "docs/report.md",
     "docs/demo.md",
     "docs/publish.md",

@@ -172,7 +172,7 @@ def test_cellprofilers_binary_masks_of_a_cytation_are_found_and_refused() -> Non
     ("pattern", "message"),
     [
         ("masks", "has the placeholders none"),
-        ("masks/{feild}.tif", r"\{feild\}, which has no meaning; expected some of \{file\}"),
+        ("masks/{picture}.tif", r"\{picture\}, which has no meaning; expected some of \{file\}"),
         ("masks/{folder}_{name}.tif", r"\{folder\} only as \{folder\}/"),
     ],
 )
