@@ -9,8 +9,18 @@ from subcell_hf.errors import InputError
 from subcell_hf.images.wells import row_number, standard_well, well_name, well_position
 from subcell_hf.storage.foreign_tables import ForeignTable, read_foreign_table
 
-_PLATES = ("plate", "barcode", "plate_barcode", "plate_id", "plateid", "plate_name", "assay_plate_barcode")
-_WELLS = ("well", "well_position", "well_id", "wellid", "well_name", "position")
+_PLATES = (
+    "plate",
+    "barcode",
+    "plate_barcode",
+    "plate_id",
+    "plateid",
+    "plate_name",
+    "assay_plate_barcode",
+    "destination_plate_barcode",
+    "destination_plate_name",
+)
+_WELLS = ("well", "well_position", "well_id", "wellid", "well_name", "position", "destination_well")
 _ROWS = ("row", "well_row", "wellrow", "plate_row")
 _COLUMNS = ("col", "column", "well_col", "wellcol", "well_column", "wellcolumn", "plate_column", "plate_col")
 _BARCODE, _MAP_NAME = "assay_plate_barcode", "plate_map_name"
@@ -93,13 +103,15 @@ def join_plate_maps(maps: Sequence[PlateMap], plate: str, well: str) -> dict[str
         InputError: If two tables say different things of it, or a map is missing.
     """
     known: dict[str, str] = {}
+    sources: dict[str, Path] = {}
     for one in maps:
         values = (one.of_plate(plate) or {}).get(standard_well(well), {})
         for name, value in values.items():
+            sources.setdefault(name, one.path)
             if known.setdefault(name, value) != value:
                 raise InputError(
-                    f"{' and '.join(str(other.path) for other in maps)} say {known[name]!r} and {value!r} of {name} in "
-                    f"well {well} of plate {plate!r}. Correct one of them."
+                    f"{sources[name]} and {one.path} say {known[name]!r} and {value!r} of {name} in well {well} of "
+                    f"plate {plate!r}. Correct one of them."
                 )
     return known
 
@@ -201,24 +213,25 @@ def _together(own: Mapping[str, str], values: Mapping[str, str], where: str) -> 
 
 def _read_long(path: Path, table: ForeignTable, names: Mapping[str, str]) -> PlateMap:
     """A table with one row per well."""
-    plate, well = _found(names, _PLATES), _found(names, _WELLS)
-    row, column = _found(names, _ROWS), _found(names, _COLUMNS)
-    if well is None and (row is None or column is None):
+    plate, row, column = (_found(names, wanted) for wanted in (_PLATES, _ROWS, _COLUMNS))
+    forms: list[tuple[str, ...]] = [(names[name],) for name in _WELLS if name in names]
+    forms += [(row, column)] if row is not None and column is not None else []
+    if not forms:
         raise InputError(
             f"{path} is no plate map: it has the columns {', '.join(table.columns)}, expected one of wells (well, "
             "well_position, …) or two of rows and columns (row, col), or a grid with the letters of rows before it and "
             "the numbers of columns above it."
         )
-    keys = [name for name in ((plate, well) if well is not None else (plate, row, column)) if name is not None]
+    keys = [*forms[0], *([] if plate is None else [plate])]
     texts = {name: table.text(name, verbatim=name not in keys) for name in table.columns}
     columns = tuple(name for name in table.columns if name not in keys)
     wells: dict[str, dict[str, dict[str, str]]] = {}
     numbers: dict[Well, int] = {}
     for number in range(len(table)):
-        cell = " ".join(_bare(texts[name][number]) for name in (keys[1:] if plate else keys))
-        name = _well_of(cell, is_split=well is None)
-        if name is None:
-            raise InputError(f"{path} has {cell!r} as the well of row {number + 1}, expected one such as A01.")
+        name, *others = (_well_of([_bare(texts[key][number]) for key in form]) for form in forms)
+        if name is None or any(other not in (None, name) for other in others):
+            said = " and ".join(repr(" ".join(texts[key][number] for key in form)) for form in forms)
+            raise InputError(f"{path} has {said} as the well of row {number + 1}, expected one such as A01.")
         barcode = texts[plate][number] if plate else ""
         values = {column: texts[column][number] for column in columns if texts[column][number].strip()}
         earlier = wells.setdefault(barcode, {}).setdefault(name, values)
@@ -238,13 +251,12 @@ def _bare(text: str) -> str:
     return text.strip().strip("\"'").strip()
 
 
-def _well_of(cell: str, is_split: bool) -> str | None:
-    """`C 3` or, where rows are numbers as well, `3 3` → `C03`; None for what is no well."""
-    if is_split:
-        row, _, column = cell.partition(" ")
-        number = row_number(row)
-        return well_name(number, int(column)) if number and column.isdigit() and int(column) else None
-    return standard_well(cell) if well_position(cell) is not None else None
+def _well_of(cells: Sequence[str]) -> str | None:
+    """`["C3"]`, `["C", "3"]` or `["3", "3"]` → `C03`; None for what is no well."""
+    if len(cells) == 1:
+        return standard_well(cells[0]) if well_position(cells[0]) is not None else None
+    number = row_number(cells[0])
+    return well_name(number, int(cells[1])) if number and cells[1].isdigit() and int(cells[1]) else None
 
 
 def _grid(path: Path, table: ForeignTable) -> PlateMap | None:
@@ -258,7 +270,10 @@ def _grid(path: Path, table: ForeignTable) -> PlateMap | None:
         return None
     if not letters or not all(row_number(_bare(letter)) and _bare(letter).isalpha() for letter in letters):
         return None
-    title = corner if corner.strip().lower() not in ("", *_ROWS, *_WELLS, *_PLATES) else _stem(path)
+    if len(corner.strip()) == 1 and corner.strip().isalnum():  # no name, but the first row of a table without header
+        return None
+    is_title = any(map(str.isalpha, corner)) and corner.strip().lower() not in (*_ROWS, *_WELLS, *_PLATES)
+    title = corner if is_title else _stem(path)
     wells = {
         well_name(row_number(_bare(letter)) or 1, int(_bare(name))): {title: value}
         for name in numbers

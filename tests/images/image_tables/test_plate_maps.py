@@ -29,6 +29,8 @@ def _map(tmp_path: Path, text: str, name: str = "drug.csv") -> PlateMap:
         "barcode,well,drug\n800,B-03,DMSO\n",
         ",1,2,3\nA,x,y,z\nB,p,q,DMSO\n",
         "drug;01;02;03\nA;x;y;z\nB;p;q;DMSO\n",
+        "<>,1,2,3\nA,x,y,z\nB,p,q,DMSO\n",
+        "Destination Well,Destination Plate Barcode,drug\nB3,800,DMSO\n",
         '"row","1","2","3"\n"A","x","y","z"\n"B","p","q","DMSO"\n',
     ],
 )
@@ -63,6 +65,9 @@ def test_barcodes_name_the_maps_of_their_plates(tmp_path: Path) -> None:
     [
         ("well,drug\nA1,x\nA01,y\n", r"says 'x' and 'y' of drug in well A01 \(rows 1 and 2\)"),
         ("well,drug\nA1,x\nA01,\n", "says 'x' and '' of drug"),
+        ("well,row,col,drug\nA1,B,2,x\n", "has 'A1' and 'B 2' as the well of row 1"),
+        ("1,2\nx,y\n", "is no plate map"),
+        ("A,1,2\nB,x,y\n", "is no plate map"),
         ("well,drug\nZebra,x\n", "has 'Zebra' as the well of row 1"),
         ("drug,dose\nx,1\n", "is no plate map: it has the columns drug, dose"),
         (",1,2\nA,x,y\nA,z,w\n", "has a row letter more than once"),
