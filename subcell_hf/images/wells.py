@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 _WELL = re.compile(r"\s*([A-Za-z]{1,2})[\s_-]*0*([1-9]\d?)\s*")
+_NUMBER = re.compile(r"0{0,2}[1-9][0-9]?")
 
 _MOST_ROWS = 52
 _MOST_COLUMNS = 99
@@ -51,10 +52,10 @@ def wells_of_names(names: Sequence[str]) -> list[str]:
     return [""] * len(names)
 
 
-def row_number(text: str) -> int | None:
-    """`C`, `c` or `3` → 3; None for text that names no row."""
-    text = text.strip()
-    if text.isascii() and text.isdigit():
-        return int(text) or None
-    position = well_position(f"{text}1") if text.isalpha() else None
-    return None if position is None else position[0]
+def well_at(row: str, column: str) -> str | None:
+    """`("C", "3")` and `("3", "03")` → `C03`; None for what is no well."""
+    row, column = row.strip(), column.strip()
+    if _NUMBER.fullmatch(row) and _NUMBER.fullmatch(column) and int(row) <= _MOST_ROWS:
+        return well_name(int(row), int(column))
+    well = f"{row}{column}"
+    return standard_well(well) if row.isalpha() and well_position(well) is not None else None

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from subcell_hf.evaluation.perturbation.table import read_profiles
+from subcell_hf.images.fields_of_view import ReadingOptions, list_fields
+from subcell_hf.images.image_tables.plate_maps import describe_join, join_plate_maps, read_plate_map
 from subcell_hf.images.tables import read_boxes, read_field_metadata
 from subcell_hf.tables.cell_pictures import iterate_pictures, write_pictures
 from subcell_hf.tables.embedding_table import table_facts
@@ -52,6 +54,48 @@ def read_metadata(folder: Path) -> None:
     """As every command reads what lies beside images."""
     read_field_metadata(folder / "metadata.csv")
     read_boxes(folder / "boxes.csv")
+
+
+def write_plate_maps(folder: Path) -> None:
+    """Plate maps of every form."""
+    (folder / "barcode_platemap.csv").write_text("Assay_Plate_Barcode,Plate_Map_Name\nP1,M1\nP2,M1\n")
+    (folder / "M1.txt").write_text("plate_map_name\twell_position\tdrug\nM1\tA01\tDMSO\nM1\tB02\t\n")
+    (folder / "long.csv").write_text("plate;row;col;dose\nP1;A;1;0,5\nP1;B;2;\n")
+    (folder / "grid.csv").write_text(",1,2\nA,x,y\nB,z,\n")
+
+
+def read_plate_maps(folder: Path) -> None:
+    """As every command reads `--plate-map`."""
+    for name in ("barcode_platemap.csv", "long.csv", "grid.csv"):
+        found = read_plate_map(folder / name)
+        describe_join([found], [("P1", "A01")])
+        join_plate_maps([found], "P1", "A01")
+
+
+def write_image_tables(folder: Path) -> None:
+    """A LoadData table, a sample sheet, and a crate with its table."""
+    names = "FileName_OrigDNA,PathName_OrigDNA,Frame_OrigDNA,FileName_IllumDNA"
+    (folder / "load_data.csv").write_text(
+        f"{names},Metadata_Plate,Metadata_Well,Metadata_Site,Metadata_ImageResolutionX,Metadata_Row,Metadata_Col\n"
+        "a.tif,C:\\data,0,i.npy,P1,A01,1,6e-07,1,1\nb.tif,s3://b/c/,1,i.npy,P1,A02,1,6e-07,A,2\n"
+    )
+    (folder / "sheet.csv").write_text("channel,path,plate,well,site\nDNA,s3://b/a.tif,P1,A01,1\nER,b.tif,P1,A01,1\n")
+    (folder / "green").mkdir()
+    (folder / "green" / "B2AI_1_untreated_C1_R1_z01_green.png").touch()
+    (folder / "antibody_gene_table.tsv").write_text(
+        "Antibody ID\tTreatment\tWell\tRegion\nHPA061717\tuntreated\tC1\tR1\n"
+    )
+    (folder / "ro-crate-metadata.json").write_text(
+        '{"@graph": [{"@id": "x"}, {"contentUrl": "file:///green/B2AI_1_untreated_C1_R1_z01_green.png", "keywords": '
+        '["HPA061717"], "additionalProperty": [{"name": "gene", "value": "A"}]}]}'
+    )
+
+
+def read_image_tables(folder: Path) -> None:
+    """As every command lists the images of a table or a crate; nothing is decoded."""
+    list_fields(folder / "load_data.csv", ReadingOptions(illumination=True, path_mapping={"s3://b": str(folder)}))
+    list_fields(folder / "sheet.csv")
+    list_fields(folder)
 
 
 def write_npz(folder: Path) -> None:
@@ -105,5 +149,7 @@ TABLE_KINDS = [
         8,
     ),
     Kind("metadata", {"csv": write_metadata}, read_metadata, 6),
+    Kind("plate maps", {"text": write_plate_maps}, read_plate_maps, 6),
+    Kind("image tables", {"text": write_image_tables}, read_image_tables, 6),
     Kind("pictures", {"parquet": write_pictures_file}, read_pictures_file, 2, refusals=(FileNotFoundError,)),
 ]

@@ -11,7 +11,7 @@ from subcell_hf.images.image_tables.path_mapping import PathMapping
 from subcell_hf.images.listed_fields import Listing
 from subcell_hf.images.plane_listing import ListedPlane, PlaneListing, fields_of_planes, square_pixel_um
 from subcell_hf.images.reading_options import ReadingOptions
-from subcell_hf.images.wells import row_number, standard_well, well_name
+from subcell_hf.images.wells import standard_well, well_at
 from subcell_hf.storage.foreign_tables import ForeignTable
 
 LOADDATA = "CellProfiler LoadData"
@@ -205,10 +205,7 @@ def _pixel_size(known: Row, where: str) -> tuple[float | None, str]:
 
 
 def _well(well: str, row: str, column: str) -> str:
-    number = row_number(row)
-    if well or number is None or not _whole(column):
-        return standard_well(well)
-    return well_name(number, _whole(column) or 1)
+    return standard_well(well) if well else well_at(row, column) or ""
 
 
 def _problem_of_place(well: str, row: str, column: str, where: str) -> str:
@@ -222,4 +219,4 @@ def _problem_of_place(well: str, row: str, column: str, where: str) -> str:
 
 
 def _whole(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None

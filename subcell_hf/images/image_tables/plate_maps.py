@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from subcell_hf.errors import InputError
-from subcell_hf.images.wells import row_number, standard_well, well_name, well_position
+from subcell_hf.images.wells import standard_well, well_at, well_position
 from subcell_hf.storage.foreign_tables import ForeignTable, read_foreign_table
 
 _PLATES = (
@@ -255,8 +255,7 @@ def _well_of(cells: Sequence[str]) -> str | None:
     """`["C3"]`, `["C", "3"]` or `["3", "3"]` → `C03`; None for what is no well."""
     if len(cells) == 1:
         return standard_well(cells[0]) if well_position(cells[0]) is not None else None
-    number = row_number(cells[0])
-    return well_name(number, int(cells[1])) if number and cells[1].isdigit() and int(cells[1]) else None
+    return well_at(cells[0], cells[1])
 
 
 def _grid(path: Path, table: ForeignTable) -> PlateMap | None:
@@ -266,21 +265,21 @@ def _grid(path: Path, table: ForeignTable) -> PlateMap | None:
         corner, letters, numbers = "", list(table.row_names), names
     elif names:
         corner, letters, numbers = names[0], table.text(names[0]), names[1:]
-    if not names or not numbers or not all(_bare(name).isdigit() and int(_bare(name)) for name in numbers):
+    if not names or not numbers or not all(well_at("A", _bare(name)) for name in numbers):
         return None
-    if not letters or not all(row_number(_bare(letter)) and _bare(letter).isalpha() for letter in letters):
+    if not letters or not all(_bare(letter).isalpha() and well_at(_bare(letter), "1") for letter in letters):
         return None
     if len(corner.strip()) == 1 and corner.strip().isalnum():  # no name, but the first row of a table without header
         return None
     is_title = any(map(str.isalpha, corner)) and corner.strip().lower() not in (*_ROWS, *_WELLS, *_PLATES)
     title = corner if is_title else _stem(path)
     wells = {
-        well_name(row_number(_bare(letter)) or 1, int(_bare(name))): {title: value}
+        well_at(_bare(letter), _bare(name)) or "": {title: value}
         for name in numbers
         for letter, value in zip(letters, table.text(name, verbatim=True), strict=True)
         if value.strip()
     }
-    if len({*map(_bare, letters)}) < len(letters):
+    if len({_bare(letter).upper() for letter in letters}) < len(letters):
         raise InputError(f"{path} has a row letter more than once, expected the grid of one plate.")
     return PlateMap(path, (title,), {"": dict(_in_order(wells))})
 
