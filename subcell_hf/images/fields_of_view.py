@@ -181,6 +181,8 @@ def _refuse_meaningless(source: Path, options: ReadingOptions) -> None:
         )
     if options.pattern is not None and not source.is_dir():
         raise FieldError(f"{source} is no folder: --pattern is for the names of files in one. Leave it out.")
+    if options.masks is not None and options.labels is not None:
+        raise FieldError("--masks and --labels both choose the masks of every field. Leave one of them out.")
 
 
 def _demand_channels(listed: list[ListedField], options: ReadingOptions) -> list[ListedField]:

@@ -168,6 +168,18 @@ def test_cellprofilers_binary_masks_of_a_cytation_are_found_and_refused() -> Non
         item.read()
 
 
+@pytest.mark.skipif(not (REAL_DATA / "vendor" / "omezarr_v04_plate_labels_apx").is_dir(), reason="real data missing")
+def test_masks_of_a_plate_of_ome_zarr_come_before_the_labels_inside(tmp_path: Path) -> None:
+    plate = REAL_DATA / "vendor" / "omezarr_v04_plate_labels_apx" / "hcs_ngff_2D.zarr"
+    for item in list_fields(plate).fields:
+        tifffile.imwrite(tmp_path / f"{item.name}.tif", label_mask((128, 128)))
+    found = found_by(plate, f"{tmp_path}/{{name}}.tif")
+    assert len(found.fields) == 6
+    assert all(item.listed.mask_file == tmp_path / f"{item.name}.tif" for item in found.fields)
+    with pytest.raises(FieldError, match="--masks and --labels both choose"):
+        list_fields(plate, ReadingOptions(masks="{name}.tif", labels="A"))
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
