@@ -1,23 +1,23 @@
-"""The error that every room raises when what a user gave cannot be used."""
+"""Errors that every room raises or handles, and numbers in their messages."""
 
 
 class InputError(ValueError):
-    """Something given is wrong; the message says what, where, what was expected and the remedy.
+    """Invalid input. The message states what failed, where, what was found, what was expected, and how to fix it.
 
-    The command line shows the message alone and ends with exit code 2.
+    The command line shows only the message and exits with code 2.
     """
 
 
 class InputWarning(UserWarning):
-    """How something given was understood, where it might have been meant otherwise; the command line shows it alone."""
+    """How ambiguous input was interpreted. The command line shows only the message."""
 
 
 class StoreError(InputError):
-    """A store of data cannot do what reading from it needs; no single piece of data is at fault."""
+    """A data store does not support what reading from it requires; the data themselves are not at fault."""
 
 
 class UnreachableError(OSError):
-    """A store of data did not answer, however often it was asked; later it may, and the same command goes on."""
+    """A data store did not answer after all retries. Run the same command again later; it resumes."""
 
 
 KILLED_WORKER = "A worker process was killed, most likely for memory. Run the same command again, with fewer --workers."
@@ -25,4 +25,25 @@ KILLED_WORKER = "A worker process was killed, most likely for memory. Run the sa
 
 
 class KilledWorkerError(RuntimeError):
-    """A process that worked for this one was killed; the command line shows the message alone."""
+    """A worker process was killed. The command line shows only the message."""
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun, such as `1 input` or `2 inputs`.
+
+    Args:
+        number: How many.
+        one: The noun for one of them.
+        many: The noun for any other number; default: `one` with an s.
+    """
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def transport_error() -> type[Exception]:
+    """Error that the HTTP library of huggingface_hub raises without an answer.
+
+    huggingface_hub does not export that library's error, and the library differs between its versions.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]

@@ -59,7 +59,7 @@ EXTRAS = {
     "hidef": ("hidef",),
     "s3": ("s3fs",),
 }
-"""Extra → the modules that it brings; a module stands at the first extra that needs it."""
+"""Extra → the modules that it installs; a module is listed at the first extra that requires it."""
 
 
 def explain_missing(module: str | None) -> str | None:

@@ -13,7 +13,7 @@ _LINE = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed} gone, {remaining} to go{p
 
 
 class _LinesOfLog:
-    """Where a bar is drawn if nobody sees it move: each drawing becomes a line of its own."""
+    """Stream of a progress bar that is not shown on a terminal: each drawing becomes a separate line."""
 
     def write(self, drawn: str) -> int:
         text = drawn.strip()

@@ -24,7 +24,7 @@ IMAGE_PROCESSORS = {"torchvision": "SubCellImageProcessor", "pil": "SubCellImage
 
 
 def add_names() -> None:
-    """Tell transformers the names of the configuration and the image processor; `import subcell_hf` does this.
+    """Register the names of the configuration and the image processor in transformers; `import subcell_hf` does this.
 
     Neither torch nor transformers is imported for it, which would take seconds: `subcell --help` and scripts that only
     read tables do not pay for them.
@@ -52,7 +52,7 @@ def _load_names() -> Any:
 
 
 def add_models() -> None:
-    """Tell transformers the names of models and pipeline; importing `subcell_hf.model` does this.
+    """Register the names of models and pipeline in transformers; importing `subcell_hf.model` does this.
 
     Whatever needs these names has a configuration of ours, which comes from there.
     """

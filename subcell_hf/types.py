@@ -61,7 +61,7 @@ class FieldCrops:
 class CropBatch(TypedDict):
     """Cells as they come out of the shards, before any view is made.
 
-    A batch is antibody-major: the N cells of one antibody stand together.
+    A batch is antibody-major: the N cells of one antibody are consecutive.
     """
 
     pixels: "Tensor"  # [cells, channels, height, width] uint8, uint16 or float32

@@ -16,8 +16,8 @@ def run_blocks(work: Callable[[int, int], None], blocks: Sequence[Block]) -> Non
     """Do some work on every block; on several at a time where torch may use several threads.
 
     torch divides each operation among its threads and waits for the slowest at the end of each. A few hundred short
-    operations on a block that fits a core's cache are quicker when every thread does all of them on a block of its own;
-    what torch never divides, such as copying rows, is then shared too.
+    operations on a block that fits a core's cache are faster when every thread does all of them on a separate block;
+    operations that torch never divides, such as copying rows, then also use all threads.
 
     Args:
         work: Called with the bounds of each block, in any order and from several threads.

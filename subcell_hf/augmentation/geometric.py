@@ -196,7 +196,7 @@ def sample(pixels: Tensor, cell_masks: Tensor, matrices: Tensor, size_px: int) -
         size_px: Edge of the result.
 
     Returns:
-        Pixels [cells, channels, size_px, size_px], bilinear, and masks [cells, size_px, size_px], nearest neighbour;
+        Pixels [cells, channels, size_px, size_px], bilinear, and masks [cells, size_px, size_px], nearest-neighbour;
         both 0 outside the source.
     """
     unchanged_size = pixels.shape[-2:] == (size_px, size_px)

@@ -1,4 +1,4 @@
-"""Intensity transforms, with parameters of their own for every channel of every crop.
+"""Intensity transforms, with separate parameters for every channel of every crop.
 
 Pixels come in scaled to [0, 1]. Brightness, contrast and sharpness clamp their result to [0, 1], as image libraries do
 for floating-point images; noise, rescaling and blur do not clamp.

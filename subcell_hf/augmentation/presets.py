@@ -106,7 +106,7 @@ def settings_from_yaml(path: Path | str) -> AugmentationSettings:
         InputError: If there is no such file, it is no YAML, or its content is refused.
     """
     if not Path(path).exists():
-        raise InputError(f"There is no file of view settings {path}: check the path.")
+        raise InputError(f"The file of view settings {path} does not exist: check the path.")
     values = read_yaml(Path(path))
     with explaining(path, "Correct the file."):
         return settings_from_dict(values, where=str(path))
@@ -128,7 +128,7 @@ def load_preset(name: str) -> AugmentationSettings:
     """
     if name not in preset_names():
         raise InputError(
-            f"Unknown preset {name!r}: known are {', '.join(preset_names())}; a file of settings ends in .yaml."
+            f"Unknown preset {name!r}: expected one of {', '.join(preset_names())}, or a file ending in .yaml."
         )
     return settings_from_yaml(_PRESETS / f"{name}.yaml")
 

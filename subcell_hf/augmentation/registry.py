@@ -194,7 +194,7 @@ class IntensityTransform(Transform):
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelTransform(IntensityTransform):
-    """Changes single channels, each with parameters of its own; only the active ones are touched.
+    """Changes single channels, each with separate parameters; only active channels are changed.
 
     A custom transform needs little more than a draw and a formula:
 
@@ -217,7 +217,7 @@ class ChannelTransform(IntensityTransform):
 
     @abstractmethod
     def change(self, planes: Tensor, parameters: Parameters) -> Tensor:
-        """Change channels, each a plane of its own.
+        """Change channels, each a separate plane.
 
         Args:
             planes: [planes, height, width] float32, may be changed in place.

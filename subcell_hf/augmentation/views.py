@@ -124,7 +124,7 @@ class ViewMaker:
         everything = shape.cells if global_cells is None else global_cells
         if not 0 <= first_cell <= everything - shape.cells:
             raise InputError(
-                f"A global batch of {everything} cells does not hold {shape.cells} cells from position {first_cell} on."
+                f"A global batch of {everything} cells has fewer than {shape.cells} cells from position {first_cell}."
             )
         # Draws are cheap and pixels are not: everything is drawn for all cells and the part at hand is kept.
         part = slice(first_cell, first_cell + shape.cells)

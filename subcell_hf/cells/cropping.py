@@ -299,7 +299,7 @@ def _finish(
     for task in done:
         rows = read_record(task.rows_path)
         if rows is None:
-            raise InputError(f"{task.rows_path} was damaged while the run was at work. Run the same command again.")
+            raise InputError(f"{task.rows_path} was damaged during the run. Run the same command again.")
         cells += rows["cells"]
         filtered += rows["filtered"]
     report = CropReport(len(done), len(cells), len(filtered), dict(sorted(skipped.items())), unused)

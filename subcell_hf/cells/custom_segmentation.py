@@ -51,7 +51,7 @@ def import_function(where: str) -> Callable[..., npt.NDArray[np.int32]]:
 
 @cache
 def _load_file(path: Path, changed_ns: int) -> ModuleType:
-    """Run a Python file as a module; its time of change tells versions apart."""
+    """Run a Python file as a module; its time of change distinguishes versions."""
     spec = util.spec_from_file_location(f"custom_segmentation_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")

@@ -98,14 +98,14 @@ def open_crops_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, An
         facts = read_crops_json(folder, finished=False)
         earlier = facts.get("settings", {})
         changed = [
-            f"{name}: {earlier.get(name)!r} then, {settings.get(name)!r} now"
+            f"{name}: {earlier.get(name)!r} in that run, {settings.get(name)!r} now"
             for name in sorted({*earlier, *settings})
             # What an earlier version could not be told is as it was where it is empty.
             if (earlier[name] != settings.get(name) if name in earlier else settings[name])
         ]
         if changed:
             raise InputError(
-                f"{folder} holds crops made with other settings ({'; '.join(changed)}). Use the same settings, or "
+                f"{folder} contains crops made with other settings ({'; '.join(changed)}). Use the same settings, or "
                 "choose a new folder (--output)."
             )
         remove_leftovers(folder)
@@ -115,7 +115,7 @@ def open_crops_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, An
     elif folder.exists() and not (
         folder.is_dir() and all(path.name.startswith(_LEFT_BY_NOTHING) for path in folder.iterdir())
     ):
-        raise InputError(f"{folder} exists and is no folder of crops. Choose a new folder (--output).")
+        raise InputError(f"{folder} exists and is not a folder of crops. Choose a new folder (--output).")
     facts["finished"] = False
     write_json(folder / CROPS_FILE, facts)
     return facts
@@ -249,13 +249,13 @@ def read_crops_json(folder: Path, *, finished: bool = True) -> dict[str, Any]:
     """
     path = folder / CROPS_FILE
     if not path.is_file():
-        raise InputError(f"{folder} is no folder of crops: it has no {CROPS_FILE}. Make one with subcell crops.")
+        raise InputError(f"{folder} is not a folder of crops: it has no {CROPS_FILE}. Create one with subcell crops.")
     try:
-        facts: dict[str, Any] = read_json(path, "Make one with subcell crops, in a new folder.")
+        facts: dict[str, Any] = read_json(path, "Create one with subcell crops, in a new folder.")
     except InputError as error:
-        raise InputError(f"{folder} is no folder of crops: {error}") from error
+        raise InputError(f"{folder} is not a folder of crops: {error}") from error
     if not isinstance(facts, dict):
-        raise InputError(f"{path} is no description of crops. Make the folder again with subcell crops.")
+        raise InputError(f"{path} is not a description of crops. Create the folder again with subcell crops.")
     if finished and not facts.get("finished"):
         raise InputError(
             f"{folder} is not finished. Run the same subcell crops command again; finished fields are kept."

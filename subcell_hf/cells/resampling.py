@@ -156,7 +156,7 @@ def _linear_weights(positions: npt.NDArray[np.float64], scale: float, length: in
 def nearest_window(
     mask: npt.NDArray[np.bool_], origin: tuple[int, int], start: tuple[float, float], scale: float, size_px: int
 ) -> npt.NDArray[np.bool_]:
-    """Cut a square window out of a mask that is False outside of its own array.
+    """Cut a square window out of a mask that is False outside of its array.
 
     Args:
         mask: `[height, width]`, for example the surroundings of one cell.

@@ -84,7 +84,7 @@ def segment_cells(
     if not labels.any():
         raise FieldError(
             f"Field {field.name!r}: no cell was found by {method}, expected at least one nucleus in channel "
-            f"{NUCLEUS_CHANNEL}. Look at the image; give a mask, or leave the field out."
+            f"{NUCLEUS_CHANNEL}. Check the image, give a mask, or leave the field out."
         )
     return labels
 
@@ -120,7 +120,7 @@ def segment_by_watershed(field: FieldOfView) -> npt.NDArray[np.int32]:
         field: The field; its pixel size must be known.
 
     Returns:
-        `[height, width]` int32 labels: 0 is background, each cell has a number of its own.
+        `[height, width]` int32 labels: 0 is background, each cell has a different number.
 
     Raises:
         FieldError: If a channel is missing.
@@ -138,7 +138,7 @@ def grow_nuclei(field: FieldOfView, nuclei: npt.NDArray[Any]) -> npt.NDArray[np.
         nuclei: `[height, width]` labels of nuclei, 0 elsewhere; each becomes one cell.
 
     Returns:
-        `[height, width]` int32 labels: 0 is background, each cell has a number of its own.
+        `[height, width]` int32 labels: 0 is background, each cell has a different number.
 
     Raises:
         FieldError: If the nuclei are of another size than the field, or the field has no channel of cell bodies.
@@ -176,7 +176,7 @@ def segment_by_cellpose(field: FieldOfView, diameter_um: float = 25.0, gpu: bool
         gpu: Whether Cellpose may use a GPU.
 
     Returns:
-        `[height, width]` int32 labels: 0 is background, each cell has a number of its own.
+        `[height, width]` int32 labels: 0 is background, each cell has a different number.
 
     Raises:
         FieldError: If a channel is missing.
@@ -186,8 +186,8 @@ def segment_by_cellpose(field: FieldOfView, diameter_um: float = 25.0, gpu: bool
         from cellpose.models import CellposeModel
     except ImportError as error:
         raise ImportError(
-            "Segmentation with Cellpose needs the package cellpose, which is not installed. "
-            "Install it with: pip install subcell-hf[cellpose]"
+            "Segmentation with Cellpose requires the package cellpose, not installed here. "
+            "Install with: pip install subcell-hf[cellpose]"
         ) from error
     body = next((name for name in (*CELL_BODY_CHANNELS, PROTEIN_CHANNEL) if name in field.channels), PROTEIN_CHANNEL)
     body_plane, nucleus_plane = channel_of(field, body), channel_of(field, NUCLEUS_CHANNEL)

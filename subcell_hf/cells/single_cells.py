@@ -26,7 +26,7 @@ from subcell_hf.ontology import PUBLISHED_PIXEL_SIZE_UM
 from subcell_hf.types import FieldCrops, FieldOfView
 
 _WHOLE_SCALE_TOLERANCE = 2e-3
-"""Pixel sizes are rarely known better, and 0.08 is often written for 0.0800885 um: no reason to interpolate."""
+"""Relative difference of pixel sizes below which crops are not resampled: 0.08 is often written for 0.0800885 um."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class CropSettings:
             raise InputError(f"max_saturation is {self.max_saturation}, expected a share from 0 to 1.")
         if self.min_area_um2 is not None and self.max_area_um2 is not None and self.min_area_um2 > self.max_area_um2:
             raise InputError(
-                f"min_area_um2 {self.min_area_um2} exceeds max_area_um2 {self.max_area_um2}: no cell is left."
+                f"min_area_um2 {self.min_area_um2} exceeds max_area_um2 {self.max_area_um2}: every cell would "
+                f"be excluded."
             )
 
     @property
@@ -150,7 +151,7 @@ def select_cells(
     level = saturation_level(field.pixels)
     if settings.max_saturation is not None and level is None:
         raise FieldError(
-            f"Field {field.name!r} is {field.pixels.dtype}: nobody knows at which value it is saturated. Leave out "
+            f"Field {field.name!r} is {field.pixels.dtype}: the value of saturation is unknown. Leave out "
             "max_saturation (--max-saturation), or give 8- or 16-bit images."
         )
     kept, filtered = [], []

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from subcell_hf.cli.image_options import Illumination, Labels, Masks, PathMappings, Pattern, PlateMaps, Segmentation
+from subcell_hf.errors import counted
 
 
 def simulate(
@@ -37,7 +38,8 @@ def simulate(
         bit_depth=bit_depth,
         workers=workers,
     )
-    typer.echo(f"{output} contains {fields} simulated fields, {made} of them new; metadata.csv lists their content.")
+    simulated = counted(fields, "simulated field")
+    typer.echo(f"{output} contains {simulated}, {made} of them new; metadata.csv lists their content.")
 
 
 def inspect(
@@ -67,7 +69,7 @@ def inspect(
     look_at: Annotated[int, typer.Option(min=0, help="Number of fields whose pixels are checked.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
 ) -> None:
-    """Show what a folder of images holds. Exit code 3: something would be skipped; 2: nothing can be used."""
+    """Show what a folder of images contains. Exit code 3: something would be skipped; 2: nothing can be used."""
     from subcell_hf.images.reading_options import (
         ReadingOptions,
         parse_channel_mapping,
@@ -140,7 +142,7 @@ def crops(
     labels: Labels = None,
     trust_masks: Annotated[
         bool,
-        typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
+        typer.Option("--trust-masks", help="Accept each label of a mask as one cell, even with many pieces or nuclei."),
     ] = False,
     segmentation: Segmentation = "watershed",
     crop_size_px: Annotated[int, typer.Option(help="Width of a crop in pixels of 0.0800885 um.")] = 896,
@@ -170,7 +172,6 @@ def crops(
     )
     from subcell_hf.ontology import channels_from_variant
     from subcell_hf.workflows.crop import crop_images
-    from subcell_hf.workflows.notes import counted
 
     report = crop_images(
         source,
@@ -206,8 +207,9 @@ def crops(
         engine=engine,
     )
     typer.echo(
-        f"{output} holds {report.cells} crops of {report.fields} fields; {report.filtered_cells} cells were filtered "
-        f"out, {counted(len(report.skipped), 'field')} skipped."
+        f"{output} contains {counted(report.cells, 'crop')} of {counted(report.fields, 'field')}; "
+        f"{counted(report.filtered_cells, 'cell was', 'cells were')} filtered out, "
+        f"{counted(len(report.skipped), 'field')} skipped."
     )
     for reason in list(report.skipped.values())[:5]:
         typer.echo(f"Skipped: {reason}", err=True)
@@ -250,7 +252,7 @@ def shards(
     labels: Labels = None,
     trust_masks: Annotated[
         bool,
-        typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
+        typer.Option("--trust-masks", help="Accept each label of a mask as one cell, even with many pieces or nuclei."),
     ] = False,
     segmentation: Segmentation = "watershed",
     workers: Annotated[int, typer.Option(min=1, help="Number of parallel processes.")] = 1,
@@ -268,7 +270,6 @@ def shards(
     from subcell_hf.shards.sharding import ShardSettings
     from subcell_hf.shards.splits import parse_fractions
     from subcell_hf.storage.plain_files import read_lines
-    from subcell_hf.workflows.notes import counted
     from subcell_hf.workflows.shards import shard_images
 
     reading = ReadingOptions(
@@ -303,8 +304,10 @@ def shards(
     )
     splits = ", ".join(f"{name} {len(names)}" for name, names in report.index.splits.items()) or "none"
     typer.echo(
-        f"{output} holds {report.index.cells} cells of {len(report.index.antibodies)} antibodies in "
-        f"{len(report.index.shards)} shards; splits: {splits}; {counted(len(report.skipped), 'field')} skipped."
+        f"{output} contains {counted(report.index.cells, 'cell')} of "
+        f"{counted(len(report.index.antibodies), 'antibody', 'antibodies')} in "
+        f"{counted(len(report.index.shards), 'shard')}; splits: {splits}; "
+        f"{counted(len(report.skipped), 'field')} skipped."
     )
     for name, reason in report.skipped[:5]:
         typer.echo(f"Skipped: {name}: {reason}", err=True)
@@ -328,8 +331,9 @@ def shards_inspect(
             typer.echo(problem, err=True)
         index = found.inspection.index
         typer.echo(
-            f"{index.cells} cells, {len(index.antibodies)} antibodies, {len(index.shards)} shards: {len(problems)} "
-            "problems. Copy the damaged files again or write the shards anew."
+            f"{counted(index.cells, 'cell')}, {counted(len(index.antibodies), 'antibody', 'antibodies')}, "
+            f"{counted(len(index.shards), 'shard')}: {counted(len(problems), 'problem')}. Copy the damaged files "
+            "again or write the shards again."
         )
         raise typer.Exit(1)
     if found.contact_sheet is not None:
@@ -360,9 +364,11 @@ def splits(
         folder, by=by, fractions=parse_fractions(fractions), seed=seed, lists=files, published=published
     )
     sizes = ", ".join(f"{name} {len(names)}" for name, names in report.index.splits.items())
-    typer.echo(f"{folder} has the splits {sizes} antibodies; {report.unused} of its antibodies are in none.")
+    unused = counted(report.unused, "antibody is", "antibodies are")
+    typer.echo(f"Antibodies in the splits of {folder}: {sizes}; {unused} in no split.")
     if report.unknown:
-        typer.echo(f"{report.unknown} antibodies of the lists are not in these shards.")
+        unknown = counted(report.unknown, "antibody", "antibodies")
+        typer.echo(f"Not in these shards: {unknown} of the lists.")
 
 
 def views(
@@ -384,4 +390,4 @@ def views(
     from subcell_hf.workflows.shards import draw_views
 
     drawn = draw_views(shards, output, pipeline=pipeline, split=split, antibodies=antibodies, cells=cells, seed=seed)
-    typer.echo(f"Drew {drawn} cells to {output}.")
+    typer.echo(f"Drew {counted(drawn, 'cell')} to {output}.")

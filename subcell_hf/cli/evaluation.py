@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subcell_hf.errors import counted
+
 if TYPE_CHECKING:
     from subcell_hf.workflows.evaluation.table_baselines import BaselineOptions
 
@@ -50,7 +52,8 @@ def baselines(
 
     settings = BaselineSettings(pixel_edge, components, fitting_cells, seed)
     for written in compute_baselines(source, output, settings, workers=workers).values():
-        typer.echo(f"{written.path} holds {written.cells} cells of {written.width} numbers.")
+        cells, width = counted(written.cells, "cell"), counted(written.width, "feature")
+        typer.echo(f"{written.path} contains {cells} with {width} each.")
 
 
 @evaluate.command()
@@ -271,8 +274,8 @@ def perturbation(
         typer.echo(comparison["sentence"])
     scores = report.result.summary["replicate_retrieval"]
     typer.echo(
-        f"Replicate mAP {scores['mean_average_precision']:.4f} over {scores['groups']} groups, "
-        f"{scores['share_retrieved']:.0%} above chance; {report.page} shows them."
+        f"Replicate mAP {scores['mean_average_precision']:.4f} over {counted(scores['groups'], 'group')}, "
+        f"{scores['share_retrieved']:.0%} above chance; see {report.page}."
     )
     if len(report.result.left_out):
         raise typer.Exit(LEFT_OUT)
@@ -344,12 +347,13 @@ def proteome_map(
     for level in summary["levels"]:
         agreement = level["agreement_with_locations"]
         known = "" if agreement is None else f", adjusted Rand index with locations {agreement:.3f}"
-        typer.echo(f"resolution {level['resolution']:g}: {level['clusters']} clusters{known}")
-    typer.echo(f"{summary['genes']} genes of {summary['cells']} cells are on the map: open {output / 'map.html'}.")
+        typer.echo(f"resolution {level['resolution']:g}: {counted(level['clusters'], 'cluster')}{known}")
+    genes, cells = counted(summary["genes"], "gene"), counted(summary["cells"], "cell")
+    typer.echo(f"The map shows {genes} from {cells}: open {output / 'map.html'}.")
 
 
 def _baseline_options(given: list[str] | None, computed: bool, crops: str | None, workers: int) -> "BaselineOptions":
-    """The options of baselines, which two benchmarks share."""
+    """The options of baselines, shared by two benchmarks."""
     from subcell_hf.shards.splits import parse_named
     from subcell_hf.workflows.evaluation.table_baselines import BASELINES, BaselineOptions
 

@@ -100,7 +100,7 @@ def export(
     folder, shown = exported.folder, exported.repository
     typer.echo(f"{folder} is ready. Look at its README.md, then: subcell push {folder} {shown}")
     if exported.space is not None:
-        typer.echo(f"{exported.space} shows it, once it is there: subcell push {exported.space} OWNER/NAME")
+        typer.echo(f"After the push of the model, push its Space: subcell push {exported.space} OWNER/NAME")
 
 
 _Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub.")]
@@ -216,4 +216,4 @@ def untrained(
     from subcell_hf.progress import hide_weight_bars
 
     hide_weight_bars()
-    typer.echo(f"{save_untrained(model, output, seed)} holds a model that has learnt nothing.")
+    typer.echo(f"{save_untrained(model, output, seed)} contains an untrained model.")

@@ -77,7 +77,7 @@ def embed(
     labels: Labels = None,
     trust_masks: Annotated[
         bool,
-        typer.Option("--trust-masks", help="Take every label of a mask as one cell, whatever its pieces and nuclei."),
+        typer.Option("--trust-masks", help="Accept each label of a mask as one cell, even with many pieces or nuclei."),
     ] = False,
     segmentation: Segmentation = "watershed",
     min_area_um2: Annotated[float | None, typer.Option(help="Exclude cells smaller than this.")] = None,
@@ -180,7 +180,8 @@ def embed(
         return
     if is_launched():
         typer.echo(
-            "The tables are complete; skipped.csv lists what is not in them. For the launcher this is exit code 0."
+            "The tables are complete; skipped.csv lists the inputs that are not in them. The exit code is 0, because "
+            "launchers take any other code for a failure."
         )
         return
     raise typer.Exit(3)

@@ -1,9 +1,9 @@
-"""An inspection in words, for a terminal."""
+"""The result of `subcell inspect` as text for a terminal."""
 
 from collections import Counter
 
+from subcell_hf.errors import counted
 from subcell_hf.workflows.inspect_images import InspectedField, Inspection, plate_map
-from subcell_hf.workflows.notes import counted
 
 _MOST_SHOWN = 5
 
@@ -13,7 +13,7 @@ def describe(found: Inspection) -> str:
     fields = found.fields
     lines = [
         f"Layout:      {found.layout} ({found.recognised_by})",
-        f"Fields:      {counted(len(fields), 'field')} of view, {found.usable} of them usable",
+        f"Fields:      {counted(len(fields), 'field')} of view, {found.usable} usable",
     ]
     plates = sorted({field.plate for field in fields if field.plate})
     wells = {(field.plate, field.well) for field in fields if field.well}

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from subcell_hf.cli.image_options import PlateMaps
+from subcell_hf.errors import counted
 
 
 def aggregate(
@@ -23,12 +24,13 @@ def aggregate(
     from subcell_hf.workflows.tables import aggregate_table
 
     result = aggregate_table(table, by, output, probabilities=probabilities, plate_maps=plate_map or ())
-    typer.echo(f"{output} holds {len(result.table)} rows, one per {by}, of {result.cells} cells.")
+    rows, cells = counted(len(result.table), "row"), counted(result.cells, "cell")
+    typer.echo(f"{output} contains {rows}, one per {by}, from {cells}.")
     if dropped := result.aggregation.dropped_columns:
-        typer.echo(f"Left out, since they differ within a {by}: {', '.join(dropped)}.")
+        typer.echo(f"Columns left out because they differ within a {by}: {', '.join(dropped)}.")
     if result.skipped_file is not None:
-        skipped = len(result.aggregation.skipped)
-        typer.echo(f"Skipped: {skipped} cells that name no {by}, listed in {result.skipped_file}.", err=True)
+        skipped = counted(len(result.aggregation.skipped), "cell")
+        typer.echo(f"Skipped: {skipped} without a {by}, listed in {result.skipped_file}.", err=True)
         raise typer.Exit(3)
 
 

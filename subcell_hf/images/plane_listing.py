@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.folder_contents import FolderContent
 from subcell_hf.images.listed_fields import ListedField, Listing, PlaneFile
@@ -392,9 +392,9 @@ def _problems(
         named = ", ".join(path.name for path in list(lacking)[:_MOST_NAMED])
         named += ", …" if len(lacking) > _MOST_NAMED else ""
         functions = {plane.illumination for plane in planes if plane.illumination is not None}
-        what = f"planes and {len(functions)} illumination functions" if functions else "planes"
+        also = f" and {counted(len(functions), 'illumination function')}" if functions else ""
         lost = sum(not disk.holds(file) for file in (*(plane.file for plane in planes), *functions))
         yield (
-            f"Field {name!r}: {len(planes)} {what} are listed, {lost} of them are not on the disk: {named}. "
-            f"{listing.remedy}"
+            f"Field {name!r}: {lost} of {counted(len(planes), 'listed plane')}{also} "
+            f"{'is' if lost == 1 else 'are'} not on the disk: {named}. {listing.remedy}"
         )

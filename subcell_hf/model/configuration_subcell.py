@@ -103,7 +103,7 @@ class SubCellConfig(PreTrainedConfig):
     Args:
         channels: Name of every input channel, in order, the protein of interest last. SubCell's own are `red`
             (microtubules), `yellow` (endoplasmic reticulum), `blue` (nucleus) and `green` (protein); other names and
-            counts are fine for models of one's own.
+            counts are allowed for custom models.
         pixel_size_um: Edge of an input pixel in micrometres. The default is that of 896 px Human Protein Atlas crops
             resized to 448 px.
         image_size: Edge (or `[height, width]`) in pixels of the images that the position embeddings are made for.

@@ -87,7 +87,7 @@ def refuse_palette(file: ImageFile, source: Any) -> None:
     """Refuse numbers of colours where intensities are expected; raises ValueError."""
     if file.has_palette:
         raise ValueError(
-            f"{source} has the photometric interpretation Palette, and its palette is no ramp from black to one "
+            f"{source} has the photometric interpretation Palette, and its palette is not a ramp from black to one "
             "colour; expected intensities. Save it as a grey TIFF."
         )
 
@@ -110,7 +110,7 @@ def read_file(path: str | os.PathLike[str], named_channels: int = 0) -> ImageFil
         raise ValueError(f"{name} is a URL; expected a local file. Download it first.")
     reader = READERS.get(Path(name).suffix.lower())
     if reader is None:
-        raise ValueError(f"{name} is of no known kind; expected one of {', '.join(READERS)}.")
+        raise ValueError(f"{name} has an unknown file type; expected one of {', '.join(READERS)}.")
     if not Path(name).is_file():
         raise FileNotFoundError(f"There is no file {name}.")
     try:
@@ -120,7 +120,7 @@ def read_file(path: str | os.PathLike[str], named_channels: int = 0) -> ImageFil
     except UnfitFileError as error:
         raise UnfitFileError(f"{name} {error}") from error
     except Exception as error:  # decoders raise whatever they please; the file's name must not get lost
-        raise ValueError(f"{name} cannot be read ({error}); it may be damaged, fetch it again.") from error
+        raise ValueError(f"{name} cannot be read ({error}); it may be damaged. Fetch it again.") from error
 
 
 def _import(module: str, package: str) -> Any:
@@ -162,7 +162,7 @@ def read_picture(picture: Any, where: str) -> ImageFile:
     except UnfitFileError as error:
         raise UnfitFileError(f"{where} {error}") from error
     except Exception as error:  # Pillow reads its files late, and raises whatever it pleases
-        raise ValueError(f"{where} cannot be read ({error}); it may be damaged or closed, open it again.") from error
+        raise ValueError(f"{where} cannot be read ({error}); it may be damaged or closed. Open it again.") from error
 
 
 def read_mask(source: Any, where: str) -> Any:

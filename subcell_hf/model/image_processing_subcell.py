@@ -165,7 +165,7 @@ class SubCellImageProcessor(BaseImageProcessor):
         settings: Settings = {name: getattr(self, name) for name in OVERRIDABLE}
         settings |= {"input_data_format": None, "device": None, "return_cell_masks": False}
         foreign = sorted(set(overrides) - set(settings))
-        _require(not foreign, f"Unknown settings {', '.join(foreign)}; this processor knows {', '.join(settings)}.")
+        _require(not foreign, f"Unknown settings {', '.join(foreign)}; known settings: {', '.join(settings)}.")
         settings |= {name: value for name, value in overrides.items() if value is not None}
         size, normalize = dict(get_size_dict(settings["size"])), settings["normalize"]
         sound = set(size) == {"height", "width"} and all(isinstance(edge, int) and edge > 0 for edge in size.values())
@@ -236,7 +236,7 @@ def _require(condition: bool, message: str) -> None:
 def _check_names(names: Sequence[str]) -> list[str]:
     checked = [names] if isinstance(names, str) else list(names)
     sound = all(isinstance(name, str) and name for name in checked) and len(set(checked)) == len(checked) > 0
-    _require(sound, f"channels={names!r}; expected names such as 'green', at least one, each only once.")
+    _require(sound, f"channels={names!r}; expected names such as 'green', at least one, without repetition.")
     return checked
 
 
@@ -265,14 +265,14 @@ def _read_crops(
     """
     if not isinstance(images, list | tuple) and getattr(images, "ndim", 0) != 4:
         images = [images]
-    _require(len(images) > 0, "Got no image at all; expected at least one.")
+    _require(len(images) > 0, "Got no images; expected at least one.")
     if len(wanted) > 1 and len(images) > 1 and all(map(_is_plane, images)):
         images = [images]  # a plane alone is no crop
     crops = []
     for index, image in enumerate(images):
         where = f"Image {index}"
         empty = isinstance(image, Mapping) and not image
-        _require(not empty, f"{where} has no plane; expected {', '.join(wanted)}.")
+        _require(not empty, f"{where} has no planes; expected {', '.join(wanted)}.")
         names, image = _name_planes(image, orders, where)
         _require(len(names) > 0, f"{where}: several proteins are mapped; name the planes by channels=[…].")
         if not isinstance(image, Mapping):
@@ -336,7 +336,7 @@ def _as_channels_first(image: Tensor, names: list[str], where: str, layout: str 
     last = image.ndim == 3 and shape[2] == count and layout in (None, "channels_last")
     expected = f"expected {count} planes ({', '.join(names)}) {layout or 'first or last'}"
     _require(first or last, f"{where} has the shape {shape}; {expected}. Name other planes by channels=[…].")
-    _require(not (first and last), f"{where}: {shape} may have its channels first or last; say input_data_format.")
+    _require(not (first and last), f"{where}: {shape} may have its channels first or last; set input_data_format.")
     return image if first else image.movedim(2, 0)
 
 

@@ -491,7 +491,7 @@ class SubCellModel(SubCellPreTrainedModel):
         if attend and not outputs.attentions:
             raise ValueError(
                 f"output_attentions=True: the backbone {self.config.backbone_config.model_type!r} gives no attentions. "
-                'Attention models do after model.set_attn_implementation("eager"); pooler_attentions are always there.'
+                'Attention models do after model.set_attn_implementation("eager"); pooler_attentions always exist.'
             )
         return SubCellModelOutput(
             last_hidden_state=tokens,
@@ -603,7 +603,7 @@ class SubCellClassifierEnsemble(nn.Module):
 
 
 class SubCellForImageClassification(SubCellPreTrainedModel):
-    """Protein locations (or any labels of one's own) from images of single cells."""
+    """Protein locations (or custom labels) from images of single cells."""
 
     _keys_to_ignore_on_load_unexpected = [rf"^({PRETRAINING_PARTS})\."]
 

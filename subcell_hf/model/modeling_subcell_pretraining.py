@@ -282,7 +282,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         return loaded
 
     def freeze_untrained(self) -> None:
-        """Take what no gradient may or does reach from the optimizer's hands."""
+        """Freeze parameters that must not or do not receive a gradient."""
         if self.config.protein_centroid_weight:
             self.teacher.requires_grad_(False)
         if not self._uses_two_views and self.config.probe_detached:
@@ -336,7 +336,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             locations: `[cells, labels]` multi-hot targets of the probe; without them there is no probe loss.
             noise: `[cells, views, patches]` uniform random numbers that decide which patches are hidden; drawn from
                 torch's default generator if None and a ratio is above 0.
-            teacher_noise: Same, for the teacher, which hides patches of its own choice.
+            teacher_noise: Same, for the teacher, for which patches are chosen independently.
             centroid_noise: `[antibodies, projection_size]` unit vectors, if `centroid_noise_weight` > 0; drawn if None.
             output_attentions: Whether to return the encoder's attention probabilities.
             output_hidden_states: Whether to return the encoder's hidden states, or the indices of those to keep.

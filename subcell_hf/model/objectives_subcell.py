@@ -1,9 +1,9 @@
 """SubCell's training objectives, as pure functions of tensors.
 
-Every loss is exact over the *global* batch: with several processes each computes the loss of its own cells against the
-gathered features of all, so that the mean of the processes' losses is the loss of the global batch, and the mean of
-their gradients, which is what data-parallel training applies, is its gradient. Cost and memory per process grow with
-local × global cells.
+Every loss is exact over the *global* batch. With several processes each computes the loss of its local cells against
+the gathered features of all cells. The mean of the processes' losses is then the loss of the global batch, and the mean
+of their gradients, as applied by data-parallel training, is its gradient. Cost and memory per process grow with local ×
+global cells.
 
 Source of the objectives: Gupta et al., bioRxiv 2024.12.06.627299.
 """

@@ -60,8 +60,8 @@ class SubCellPipeline(Pipeline):
     * `batch_size`: cells per forward.
 
     A result is a list of `{"label", "score"}`, or with an embedding or a map a dict `{"locations", "embedding",
-    "attention"}`. Where the channel mapping lists several proteins, locations are a dict by protein, embeddings stand
-    one after the other, and maps have a leading axis of proteins.
+    "attention"}`. Where the channel mapping lists several proteins, locations are a dict by protein, embeddings are
+    concatenated, and maps have a leading axis of proteins.
 
     Raises:
         ValueError: If an input cannot be read or does not fit the model; the message names it and the remedy.

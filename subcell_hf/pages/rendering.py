@@ -22,7 +22,7 @@ def render_page(folder: Path, template: str, **facts: Any) -> str:
     * `tojson`: data for a script; no name in it can end the element.
 
     Args:
-        folder: Holds the template, and what it includes or inlines of its own.
+        folder: Contains the template and the files that it includes or inlines.
         template: File name.
         **facts: What the template names. Strings are escaped where they are shown.
 

@@ -16,11 +16,11 @@ class _Variables(NamedTuple):
     world_size: str
     local_rank: str
     per_shell: bool = False
-    """Whether an interactive shell has these, too: it is one process, whatever number of tasks it was given."""
+    """Whether interactive shells set these too; such a shell is one process, independent of its number of tasks."""
 
 
 ALONE = "To embed everything with one process, put WORLD_SIZE=1 before the command."
-"""How to finish what several processes have begun."""
+"""Advice for finishing a run of several processes with one."""
 
 _LAUNCHERS = (
     _Variables("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun, accelerate launch

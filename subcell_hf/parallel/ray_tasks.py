@@ -1,6 +1,6 @@
 """The per-field and per-shard work on Ray Data, on this machine or on a cluster; needs the extra `cluster`.
 
-No scheduler of our own: Ray decides where a task runs, and runs it again where its worker died.
+Ray schedules the tasks, and repeats a task whose worker died.
 """
 
 import os
@@ -11,9 +11,9 @@ from typing import Any
 from subcell_hf.errors import InputError
 
 ENGINES = ("local", "ray")
-"""Where work can run: in processes of this machine, or on Ray."""
+"""Engines: processes on this machine, or Ray."""
 LARGEST_BLOCKS = 1000
-"""Into so many blocks a list of tasks is cut at most."""
+"""Maximum number of blocks of a list of tasks."""
 
 
 def check_engine(engine: str) -> None:
@@ -39,7 +39,9 @@ def start_ray() -> Any:
         import ray
         import ray.data
     except ImportError as error:
-        raise InputError(f"--engine ray needs Ray ({error}): pip install 'subcell-hf[cluster]'.") from error
+        raise InputError(
+            f"--engine ray requires Ray ({error}). Install with: pip install 'subcell-hf[cluster]'."
+        ) from error
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -51,7 +53,7 @@ def map_on_ray(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator
 
     Args:
         function: What to do; it and the items must pickle.
-        items: What to do it with; files that they name must be there on every machine.
+        items: What to do it with; files that they name must exist on every machine.
 
     Yields:
         Position of an item and what came of it, as they come.

@@ -23,7 +23,7 @@ from subcell_hf.tables.run_record import read_run
 
 REPORT_FILE = "report.html"
 MAX_CELLS = 20_000
-"""Cells on the map and in the table of the page; the counts are those of all."""
+"""Maximum number of cells on the map and in the table of the page; counts include all cells."""
 
 _MAX_PICTURE_BYTES = 9_000_000
 _MAX_DATA_BYTES = 4_500_000
@@ -59,10 +59,10 @@ def write_report(
     """
     folder = Path(output_folder)
     if folder.is_file():
-        raise InputError(f"{folder} is a file, expected the folder that holds it. Give {folder.parent}.")
+        raise InputError(f"{folder} is a file, expected the folder that contains it. Give {folder.parent}.")
     table = read_table(folder)
     if not len(table):
-        raise InputError(f"{folder} holds a table without cells, so there is nothing to show. See skipped.csv there.")
+        raise InputError(f"{folder} contains a table without cells. See its skipped.csv.")
     pictures = _read_pictures(folder, set(table.cells["cell_id"]))
     montage = summaries.choose_montage(table.cells, set(pictures))
     sheets = pack_pictures(pictures, _picture_order(pictures, montage, seed), _MAX_PICTURE_BYTES)

@@ -50,7 +50,7 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
         method = f"PCA, since {cells} cells are too few for UMAP ({FEWEST_FOR_UMAP} are needed)"
         return CellMap(_fit_square(components[:, :2]), method)
     if not np.ptp(directions, axis=0).any():
-        return CellMap(_fit_square(components[:, :2]), "all embeddings are the same, so there is nothing to lay out")
+        return CellMap(_fit_square(components[:, :2]), "all embeddings are equal")
     neighbours = min(15, cells - 1)
     try:
         positions = _lay_out(components, neighbours, seed)

@@ -73,7 +73,7 @@ def agreement_with_known(cells: pd.DataFrame) -> dict[str, int] | None:
 
 
 def choose_montage(cells: pd.DataFrame, pictured: set[str]) -> list[dict[str, Any]]:
-    """Rows of cells that stand for a location, whole and certain ones first; else for a gene, antibody or field.
+    """Rows of cells that represent a location, whole and certain ones first; else for a gene, antibody or field.
 
     Args:
         cells: All cells.
@@ -180,7 +180,7 @@ def run_facts(run: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[dic
 
 
 def stains_of(run: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What each colour of the pictures stands for, as far as the run names its channels; proteins of passes too."""
+    """Meaning of each colour of the pictures, if the run names its channels; includes the proteins of passes."""
     names: dict[str, None] = {}
     for model in run.get("models", ()):
         names |= dict.fromkeys((*model.get("channels", ()), *model.get("proteins", ())))

@@ -1,7 +1,7 @@
 """Which cells are in which batch: pure functions of (seed, epoch, step).
 
-Nothing is shuffled through a buffer and nothing is remembered, so going on from any step is exact, with any number of
-workers, and a batch of the whole job does not depend on how many processes share it.
+There is no shuffle buffer and no state, so training resumes exactly at any step, with any number of workers, and a
+global batch does not depend on the number of processes.
 """
 
 import hashlib

@@ -109,7 +109,7 @@ class CellTable:
             columns = pq.read_table(pa.BufferReader(content), columns=needed, page_checksum_verification=True)
             missing = [name for name in needed if name not in columns.column_names]
         except pa.ArrowException as error:
-            raise InputError(f"{where} is no Parquet table ({error}).") from error
+            raise InputError(f"{where} is not a Parquet table ({error}).") from error
         if missing or len(columns) != index.cells:
             raise InputError(
                 f"{where} has {len(columns)} rows and lacks the columns {missing or 'none'}; the index expects "

@@ -35,8 +35,8 @@ from subcell_hf.errors import InputError
 from subcell_hf.storage.plain_files import parse_json
 
 MASK_MEMBER = "mask.pzst"
-"""Ending of the member that holds a cell's mask: `pzst`, packed bits and zstd. No library knows these endings, so none
-decodes the members in a way of its own."""
+"""Ending of the member that holds a cell's mask: `pzst`, packed bits and zstd. No library decodes members
+with these endings by itself."""
 RECORD_MEMBER = "json"
 PIXELS_MEMBERS = {"uint8": "pixels.dzst", "uint16": "pixels.pco", "float32": "pixels.pco"}
 """dtype → ending of the member that holds the pixels: `dzst`, row differences and zstd; `pco`, pcodec."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.ontology import CHANNEL_DISPLAY_RGB, PROTEIN_CHANNEL
 from subcell_hf.pages.rendering import render_page
 from subcell_hf.shards.reader import ShardReader
@@ -118,7 +118,7 @@ def _caption(reader: ShardReader, label: int, rows: npt.NDArray[np.int64]) -> st
     lines = [f"{index.antibodies[label]}  {index.genes[label]}"[:28], *(name[:28] for name in locations[:5])]
     lines += [f"… {len(locations) - 5} more"] if len(locations) > 5 else []
     fields, lines_of_cells = len(np.unique(cells.field_of_view[rows])), np.unique(cells.cell_line[rows])
-    lines.append(f"{len(rows)} cells, {fields} field{'s' * (fields != 1)}")
+    lines.append(f"{counted(len(rows), 'cell')}, {counted(fields, 'field')}")
     lines.append(", ".join(index.cell_lines[line] for line in lines_of_cells)[:28])
     split = [name for name, members in index.splits.items() if index.antibodies[label] in members]
     return "\n".join(lines + split)
@@ -136,7 +136,7 @@ def _page(reader: ShardReader, picture: bytes) -> bytes:
         "Shards": f"{len(index.shards)}, {size_bytes / 1e6:,.1f} MB, {size_bytes / index.cells / 1e3:,.0f} kB per cell",
         "Crops": f"{form.crop_size_px} px of {form.pixel_size_um:g} µm, {', '.join(form.channels)}, {form.dtype}",
         "Splits": ", ".join(f"{name}: {len(members):,} antibodies" for name, members in index.splits.items()) or "none",
-        "How they were made": index.split_method or "no splits",
+        "Settings": index.split_method or "no splits",
         "Source": index.source or "not given",
     }
     return render_page(Path(__file__).parent, "contact_sheet.html.j2", figures=figures, picture=picture).encode()

@@ -117,7 +117,7 @@ class ShardIndex:
         if not isinstance(record, dict) or record.get("format") != FORMAT_NAME:
             raise InputError(
                 f'{where} is no index of shards: expected "format": "{FORMAT_NAME}". '
-                "Give a folder that `subcell shards` wrote."
+                "Give an output folder of `subcell shards`."
             )
         if record.get("version") != FORMAT_VERSION:
             raise InputError(

@@ -78,7 +78,7 @@ def _write(folder: Path, index: ShardIndex, splits: Mapping[str, Sequence[str]],
     if not any(kept.values()):
         raise InputError(
             f"None of the {unknown} antibodies of the lists is in {folder}, which holds "
-            f"{', '.join(index.antibodies[:3])}, …. The splits were left as they are."
+            f"{', '.join(index.antibodies[:3])}, …. The splits are unchanged."
         )
     changed = index.with_splits(kept, method)
     with write_atomically(folder / INDEX_FILE) as file:

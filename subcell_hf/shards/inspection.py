@@ -117,17 +117,17 @@ def _member_problem(
     if info.name in seen:
         return "has twice"
     if place is None or not info.isreg():
-        return "has members that it should not have, and that nobody should open"
+        return "has unexpected members, which may be unsafe to open"
     if info.offset_data != place.offset or info.size != (place.size if place.cell_id is None else info.size):
-        return "has at another place or of another size than the table of cells says"
+        return "has at another place or with another size than in the table of cells"
     if place.cell_id is not None:
         file = archive.extractfile(info)
         try:
             record = parse_json(file.read(), info.name) if file else None
         except InputError:
-            return "has records that are no JSON"
+            return "has records that are not JSON"
         if not isinstance(record, dict) or record.get("cell_id") != place.cell_id:
-            return "has records of other cells than the table says"
+            return "has records of other cells than the table of cells lists"
     return None
 
 

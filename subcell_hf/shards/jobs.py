@@ -174,7 +174,7 @@ def join_notes(jobs: Sequence[ShardJob]) -> JoinedNotes:
     for job in jobs:
         note = read_record(job.note)
         if note is None:
-            raise InputError(f"{job.note} was damaged while the run was at work. Run the same command again.")
+            raise InputError(f"{job.note} was damaged during the run. Run the same command again.")
         skipped += [(name, reason) for name, reason in note["skipped"]]
         if not note["rows"]:
             job.shard.unlink()

@@ -35,7 +35,7 @@ REMOTE_ATTEMPTS = 4
 FIRST_PAUSE_S = 0.5
 
 _FINAL_ERRORS = (FileNotFoundError, PermissionError, TypeError, ValueError)
-"""What another attempt would not change."""
+"""Errors for which there is no other attempt."""
 
 Result = TypeVar("Result")
 
@@ -181,7 +181,8 @@ class ShardReader:
             return bytes(_persistently(lambda: filesystem.cat_file(f"{root}/{name}")))
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{self.url} has no {name}: it is no finished folder of shards. Give one that `subcell shards` wrote, "
+                f"{self.url} has no {name}: it is not a finished folder of shards. Give one that `subcell "
+                f"shards` wrote, "
                 "or run that command again to finish it."
             ) from error
 

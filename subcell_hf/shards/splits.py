@@ -36,7 +36,7 @@ def split_antibodies(
     locations have few antibodies; and no split stays empty where there are enough antibodies or genes.
 
     Args:
-        genes: Antibody → gene, empty where unknown; an antibody of an unknown gene is a group of its own.
+        genes: Antibody → gene, empty where unknown; an antibody of an unknown gene is a separate group.
         locations: Antibody → names of its locations; an antibody may be absent.
         by: `"gene"` or `"antibody"`: what must not straddle two splits.
         fractions: Split name → its share of the antibodies, adding up to 1.
@@ -191,7 +191,7 @@ def read_published_splits(folder: Path) -> dict[str, list[str]]:
         `train`, `validation` and `test` → antibodies, sorted.
 
     Raises:
-        InputError: If a file is missing or is not, byte for byte, the published one.
+        InputError: If a file is missing or not byte-identical to the published one.
     """
     published = json.loads((shipped_folder("annotations") / "splits" / "published.json").read_text(encoding="utf-8"))
     files = {}

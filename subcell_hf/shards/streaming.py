@@ -187,7 +187,7 @@ class ShardLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on after the batch at which the state was taken, also with another number of processes or workers.
+        """Resume after the batch at which the state was taken, also with another number of processes or workers.
 
         Args:
             state: What `state_dict` gave.

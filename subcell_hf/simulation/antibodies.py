@@ -139,7 +139,7 @@ def _deal_locations(generator: np.random.Generator, gene: int) -> tuple[str, ...
 
 
 def _draw_style(generator: np.random.Generator, locations: tuple[str, ...]) -> ProteinStyle:
-    """A look of its own for one antibody."""
+    """The individual appearance of one antibody."""
     negative = locations[0] == "Negative"
     return ProteinStyle(
         intensity=generator.uniform(0.03, 0.07) if negative else generator.uniform(0.35, 0.8),

@@ -48,7 +48,7 @@ def simulate_protein(generator: np.random.Generator, landmarks: Landmarks, antib
     """Density of the protein that an antibody binds, times each cell's expression and the antibody's intensity.
 
     Args:
-        generator: Source of randomness; every location draws from a stream of its own.
+        generator: Source of randomness; every location draws from a separate stream.
         landmarks: The field.
         antibody: Locations and style.
 

@@ -25,7 +25,7 @@ class CellCompartments:
         cell_line: The line whose cells these are.
         labels: `[height, width]` int32, 1 … cells, 0 between cells; also cells whose nucleus lies outside the field.
         edge_um: Distance to the cell's edge.
-        contact_um: Distance to the nearest neighbour's territory; large where there is none.
+        contact_um: Distance to the territory of the nearest other cell; large where there is none.
         nucleus_um: Distance to the edge of the cell's own nucleus.
         nucleoli_um: Distance to the edge of the nearest nucleolus.
         centrosomes_px: `[cells, 2]` row and column; may lie outside the field.

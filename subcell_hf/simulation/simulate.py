@@ -1,6 +1,6 @@
 """Simulated fields of view with known localization: the data set that needs no download.
 
-A field is made in four steps, each with random numbers of its own: shapes of cells (`simulated.outlines`,
+A field is made in four steps, each with separate random numbers: shapes of cells (`simulated.outlines`,
 `simulated.shapes`), densities of the landmarks (`simulated.landmarks`) and of the protein (`simulated.proteins`), and
 the microscope (`simulated.optics`). What a field shows follows from its number alone (`simulated.fields`), so that a
 longer data set begins with the shorter one.
@@ -70,7 +70,7 @@ METADATA_COLUMNS = (
 
 _SETTINGS_FILE = "simulation.json"
 _VERSION = 1
-"""Raise when the same seed gives other pixels than before."""
+"""Version of the simulation, increased when a seed gives different pixels than before."""
 
 
 def simulate_dataset(

@@ -20,7 +20,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.storage.full_disk import naming_full_disk
 
 LOCK_FILE = ".lock"
-"""Name of the lock in a folder that is being written; a killed job leaves it behind, which keeps nobody out."""
+"""Name of the lock in a folder that is being written; a killed job leaves it behind, which does not block others."""
 
 _UNWRITABLE = {EACCES, EPERM, EROFS}
 _POLL_S = 0.5
@@ -159,7 +159,8 @@ def _acquire(path: Path, claimed: Path, shared: bool, wait: bool) -> int | None:
             os.close(descriptor)
             if not wait:
                 raise InputError(
-                    f"{claimed} is in use: {holder} is writing there. Wait for its end, or choose another output."
+                    f"{claimed} is in use: {holder} is writing there. Wait until it has finished, or choose "
+                    f"another output."
                 )
             if not announced:
                 announced = True
@@ -187,7 +188,7 @@ def _open(path: Path, claimed: Path) -> int | None:
 def _unwritable(claimed: Path, error: OSError) -> InputError:
     if claimed.is_symlink() and not claimed.exists():
         return InputError(
-            f"{claimed} is a link to {claimed.readlink()}, which is not there. Make that folder, or choose another "
+            f"{claimed} is a link to {claimed.readlink()}, which does not exist. Create that folder, or choose another "
             "output."
         )
     return InputError(

@@ -52,7 +52,7 @@ def write_folder_atomically(output: Path | str, *, replace: bool = False) -> Ite
             yield staging
             if final.is_dir() and not replace:
                 if any(final.iterdir()):
-                    raise InputError(f"{output} has got content meanwhile, of another job. Choose another output.")
+                    raise InputError(f"{output} was filled by another job in the meantime. Choose another output.")
                 final.rmdir()
             publish_folder(staging, final)
     finally:

@@ -12,10 +12,10 @@ from subcell_hf.storage.atomic import write_atomically
 
 
 class _Sink(io.RawIOBase):
-    """The file that HDF5 writes to; after a failure it takes everything and keeps nothing.
+    """The file that HDF5 writes to; after a failure it accepts and discards everything.
 
-    HDF5 cannot close a file whose last writes fail: it ends with a segmentation fault. So it is never told, and the
-    failure is raised when HDF5 has let go of the file.
+    HDF5 cannot close a file whose last writes fail: it ends with a segmentation fault. So failures are not
+    reported to HDF5; they are raised after it has closed the file.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -102,7 +102,7 @@ def check_model(folder: Path) -> SubCellConfig:
     found: dict[str, tuple[bool, list[int]]] = {}
     for path in files:
         found |= _open_weights(path)
-    where = f"The weights in {folder} are not those of its {CONFIG_FILE}"
+    where = f"The weights in {folder} do not match its {CONFIG_FILE}"
     remedy = "Fetch the folder again, or write it again."
     if missing := sorted(expected.keys() - found.keys()):
         raise InputError(f"{where}: {len(missing)} are missing, such as {missing[0]}. {remedy}")
@@ -150,7 +150,7 @@ def load_weights(
         InputError: If the folder cannot be used, a weight has another shape than `config` says, or is not finite.
     """
     config = config or check_model(folder)
-    with explaining(folder, "Fetch it again, or ask for a model that its weights fit."):
+    with explaining(folder, "Fetch it again, or choose a model that matches its weights."):
         model: Model = kind.from_pretrained(folder, config=config, dtype=dtype)
     check_finite(model.state_dict(), str(folder))
     model.eval()
@@ -280,7 +280,9 @@ def check_weights(folder: Path) -> tuple[Path, ...]:
             files of the folder.
     """
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}: give a trained, converted or downloaded model's folder.")
+        raise InputError(
+            f"The folder {folder} does not exist: give the folder of a trained, converted or downloaded model."
+        )
     if (folder / ADAPTER_FILE).exists():
         raise InputError(
             f"{folder} has an {ADAPTER_FILE}, so that transformers would load another model and adapt it: merge the "
@@ -293,7 +295,7 @@ def check_weights(folder: Path) -> tuple[Path, ...]:
         pickles = ", ".join(sorted(path.name for path in folder.glob("*.bin")))
         instead = f" (it has {pickles}, a pickle, which is not opened)" if pickles else ""
         if (folder / WEIGHTS_FILE).is_symlink():
-            instead = f" ({WEIGHTS_FILE} is a link to {(folder / WEIGHTS_FILE).readlink()}, which is not there)"
+            instead = f" ({WEIGHTS_FILE} is a link to {(folder / WEIGHTS_FILE).readlink()}, which does not exist)"
         raise InputError(
             f"{folder} has no {WEIGHTS_FILE}{instead}: give a folder that save_pretrained, a training run or "
             "`subcell convert` wrote."
@@ -302,7 +304,7 @@ def check_weights(folder: Path) -> tuple[Path, ...]:
     for name, tensors in named.items():
         missing = sorted(tensors - _open_weights(folder / name).keys())
         if missing:
-            raise InputError(f"{folder / name} lacks {missing[0]}, which {INDEX_FILE} promises: fetch it again.")
+            raise InputError(f"{folder / name} lacks {missing[0]}, listed in {INDEX_FILE}: fetch it again.")
     return tuple(folder / name for name in sorted(named))
 
 
@@ -326,7 +328,9 @@ def _architecture(config: SubCellConfig, folder: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     """A mapping from a JSON file, with or without a byte order mark."""
     if not path.parent.is_dir():
-        raise InputError(f"There is no folder {path.parent}: give a trained, converted or downloaded model's folder.")
+        raise InputError(
+            f"The folder {path.parent} does not exist: give the folder of a trained, converted or downloaded model."
+        )
     if not path.exists() and not path.is_symlink():
         raise InputError(f"{path.parent} has no {path.name}: give a trained, converted or downloaded model's folder.")
     values = read_json(path)
@@ -343,7 +347,7 @@ def _read_index(path: Path) -> dict[str, set[str]]:
     content = read_json(path)
     tensors = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not tensors:
-        raise InputError(f"{path} is no index of weights: it has no weight_map of names. Fetch it again.")
+        raise InputError(f"{path} is not an index of weights: it has no weight_map of names. Fetch it again.")
     named: dict[str, set[str]] = {}
     for tensor, name in tensors.items():
         if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
@@ -353,7 +357,7 @@ def _read_index(path: Path) -> dict[str, set[str]]:
             )
         named.setdefault(name, set()).add(tensor)
     if not isinstance(content.get("metadata"), dict):
-        raise InputError(f"{path} is no index of weights: it has no metadata. Fetch it again.")
+        raise InputError(f"{path} is not an index of weights: it has no metadata. Fetch it again.")
     return named
 
 

@@ -50,7 +50,7 @@ def parse_json(content: bytes | str, where: str, remedy: str = FETCH_AGAIN) -> A
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         got = one_line(error) if content.strip() else "it is empty"
-        raise InputError(f"{where} is damaged or no JSON ({got}). {remedy}") from error
+        raise InputError(f"{where} is damaged or not JSON ({got}). {remedy}") from error
 
 
 def read_yaml(path: Path, remedy: str = "Correct the file.") -> Any:
@@ -118,7 +118,7 @@ def explaining(where: Path | str, remedy: str = FETCH_AGAIN) -> Iterator[None]:
         remedy: What to do, as a sentence.
 
     Raises:
-        InputError: For any exception; errors of our own stay as they are.
+        InputError: For any exception; `InputError`s are raised unchanged.
     """
     try:
         yield
@@ -136,9 +136,9 @@ def one_line(error: BaseException) -> str:
 
 def _read_bytes(path: Path, remedy: str) -> bytes:
     if path.is_symlink() and not path.exists():
-        raise InputError(f"{path} is a link to {path.readlink()}, which is not there. {remedy}")
+        raise InputError(f"{path} is a link to {path.readlink()}, which does not exist. {remedy}")
     if not path.is_file():
-        raise InputError(f"There is no file {path}. {remedy}")
+        raise InputError(f"The file {path} does not exist. {remedy}")
     try:
         content = path.read_bytes()
     except OSError as error:

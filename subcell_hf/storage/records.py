@@ -51,7 +51,7 @@ def find_damage(folder: Path, files: Mapping[str, Mapping[str, Any]], *, read_by
         elif path.stat().st_size != expected["bytes"]:
             problems.append(f"{name} has {path.stat().st_size} bytes, expected {expected['bytes']}")
         elif read_bytes and sha256_of(path) != expected["sha256"]:
-            problems.append(f"{name} has other bytes than were written")
+            problems.append(f"{name} has a changed checksum")
     return problems
 
 

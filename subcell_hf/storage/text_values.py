@@ -56,7 +56,7 @@ def text_values(values: Any, where: str, *, verbatim: bool = False) -> list[str]
         ) from error
     column = pc.utf8_trim_whitespace(pc.fill_null(column, ""))
     if pc.any(pc.match_substring(column, "\0")).as_py():
-        raise InputError(f"{where} holds texts with NUL characters. Remove them.")
+        raise InputError(f"{where} contains texts with NUL characters. Remove them.")
     if not verbatim:
         column = pc.replace_substring_regex(column, _WHOLE, r"\1\2")
     return list(column.to_pylist())
@@ -82,7 +82,7 @@ def warn_of_case(names: Iterable[str | None], where: str) -> None:
         more = f", and {len(twins) - 1} more such names" if len(twins) > 1 else ""
         warnings.warn(
             f"{where}: {' and '.join(map(repr, twins[0]))} differ in case alone and count as {len(twins[0])}{more}. "
-            "Write them alike if they are the same.",
+            "Use one spelling if they are the same.",
             InputWarning,
             stacklevel=3,
         )
@@ -159,7 +159,7 @@ def _plain(column: Any) -> Any:
 
 
 def _float_texts(column: Any) -> list[str]:
-    """Shortest texts of floats of their own width; whole ones without a fraction, missing ones empty."""
+    """Shortest exact texts of floats at their width: whole numbers without a fraction, missing numbers empty."""
     numbers = column.to_numpy(zero_copy_only=False)
     distinct, codes = np.unique(numbers, return_inverse=True)
     texts = ["" if np.isnan(number) else plain_text(str(number)) for number in distinct]

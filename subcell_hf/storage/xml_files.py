@@ -18,8 +18,8 @@ _TYPE = re.compile(r"<!(?:DOCTYPE|ENTITY)", re.IGNORECASE)
 def read_xml_elements(path: Path, *names: str) -> Iterator[Element]:
     """The elements of some names in a file, each complete, as they come; memory does not grow with the file's elements.
 
-    Names stand without their namespace, in the arguments and in what is returned. An element within one that is asked
-    for belongs to it, and does not come alone.
+    Names have no namespace, neither in the arguments nor in the result. A matching element inside another one is part
+    of that element and is not yielded separately.
 
     Args:
         path: The file.
@@ -44,7 +44,7 @@ def parse_xml_elements(text: str, path: Path, *names: str) -> Iterator[Element]:
         InputError: If it is no XML, or declares entities or a document type.
     """
     if declared := _TYPE.search(text):
-        raise InputError(f"{path} declares {declared[0]}, which no instrument's metadata need. It is not read.")
+        raise InputError(f"{path} declares {declared[0]}; files with such declarations are not read.")
     parser: Any = ElementTree.XMLPullParser(("start", "end"))
     above: list[Element] = []
     inside = 0
@@ -65,7 +65,7 @@ def parse_xml_elements(text: str, path: Path, *names: str) -> Iterator[Element]:
                     above[-1].remove(element)
         parser.close()
     except ElementTree.ParseError as error:
-        raise InputError(f"{path} is no complete XML ({error}). Copy the file again from its source.") from error
+        raise InputError(f"{path} is not complete XML ({error}). Copy the file again from its source.") from error
 
 
 def text_of(element: Element, *names: str) -> str:
@@ -85,5 +85,7 @@ def _decode(path: Path) -> str:
     try:
         text = data.decode(encoding)
     except (UnicodeDecodeError, LookupError) as error:
-        raise InputError(f"{path} is not text in {encoding}, as it says ({error}). Copy the file again.") from error
+        raise InputError(
+            f"{path} is not text in its declared encoding {encoding} ({error}). Copy the file again."
+        ) from error
     return re.sub(r"^\s*<\?xml[^>]*\?>", "", text)

@@ -18,12 +18,12 @@ GROUP_KEYS = {
     "antibody": ("antibody",),
     "gene": ("gene",),
 }
-"""What cells can be aggregated to → the columns that name a group."""
+"""Level of aggregation → the columns that identify a group."""
 
 FIELD_OF_VIEW = "field_of_view"
 _COUNTED = {"field_count": FIELD_OF_VIEW, "antibody_count": "antibody"}
 _COUNTS = ("cell_count", *_COUNTED)
-"""Counts of an earlier aggregation say nothing of this one."""
+"""Counts of an earlier aggregation, which do not apply to a new one."""
 
 _ROWS_AT_ONCE = 4096
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 
 SCHEMA_VERSION = 1
-"""Goes up when a reader of this version could not read what a newer one writes."""
+"""Increased when readers of earlier versions cannot read new files."""
 
 METADATA_KEY = "subcell_hf"
 """Where a file keeps `table_facts`: key of the Parquet schema's metadata, of AnnData's `uns`, of an npz."""
@@ -93,10 +93,12 @@ def check_table(table: EmbeddingTable, where: str) -> EmbeddingTable:
     needed = {"embedding", "probabilities", *(f"probabilities_{name}" for name in table.pass_probabilities)}
     taken = [name for name in columns if name in needed]
     if taken:
-        raise InputError(f"{where} has {taken[0]!r} among the columns about cells, a name that tables need. Rename it.")
+        raise InputError(f"{where} has the metadata column {taken[0]!r}, a reserved name. Rename it.")
     unnamed = int((cells[CELL_ID] == "").sum())
     if unnamed:
-        raise InputError(f"{where}: {unnamed} cells have no cell_id, expected one for every cell. Name them.")
+        raise InputError(
+            f"{where}: {counted(unnamed, 'cell has', 'cells have')} no cell_id, expected one for each cell. Add it."
+        )
     repeated = cells[CELL_ID][cells[CELL_ID].duplicated()]
     if len(repeated):
         raise InputError(
@@ -149,7 +151,7 @@ def table_facts(table: EmbeddingTable) -> dict[str, Any]:
 
 
 def facts_to_json(facts: Mapping[str, Any]) -> str:
-    """`table_facts` as text, with a checksum of their own; the same facts give the same text."""
+    """`table_facts` as text, with a checksum; the same facts give the same text."""
     plain = json.loads(json.dumps(facts))
     return json.dumps({**plain, _CHECKSUM: _checksum(plain)}, sort_keys=True, ensure_ascii=False)
 
@@ -169,10 +171,10 @@ def facts_from_json(text: str | bytes, where: str) -> dict[str, Any]:
         found = int(facts["schema_version"])
         checksum = facts.pop(_CHECKSUM, None)
         if found <= SCHEMA_VERSION and checksum not in (None, _checksum(facts)):
-            raise ValueError("they do not have their checksum")
+            raise ValueError("their checksum differs")
         known = [facts[name] for name in ("classes", "passes", "provenance")]
         if list(map(type, known)) != [list, list, dict]:
-            raise ValueError("classes, passes and provenance are of other kinds")
+            raise ValueError("classes, passes or provenance have unexpected types")
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{where}: its {METADATA_KEY} metadata are damaged ({error}). Write the table again."

@@ -70,7 +70,7 @@ def read_table(path: Path | str, metadata: Collection[str] = ()) -> EmbeddingTab
     if path.is_dir():
         if not (path / EMBEDDINGS_FILE).is_file():
             raise InputError(
-                f"{path} holds no {EMBEDDINGS_FILE}. Give a folder that `subcell embed` finished, or a file."
+                f"{path} contains no {EMBEDDINGS_FILE}. Give a folder of a finished `subcell embed`, or a file."
             )
         path = path / EMBEDDINGS_FILE
     if not path.is_file():
@@ -86,4 +86,4 @@ def read_table(path: Path | str, metadata: Collection[str] = ()) -> EmbeddingTab
         return read_npz(path)
     if name.endswith((".csv", ".tsv")):
         return read_csv(path, metadata)
-    raise InputError(f"{path} is of no known kind, expected .parquet, .h5ad, .npz, .csv or .tsv.")
+    raise InputError(f"{path} has an unknown file type, expected .parquet, .h5ad, .npz, .csv or .tsv.")

@@ -12,7 +12,7 @@ from subcell_hf.storage.foreign_tables import ForeignTable
 from subcell_hf.tables.embedding_table import CELL_ID, FIELD_OF_VIEW
 
 ID_COLUMNS = (CELL_ID, "id", "Metadata_cell_id", "cell_ids", "ids")
-"""Columns that may hold the cells' ids; the first of them does."""
+"""Columns that may contain the ids of cells; the first that exists is used."""
 
 _BLOCKS = re.compile(r"embedding|probabilities(_.*)?", re.DOTALL)  # names of what a table holds beside its cells
 _WHOLE_NUMBERS = re.compile(r"label|top|left|height|width|cell_count|field_count|antibody_count")

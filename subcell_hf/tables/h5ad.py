@@ -67,7 +67,7 @@ def h5ad_from_parquet(parquet: Path, path: Path | str) -> None:
     facts = parquet_facts(parquet)
     if facts is None:
         raise InputError(
-            f"{parquet} is not an embedding table of subcell_hf. Read it with read_table and write it anew."
+            f"{parquet} is not an embedding table of subcell_hf. Read it with read_table and write it again."
         )
     with open_parquet(parquet) as file:
         widths = {i.name: i.type.list_size for i in file.schema_arrow if pa.types.is_fixed_size_list(i.type)}

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours among embeddings, as UMAP takes them."""
+"""Exact k-nearest neighbours among embeddings, as input of UMAP."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,7 +7,7 @@ import numpy.typing as npt
 def find_nearest_rows(
     points: npt.NDArray[np.float32], neighbours: int, metric: str = "euclidean"
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Find the nearest neighbours of every row.
+    """Find the k-nearest neighbours of every row.
 
     Args:
         points: `[rows, width]`.

@@ -118,7 +118,7 @@ def join_parquet(parts: Sequence[Path], path: Path | str, facts: Mapping[str, An
         InputError: If there is no part, or embeddings or probabilities differ in width.
     """
     if not parts:
-        raise InputError(f"Nothing to write to {path}: there is no part, expected at least one.")
+        raise InputError(f"Nothing to write to {path}: got no parts, expected at least one.")
     schemas = [read_parquet_schema(part) for part in parts]
     facts = facts or facts_from_json(schemas[0].metadata[METADATA_KEY.encode()], str(parts[0]))
     schema = _joined_schema(schemas, parts, facts)

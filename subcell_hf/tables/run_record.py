@@ -25,5 +25,5 @@ def read_run(folder: Path) -> dict[str, Any]:
         return {}
     content = read_json(path, remedy)
     if not isinstance(content, dict):
-        raise InputError(f"{path} is damaged: it holds no JSON object. {remedy}")
+        raise InputError(f"{path} is damaged: it is not a JSON object. {remedy}")
     return content

@@ -191,7 +191,7 @@ def read_npz(path: Path) -> EmbeddingTable:
     except Exception as error:  # NumPy parses headers as Python, so that damaged ones raise nearly anything
         raise InputError(f"{path} cannot be read as npz: {error}. Save arrays without Python objects.") from error
     if odd := [name for name, values in content.items() if not isinstance(values, np.ndarray)]:
-        raise InputError(f"{path} holds {odd[0]!r}, which is no array. Save arrays alone, with numpy.savez.")
+        raise InputError(f"{path} contains {odd[0]!r}, which is not an array. Save only arrays, with numpy.savez.")
     if "embeddings" not in content:
         raise InputError(f"{path} has the arrays {', '.join(content) or 'none'}, expected one called 'embeddings'.")
     facts = {"provenance": {"read_from": str(path)}}

@@ -10,10 +10,10 @@ from subcell_hf.shipped import shipped_folder
 from subcell_hf.storage.plain_files import read_yaml
 
 Job = Literal["pretrain", "finetune", "train_localization"]
-"""What a recipe is for: the module of `subcell_hf.workflows` that runs it."""
+"""Job of a recipe: the module of `subcell_hf.workflows` that runs it."""
 
 RECIPE_FOLDERS = ("configs", "accelerate", "deepspeed", "slurm")
-"""Of the folder `recipes`, what the wheel contains: recipes, and the files of launchers."""
+"""Files of the folder `recipes` that are part of the wheel: recipes, and files for launchers."""
 
 _OTHER_JOBS: Mapping[str, Job] = {"finetune": "finetune", "localization": "train_localization"}
 """Recipes of other jobs than pretraining."""
@@ -86,7 +86,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """
     values = read_yaml(path)
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise InputError(f"{path} must hold `name: value` lines, one argument each.")
+        raise InputError(f"{path} must consist of `name: value` lines, one argument each.")
     return values
 
 

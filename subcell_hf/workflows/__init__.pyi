@@ -45,7 +45,7 @@ from .tables import AggregatedTable as AggregatedTable
 from .tables import aggregate_table as aggregate_table
 from .tables import draw_report as draw_report
 from .tables import write_portable as write_portable
-from .train_localization import LocalizationResult as LocalizationResult
+from .train_localization import LocalizationTraining as LocalizationTraining
 from .train_localization import run_localization as run_localization
 from .train_localization import train_localization as train_localization
 from .training_result import TrainingResult as TrainingResult

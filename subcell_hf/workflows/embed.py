@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.images.unused import unused_of
 from subcell_hf.inference.engine.embedding import EmbedReport, EmbedSettings, embed_cells
 from subcell_hf.inference.models.loading import ModelFolder, find_models, for_given_crops
@@ -28,7 +28,6 @@ from subcell_hf.tables.run_record import read_run
 from subcell_hf.types import FieldCrops
 from subcell_hf.workflows.embed_input import EmbedInput
 from subcell_hf.workflows.notes import (
-    counted,
     note_doubtful_channels,
     note_pixel_sizes,
     note_renamed,
@@ -98,14 +97,14 @@ def embed(
         OSError: If a file cannot be written.
     """
     if output is None and (report or portable):
-        raise InputError("report and portable write files: give the folder of the run by output=….")
+        raise InputError("report and portable write files and need an output folder. Pass output=….")
     options, proteins = options or SourceOptions(), tuple(protein_channels)
     chosen = EmbedSettings(**{"h5ad": output is not None, **settings})
     with tempfile.TemporaryDirectory(prefix="subcell-") as temporary:
         folder = Path(output) if output is not None else Path(temporary) / "run"
         if isinstance(images, str | Path):
             if channels is not None or pixel_size_um is not None or cell_masks is not None:
-                raise InputError("channels, pixel_size_um and cell_masks describe arrays; for a path use options=….")
+                raise InputError("channels, pixel_size_um and cell_masks apply to arrays. For a path pass options=….")
             given = EmbedInput(
                 str(images), str(model), models, revision, proteins, mask_cells, options, working_folder=str(Path.cwd())
             )
@@ -127,7 +126,7 @@ def embed(
             done = _run(cells, found, folder, chosen, Processes(), {}, report=report, portable=portable)
         table = read_table(folder)
     if done.skipped:
-        skipped = "1 input was" if len(done.skipped) == 1 else f"{len(done.skipped)} inputs were"
+        skipped = counted(len(done.skipped), "input was", "inputs were")
         warnings.warn(f"{skipped} skipped, the first: {done.skipped[0]}", stacklevel=2)
     listed = [{"input": name, "reason": reason} for name, reason in done.skipped]
     return replace(table, provenance={**table.provenance, "skipped": listed})
@@ -182,7 +181,7 @@ def embed_to_folder(
         note_unused(unused_of(cells))
         note_renamed_columns(given.source, given.options.reading, h5ad=settings.h5ad, passes=given.protein_channels)
         if isinstance(cells, ShardCells):
-            note_renamed(cells.renamed(), "The shards define splits; the metadata column of that name is kept as")
+            note_renamed(cells.renamed(), "The shards define splits; the metadata column with that name is stored as")
     record = {"input": settings_to_json(given)}
     return _run(cells, found, output, settings, processes, record, report=report, portable=portable)
 
@@ -198,14 +197,14 @@ def _run(
     report: bool,
     portable: bool,
 ) -> EmbedReport:
-    """Embed, say what came of it, and write what is made of complete tables."""
+    """Embed, log the outcome, and write the files that are made from complete tables."""
     settings = replace(settings, attention_maps=settings.attention_maps or portable)
     done = embed_cells(cells, models, output, settings, processes=processes, record=record)
     if not done.complete:
         _logger.warning(
-            "%s is not complete: process %d of %d has done its share, and %d of %d parts are left to the others; the "
-            "last to end writes the tables. If none of them is running, run the same command again, which keeps what "
-            "is done. %s",
+            "%s is not complete: process %d of %d has finished its share, and %d of %d parts are left to the other "
+            "processes. The last process to finish writes the tables. If no other process is running, run the same "
+            "command again; it skips completed parts. %s",
             output, processes.rank + 1, processes.world_size, done.missing_parts, done.parts, ALONE,
         )  # fmt: skip
         return done
@@ -219,22 +218,22 @@ def _run(
         with _tables_are_complete(f"subcell portable {output} --output {output / PORTABLE_FOLDER}"):
             write_portable(output, output / PORTABLE_FOLDER)
     if report:
-        with _tables_are_complete(f"subcell report {output}, with --output FILE for another place"):
+        with _tables_are_complete(f"subcell report {output} (--output FILE writes it elsewhere)"):
             draw_report(output)
     return done
 
 
 @contextmanager
 def _tables_are_complete(command: str) -> Iterator[None]:
-    """Say of what fails after the tables that they are not lost, and how to do it alone."""
+    """Add to errors after the tables were written that the tables are complete, and how to write the rest."""
     try:
         yield
     except (InputError, OSError) as error:
-        raise InputError(f"{error} The tables are complete; what is missing is made by: {command}") from error
+        raise InputError(f"{error} The tables are complete. To write the missing files, run: {command}") from error
 
 
 def _note_locations(folder: Path) -> None:
-    """Log the locations that most cells were predicted to have; nothing where there is no classifier."""
+    """Log the most frequent predicted locations; log nothing without a classifier."""
     with open_parquet(folder / EMBEDDINGS_FILE) as file:
         if "top_location_1" not in file.schema_arrow.names:
             return
@@ -250,7 +249,8 @@ def _blocks(images: Any, channels: tuple[str, ...], pixel_size_um: float, cell_m
     crops = [_array(image) for image in (images if isinstance(images, list | tuple) else list(_array(images)))]
     masks = None if cell_masks is None else [np.asarray(_array(mask), np.bool_) for mask in cell_masks]
     if not crops or (masks is not None and len(masks) != len(crops)):
-        raise InputError(f"Got {len(crops)} crops and {0 if masks is None else len(masks)} masks, expected as many.")
+        got = f"{counted(len(crops), 'crop')} and {counted(0 if masks is None else len(masks), 'mask')}"
+        raise InputError(f"Got {got}, expected at least one crop, and one mask per crop if masks are given.")
     blocks, width = [], len(str(len(crops) - 1))
     start = 0
     for stop in range(1, len(crops) + 1):

@@ -63,7 +63,7 @@ def run_finetuning(settings: ParsedFineTuning) -> TrainingResult:
             return TrainingResult(description, Path(str(run.training.output_dir)))
         result = train_to_end(FineTuner(run), description)
     if result.model is not None and run.training.process_index == 0:
-        logger.info(f"{result.model} loads with AutoModelForImageClassification and AutoImageProcessor.")
+        logger.info(f"Load {result.model} with AutoModelForImageClassification and AutoImageProcessor.")
     return result
 
 

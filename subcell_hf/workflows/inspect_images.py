@@ -199,7 +199,7 @@ def _look_at(item: FieldSource) -> list[str]:
     notes = []
     doubtful = doubtful_channels(field.pixels, field.channels)
     if doubtful:
-        notes.append(f"Field {field.name!r}: channels look wrong: {doubtful}.")
+        notes.append(f"Field {field.name!r}: suspicious channels: {doubtful}.")
     for name, plane in zip(field.channels, field.pixels, strict=True):
         if plane.dtype.kind == "u":
             share = float(np.mean(plane == np.iinfo(plane.dtype).max))

@@ -1,4 +1,4 @@
-"""What a person should know about the input of a job: logged by the workflows, shown by the command line."""
+"""Notes and warnings about the input of a job: logged by the workflows, shown by the command line."""
 
 import logging
 import warnings
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from subcell_hf.errors import InputWarning
+from subcell_hf.errors import InputWarning, counted
 from subcell_hf.images.image_tables.plate_maps import read_plate_map
 from subcell_hf.images.metadata_columns import metadata_table, renamed_columns
 from subcell_hf.images.reading_options import ReadingOptions
@@ -14,14 +14,12 @@ from subcell_hf.images.tables import METADATA_FILE, read_column_names
 from subcell_hf.tables.h5ad import stored_names
 
 _SHOWN_REASONS = 5
-_ASSUMED = {"HPA name": "as the Human Protein Atlas's, by their names", "model": "as the model's"}
+_ASSUMED = {
+    "HPA name": "assumed from the file names of the Human Protein Atlas",
+    "model": "assumed to be the model's",
+}
 
 _logger = logging.getLogger(__name__)
-
-
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """A number with its noun, such as `1 input` or `2 inputs`."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def note_unused(unused: Mapping[str, str]) -> None:
@@ -42,7 +40,7 @@ def note_unused(unused: Mapping[str, str]) -> None:
 
 
 def note_pixel_sizes(record: Mapping[str, Any]) -> None:
-    """Log the pixel sizes that were assumed because nobody gave them.
+    """Log the pixel sizes that were assumed because none was given.
 
     Args:
         record: Content of `run.json` or `crops.json`.
@@ -86,7 +84,7 @@ def note_renamed_columns(
     kept: list[str] = []
     for table, names in tables.items():
         renamed = renamed_columns(names)
-        note_renamed(renamed, f"{table} has columns whose names our tables need; their values are kept as")
+        note_renamed(renamed, f"{table} has columns with reserved names; their values are stored as")
         kept += [renamed.get(name, name) for name in names]
     if h5ad:
         note_names_of_h5ad((*dict.fromkeys(kept), *passes))
@@ -94,11 +92,11 @@ def note_renamed_columns(
 
 def note_names_of_h5ad(names: Sequence[str]) -> None:
     """Warn of names that an AnnData file cannot hold."""
-    note_renamed(stored_names(names), "The AnnData file cannot hold some names (HDF5); there they are")
+    note_renamed(stored_names(names), "Some names are not allowed in an AnnData file (HDF5) and are stored as")
 
 
 def note_renamed(renamed: Mapping[str, str], beginning: str) -> None:
-    """Warn of changed names in one sentence; nothing where none is changed.
+    """Warn of changed names in one sentence, if there are any.
 
     Args:
         renamed: Name → new name.

@@ -23,7 +23,7 @@ def copy_recipes(output: str | Path) -> tuple[Path, ...]:
     """
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not an empty folder: choose another output.")
+        raise InputError(f"{folder} exists and is not an empty folder. Choose another output.")
     source = shipped_folder("recipes")
     files = sorted(path for name in RECIPE_FOLDERS for path in (source / name).iterdir() if path.is_file())
     with write_folder_atomically(folder) as staging:

@@ -12,7 +12,7 @@ from subcell_hf.augmentation.presets import load_settings
 from subcell_hf.augmentation.view_pictures import picture_views
 from subcell_hf.cells.quality import count_doubtful_channels
 from subcell_hf.cells.sources import ImageFields, crop_source
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.unused import unused_of
 from subcell_hf.shards.batch_plan import BatchSettings
@@ -106,8 +106,9 @@ def check_shards(folder: Path, *, contact_sheet: Path | None = None, workers: in
     if inspection.problems:
         return CheckedShards(inspection, None)
     index = inspection.index
-    sizes = index.cells, len(index.antibodies), len(index.shards)
-    _logger.info("%d cells, %d antibodies, %d shards: all as the index says.", *sizes)
+    cells, antibodies = counted(index.cells, "cell"), counted(len(index.antibodies), "antibody", "antibodies")
+    shards = counted(len(index.shards), "shard")
+    _logger.info("%s, %s, %s: all files match the index.", cells, antibodies, shards)
     try:
         write_contact_sheet(ShardReader(folder), path)
     except OSError as error:

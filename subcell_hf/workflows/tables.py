@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.storage.input_lists import write_csv
 from subcell_hf.tables.aggregation import Aggregation, aggregate
 from subcell_hf.tables.attention_maps import ATTENTION_FILE, CellAttention, iterate_attention
@@ -108,16 +108,15 @@ def write_portable(table: Path, output: Path, *, form: str = "2025", csv_only: b
     cells = file if file.suffix == ".parquet" and file.is_file() else read_table(table)
     written = write_portable_files(cells, output, form=form, single_files=not csv_only, attention=attention)
     files = "result.csv" if csv_only else "result.csv and the arrays of every cell"
-    _logger.info("%s holds %s: %d cells, %d attention maps.", output, files, written.cells, written.attention_maps)
+    rows, maps = counted(written.cells, "cell"), counted(written.attention_maps, "attention map")
+    _logger.info("%s contains %s: %s, %s.", output, files, rows, maps)
     if not csv_only and written.attention_maps < written.cells:
-        _logger.info(
-            "Only cells whose attention was kept have a map; `subcell embed --portable` keeps that of every one."
-        )
+        _logger.info("Attention was stored for some cells only; `subcell embed --portable` stores it for all cells.")
     return written
 
 
 def check_report_libraries() -> None:
-    """Refuse before hours of work what would fail after them.
+    """Check before a long run that the report can be drawn after it.
 
     Raises:
         InputError: If a library that draws the report is not installed.
@@ -125,8 +124,8 @@ def check_report_libraries() -> None:
     missing = [name for name in ("jinja2", "sklearn", "umap") if find_spec(name) is None]
     if missing:
         raise InputError(
-            f"report.html needs {', '.join(missing)}, which is not installed. Install it with: "
-            "pip install 'subcell-hf[analysis]', or leave the page out with --no-report."
+            f"report.html requires {', '.join(missing)}, not installed here. Install with: "
+            "pip install 'subcell-hf[analysis]', or disable the page with --no-report."
         )
 
 

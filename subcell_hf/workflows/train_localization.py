@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.process import run_plainly
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.storage.model_folders import check_model, read_processor
@@ -35,7 +35,7 @@ logger = logging.getLogger("subcell_hf.workflows.train_localization")  # also wh
 
 
 @dataclass(frozen=True)
-class LocalizationResult:
+class LocalizationTraining:
     """What the training of location classifiers did.
 
     Attributes:
@@ -55,7 +55,7 @@ class LocalizationResult:
     best_epochs: tuple[int, ...]
 
 
-def train_localization(recipe: str | Path = "localization", **arguments: Any) -> LocalizationResult:
+def train_localization(recipe: str | Path = "localization", **arguments: Any) -> LocalizationTraining:
     """Train an ensemble of location classifiers on a table of frozen embeddings.
 
     Example:
@@ -79,7 +79,7 @@ def train_localization(recipe: str | Path = "localization", **arguments: Any) ->
     return run_localization(parse_localization([str(recipe), *as_words(arguments)]))
 
 
-def run_localization(settings: ParsedLocalization) -> LocalizationResult:
+def run_localization(settings: ParsedLocalization) -> LocalizationTraining:
     """Train location classifiers as typed settings say.
 
     Args:
@@ -102,9 +102,11 @@ def run_localization(settings: ParsedLocalization) -> LocalizationResult:
     }
     for name in ("train", "validation"):
         if name not in parts:
-            raise InputError(f"{settings.table} has no cell of the split {name}; it has {', '.join(sorted(parts))}.")
+            raise InputError(f"{settings.table} has no cells in the split {name}, only in {', '.join(sorted(parts))}.")
     counts = dict(sorted(Counter(name or "no split" for name in splits.tolist()).items()))
-    unused = [f"{count} cells of {name}" for name, count in counts.items() if name not in ("train", "validation")]
+    unused = [
+        f"{counted(count, 'cell')} in {name}" for name, count in counts.items() if name not in ("train", "validation")
+    ]
     if unused:
         logger.info(f"Not used: {', '.join(unused)}.")
     with tf32_products():
@@ -113,8 +115,9 @@ def run_localization(settings: ParsedLocalization) -> LocalizationResult:
     log = {"seeds": ensemble.seeds, "best_epochs": ensemble.best_epochs, "history": ensemble.history}
     files = {"training_log.json": json.dumps(log, indent=1)}
     model = save_classifier(ensemble, settings.encoder, settings.output, settings.classes, settings.settings, files)
-    logger.info(f"Wrote {model}: {len(best)} members, macro mAP {np.mean(best):.4f} on the validation cells.")
-    return LocalizationResult(
+    members = counted(len(best), "member")
+    logger.info(f"Wrote {model}: {members}, macro mAP {np.mean(best):.4f} on the validation cells.")
+    return LocalizationTraining(
         model, settings.classes, counts, len(whole) - len(table), tuple(best), tuple(ensemble.best_epochs)
     )
 
@@ -122,13 +125,13 @@ def run_localization(settings: ParsedLocalization) -> LocalizationResult:
 def _only_labelled(table: EmbeddingTable, path: Path) -> EmbeddingTable:
     """The cells that have a location."""
     if "locations" not in table.cells:
-        raise InputError(f"{path} has no column `locations`, expected names joined by ;.")
+        raise InputError(f"{path} has no column `locations`, expected one with names separated by `;`.")
     labelled = np.array([bool(text.strip(" ;")) for text in table.cells["locations"]], dtype=bool)
     if not labelled.any():
-        raise InputError(f"No cell of {path} has a location, expected names joined by ;.")
+        raise InputError(f"No cell of {path} has a location, expected names separated by `;`.")
     if labelled.all():
         return table
-    logger.info(f"{int((~labelled).sum())} of {len(table)} cells have no location and are left out.")
+    logger.info(f"Cells without a location, left out: {int((~labelled).sum())} of {len(table)}.")
     return table.select(labelled)
 
 

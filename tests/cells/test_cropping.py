@@ -117,9 +117,9 @@ def test_new_metadata_reach_fields_that_are_finished(images: Path, tmp_path: Pat
 
 def test_other_settings_and_other_folders_are_refused(images: Path, tmp_path: Path) -> None:
     crop_fields(images, tmp_path / "out", settings=SMALL, progress=False)
-    with pytest.raises(ValueError, match=r"other settings \(output_px: 16 then, 32 now\)"):
+    with pytest.raises(ValueError, match=r"other settings \(output_px: 16 in that run, 32 now\)"):
         crop_fields(images, tmp_path / "out", settings=CropSettings(crop_px=32, output_px=32), progress=False)
-    with pytest.raises(ValueError, match="is no folder of crops"):
+    with pytest.raises(ValueError, match="is not a folder of crops"):
         crop_fields(images, images, settings=SMALL, progress=False)
 
 
@@ -130,7 +130,7 @@ def test_a_run_that_was_killed_at_its_very_beginning_is_taken_up(images: Path, t
     assert crop_fields(images, output, settings=SMALL, progress=False).cells == 6
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/.notes.part").write_text("mine")
-    with pytest.raises(ValueError, match="is no folder of crops"):
+    with pytest.raises(ValueError, match="is not a folder of crops"):
         crop_fields(images, tmp_path / "foreign", settings=SMALL, progress=False)
 
 
@@ -211,7 +211,7 @@ def test_large_fields_of_two_channels(masked_field: Path, tmp_path: Path) -> Non
         (("--channel-mapping", "DAPI"), 2, "NAME=COLOUR"),
         (("--segmentation", "magic"), 2, "Unknown segmentation method"),
         (("--max-decoded-gib", "0.000001"), 2, "3 of 3 fields were skipped"),
-        (("--min-area-um2", "9", "--max-area-um2", "3"), 2, "no cell is left"),
+        (("--min-area-um2", "9", "--max-area-um2", "3"), 2, "every cell would be excluded"),
         (("--workers", "0"), 2, "workers is 0"),
     ],
 )

@@ -77,10 +77,10 @@ def test_unfinished_and_foreign_folders_are_refused(tmp_path: Path) -> None:
     (folder / "crops.json").write_text(json.dumps({**facts, "finished": False}))
     with pytest.raises(ValueError, match="not finished"):
         next(read_crops(folder))
-    with pytest.raises(ValueError, match="is no folder of crops"):
+    with pytest.raises(ValueError, match="is not a folder of crops"):
         next(read_crops(tmp_path / "images"))
     (folder / "crops.json").write_text("{")
-    with pytest.raises(ValueError, match="is no folder of crops"):
+    with pytest.raises(ValueError, match="is not a folder of crops"):
         count_crops(folder)
 
 

@@ -179,7 +179,7 @@ def test_saturation_filter(golden: dict[str, Any]) -> None:
     assert [cell.record["label"] for cell, _ in filtered] == [1]
     assert "above 0.1" in filtered[0][1]
     assert len(kept) == 8
-    with pytest.raises(FieldError, match="nobody knows at which value it is saturated"):
+    with pytest.raises(FieldError, match="the value of saturation is unknown"):
         select_cells(replace(field, pixels=pixels.astype(np.float32)), CropSettings(max_saturation=0.1))
 
 
@@ -207,7 +207,7 @@ def test_bad_cells_are_refused(golden: dict[str, Any], change: dict[str, Any], b
         ({"dilation_px": 6}, "odd number"),
         ({"reference_pixel_size_um": 0.0}, "more than 0"),
         ({"max_saturation": 1.5}, "share from 0 to 1"),
-        ({"min_area_um2": 5.0, "max_area_um2": 4.0}, "no cell is left"),
+        ({"min_area_um2": 5.0, "max_area_um2": 4.0}, "every cell would be excluded"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:

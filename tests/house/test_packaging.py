@@ -146,7 +146,7 @@ def test_a_wheel_trains(wheel: Path, tmp_path: Path) -> None:
 
     tune = "-m subcell_hf.workflows.finetune finetune --init_checkpoint pretrained/model --data shards"
     said = run(*tune.split(), "--use_cpu", "true", "--max_steps", "1", "--output_dir", "tuned")
-    assert "tuned/model loads with AutoModelForImageClassification" in said
+    assert "tuned/model with AutoModelForImageClassification" in said
 
     random = np.random.default_rng(0)
     cells = pd.DataFrame({"cell_id": [f"{n}" for n in range(40)], "field_of_view": "f", "antibody": "a"})

@@ -1,6 +1,9 @@
-"""Documentation is plain technical English: wordings that an earlier style used have a standard replacement."""
+"""Documentation and code use plain technical English: wordings of an earlier style have a standard replacement."""
 
+import ast
 import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,7 +47,7 @@ REWRITTEN = (
 
 REPLACEMENTS = {
     r"go(es|ing)? on\b|went on": "resume, continue",
-    r"stands?|stood|standing": "is, lies in, is stored in, is listed in",
+    r"stands?(?!-)|stood|standing": "is, lies in, is stored in, is listed in",
     r"tells?|told|telling|speaks? of|spoke of": "show, indicate, report, say which; classify, predict",
     r"read off": "predict",
     r"(?<!k-)nearest neighbours?|weighs? nothing": "k-nearest neighbours (k-NN)",
@@ -62,6 +65,15 @@ WORDS = {
     re.compile(rf"\b(?:{words})\b".replace(" ", r"\s+"), re.IGNORECASE): instead
     for words, instead in REPLACEMENTS.items()
 }
+
+ROOMS = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "subcell_hf").iterdir()
+    if path.suffix == ".py" or (path / "__init__.py").is_file()
+    if path.name != "images"  # not rewritten yet
+)
+TEMPLATES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "subcell_hf").rglob("*.j2"))
+STYLE_SHEET = re.compile(r"\{[^{}]*:[^{}]*;[^{}]*\}")
 
 
 def wordings_to_replace(text: str) -> list[tuple[int, str, str]]:
@@ -87,3 +99,43 @@ def test_every_wording_is_found(pattern: re.Pattern[str]) -> None:
         "users. Not needed. Classes of your own. Gray."
     )
     assert [words for _, words, _ in wordings_to_replace(examples) if pattern.fullmatch(words)]
+
+
+def texts_of(code: str) -> Iterator[tuple[int, str]]:
+    """Line and text of every docstring, message and help text: all string literals of three words or more."""
+    for node in ast.walk(ast.parse(code)):
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        text = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts)
+        if isinstance(node, ast.Constant | ast.JoinedStr) and text.count(" ") > 1 and not STYLE_SHEET.search(text):
+            yield node.lineno, text
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_docstrings_messages_and_help_use_standard_words(room: str) -> None:
+    path, found = ROOT / room, dict[str, None]()
+    for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+        for start, text in texts_of(file.read_text(encoding="utf-8")):
+            for line, words, instead in wordings_to_replace(text):
+                found[f"{file.relative_to(ROOT)}:{start + line - 1}: {words!r}: use {instead}"] = None
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("file", TEMPLATES)
+def test_pages_use_standard_words(file: str) -> None:
+    text = re.sub(r"<(style|script)\b.*?</\1>", "", (ROOT / file).read_text(encoding="utf-8"), flags=re.DOTALL)
+    found = [f"{words!r}: use {instead}" for _, words, instead in wordings_to_replace(text)]
+    assert not found, "\n".join(found)
+
+
+def test_texts_of_code_are_found() -> None:
+    code = '''
+    def read(path, field):
+        """Read one field."""
+        warnings.warn(f"{path} goes on: " f"see {field}.", stacklevel=2)
+        raise InputError("Nothing was read.")
+    size: Annotated[int, typer.Option(help="Size of a crop.")] = 3
+    style = "a b { color: red; }"
+    key = "locations"
+    '''
+    texts = {text for _, text in texts_of(textwrap.dedent(code))}
+    assert texts == {"Read one field.", "… goes on: see ….", " goes on: see ", "Nothing was read.", "Size of a crop."}

@@ -56,7 +56,7 @@ def test_emissions_are_those_of_all_stretches(tmp_path: Path) -> None:
     card = make_model_card(CardModel(config, processor, 5), gather_facts(config, "subcell/x", record=record))
     assert card.data["co2_eq_emissions"]["emissions"] == pytest.approx(65 / 1000 * 480)
     assert "1 device hours (4 × cpu)" in card.text
-    assert "hours are those of all stretches of the run" in card.text
+    assert "hours are those of all sessions of the run" in card.text
 
 
 @pytest.mark.parametrize(("start", "base"), [("/home/me/models/start", None), ("subcell/mae-rybg", "subcell/mae-rybg")])
@@ -79,9 +79,9 @@ def test_facts_that_are_given_win_over_the_record(tmp_path: Path) -> None:
     (tmp_path / "facts.yaml").write_text("license: cc-by-4.0\nrecipe: by hand\nlimits: Only one.\n")
     facts = gather_facts(SubCellConfig(), "subcell/x", record=path, facts=tmp_path / "facts.yaml")
     assert (facts.license, facts.recipe, facts.limits) == ("cc-by-4.0", "by hand", ("Only one.",))
-    with pytest.raises(InputError, match="is no training record"):
+    with pytest.raises(InputError, match="is not a training record"):
         gather_facts(SubCellConfig(), "subcell/x", record=write(path, {"format": "other", "version": 1}))
-    with pytest.raises(InputError, match=r"no published model 'mae': choose one of mae-bg, "):
+    with pytest.raises(InputError, match=r"Unknown published model 'mae': expected one of mae-bg, "):
         gather_facts(SubCellConfig(), "subcell/x", variant="mae")
 
 
@@ -111,7 +111,7 @@ def test_results_of_perturbation_and_nothing(tmp_path: Path) -> None:
     assert (found.metric, found.value, found.low, found.high) == ("replicate_map", 0.52, 0.37, 0.68)
     with pytest.raises(InputError, match=r"has no results\.json or report\.json"):
         read_results(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="holds no results"):
+    with pytest.raises(InputError, match="contains no results"):
         read_results(write(tmp_path / "report.json", {"genes": 3}))
     result = {"metrik" if name == "metric" else name: value for name, value in RESULT.items()}
     path = write(tmp_path / "results.json", {"results": [result]})

@@ -164,7 +164,7 @@ def not_a_number(path: Path) -> None:
     [
         (lambda path: path.write_bytes(b""), r"green\.png is empty"),
         (lambda path: path.write_bytes(path.read_bytes()[:200]), "cannot be decoded"),
-        (lambda path: path.write_text("<script>alert(1)</script>"), "no .npy, TIFF or PNG"),
+        (lambda path: path.write_text("<script>alert(1)</script>"), "not a .npy, TIFF or PNG"),
         (lambda path: path.write_bytes(b"\xff\xd8\xff\xe0garbage"), "cannot be decoded"),
         (composite, "shows other colours, expected green alone"),
         (poisoned, "holds object"),
@@ -191,10 +191,10 @@ def test_wrong_and_hostile_files_get_a_message(
 @pytest.mark.parametrize(
     ("path", "names", "expected"),
     [
-        (None, RYBG, "no file"),
-        ("cell.npy", RYBG[:3], "must name red, yellow, blue, green"),
-        ("cell.npy", (*RYBG, "red"), "each once"),
-        ("cell.npy", (*RYBG, "mito"), r"\[4, 64, 64\], but 5 channels are named"),
+        (None, RYBG, "No file"),
+        ("cell.npy", RYBG[:3], "must contain each of red, yellow, blue, green once"),
+        ("cell.npy", (*RYBG, "red"), r"each of .* once"),
+        ("cell.npy", (*RYBG, "mito"), r"\[4, 64, 64\], but the number of channel names is 5"),
     ],
 )
 def test_stacks_whose_names_do_not_fit_are_refused(
@@ -303,7 +303,7 @@ def test_pixel_sizes_are_bounded(demo: Demo, tmp_path: Path) -> None:
 def test_a_size_that_nobody_gave_is_called_assumed(demo: Demo, tmp_path: Path) -> None:
     files = save_all(tmp_path, planes())
     assumed, given = (demo.open_files(None, size, False, *files.values())[0] for size in (None, 0.64))
-    assert "0.64 µm each (the model's own, for want of yours: open “Mask, pixel size”)" in html.unescape(assumed)
+    assert "0.64 µm each (pixel size of the model; to change it, open “Mask, pixel size”)" in html.unescape(assumed)
     assert "0.64 µm each. " in given
 
 
@@ -382,7 +382,7 @@ def test_the_map_says_what_is_near(reference: ReferenceCells) -> None:
 
 def test_a_map_needs_its_library(table: Path, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("subcell_hf.hub.demo.space.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs umap-learn.*subcell-hf\[analysis\]"):
+    with pytest.raises(InputError, match=r"requires umap-learn.*subcell-hf\[analysis\]"):
         stage_space(model, tmp_path / "space", repository="subcell/tiny", reference=table)
     assert not list(tmp_path.iterdir())
 
@@ -420,7 +420,7 @@ def test_a_space_is_complete(space: Path) -> None:
 def test_a_space_replaces_only_spaces(model: Path, space: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="something else than a Space"):
+    with pytest.raises(InputError, match="is not an earlier Space"):
         stage_space(model, tmp_path / "mine", repository="subcell/tiny")
     assert (tmp_path / "mine" / "thesis.txt").is_file()
     before = {path.relative_to(space): path.read_bytes() for path in space.rglob("*") if path.is_file()}

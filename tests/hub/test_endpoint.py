@@ -165,20 +165,20 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("request_", "status", "reason"),
     [
-        (b"", 400, "no JSON"),
-        (b"{", 400, "no JSON"),
-        (b"\xff\xfe", 400, "no JSON"),
-        (b"[" * 100_000, 400, "no JSON"),
+        (b"", 400, "not JSON"),
+        (b"{", 400, "not JSON"),
+        (b"\xff\xfe", 400, "not JSON"),
+        (b"[" * 100_000, 400, "not JSON"),
         ([], 400, "must be JSON of the form"),
         ({"inputs": None}, 400, "is a NoneType"),
         ({"inputs": []}, 413, "has 0 cells"),
         ({"inputs": [CELL] * 5}, 413, "expected 1 to 4"),
         ({"inputs": "/etc/passwd"}, 400, "is a str; expected an object"),
-        ({"inputs": CELL | {"red": "/etc/passwd"}}, 400, "no base64 text .* paths are not read"),
-        ({"inputs": CELL | {"red": "/etc/group12"}}, 415, "no .npy, TIFF or PNG file"),
+        ({"inputs": CELL | {"red": "/etc/passwd"}}, 400, "not base64 text .* paths are not read"),
+        ({"inputs": CELL | {"red": "/etc/group12"}}, 415, "not a .npy, TIFF or PNG file"),
         ({"inputs": CELL | {"red": 5}}, 400, r"inputs\[0\].red is a int"),
-        ({"inputs": CELL | {"red": "https://example.org/a.png"}}, 403, "does not open"),
-        ({"inputs": CELL | {"red": "file:///etc/passwd"}}, 403, "does not open"),
+        ({"inputs": CELL | {"red": "https://example.org/a.png"}}, 403, "opens no URLs"),
+        ({"inputs": CELL | {"red": "file:///etc/passwd"}}, 403, "opens no URLs"),
         ({"inputs": CELL | {"purple": CELL["red"]}}, 400, "wrong channels purple;"),
         ({"inputs": {"red": CELL["red"]}}, 400, "wrong channels"),
         ({"inputs": CELL | {"pixel_size_um": "0.1"}}, 400, "expected micrometres"),
@@ -189,7 +189,7 @@ def png_header(width: int, height: int) -> bytes:
         ({"inputs": {"image": CELL["red"], "channels": "red"}}, 400, "expected a list with red"),
         ({"inputs": CELL, "parameters": []}, 200, ""),
         ({"inputs": CELL, "parameters": "x"}, 400, "expected an object"),
-        ({"inputs": CELL, "parameters": {"model": "x"}}, 400, "no parameters model"),
+        ({"inputs": CELL, "parameters": {"model": "x"}}, 400, "Unknown parameters: model"),
         ({"inputs": CELL, "parameters": {"top_k": 0}}, 400, "top_k is 0"),
         ({"inputs": CELL, "parameters": {"top_k": True}}, 400, "top_k is True"),
         ({"inputs": CELL, "parameters": {"threshold": 2}}, 400, "from 0 to 1"),
@@ -204,7 +204,7 @@ def png_header(width: int, height: int) -> bytes:
         ({"inputs": CELL | {"red": encode(tiff(np.zeros((300, 300), np.uint8)))}}, 413, "edges up to 256"),
         ({"inputs": CELL | {"red": encode(tiff(np.zeros((20, 8, 8), np.uint8)))}}, 413, "more than 16 pages"),
         ({"inputs": CELL | {"red": encode(TIFF_BOMB[:60])}}, 422, "cannot be decoded|pages"),
-        ({"inputs": CELL | {"red": encode(tiff(make_crop()[0], compression="jpeg2000"))}}, 422, "compressed as"),
+        ({"inputs": CELL | {"red": encode(tiff(make_crop()[0], compression="jpeg2000"))}}, 422, "has the unsupported"),
         ({"inputs": CELL | {"red": encode(npy(np.full((64, 64), np.nan)))}}, 422, "mixes|NaN"),
     ],
 )  # fmt: skip
@@ -273,7 +273,7 @@ def test_urls_only_of_hosts_that_the_operator_names(monkeypatch: pytest.MonkeyPa
         "http://example.org/a.png", "https://example.org.evil.net/a.png", "https://example.org@evil.net/a",
         "https://example.org:8443/a", "https://127.0.0.1/a", "file://example.org/etc/passwd",
     ):  # fmt: skip
-        with pytest.raises(RequestError, match="may not open"):
+        with pytest.raises(RequestError, match="not allowed"):
             read_file(url, "red", limits, Budget(limits))
     monkeypatch.setenv("SUBCELL_ENDPOINT_MAX_CELLS", "many")
     with pytest.raises(ValueError, match="MAX_CELLS is 'many'"):

@@ -138,7 +138,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     for kind, repository in REPOSITORIES.items():
         export_model(save_tiny(kind, folder / kind), found.exported(kind), repository=repository, sources=sources)
     pushes = [["push", str(found.exported(kind)), repository] for kind, repository in REPOSITORIES.items()]
-    assert found.run_commands(*pushes).count("files travel") == len(pushes)
+    assert found.run_commands(*pushes).count("To upload: ") == len(pushes)
     yield found
     server.shutdown()
     server.server_close()

@@ -22,7 +22,7 @@ def test_a_plan_says_what_would_travel_and_sends_nothing(hub: LoopbackHub, api: 
         ("model.safetensors", 2100, "new"),
     ]
     assert plan.parent_commit is None
-    assert "3 of 3 files travel, 2.1 kB" in plan.describe()
+    assert "To upload: 3 of 3 files, 2.1 kB" in plan.describe()
     assert not hub.repositories
     assert not hub.uploads()
 
@@ -67,7 +67,7 @@ def test_an_interrupted_push_leaves_the_old_commit(
     before, commits = repository.branches["main"], len(repository.commits)
     changed = {path: b"other " + bytes(content) for path, content in FILES.items()}  # type: ignore[arg-type]
     hub.faults.append(Fault(pattern, 500))
-    with pytest.raises(InputError, match=f"{what}.*Its branch is unchanged"):
+    with pytest.raises(InputError, match=f"{what}.*The branch is unchanged"):
         push_files(changed, NAME, api=api)
     assert repository.branches["main"] == before
     assert len(repository.commits) == commits
@@ -79,7 +79,7 @@ def test_an_interrupted_push_leaves_the_old_commit(
 def test_large_files_that_arrived_are_not_sent_again(hub: LoopbackHub, api: HfApi) -> None:
     shards: dict[str, Content] = {f"shard-{n}.tar": bytes([n]) * 5000 for n in range(4)}
     hub.faults.append(Fault("POST .*/commit/", 500, times=1))
-    with pytest.raises(InputError, match="run the same command again"):
+    with pytest.raises(InputError, match=r"[Rr]un the same command again"):
         push_files(shards, NAME, "dataset", api=api)
     hub.log.clear()
     push_files(shards, NAME, "dataset", api=api)
@@ -90,17 +90,17 @@ def test_large_files_that_arrived_are_not_sent_again(hub: LoopbackHub, api: HfAp
 def test_two_pushes_at_once_do_not_mix(hub: LoopbackHub, api: HfApi) -> None:
     push_files(FILES, NAME, api=api)
     hub.faults.append(Fault("POST .*/commit/", 412))
-    with pytest.raises(InputError, match="Somebody changed subcell/tiny while"):
+    with pytest.raises(InputError, match="subcell/tiny was changed by another push"):
         push_files(FILES | {"README.md": b"mine"}, NAME, api=api)
 
 
 def test_a_token_is_needed_and_needs_rights(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subcell_hf.hub.publishing.push.get_token", lambda: None)
-    with pytest.raises(InputError, match=r"There is no token to push to subcell/tiny.*hf auth login"):
+    with pytest.raises(InputError, match=r"No token found to push to subcell/tiny.*hf auth login"):
         push_files(FILES, NAME, api=HfApi(endpoint=hub.url, token=False))
-    with pytest.raises(InputError, match="does not know the token"):
+    with pytest.raises(InputError, match="rejected the token"):
         push_files(FILES, NAME, api=HfApi(endpoint=hub.url, token="hf_wrong"))
-    with pytest.raises(InputError, match=r"may not write to subcell/tiny.*write token"):
+    with pytest.raises(InputError, match=r"no write access to subcell/tiny.*write token"):
         push_files(FILES, NAME, api=HfApi(endpoint=hub.url, token="hf_read"))
     assert not hub.repositories
 
@@ -116,9 +116,9 @@ def test_revisions(hub: LoopbackHub, api: HfApi) -> None:
 
 
 def test_names_offline_and_unreachable(api: HfApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="does not say who owns it"):
+    with pytest.raises(InputError, match="has no owner"):
         plan_push(FILES, "tiny", api=api)
-    with pytest.raises(InputError, match="no name of a repository"):
+    with pytest.raises(InputError, match="not a valid repository name"):
         plan_push(FILES, "subcell/../x", api=api)
     monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
     with pytest.raises(InputError, match=r"cannot be reached.*HF_ENDPOINT"):

@@ -112,7 +112,7 @@ def test_damaged_shards_do_not_leave(shards: Path, hub: LoopbackHub, command: Co
     tar.write_bytes(content)
     result = command("push-shards", str(damaged), "subcell/cells", "--license", "mit")
     assert result.exit_code == 2
-    assert "is not what its index says, so nothing was uploaded" in result.output
+    assert "does not match its index; nothing was uploaded" in result.output
     assert not hub.repositories
 
 

@@ -38,7 +38,7 @@ def test_a_dry_run_names_a_space_and_makes_none(space: Path, hub: LoopbackHub, c
     shown = command("push", str(space), "me/demo", "--dry_run")
     assert shown.exit_code == 0, shown.output
     assert "space me/demo, revision main, a new repository" in shown.output
-    assert "4 of 4 files travel" in shown.output
+    assert "To upload: 4 of 4 files" in shown.output
     assert not hub.repositories
 
 
@@ -49,7 +49,7 @@ def test_a_space_arrives_and_only_changes_travel_again(space: Path, hub: Loopbac
     assert made.files.keys() == {"README.md", "app.py", "requirements.txt", "examples/red.png"}
     (space / "app.py").write_text("print('hello again')\n")
     again = command("push", str(space), "me/demo")
-    assert "1 of 4 files travel" in again.output
+    assert "To upload: 1 of 4 files" in again.output
     assert made.files["app.py"].content == b"print('hello again')\n"
     branch = command("push", str(space), "me/demo", "--revision", "next")
     assert branch.exit_code == 2

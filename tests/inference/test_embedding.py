@@ -160,9 +160,9 @@ def test_a_run_of_something_else_is_not_overwritten(model: Path, fields: Path, t
     run(fields, model, tmp_path / "out", pictures=3)
     before = (tmp_path / "out" / "embeddings.parquet").read_bytes()
     assert run(fields, model, tmp_path / "out", pictures=3).cells == 10
-    with pytest.raises(InputError, match="pictures: 3 then, 4 now"):
+    with pytest.raises(InputError, match="pictures: 3 in that run, 4 now"):
         run(fields, model, tmp_path / "out", pictures=4)
-    with pytest.raises(InputError, match="is no run of subcell embed"):
+    with pytest.raises(InputError, match="is not a run of subcell embed"):
         run(fields, model, fields)
     assert (tmp_path / "out" / "embeddings.parquet").read_bytes() == before
 

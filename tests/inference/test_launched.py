@@ -47,7 +47,7 @@ def test_a_process_is_killed_and_the_same_command_goes_on(tmp_path: Path) -> Non
     second = launch(fields, model, tmp_path / "out")
     said, _ = second.communicate()
     assert second.returncode == 0, said
-    assert "The tables are complete; skipped.csv lists what is not in them" in said
+    assert "The tables are complete; skipped.csv lists the inputs that are not in them" in said
     assert (tmp_path / "out" / "skipped.csv").read_bytes() == (tmp_path / "one" / "skipped.csv").read_bytes()
     for name in ("embeddings.parquet", "embeddings.h5ad"):
         shared, alone = read_table(tmp_path / "out" / name), read_table(tmp_path / "one" / name)
@@ -70,7 +70,7 @@ def test_a_launcher_hears_of_success_though_inputs_were_skipped(
     monkeypatch.setenv(variable, "0")
     launched = CliRunner().invoke(app, command)
     assert launched.exit_code == 0, launched.output
-    assert launched.stdout.endswith("For the launcher this is exit code 0.\n")
+    assert launched.stdout.endswith("The exit code is 0, because launchers take any other code for a failure.\n")
     assert "7_A1_1_red.png" in launched.stderr
     monkeypatch.delenv(variable)
     assert CliRunner().invoke(app, command).exit_code == 3

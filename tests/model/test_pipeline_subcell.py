@@ -278,7 +278,7 @@ def unreadable(folder: Path) -> dict[str, tuple[Path | str, str]]:
         "pickled.npy": "cannot be read .*allow_pickle=False",
         "deep_colour.png": "has 16-bit colours", "alpha.png": "has the mode RGBA", "composite.png": "is a composite",
         "depth.tif": "has the axes ZYX", "five.tif": "has the axes TYXC", "stack.tif": r"has the shape \(4, 64, 64\)",
-        "two.tif": "holds 2 images", "oblong.ome.tif": r"has pixels of \[0.1, 0.3\] µm", "cell.czi": "is of no known",
+        "two.tif": "holds 2 images", "oblong.ome.tif": r"has pixels of \[0.1, 0.3\] µm", "cell.czi": "has an unknown",
     }  # fmt: skip
     return {name: (folder / name, message) for name, message in messages.items()}
 
@@ -304,8 +304,8 @@ def test_files_that_cannot_be_used_are_refused_by_name(locate: Any, tmp_path: Pa
         ({"image": draw_crop(2, 4, 8, 8)}, ValueError, "holds 2 cells"),
         (draw_crop(3, 8, 8), ValueError, "expected 4 planes"),
         (None, ValueError, "Image 0 is NoneType"),
-        ({}, ValueError, "Image 0 has no plane; expected red, yellow, blue, green"),
-        ({"image": {}}, ValueError, "Image 0 has no plane; expected red, yellow, blue, green"),
+        ({}, ValueError, "Image 0 has no planes; expected red, yellow, blue, green"),
+        ({"image": {}}, ValueError, "Image 0 has no planes; expected red, yellow, blue, green"),
     ],
 )
 def test_inputs_that_cannot_work_are_refused_by_number(

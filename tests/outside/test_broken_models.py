@@ -93,11 +93,11 @@ DAMAGES: dict[str, tuple[str, Damage, str]] = {
     **{f"{name} cut": (name, content(name, lambda text: text[:-40]), "damaged") for name in ALL},
     **{f"{name} empty": (name, content(name, lambda _: b""), "damaged") for name in ALL},
     **{f"{name} pointer": (name, content(name, lambda _: POINTER), "git lfs pull") for name in ALL},
-    **{f"{name} linked": (name, link(name), "which is not there") for name in ALL},
+    **{f"{name} linked": (name, link(name), "which does not exist") for name in ALL},
     **{f"{name} UTF-16": (name, content(name, lambda text: text.decode().encode("utf-16")), "JSON") for name in JSON},
     **{f"{name} a list": (name, content(name, lambda _: b"[1]"), "holds a list") for name in JSON},
-    **{f"{name} nested": (name, content(name, lambda _: b"[" * 100_000), "no JSON") for name in JSON},
-    **{f"{name} digits": (name, content(name, lambda _: b'{"a": ' + b"9" * 5000 + b"}"), "no JSON") for name in JSON},
+    **{f"{name} nested": (name, content(name, lambda _: b"[" * 100_000), "not JSON") for name in JSON},
+    **{f"{name} digits": (name, content(name, lambda _: b'{"a": ' + b"9" * 5000 + b"}"), "not JSON") for name in JSON},
     "type": (CONFIG, field(CONFIG, hidden_size="32"), "hidden_size"),
     "list": (CONFIG, field(CONFIG, channels={"red": 1, "blue": None}), "channels|layers|weights"),
     "NaN eps": (CONFIG, field(CONFIG, layer_norm_eps=float("nan")), "layer_norm_eps"),
@@ -171,7 +171,7 @@ def test_a_byte_order_mark_is_no_damage(sound: Path, tmp_path: Path) -> None:
 
 
 INDICES = {
-    "cut": (lambda text: text[:30], "no JSON"),
+    "cut": (lambda text: text[:30], "not JSON"),
     "pointer": (lambda _: POINTER, "git lfs pull"),
     "no names": (lambda _: b'{"weight_map": {}}', "weight_map"),
     "a list": (lambda _: b'{"weight_map": ["a"]}', "weight_map"),

@@ -143,15 +143,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "begun": (lambda path: path.write_bytes(path.read_bytes()[:100]), "truncated or damaged"),
     "zeros": (lambda path: path.write_bytes(bytes(5000)), "encoder.pth"),
     "safetensors": (lambda path: save_file(draw()[0], path), "safetensors file, expected a .pth"),
-    "a list": (lambda path: torch.save([torch.ones(2)], path), "holds a list"),
-    "a tensor": (lambda path: torch.save(torch.ones(2), path), "holds a Tensor"),
-    "nothing": (lambda path: torch.save({}, path), "holds a dict"),
+    "a list": (lambda path: torch.save([torch.ones(2)], path), "contains a list"),
+    "a tensor": (lambda path: torch.save(torch.ones(2), path), "contains a Tensor"),
+    "nothing": (lambda path: torch.save({}, path), "contains a dict"),
     "an object": (lambda path: torch.save({"a": ViTConfig()}, path), "a pickle can run code"),
     "whole numbers": (lambda path: torch.save({"a": torch.ones(2, dtype=torch.int8)}, path), "a is int8"),
     "complex": (lambda path: torch.save({"a": torch.ones(2, dtype=torch.complex64)}, path), "a is complex64"),
     "sparse": (lambda path: torch.save({"a": torch.eye(3).to_sparse()}, path), "encoder.pth"),
     "no memory": (lambda path: torch.save({"a": torch.empty(3, device="meta")}, path), "encoder.pth"),
-    "endless": (lambda path: torch.save({"a": torch.ones(1).expand(2**40)}, path), "in full"),
+    "endless": (lambda path: torch.save({"a": torch.ones(1).expand(2**40)}, path), "completely stored in the file"),
     "ViT": (lambda path: torch.save(ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
             intermediate_size=8, image_size=32)).state_dict(), path), "not a SubCell checkpoint"),
     "flat kernel": (lambda path: torch.save(draw()[0] | {KERNEL: torch.ones(32)}, path), "expected 4 axes"),
@@ -178,7 +178,7 @@ def test_archives_that_torch_does_not_write(files: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in (*members, members[-1]):
             archive.writestr(name, content)
-    refuse(files, "members of equal names")
+    refuse(files, "members with equal names")
 
 
 @pytest.mark.parametrize("where", ["plain pickle", "legacy", "zip", "member", "classifier"])

@@ -80,7 +80,7 @@ def test_an_unlabelled_test_split_does_not_matter(tmp_path: Path, pretrained: Pa
     assert described["classes"] == {"no": "2 train, 1 validation", "yes": "1 train, 1 validation"}
     assert described["labels_left_out"] == {}
     DatasetDict({**parts, "validation": _dataset([-1], names)}).save_to_disk(tmp_path / "none")
-    with pytest.raises(InputError, match="None of the 1 crops of the split 'validation' has a label"):
+    with pytest.raises(InputError, match="No crop in the split 'validation' has a label \\(1 crop\\)"):
         _resolve(pretrained, tmp_path / "none", tmp_path / "out", *OWN)
 
 
@@ -108,5 +108,5 @@ def test_the_report_counts_cells_without_a_split(tmp_path: Path) -> None:
     command = ["evaluate", "localization", str(tmp_path / "t.parquet"), "--output", str(tmp_path / "out")]
     command += ["--no-baselines", "--heads", "neighbours", "--resamples", "2", "--no-learning-curve"]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert "5 cells with a location are in none of the splits" in result.output
+    assert "5 cells with a location not used: in none of the splits" in result.output
     assert "5 cells with a location" in (tmp_path / "out" / "report.html").read_text()

@@ -108,7 +108,7 @@ def test_a_share_of_the_work_is_announced_and_never_looks_complete(
     assert first.exit_code == 0, first.output
     lines = first.stderr.splitlines()
     assert "process 1 of 4, as SLURM_PROCID=0 and SLURM_STEP_NUM_TASKS=4 say" in lines[0]
-    assert f"{out} is not complete: process 1 of 4 has done its share, and 3 of 5 parts are left" in lines[-1]
+    assert f"{out} is not complete: process 1 of 4 has finished its share, and 3 of 5 parts are left" in lines[-1]
     for line in (lines[0], lines[-1]):
         assert "put WORLD_SIZE=1 before the command" in line
     assert not (out / "embeddings.parquet").exists()

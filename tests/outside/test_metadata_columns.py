@@ -187,7 +187,7 @@ def test_names_that_blocks_of_numbers_have(tmp_path: Path) -> None:
         again = read_table(output)
         assert list(again.cells["Conc/uM"]) == ["3"]
         np.testing.assert_array_equal(again.embeddings, [[0.75, 1.5]])
-    with pytest.raises(InputError, match="'embedding' among the columns about cells"):
+    with pytest.raises(InputError, match="the metadata column 'embedding', a reserved name"):
         write_h5ad(EmbeddingTable(table.cells.assign(embedding="x"), table.embeddings), tmp_path / "x.h5ad")
 
 

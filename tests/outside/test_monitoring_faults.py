@@ -134,6 +134,6 @@ def test_a_hub_that_is_not_there_at_the_end(shards: Path, tmp_path: Path, monkey
     trainer = build(shards, tmp_path / "run")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(trainer, "hub_model_id", "owner/model", raising=False)
-    with pytest.raises(InputError, match=r"is complete, but the Hub was not reached .* subcell push"):
+    with pytest.raises(InputError, match=r"is complete, but the Hub could not be reached .* subcell push"):
         trainer.push_to_hub(token="hf_none")
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()

@@ -97,7 +97,7 @@ def test_a_grey_palette_shows_the_labels(tmp_path: Path, reader: str) -> None:
 
 def test_the_demo_takes_no_jpeg_for_labels(tmp_path: Path) -> None:
     Image.fromarray((LABELS > 0).astype(np.uint8) * 255).save(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match=r"a\.jpg is a JPEG, which changes labels"):
+    with pytest.raises(ValueError, match=r"a\.jpg is a JPEG; its compression changes labels"):
         _demo_mask(tmp_path / "a.jpg")
 
 

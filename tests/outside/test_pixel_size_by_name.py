@@ -124,7 +124,7 @@ def test_images_of_unknown_size_are_single_cells_only_if_told(model: Path, tmp_p
     # The same folder takes the run that follows the advice.
     result = CliRunner().invoke(app, [*command, "--single-cells"])
     assert result.exit_code == 0, result.output
-    assert "Pixel size of 2 cells: 0.32 um, as the model's." in result.output
+    assert "Pixel size of 2 cells: 0.32 um, assumed to be the model's." in result.output
     assert set(read_table(tmp_path / "out").cells["pixel_size_from"]) == {"model"}
 
 

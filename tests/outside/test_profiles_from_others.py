@@ -65,7 +65,7 @@ def test_groups_that_vanish_are_named(tmp_path: Path) -> None:
     nameless = frame[frame["Metadata_t"] == "c"].tail(2).assign(Metadata_t="")
     result = _evaluate(pd.concat([frame[frame["Metadata_t"] != "c"], single, nameless]), tmp_path)
     assert result.exit_code == 3
-    assert "1 groups have no score at all: c." in result.output
+    assert "1 group has no score: c." in result.output
     wells, described = _left_out(tmp_path)
     assert sorted(wells["reason"]) == ["no other well of its group", *["no value in Metadata_t"] * 2]
     assert described["groups"] == {"c": ["no other well of its group"]}
@@ -96,7 +96,7 @@ def test_mechanisms_that_are_unknown_or_single_are_named(tmp_path: Path) -> None
     frame = frame.assign(Metadata_Well=[f"W{n}" for n in range(len(frame))]).replace({"DMSO2": "DMSO"})
     (tmp_path / "moa.csv").write_text("Metadata_t,moa\na,None\na2,None\nb,y\nb2,y\nc,x\n")
     result = _evaluate(frame, tmp_path, "--moa-column", "moa", "--moa-table", str(tmp_path / "moa.csv"))
-    assert "1 groups have no mechanism: c2." in result.output
+    assert "1 group has no mechanism: c2." in result.output
     assert "1 mechanisms were not scored, each with a single group: x." in result.output
     described = _left_out(tmp_path)[1]
     assert (described["groups_without_mechanism"], described["mechanisms_not_scored"]) == (["c2"], ["x"])

@@ -44,13 +44,13 @@ def test_an_inspection_gives_its_verdict_without_its_picture(tmp_path: Path, mon
     monkeypatch.setattr("subcell_hf.workflows.shards.write_contact_sheet", deny)
     done = CliRunner().invoke(app, ["shards-inspect", str(tmp_path / "shards")])
     assert done.exit_code == 0
-    assert "all as the index says." in done.stdout
+    assert "all files match the index." in done.stdout
     assert f"cannot be written ({DENIED}). Name another file with --contact-sheet" in done.stderr
     asked = CliRunner().invoke(
         app, ["shards-inspect", str(tmp_path / "shards"), "--contact-sheet", str(tmp_path / "sheet.png")]
     )
     assert asked.exit_code == 2
-    assert "all as the index says." in asked.stdout
+    assert "all files match the index." in asked.stdout
 
 
 def test_the_name_of_a_picture_is_checked_before_the_inspection(tmp_path: Path) -> None:

@@ -146,5 +146,5 @@ def test_what_a_file_says_of_its_table_has_a_checksum(tmp_path: Path) -> None:
         if changed.count(b"sound"):  # the same facts, written otherwise
             read_table(tmp_path / "t.parquet")
         else:
-            with pytest.raises(InputError, match="do not have their checksum"):
+            with pytest.raises(InputError, match="their checksum differs"):
                 read_table(tmp_path / "t.parquet")

@@ -216,7 +216,7 @@ def test_a_mark_at_the_beginning_is_no_part_of_a_name(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('\ufeff{"a": 1}', encoding="utf-8")
     assert read_json(tmp_path / "run.json") == {"a": 1}
     (tmp_path / "run.json").write_text('{"a": ')
-    with pytest.raises(InputError, match=r"run\.json is damaged or no JSON"):
+    with pytest.raises(InputError, match=r"run\.json is damaged or not JSON"):
         read_json(tmp_path / "run.json")
 
 

@@ -95,7 +95,7 @@ def test_every_command_that_writes_a_folder_refuses_one_in_use(
 def test_a_link_to_nowhere_is_named_as_such(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to(tmp_path / "scratch")
     with (
-        pytest.raises(InputError, match=r"out is a link to .*scratch, which is not there"),
+        pytest.raises(InputError, match=r"out is a link to .*scratch, which does not exist"),
         claim_folder(tmp_path / "out"),
     ):
         pass
@@ -174,7 +174,7 @@ def test_a_folder_that_appears_whole_is_written_by_one_job_at_a_time(tmp_path: P
         with pytest.raises(InputError, match="model is in use"), write_folder_atomically(output, replace=True):
             pass
     assert (output / "weights").read_text() == "ours"
-    with pytest.raises(InputError, match="has got content meanwhile"), write_folder_atomically(output):
+    with pytest.raises(InputError, match="was filled by another job in the meantime"), write_folder_atomically(output):
         pass
     assert files_in(tmp_path) == ["model", "weights"]
 

@@ -58,7 +58,7 @@ def test_counts_locations_skipped_and_run(page: str) -> None:
     text = re.sub(r"\s+", " ", text)
     for words in (
         "60 cells 6 fields of view 2 plates 4 antibodies 3 genes 4 predicted locations 1 skipped",
-        "Of 30 cells whose location was given, 30 (100 %) were predicted there.",
+        "Of 30 cells whose location was given, 30 (100 %) were predicted correctly.",
         "60 of 60 cells have a picture",
         "Nucleoli 15 25 %",
         "is truncated",
@@ -120,7 +120,7 @@ def test_a_bare_table_is_enough(tmp_path: Path) -> None:
     cells = pd.DataFrame({"cell_id": [f"c{i}" for i in range(20)], "field_of_view": ""})
     write_parquet(EmbeddingTable(cells, np.ones((20, 3), np.float32)), tmp_path / "embeddings.parquet")
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "all embeddings are the same" in page.lower()
+    assert "all embeddings are equal" in page.lower()
     assert data_of(page)["columns"] == []
 
 

@@ -73,7 +73,7 @@ def test_odd_indexes_are_refused(folder: Path, tmp_path: Path, changes: dict[str
 
 def test_other_text_than_an_index(folder: Path, tmp_path: Path) -> None:
     for text in (b"", b"[]", b"\x80\x04.", b"{"):
-        with pytest.raises(InputError, match=r"no JSON|is no index of shards"):
+        with pytest.raises(InputError, match=r"not JSON|is no index of shards"):
             ShardIndex.from_json(text, "index.json")
-    with pytest.raises(FileNotFoundError, match=r"has no index.json: it is no finished folder of shards"):
+    with pytest.raises(FileNotFoundError, match=r"has no index.json: it is not a finished folder of shards"):
         ShardReader(tmp_path)

@@ -33,7 +33,7 @@ def rewrite(path: Path, change: str) -> None:
     [
         ("missing", "lacks: 000000-00000-001.pixels.dzst"),
         ("duplicate", "has twice: 000000-00000-001.mask.pzst"),
-        ("pickle", "should not have, and that nobody should open: 000000-00000-000.payload.pickle"),
+        ("pickle", "unexpected members, which may be unsafe to open: 000000-00000-000.payload.pickle"),
     ],
 )
 def test_inspection_finds_members_that_are_wrong(tmp_path: Path, change: str, message: str) -> None:

@@ -160,7 +160,7 @@ def test_http(served: tuple[str, type[RangeHandler]], reader: ShardReader, worke
 
 def test_http_that_stays_broken_or_has_no_such_folder(served: tuple[str, type[RangeHandler]]) -> None:
     url, handler = served
-    with pytest.raises(FileNotFoundError, match=r"has no index.json: it is no finished folder of shards"):
+    with pytest.raises(FileNotFoundError, match=r"has no index.json: it is not a finished folder of shards"):
         ShardReader(url + "x")
     handler.failures = 1000
     with pytest.raises(OSError, match="network read failed 4 times"):

@@ -133,7 +133,7 @@ def test_the_command_writes_a_table_and_what_it_skipped(tmp_path: Path, ending: 
     command = ["aggregate", str(tmp_path / "cells.parquet"), "--by", "gene", "--output", str(output)]
     run = CliRunner().invoke(app, command)
     assert run.exit_code == 3, run.output
-    assert "2 rows, one per gene, of 59 cells" in run.output
+    assert "2 rows, one per gene, from 59 cells" in run.output
     written = read_table(output)
     np.testing.assert_array_equal(written.embeddings, aggregate(table, "gene").table.embeddings)
     skipped = pd.read_csv(tmp_path / f"genes.{ending}.skipped.csv")

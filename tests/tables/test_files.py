@@ -224,7 +224,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:-40])
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         read_table(tmp_path / "cut.parquet")
-    with pytest.raises(InputError, match=r"holds no embeddings\.parquet"):
+    with pytest.raises(InputError, match=r"contains no embeddings\.parquet"):
         read_table(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         read_table(tmp_path / "none.csv")

@@ -140,9 +140,9 @@ def test_the_command(tmp_path: Path) -> None:
     write_pictures(pictures, tmp_path / "pictures.parquet")
     run = CliRunner().invoke(app, ["portable", str(tmp_path), "--output", str(tmp_path / "out")])
     assert run.exit_code == 0, run.output
-    assert "5 cells, 1 attention maps" in run.output
+    assert "5 cells, 1 attention map." in run.output
     assert (tmp_path / "out" / "plate" / "cell_4_attention_map.png").is_file()
-    assert "`subcell embed --portable` keeps that of every one" in run.output
+    assert "`subcell embed --portable` stores it for all cells" in run.output
     write_attention(
         (CellAttention(f"plate/cell_{n}", attention, (32, 32)) for n in range(5)), tmp_path / "attention.parquet"
     )

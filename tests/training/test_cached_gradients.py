@@ -108,11 +108,11 @@ def test_gradients_are_added_and_scaled() -> None:
     [
         (["--cached_gradient_chunks", "9"], r"cached_gradient_chunks is 9: expected 1 \(off\) to 8"),
         (["--cached_gradient_chunks", "0"], "cached_gradient_chunks is 0"),
-        (["--cached_gradient_chunks", "2", "--torch_compile", "true"], "does not go with torch_compile"),
+        (["--cached_gradient_chunks", "2", "--torch_compile", "true"], "cannot be combined with torch_compile"),
         (
             ["--cached_gradient_chunks", "2", "--reconstruction_weight", "0", "--mask_ratio", "0",
              "--backbone_config", '{"model_type": "resnet"}'],
-            "does not go with backbone_config",
+            "cannot be combined with backbone_config",
         ),
     ],
 )  # fmt: skip

@@ -179,7 +179,7 @@ def test_channels_go_by_name_and_positions_are_interpolated() -> None:
     spread = torch.stack([pixels[:, 1] / 4, pixels[:, 1] / 4, pixels[:, 2] + pixels[:, 1] / 4,
                           pixels[:, 0] + pixels[:, 1] / 4], dim=1)  # fmt: skip
     torch.testing.assert_close(adapted(pixels).pooler_output, trained(spread).pooler_output, atol=1e-5, rtol=1e-5)
-    with pytest.raises(InputError, match="mito=green, but mito is no new channel; new are dna"):
+    with pytest.raises(InputError, match=r"mito=green, but mito is not a new channel\. New channels: dna"):
         plan_channels(["blue", "green"], ["blue", "dna"], {"mito": "green"})
     with pytest.raises(InputError, match="expected one of blue, green, or mean"):
         plan_channels(["blue", "green"], ["blue", "dna"], {"dna": "red"})
@@ -212,19 +212,19 @@ def test_groups_stay_together(table: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--channels", "rybg"], "red, yellow, green is missing. Choose the channels"),
+        (["--channels", "rybg"], "missing red, yellow, green. Choose the channels"),
         (["--new_channels", "mito"], "expected NEW=TRAINED"),
-        (["--loss", "focal"], "loss=focal does not go with single_label=true"),
+        (["--loss", "focal"], "loss=focal cannot be combined with single_label=true"),
         (["--loss", "hinge"], "loss is 'hinge': expected one of focal, bce, cross_entropy"),
         (["--classes", "flat", "round", "square"], "has the class square; it has flat, round"),
-        (["--classes", "flat"], "There are 1 classes"),
+        (["--classes", "flat"], "has 1 class"),
         (["--group_column", "well"], "has no column 'well'"),
-        (["--channel_names", "blue", "blue", "mito"], "the name of every plane, each once"),
+        (["--channel_names", "blue", "blue", "mito"], "a different name for each plane"),
         (["--image_size", "33"], "divisible by patch_size=16"),
         (["--metric_for_best_model", "f1"], "metric_for_best_model is 'f1'"),
-        (["--resume_from_checkpoint", "/nowhere"], "there is no such folder"),
+        (["--resume_from_checkpoint", "/nowhere"], "not an existing folder"),
         (["--learning_rat", "1"], "did you mean learning_rate"),
-        (["--train_split", "fold"], "No crop is in the split 'fold'; there are train, validation"),
+        (["--train_split", "fold"], "No crop is in the split 'fold'; available splits: train, validation"),
         (["--data", "/nowhere"], "expected a folder of shards"),
     ],
 )
@@ -246,7 +246,7 @@ def test_the_recipe_describes_and_refuses(pretrained: Path, table: Path, tmp_pat
     wrong = subprocess.run(command, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "Error: " in wrong.stderr
-    assert "does not say which channels its crops have" in wrong.stderr
+    assert "does not name the channels of its crops" in wrong.stderr
 
 
 @pytest.mark.slow
@@ -269,7 +269,7 @@ def test_two_processes_learn_what_one_does(table: Path, tmp_path: Path) -> None:
             capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("loads with AutoModelForImageClassification") == 1
+        assert done.stdout.count("with AutoModelForImageClassification and AutoImageProcessor") == 1
         record = json.loads((folder / "model" / "fine_tuning.json").read_text())
         assert record["crops_per_step"] == 8
         weights.append(load_file(folder / "model" / "model.safetensors"))

@@ -102,7 +102,9 @@ def test_processes_that_would_train_each_on_its_own_are_refused(
     check_processes(training)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(InputError, match=r"2 processes were started.*each would train on its own.*--use_cpu true"):
+    with pytest.raises(
+        InputError, match=r"2 processes were started.*each would train a separate model.*--use_cpu true"
+    ):
         check_processes(training)
 
 
@@ -111,7 +113,7 @@ def test_parts_do_not_go_with_deepspeed(tmp_path: Path) -> None:
         output_dir=str(tmp_path), use_cpu=True, cached_gradient_chunks=2, per_device_train_batch_size=8
     )
     training.deepspeed_plugin = DeepSpeedPlugin(zero_stage=2)
-    with pytest.raises(InputError, match="cached_gradient_chunks=2 does not go with deepspeed"):
+    with pytest.raises(InputError, match="cached_gradient_chunks=2 cannot be combined with deepspeed"):
         check_launch(training, SubCellConfig())
 
 

@@ -133,8 +133,8 @@ def test_the_recipe_writes_a_model_that_transformers_loads(
         main([*arguments, "--device", "cpu", *small])
     said = caplog.text
     assert "2 members" in said
-    assert "4 of 90 cells have no location and are left out." in said
-    assert "Not used: 1 cells of holdout." in said
+    assert "Cells without a location, left out: 4 of 90." in said
+    assert "Not used: 1 cell in holdout." in said
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "located").eval()
     assert (model.config.classifier_ensemble_size, model.config.num_labels) == (2, 31)
     processor = AutoImageProcessor.from_pretrained(tmp_path / "located")

@@ -234,7 +234,7 @@ def test_pictures_on_a_schedule_of_their_own_and_few_of_them_in_the_page(shards:
 
 
 def test_unknown_trackers_are_refused(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="report_to names tensorbord"):
+    with pytest.raises(InputError, match="report_to contains tensorbord"):
         build(shards, tmp_path, "--report_to", "tensorbord", "wandb")
 
 

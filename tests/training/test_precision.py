@@ -83,7 +83,7 @@ def test_attention_of_few_tokens_in_bf16_is_that_of_the_fused_kernel(monkeypatch
         torch.testing.assert_close(first, second, atol=0.02 * float(second.abs().max()), rtol=0)
 
 
-@pytest.mark.parametrize(("name", "message"), [("fp16", "fp16 needs a GPU"), ("tf32", "tf32 requires Ampere")])
+@pytest.mark.parametrize(("name", "message"), [("fp16", "fp16 requires a GPU"), ("tf32", "tf32 requires Ampere")])
 def test_what_a_cpu_cannot_do_is_refused(name: str, message: str, shards: Path, tmp_path: Path) -> None:
     arguments = [*SMALL, "--shards", str(shards), "--output_dir", str(tmp_path), f"--{name}", "true"]
     with pytest.raises(InputError, match=message):

@@ -100,9 +100,9 @@ def test_a_hub_that_fails_does_not_stop_the_training(
     monkeypatch.setattr("subcell_hf.training.runs.pushing.logger.warning", messages.append)
     trainer.train()
     assert trainer.state.global_step == 2
-    assert len([message for message in messages if "did not reach subcell/other" in message]) == 2
+    assert len([message for message in messages if "to subcell/other failed" in message]) == 2
     assert not hub.repositories["model", "subcell/other"].files
-    with pytest.raises(InputError, match=r"is complete, but the Hub refused it.*subcell export"):
+    with pytest.raises(InputError, match=r"is complete, but the Hub refused the upload.*subcell export"):
         trainer.push_to_hub()
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
 

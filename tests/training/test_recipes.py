@@ -8,10 +8,11 @@ import torch
 from transformers import get_polynomial_decay_schedule_with_warmup
 
 from subcell_hf.errors import InputError
+from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.ontology import CHANNEL_VARIANTS
 from subcell_hf.shards.sharding import ShardSettings
-from subcell_hf.training.pretraining.arguments import parse_arguments
+from subcell_hf.training.pretraining.arguments import described_fields, parse_arguments
 from subcell_hf.training.pretraining.dry_run import describe_run
 from subcell_hf.training.pretraining.optimization import parameter_groups, peak_learning_rate, straight_line
 from subcell_hf.training.pretraining.resolution import build_config, resolve
@@ -154,21 +155,21 @@ def test_a_run_is_known_in_every_number_before_it_starts(shards: Path, tmp_path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--mask_ration", "0.5"], "There is no argument 'mask_ration': did you mean mask_ratio"),
+        (["--mask_ration", "0.5"], "Unknown argument 'mask_ration': did you mean mask_ratio"),
         (["--mask_ratio", "1.5"], "mask_ratio=1.5"),
         (["--views", "reconstruction"], "makes 1 view of each cell, but cell_contrast_weight"),
         (["--per_device_train_batch_size", "8"], "set antibodies_per_batch and cells_per_antibody instead"),
         (["--antibodies_per_batch", "400"], "A batch needs 400 different antibodies, but only 6"),
-        (["--channels", "red", "mito"], "channels names mito, but the shards hold red, yellow, blue, green"),
+        (["--channels", "red", "mito"], "channels contains mito, but the shards contain red, yellow, blue, green"),
         (["--warmup_epochs", "500"], "leaves nothing of the"),
         (["--size", "huge"], "size is 'huge': expected one of tiny"),
         (["--train_split", "fold1"], "has no split 'fold1'"),
         (["--metric_for_best_model", "accuracy"], "metric_for_best_model is 'accuracy'"),
-        (["--resume_from_checkpoint", "/nowhere"], "there is no such folder"),
+        (["--resume_from_checkpoint", "/nowhere"], "not an existing folder"),
         (["--cell_contrast_weight", "0", "--protein_contrast_weight", "0", "--reconstruction_weight", "0",
           "--probe_detached", "true"],
          "Nothing trains the encoder"),
-        (["--mask_ratio", "0"], "mask_ratio=0 hides nothing that could be reconstructed"),
+        (["--mask_ratio", "0"], "mask_ratio=0 no patches are hidden"),
         (["--gradient_accumulation_steps", "99"], "no step would ever be taken"),
         (["--num_train_epochs", "many"], "invalid float value: 'many'"),
     ],
@@ -209,3 +210,13 @@ def test_processes_that_cannot_share_a_batch(shards: Path, tmp_path: Path) -> No
     words = [str(RECIPES / "quickstart.yaml"), "--shards", str(shards), "--antibodies_per_batch", "4"]
     with pytest.raises(InputError, match="3"):
         resolve(parse_arguments([*words, "--output_dir", str(tmp_path), "--use_cpu", "true"]), world_size=3)
+
+
+def test_help_describes_every_field_of_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = SubCellConfig.__annotations__.keys() - {"model_type", "sub_configs"}
+    assert fields <= described_fields(SubCellConfig).keys()
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--patch_size PATCH_SIZE Edge of a patch in pixels. (default: 16)" in shown
+    assert "(default: red yellow blue green)" in shown

@@ -14,7 +14,7 @@ from subcell_hf.training.runs.run_folder import claim_run_folder
 @pytest.mark.parametrize("name", ["checkpoint-3", "model"])
 def test_a_new_training_refuses_the_results_of_another(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    message = rf"holds {name} of an earlier training.*resume_from_checkpoint"
+    message = rf"contains {name} of an earlier training.*resume_from_checkpoint"
     with pytest.raises(InputError, match=message), claim_run_folder(tmp_path, resuming=False):
         pass
     with claim_run_folder(tmp_path, resuming=True):
@@ -64,5 +64,5 @@ def test_a_file_system_without_locks_is_trained_on_with_a_warning(
         (tmp_path / "model").mkdir()
     assert len(caplog.messages) == 1
     assert "No locks available" in caplog.messages[0]
-    with pytest.raises(InputError, match="holds model"), claim_run_folder(tmp_path, resuming=False):
+    with pytest.raises(InputError, match="contains model"), claim_run_folder(tmp_path, resuming=False):
         pass

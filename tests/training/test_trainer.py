@@ -146,7 +146,7 @@ def test_only_whole_checkpoints_count(straight: PreTrainer, tmp_path: Path) -> N
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert find_problems(tmp_path / "checkpoint-6") == ["model.safetensors has other bytes than were written"]
+    assert find_problems(tmp_path / "checkpoint-6") == ["model.safetensors has a changed checksum"]
     assert newest_checkpoint(tmp_path).name == "checkpoint-3"
     weights.unlink()
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-3"]
@@ -158,7 +158,7 @@ def test_only_whole_checkpoints_count(straight: PreTrainer, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--hidden_size", "64"], "hidden_size is 32 there, 64 here"),
+        (["--hidden_size", "64"], "hidden_size is 32 in the checkpoint, 64 here"),
         (["--channels", "bg"], r"channels is \['red', 'yellow', 'blue', 'green'\] there, \['blue', 'green'\] here"),
     ],
 )

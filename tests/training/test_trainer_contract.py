@@ -17,10 +17,9 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback, TrackioCallback, WandbCallback
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, transport_error
 from subcell_hf.training.runs.trainer_adapter import (
     TRACKERS,
-    TRANSPORT_ERROR,
     TrainerAdapter,
     progress_bar,
     tensorboard_writer,
@@ -305,9 +304,9 @@ def test_trackers_are_named_and_know_whether_they_run(monkeypatch: pytest.Monkey
 
 
 def test_a_hub_that_does_not_answer_raises_the_transport_error() -> None:
-    assert issubclass(TRANSPORT_ERROR, Exception)
-    assert TRANSPORT_ERROR not in (Exception, OSError)
-    with pytest.raises(TRANSPORT_ERROR):
+    assert issubclass(transport_error(), Exception)
+    assert transport_error() not in (Exception, OSError)
+    with pytest.raises(transport_error()):
         HfApi(endpoint="http://127.0.0.1:9", token="hf_none").model_info("owner/model")
 
 

@@ -76,7 +76,7 @@ def test_the_function_does_all_that_the_command_does(home: Path, tmp_path: Path)
 
 
 def test_a_report_is_drawn_where_it_is_wanted(home: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give the folder of the run by output=…"):
+    with pytest.raises(InputError, match="Pass output=…"):
         subcell_hf.embed(random_crops(2), home / "model", report=True)
     subcell_hf.embed(random_crops(2), home / "model", output=tmp_path / "out", report=True, progress=False)
     assert (tmp_path / "out" / "report.html").is_file()
@@ -120,7 +120,7 @@ def test_a_run_of_an_earlier_version_is_recognised(home: Path, tmp_path: Path) -
     assert "holds 6 cells; 0 inputs were skipped" in command(home, tmp_path / "out")
     assert (tmp_path / "out" / "embeddings.parquet").read_bytes() == before
     said = command(home, tmp_path / "out", "--pictures", "3", code=2)
-    assert "pictures: 2000 then, 3 now" in said
+    assert "pictures: 2000 in that run, 3 now" in said
     assert "trust_masks" not in said
     (tmp_path / "out" / "run.json").write_text(json.dumps(old | {"fingerprint": "of other files"}))
     said = " ".join(command(home, tmp_path / "out", code=2).split())

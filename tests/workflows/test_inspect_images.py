@@ -38,7 +38,7 @@ def test_a_plate_is_shown_with_its_command(tmp_path: Path) -> None:
     write_plate(tmp_path / "plate")
     code, shown = run(str(tmp_path / "plate"))
     assert code == 0
-    assert "2 fields of view, 2 of them usable" in shown
+    assert "2 fields of view, 2 usable" in shown
     assert f"{SIZE_UM:g} um, from file (2 fields)" in shown
     assert f"subcell embed {tmp_path / 'plate'} --model MODEL" in shown
 

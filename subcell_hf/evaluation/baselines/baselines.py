@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 from subcell_hf.cells.folder import TABLE_FILE, read_crop_table, read_crops_json, read_field_crops
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.baselines.cell_features import check_crops, measure_cells
 from subcell_hf.evaluation.localization.probes import Scaling
 from subcell_hf.images.folder_contents import CROPS_FILE
@@ -36,7 +36,7 @@ _CELLS_PER_TASK = 32
 _PLACE_COLUMNS = {"file", "index", *CELL_COLUMNS} - {
     "cell_id", "antibody", "gene", "field_of_view", "cell_line", "locations",
 }  # fmt: skip
-"""Where a cell's bytes lie: nothing that a table of embeddings says."""
+"""Columns with the location of a cell's bytes, which tables of embeddings do not contain."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def make_baselines(
     settings = settings or BaselineSettings()
     crops = _open_crops(str(source))
     if not len(crops.cells):
-        raise InputError(f"{source} holds no cells: nothing to measure.")
+        raise InputError(f"{source} contains no cells.")
     tasks = [(piece, settings.pixel_edge) for piece in crops.pieces]
     measured = _measure_all(str(source), crops, tasks, workers)
     shown = tqdm(measured, total=len(tasks), unit="piece", disable=not progress)
@@ -165,7 +165,7 @@ def assemble_baselines(
         if lacking.any():
             first = cells["cell_id"].iloc[int(np.argmax(lacking))]
             raise InputError(
-                f"{int(lacking.sum())} of {len(cells)} cells are not in the images any more, first {first!r}"
+                f"Missing in the images: {int(lacking.sum())} of {counted(len(cells), 'cell')}, first {first!r}"
             )
         fitted_on, components = _principal_components(shrunken, cells, settings)
         del shrunken
@@ -198,7 +198,7 @@ Measured = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], tuple[str, ...]
 """Rows of cells in their table, features, names of these, shrunken pixels."""
 
 _opened: dict[str, _Crops] = {}
-"""Crops that this worker process has opened, by URL."""
+"""Crops opened by this worker process, by URL."""
 
 
 def _measure_all(url: str, crops: _Crops, tasks: Sequence[Task], workers: int) -> Iterator[Measured]:
@@ -246,7 +246,9 @@ def shrink_pixels(
     check_crops(pixels, cell_masks, [str(number) for number in range(pixels.shape[1])])
     height, width = pixels.shape[2:]
     if min(height, width) < edge:
-        raise InputError(f"Crops of {height} x {width} px cannot be shrunk to {edge} px. Choose a smaller pixel_edge.")
+        raise InputError(
+            f"Crops of {height} x {width} px cannot be downsampled to {edge} px. Choose a smaller pixel_edge."
+        )
     masked = pixels.astype(np.float32) * cell_masks[:, None]
     low, high = (bound(masked, axis=(1, 2, 3), keepdims=True) for bound in (np.min, np.max))
     scaled = (masked - low) / (high - low + 1e-6)

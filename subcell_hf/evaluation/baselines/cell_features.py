@@ -14,7 +14,7 @@ from skimage.feature import graycomatrix
 from skimage.filters import threshold_otsu
 from skimage.measure import regionprops
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.ontology import CHANNEL_STAINS
 
 Features = dict[str, float]
@@ -85,10 +85,12 @@ def check_crops(pixels: npt.NDArray[np.generic], cell_masks: npt.NDArray[np.bool
             f"Pixels have the shape {pixels.shape}; expected {expected}: cells, {', '.join(channels)}, height, width."
         )
     if np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
-        raise InputError("Pixels hold NaN or infinite values; expected finite intensities.")
+        raise InputError("Pixels contain NaN or infinite values; expected finite intensities.")
     empty = np.flatnonzero(~cell_masks.any(axis=(1, 2)))
     if len(empty):
-        raise InputError(f"The masks of {len(empty)} cells are empty, first number {empty[0]}: nothing to measure.")
+        raise InputError(
+            f"Empty masks: {counted(len(empty), 'cell')}, first number {empty[0]}; expected pixels in each."
+        )
 
 
 def measure_cell(crop: npt.NDArray[np.generic], inside: Mask, channels: Sequence[str]) -> Features:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.baselines.baselines import Measured, shrink_pixels
 from subcell_hf.evaluation.baselines.cell_features import measure_cells
 from subcell_hf.storage.atomic import write_atomically
@@ -142,6 +142,6 @@ def _check_places(ids: npt.NDArray[np.str_], found: npt.NDArray[np.float64], exp
     if moved.any():
         first = str(ids[moved][0])
         raise InputError(
-            f"{int(moved.sum())} cells, first {first!r}, lie elsewhere in the images or have another size than the "
-            "table says: the images, their masks or how they are cut have changed. Embed them again."
+            f"{counted(int(moved.sum()), 'cell')}, first {first!r}: position or size in the images differs from the "
+            "table. The images, their masks or the cropping have changed. Embed them again."
         )

@@ -206,16 +206,16 @@ def _align(predictions: Sequence[Predictions]) -> tuple[list[Predictions], pd.Da
     rows = [pd.Index(item.cells["cell_id"]).get_indexer(ids) for item in predictions]
     common = np.logical_and.reduce([found >= 0 for found in rows])
     if not common.any():
-        raise InputError("The models have predicted no cell in common. Evaluate tables of the same crops.")
+        raise InputError("The models have no predicted cell in common. Evaluate tables of the same crops.")
     aligned = [item.select(found[common]) for item, found in zip(predictions, rows, strict=True)]
     for item in aligned[1:]:
         if item.classes != first.classes:
             raise InputError(
-                f"{item.model} and {first.model} have other classes. Evaluate both with the same --classes."
+                f"{item.model} and {first.model} have different classes. Evaluate both with the same --classes."
             )
         if not np.array_equal(item.targets, aligned[0].targets):
             raise InputError(
-                f"{item.model} and {first.model} say different locations of the same cells: mend the metadata."
+                f"{item.model} and {first.model} have different locations for the same cells. Correct the metadata."
             )
     shared = set(ids[common])
     reasons = {

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.localization.alignment import AlignedCells, Level, align_cells, make_levels
 from subcell_hf.evaluation.localization.bootstrap import (
     ClusteredScores,
@@ -317,18 +317,21 @@ def _notes_on(labelled: LabelledCells, aligned: AlignedCells) -> list[str]:
     notes = []
     if labelled.without_split:
         notes.append(
-            f"{labelled.without_split} cells with a location are in none of the splits train, validation and test, "
-            "and were not used."
+            f"{counted(labelled.without_split, 'cell')} with a location not used: in none of the splits train, "
+            "validation and test."
         )
     if labelled.without_class:
         notes.append(
-            f"{labelled.without_class} cells have no location among the classes ({labelled.scheme.name}) and were not "
-            "scored."
+            f"{counted(labelled.without_class, 'cell')} not scored: no location among the classes "
+            f"({labelled.scheme.name})."
         )
     if labelled.shared_genes:
         notes.append(
-            f"{len(labelled.shared_genes)} genes have antibodies in several splits, which makes the task easier."
+            f"{counted(len(labelled.shared_genes), 'gene has', 'genes have')} antibodies in several splits, "
+            f"which makes "
+            "the task easier."
         )
     if len(aligned.left_out):
-        notes.append(f"{len(aligned.left_out)} cells are not in every table and were left out: see left_out.csv.")
+        left_out = counted(len(aligned.left_out), "cell was", "cells were")
+        notes.append(f"{left_out} left out, not contained in every table: see left_out.csv.")
     return notes

@@ -18,7 +18,7 @@ from subcell_hf.evaluation.localization.ranking import METRICS, Scores, Targets,
 EXACT_RANKS = 512
 BINS_PER_FOLD = 128
 _RESAMPLES_AT_ONCE = 128
-"""Few enough that their counts by rank stay in a core's cache."""
+"""Number of samples processed at a time, so that their counts by rank stay in a core's cache."""
 
 Weights = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]

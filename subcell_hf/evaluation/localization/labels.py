@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.ontology import (
     GROUPINGS,
     challenge_locations,
@@ -210,12 +210,13 @@ def add_metadata(cells: pd.DataFrame, path: Path) -> pd.DataFrame:
     added = pd.DataFrame({name: table.text(name) for name in table.columns})
     twice = added["cell_id"][added["cell_id"].duplicated()]
     if len(twice):
-        raise InputError(f"{path} names the cell {twice.iloc[0]!r} more than once, expected every cell once.")
+        raise InputError(f"{path} lists the cell {twice.iloc[0]!r} more than once, expected every cell once.")
     cells = cells.assign(cell_id=text_values(cells["cell_id"], "cell_id"))
     absent = ~cells["cell_id"].isin(added["cell_id"])
     if absent.any():
         raise InputError(
-            f"{path} lacks {int(absent.sum())} cells of the table, first {cells['cell_id'][absent].iloc[0]!r}."
+            f"{path} lacks {counted(int(absent.sum()), 'cell')} of the table, first "
+            f"{cells['cell_id'][absent].iloc[0]!r}."
         )
     kept = cells.drop(columns=[name for name in added if name != "cell_id" and name in cells])
     return kept.merge(added, on="cell_id", how="left", validate="one_to_one")

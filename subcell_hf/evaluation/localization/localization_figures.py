@@ -114,7 +114,7 @@ def draw_confusion(matrix: npt.NDArray[np.float64], classes: tuple[str, ...]) ->
         axes.set_xlabel("Predicted")
         axes.set_ylabel("True (cells)")
         axes.spines[:].set_visible(False)
-        figure.colorbar(image, ax=axes, label="Share of the true location", shrink=0.7)
+        figure.colorbar(image, ax=axes, label="Fraction of the true location", shrink=0.7)
     return figure
 
 
@@ -130,7 +130,7 @@ def draw_learning(learning: pd.DataFrame, models: tuple[str, ...]) -> Figure:
         axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("Antibodies to learn from")
+        axes.set_xlabel("Training antibodies")
         axes.set_ylabel("Macro average precision")
         axes.legend(fontsize=7)
     return figure

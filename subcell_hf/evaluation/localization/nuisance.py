@@ -57,7 +57,7 @@ def score_cell_lines(
 def score_batches(
     embeddings: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], cells: pd.DataFrame, seed: int
 ) -> tuple[dict[str, Record], list[str]]:
-    """How well plate and microscope can be read off the embedding, of antibodies that the probe has not seen.
+    """Predict plate and microscope from the embedding, for antibodies that are not in the training data of the probe.
 
     Cross-validation grouped by antibody: cells of one antibody are never on both sides, so a plate is not recognized by
     the proteins on it.

@@ -19,7 +19,7 @@ BLOCK_CELLS = 8192
 """Test cells that are standardized at a time."""
 
 TRAINING_CELLS = 50_000
-"""Probes learn from no more cells than this, chosen at random; more hardly change them."""
+"""Maximum number of training cells of a probe, chosen at random; more hardly change the result."""
 
 
 class Predictor(Protocol):

@@ -48,7 +48,7 @@ def check_scores(targets: Targets, scores: Scores) -> None:
     if not np.isin(targets, (0, 1)).all():
         raise InputError("Targets must be 0 or 1.")
     if not np.isfinite(scores).all():
-        raise InputError("Scores hold NaN or infinite values; expected finite numbers.")
+        raise InputError("Scores contain NaN or infinite values; expected finite numbers.")
 
 
 def score_classes(targets: Targets, scores: Scores) -> ClassScores:

@@ -239,7 +239,7 @@ def search_steps(wells: ProfileTable, settings: PerturbationSettings) -> tuple[p
         rows.append({**describe(steps), **scores, "problem": problem})
     grid = pd.DataFrame(rows)
     if grid["gain"].isna().all():
-        raise InputError(f"No post-processing of the grid works; the first says: {rows[0]['problem']}")
+        raise InputError(f"No post-processing of the grid is possible; the first failed with: {rows[0]['problem']}")
     best = tried[int(grid["gain"].idxmax())]
     return grid.sort_values("gain", ascending=False, kind="stable", ignore_index=True), best
 
@@ -266,7 +266,7 @@ def add_mechanisms(profiles: ProfileTable, table: Path, group_column: str, colum
             )
     values = [mechanisms.get(group) for group in profiles.column(group_column)]
     if not any(values):
-        raise InputError(f"{table} names none of the groups in {group_column!r}.")
+        raise InputError(f"{table} contains none of the groups in {group_column!r}.")
     return replace(profiles, metadata=profiles.metadata.assign(**{column: values}))
 
 

@@ -53,7 +53,7 @@ def unit_codes(table: ProfileTable, columns: Sequence[str]) -> tuple[npt.NDArray
     if gaps:
         raise InputError(
             f"Column {gaps[0]!r} is empty in {sum(v is None for v in table.column(gaps[0]))} of {len(table)} rows; "
-            "every profile must say where it comes from."
+            "expected a value for every profile."
         )
     codes, units = pd.factorize(keys)
     return codes.astype(np.intp), len(units)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from subcell_hf.errors import counted
 from subcell_hf.evaluation.perturbation.retrieval import RetrievalTask
 from subcell_hf.evaluation.perturbation.table import ProfileTable
 
@@ -84,15 +85,16 @@ def sentences_of(left_out: Mapping[str, Any], file: str) -> list[str]:
     sentences = []
     unknown, lost = left_out.get("groups_without_mechanism", ()), left_out.get("mechanisms_not_scored", ())
     if unknown:
-        sentences.append(f"{len(unknown)} groups have no mechanism: {_some(unknown)}.")
+        sentences.append(f"{counted(len(unknown), 'group has', 'groups have')} no mechanism: {_some(unknown)}.")
     if lost:
         sentences.append(f"{len(lost)} mechanisms were not scored, each with a single group: {_some(lost)}.")
     if not left_out["wells"]:
         return sentences
     reasons = "; ".join(f"{count}: {reason}" for reason, count in left_out["reasons"].items())
-    wells = [f"{left_out['wells']} wells were not scored ({reasons}), listed in {file}."]
+    wells = [f"{counted(left_out['wells'], 'well was', 'wells were')} not scored ({reasons}), listed in {file}."]
     if left_out["groups"]:
-        wells.append(f"{len(left_out['groups'])} groups have no score at all: {_some(list(left_out['groups']))}.")
+        groups = counted(len(left_out["groups"]), "group has", "groups have")
+        wells.append(f"{groups} no score: {_some(list(left_out['groups']))}.")
     return wells + sentences
 
 

@@ -20,7 +20,7 @@ PLATE_METHODS = ("none", "standardize", "robust")
 SPHERING_METHODS = ("none", "PCA", "PCA-cor", "ZCA", "ZCA-cor", "TVN")
 
 MIN_CONTROLS = 3
-"""Different control profiles below which a covariance is not worth estimating."""
+"""Minimum number of different control profiles for estimating a covariance."""
 
 _NORMAL_CONSISTENCY = 1.4826
 """Median absolute deviation of a normal distribution × this = its standard deviation."""

@@ -37,11 +37,11 @@ def write_report(
     Returns:
         The files.
     """
-    parts = [("Replicates find each other", result.summary["replicate_retrieval"], result.replicates, "replicate_map")]
+    parts = [("Retrieval of replicates", result.summary["replicate_retrieval"], result.replicates, "replicate_map")]
     if result.mechanisms is not None:
         parts.append(
             (
-                "Perturbations of one mechanism find each other",
+                "Retrieval of mechanisms of action",
                 result.summary["mechanism_retrieval"],
                 result.mechanisms,
                 "mechanism_map",

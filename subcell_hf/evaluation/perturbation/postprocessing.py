@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.perturbation.normalization import (
     PLATE_METHODS,
     SPHERING_METHODS,
@@ -77,7 +77,7 @@ def post_process(
     if (steps.sphering != "none" or (steps.normalization != "none" and steps.reference == "controls")) and (
         not control.any()
     ):
-        raise InputError("These steps need control profiles; say which they are with --control COLUMN=VALUE.")
+        raise InputError("These steps require control profiles. Select them with --control COLUMN=VALUE.")
     if steps.select_features:
         table = _select_features(table)
     reference = control if steps.reference == "controls" else np.ones(len(table), dtype=bool)
@@ -136,7 +136,8 @@ def split_groups(groups: npt.NDArray[np.object_], share: float, seed: int) -> tu
     chosen = round(len(names) * share)
     if not 0 < chosen < len(names):
         raise InputError(
-            f"{len(names)} groups cannot be split into a share of {share} to choose on and others to report."
+            f"{counted(len(names), 'group')} cannot be divided into a fraction of {share} for the choice and others to "
+            "report."
         )
     order = np.random.default_rng(seed).permutation(len(names))
     choosing = frozenset(names[index] for index in order[:chosen])

@@ -21,7 +21,7 @@ POSITIVES = ("any-plate", "other-plates")
 NEGATIVES = ("same-plate-controls", "controls", "same-plate-others", "other-plates-others", "others")
 
 _DECIMALS = 12
-"""Similarities that agree to so many decimals tie, in whatever order their sums were taken."""
+"""Number of decimals to which similarities are compared, so that ties do not depend on the order of summation."""
 
 _QUERIES_AT_ONCE = 512
 
@@ -123,7 +123,7 @@ class RetrievalTask:
             raise InputError(f"Unknown negatives {self.negatives!r}: choose one of {', '.join(NEGATIVES)}.")
         if self.negatives.endswith("controls") and not self.control.any():
             raise InputError(
-                f"No profile is a control, but the negatives are {self.negatives}. Say which are with "
+                f"No profile is a control, but the negatives are {self.negatives}. Select controls with "
                 "--control COLUMN=VALUE, or choose --negatives others."
             )
         treated = np.array([group is not None for group in self.groups]) & ~self.control

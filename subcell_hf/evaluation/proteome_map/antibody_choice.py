@@ -9,7 +9,7 @@ import pandas as pd
 from subcell_hf.errors import InputError
 
 RELIABILITIES = ("Enhanced", "Supported", "Approved", "Uncertain")
-"""The Human Protein Atlas' grades, best first; anything else comes last."""
+"""Reliability grades of the Human Protein Atlas, best first; all other values come last."""
 
 CHOICES = ("cells", "consistency")
 

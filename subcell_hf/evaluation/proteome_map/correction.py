@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 
 UNKNOWN = "unknown"
 
@@ -76,13 +76,13 @@ def correct_batches(components: Components, fields: pd.DataFrame, columns: Seque
     missing = [column for column in columns if column not in fields.columns]
     if missing:
         raise InputError(
-            f"There is no column {missing[0]!r} to correct for. Leave it out, or say --correct none for no correction."
+            f"There is no column {missing[0]!r} to correct for. Omit it, or give --correct none for no correction."
         )
     notes = [f"{column} has a single value: not corrected for" for column in columns if fields[column].nunique() < 2]
     varying = [column for column in columns if fields[column].nunique() > 1]
     batches = fields[varying].astype(str).replace("", UNKNOWN)
     notes += [
-        f"{int((batches[name] == UNKNOWN).sum())} fields have no {name}: they are treated as one batch"
+        f"{counted(int((batches[name] == UNKNOWN).sum()), 'field has', 'fields have')} no {name}: treated as one batch"
         for name in varying
         if (batches[name] == UNKNOWN).any()
     ]

@@ -132,7 +132,7 @@ def over_representation(
 
     members = {name: frozenset(genes) & background for name, genes in clusters.items()}
     if not any(members.values()):
-        raise InputError("No gene of the map is in the background; do both name genes in the same way?")
+        raise InputError("No gene of the map is in the background. Use the same gene names in both.")
     rows: list[tuple[object, ...]] = []
     place = {name: number for number, name in enumerate(clusters)}
     for collection in collections:
@@ -173,14 +173,14 @@ def read_background(path: Path) -> frozenset[str]:
     """
     genes = frozenset(filter(None, map(str.strip, _read_text(path).split("\n"))))
     if not genes:
-        raise InputError(f"{path} names no genes; expected one per line.")
+        raise InputError(f"{path} contains no genes; expected one per line.")
     return genes
 
 
 def _known_sets(name: str, sets: Mapping[str, set[str]], known: frozenset[str], path: Path) -> GeneSets:
     """The sets, if they know any of the genes."""
     if not any(known & genes for genes in sets.values()):
-        raise InputError(f"{path} knows none of the map's genes, such as {', '.join(sorted(known)[:3])}.")
+        raise InputError(f"{path} contains none of the genes of the map, such as {', '.join(sorted(known)[:3])}.")
     return GeneSets(name, {term: frozenset(genes) for term, genes in sets.items()})
 
 

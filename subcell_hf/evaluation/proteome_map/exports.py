@@ -106,7 +106,7 @@ def newick_text(hierarchy: Hierarchy, genes: Sequence[str]) -> str:
         InputError: If a cluster has two parents.
     """
     if not hierarchy.is_tree():
-        raise InputError("A hierarchy in which clusters have two parents is no tree and has no Newick form.")
+        raise InputError("A hierarchy in which clusters have two parents is not a tree and has no Newick form.")
     children: dict[str, list[str]] = {cluster.name: [] for cluster in hierarchy.clusters}
     for parent, child in _edges(hierarchy):
         children[parent].append(child)

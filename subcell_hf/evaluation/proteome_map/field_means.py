@@ -118,7 +118,7 @@ def _choose_cells(
     used &= named
     if not used.any():
         reasons = "; ".join(f"{reason}: {count}" for reason, count in left_out.items())
-        raise InputError(f"No cell of {path} is left for the map ({reasons}).")
+        raise InputError(f"No cells of {path} remain for the map ({reasons}).")
     return used, {reason: count for reason, count in left_out.items() if count}
 
 

@@ -52,7 +52,7 @@ def neighbour_graph(embeddings: npt.NDArray[np.float64], *, neighbours: int, met
     if len(embeddings) < MIN_GENES:
         raise InputError(f"A map needs at least {MIN_GENES} genes, got {len(embeddings)}.")
     if neighbours < 2:
-        raise InputError(f"A gene must have at least 2 neighbours, itself among them; got {neighbours}.")
+        raise InputError(f"A gene must have at least 2 neighbours, including itself; got {neighbours}.")
     if metric not in ("cosine", "euclidean"):
         raise InputError(f"Unknown metric {metric!r}: choose cosine or euclidean.")
     umap = import_compiled("umap.umap_")

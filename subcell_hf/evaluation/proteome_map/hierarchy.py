@@ -72,7 +72,7 @@ def nested_leiden(
     Args:
         connectivities: Symmetric non-negative weights [genes, genes], scipy sparse.
         resolutions: Rising.
-        min_size: Smaller parts are no clusters of their own: their genes stay with the parent.
+        min_size: Smaller parts do not become clusters: their genes stay with the parent.
         seed: Same graph, same seed, same clusters.
 
     Raises:

@@ -159,7 +159,7 @@ def parse_resolutions(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"{text!r} are not numbers with commas between them, such as 0.25,1,4.") from error
+        raise InputError(f"{text!r} are not comma-separated numbers, such as 0.25,1,4.") from error
 
 
 def best_terms(enrichment: pd.DataFrame) -> dict[str, str]:
@@ -207,7 +207,7 @@ def _correct(means: FieldMeans, batches: Sequence[str], settings: MapSettings) -
 
 
 def _finite(value: float) -> float | None:
-    """JSON knows no NaN."""
+    """JSON has no NaN."""
     return value if np.isfinite(value) else None
 
 

@@ -21,7 +21,7 @@ _APART = np.array([0.3, 0.05])  # of the width and height of the map, as much as
 def draw_map(made: ProteomeMap) -> Figure:
     """Genes in the plane, coloured by their first location where the table has locations, else by cluster.
 
-    The largest clusters that stand for something are named where they lie.
+    The largest labelled clusters are named at their position.
     """
     genes = made.genes
     first = np.array([text.split(";")[0] for text in genes["locations"]], dtype=object)
@@ -55,7 +55,7 @@ def draw_map(made: ProteomeMap) -> Figure:
 def _cluster_labels(made: ProteomeMap, in_legend: Sequence[str]) -> list[tuple[str, tuple[float, float]]]:
     """Best terms of the largest labelled clusters, amid their genes.
 
-    Each stands once, unless its colour says it already or it would cover another one.
+    Each label is drawn once, unless the legend contains it already or it would cover another one.
     """
     places = made.genes[["x", "y"]].to_numpy()
     apart = np.ptp(places, axis=0) * _APART

@@ -16,17 +16,17 @@ from subcell_hf.training.runs.training_record import TRAINING_RECORD_FILE
 
 FINE_TUNING_FILE = "fine_tuning.json"
 RECORD_FILES = (TRAINING_RECORD_FILE, FINE_TUNING_FILE)
-"""What a run writes beside its model: pretraining and classifiers, fine-tuning."""
+"""Records that training runs write beside their model: pretraining and classifiers, fine-tuning."""
 
 _REMEDY = (
     "give --run with the folder of the run, --variant for a published model's weights, or --facts with a YAML file "
-    "that says it"
+    "that contains these fields"
 )
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Everything that a card says and the model itself does not tell.
+    """The contents of a card that the model's files do not contain.
 
     Attributes:
         name: In words.
@@ -97,7 +97,7 @@ def gather_facts(
         repository: `"owner/name"`.
         variant: Name of the published model that these weights are.
         record: The training record that a run left.
-        facts: YAML file of fields of `CardFacts`; they win.
+        facts: YAML file of fields of `CardFacts`; they override all others.
         results: Of evaluations.
 
     Raises:
@@ -116,7 +116,7 @@ def gather_facts(
     unknown = sorted(set(told) - {item.name for item in fields(CardFacts)})
     if unknown:
         raise InputError(
-            f"{facts or record} says {', '.join(unknown)}, which no card has: the fields are "
+            f"{facts or record} has unknown fields: {', '.join(unknown)}. Expected some of "
             f"{', '.join(item.name for item in fields(CardFacts))}."
         )
     missing = [name for name in REQUIRED if not told.get(name)]
@@ -124,7 +124,7 @@ def gather_facts(
         raise InputError(f"The model card lacks {', '.join(missing)}: {_REMEDY}.")
     plain = [name for name in ("training_data", "hyperparameters") if not isinstance(told[name], Mapping)]
     if plain:
-        raise InputError(f"{facts or record}: {', '.join(plain)} must hold `name: value` lines, got plain text.")
+        raise InputError(f"{facts or record}: {', '.join(plain)} must consist of `name: value` lines, got plain text.")
     with explaining(facts or record or repository, _REMEDY):
         told["results"] = (*map(result_from_mapping, told.get("results") or ()), *results)
         for name in _LISTS & told.keys():
@@ -133,9 +133,9 @@ def gather_facts(
 
 
 def _published_facts(variant: str, config: SubCellConfig) -> dict[str, Any]:
-    """Facts of a published model, which the weights at hand must be."""
+    """Facts of a published model, after a check that the weights are those of this model."""
     if variant not in variant_names():
-        raise InputError(f"There is no published model {variant!r}: choose one of {', '.join(variant_names())}.")
+        raise InputError(f"Unknown published model {variant!r}: expected one of {', '.join(variant_names())}.")
     shared = _read_yaml(shipped_folder("model_cards") / "published.yaml")
     own = _read_yaml(shipped_folder("model_cards") / "published" / f"{variant}.yaml")
     method = shared["methods"][own["method"]]
@@ -149,7 +149,7 @@ def _published_facts(variant: str, config: SubCellConfig) -> dict[str, Any]:
              if getattr(config, name) != value]  # fmt: skip
     classifies = "SubCellForImageClassification" in (config.architectures or [])
     if classifies != (own["kind"] == "classifier"):
-        wrong.append(f"it is {'a classifier' if classifies else 'no classifier'}")
+        wrong.append(f"it is {'a classifier' if classifies else 'not a classifier'}")
     if wrong:
         raise InputError(f"The model is not the published {variant}: {'; '.join(wrong)}.")
     told = {name: shared[name] for name in ("holder", "crop_advice", "training_data")}
@@ -175,7 +175,9 @@ def _read_record(path: Path) -> dict[str, Any]:
         if record["format"] != "subcell-training-record" or record["version"] != 1:
             raise ValueError(f"format {record['format']!r}, version {record['version']!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no training record ({error!r}): give the folder of a run with --run.") from error
+        raise InputError(
+            f"{path} is not a training record ({error!r}): give the folder of a run with --run."
+        ) from error
     return {name: value for name, value in record.items() if name not in ("format", "version")}
 
 
@@ -199,5 +201,5 @@ def _read_fine_tuning(record: Mapping[str, Any]) -> dict[str, Any]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     values = read_yaml(path)
     if not isinstance(values, dict):
-        raise InputError(f"{path} must hold `field: value` lines.")
+        raise InputError(f"{path} must consist of `field: value` lines.")
     return values

@@ -28,18 +28,18 @@ def stage_shards(
         progress: Show a progress bar.
 
     Returns:
-        Path in the repository → file: the shards, their index and table, and a card. Nothing else of the folder goes.
+        Path in the repository → file: the shards, their index and table, and a card. Other files are not uploaded.
 
     Raises:
-        InputError: If the licence is not named, or a byte is not as the index says.
+        InputError: If no licence is given, or a file does not match the index.
     """
     if not license_id.strip():
-        raise InputError("license is empty: name the licence of the images, such as cc-by-sa-4.0.")
+        raise InputError("license is empty: give the licence of the images, such as cc-by-sa-4.0.")
     report = inspect_shards(folder, workers=workers, progress=progress)
     if report.problems:
         raise InputError(
-            f"{folder} is not what its index says, so nothing was uploaded: {'; '.join(report.problems[:5])}. "
-            "Copy the damaged files again or write the shards anew."
+            f"{folder} does not match its index; nothing was uploaded: {'; '.join(report.problems[:5])}. "
+            "Copy the damaged files again or write the shards again."
         )
     names = [INDEX_FILE, CELLS_FILE, *(shard.file for shard in report.index.shards)]
     files: dict[str, Content] = {file: folder / file for file in names}

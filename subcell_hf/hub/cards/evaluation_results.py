@@ -9,7 +9,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.storage.plain_files import read_json
 
 RESULT_FILES = ("results.json", "report.json")
-"""What `subcell evaluate` writes for machines: localization, perturbation."""
+"""Files of results that `subcell evaluate` writes: localization, perturbation."""
 
 _LOCALIZATION_METRICS = {
     "macro_map": "Macro mean average precision",
@@ -70,7 +70,7 @@ def result_from_mapping(values: Mapping[str, Any]) -> Result:
 
 
 def read_results(path: Path) -> tuple[Result, ...]:
-    """Read what an evaluation found.
+    """Read the results of an evaluation.
 
     Args:
         path: Folder that `subcell evaluate localization` or `subcell evaluate perturbation` wrote, or the JSON file in
@@ -85,16 +85,16 @@ def read_results(path: Path) -> tuple[Result, ...]:
     files = [path / name for name in RESULT_FILES] if path.is_dir() else [path]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
-        raise InputError(f"{path} has no {' or '.join(RESULT_FILES)}: give a folder that `subcell evaluate` wrote.")
+        raise InputError(f"{path} has no {' or '.join(RESULT_FILES)}: give an output folder of `subcell evaluate`.")
     try:
         record = read_json(file)
         found = tuple(_read_record(record))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
-            f"{file} holds no results ({error!r}): give a folder that `subcell evaluate` wrote."
+            f"{file} contains no results ({error!r}): give an output folder of `subcell evaluate`."
         ) from error
     if not found:
-        raise InputError(f"{file} holds no results that a card can show: evaluate the model again.")
+        raise InputError(f"{file} contains no results for a card: evaluate the model again.")
     return found
 
 

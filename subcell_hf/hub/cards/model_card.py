@@ -15,9 +15,9 @@ from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.shipped import shipped_folder
 
 GRID_G_PER_KWH = 480.0
-"""World average of 2023 (Ember, Global Electricity Review 2024), where nobody says which grid."""
+"""World average of 2023 (Ember, Global Electricity Review 2024), used if no grid is given."""
 DEVICE_WATTS = {"cuda": 400.0, "cpu": 65.0}
-"""Assumed draw of one process's device, where nobody says better."""
+"""Assumed power of one process's device, used if none is given."""
 
 _METADATA = ("license", "library_name", "pipeline_tag", "tags")
 """Metadata that every card must have."""
@@ -109,12 +109,12 @@ def check_card(text: str, where: str) -> CardData:
     try:
         data = ModelCard(text, ignore_metadata_errors=False).data
     except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{where} has metadata that the Hub cannot read ({error}): export the model again.") from error
+        raise InputError(f"{where} has invalid metadata ({error}): export the model again.") from error
     missing = [name for name in _METADATA if not data.get(name)]
     if missing:
         raise InputError(f"{where} lacks {', '.join(missing)} in its metadata: export the model again.")
     if data["pipeline_tag"] not in ("image-classification", "image-feature-extraction"):
-        raise InputError(f"{where} says pipeline_tag {data['pipeline_tag']!r}: export the model again.")
+        raise InputError(f"{where} has the unexpected pipeline_tag {data['pipeline_tag']!r}: export the model again.")
     return data
 
 
@@ -172,21 +172,21 @@ def _describe_crops(processor: SubCellImageProcessor) -> str:
     size = f"{processor.size['height']} × {processor.size['width']} px"
     if processor.do_resize:
         return f"one cell in the centre, resized to {size}."
-    return f"one cell in the centre; larger crops are cut to {size}, smaller ones surrounded with zeros."
+    return f"one cell in the centre; larger crops are cut to {size}, smaller ones padded with zeros."
 
 
 def _describe_scaling(processor: SubCellImageProcessor) -> str:
     if not processor.do_normalize:
-        return "left as they are."
-    over = "all channels of a crop together" if processor.normalize == "image" else "each channel on its own"
+        return "not scaled."
+    over = "all channels of a crop together" if processor.normalize == "image" else "each channel separately"
     return f"minimum and maximum over {over} become 0 and 1."
 
 
 def _describe_carbon(facts: CardFacts) -> tuple[float | None, str]:
-    """Grams of CO2 equivalents, and how they were reckoned."""
+    """Grams of CO2 equivalents, and how they were calculated."""
     hardware, said = facts.hardware or {}, facts.carbon or {}
     if "runtime_s" not in hardware:
-        return None, "Device hours of the training are not known, so no emissions are given."
+        return None, "Device hours of the training were not recorded, so no emissions are given."
     processes, device = int(hardware.get("processes", 1)), str(hardware.get("device", "cpu"))
     hours = float(hardware.get("device_s", float(hardware["runtime_s"]) * processes)) / 3600
     watts = float(said.get("device_watts", DEVICE_WATTS["cpu" if device == "cpu" else "cuda"]))
@@ -197,5 +197,5 @@ def _describe_carbon(facts: CardFacts) -> tuple[float | None, str]:
     return grams, (
         f"About {grams:.3g} g CO₂ equivalents: {hours:.3g} device hours ({processes} × {device}) × {watts:g} W "
         f"({power}) × {intensity:g} g/kWh {'(as given)' if 'grid_g_per_kwh' in said else grid}. The hours are those of "
-        "all stretches of the run, up to what their checkpoints kept; cooling and manufacture are left out."
+        "all sessions of the run, up to their last checkpoints; cooling and manufacture are not included."
     )

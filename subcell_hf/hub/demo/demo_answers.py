@@ -131,14 +131,14 @@ class Demo:
 
     def _open(self, planes: dict[str, Any], mask: str | None, pixel_size_um: float | None) -> Picture:
         if pixel_size_um is not None and not 0.005 <= pixel_size_um <= 10:
-            raise RequestError(f"The pixel size is {pixel_size_um:g} µm: expected 0.005 to 10, or nothing.")
+            raise RequestError(f"The pixel size is {pixel_size_um:g} µm: expected 0.005 to 10, or an empty field.")
         shape = next(iter(planes.values())).shape
         size_um = pixel_size_um or self.model.processor.pixel_size_um
         cells = read_mask(mask, shape) if mask else find_cells(planes, size_um)
         return Picture(planes, cells, size_um, is_size_assumed=pixel_size_um is None)
 
     def _answer(self, read: Callable[[], Picture], hide: bool, cell: int | None = None) -> tuple[Any, ...]:
-        """Everything that is shown, or what is wrong."""
+        """All outputs of the page, or a message with the error."""
         try:
             picture = read()
             labels = picture.cell_labels
@@ -146,22 +146,22 @@ class Demo:
             reading = self.model.read(picture, cell, hide)
         except RequestError as error:
             return self._nothing(str(error), is_error=True)
-        except Exception:  # whatever a stranger's file does, the page says so and goes on
+        except Exception:  # any error of an uploaded file is shown on the page, which continues to work
             _log.exception("An upload could not be shown.")
-            return self._nothing("This image could not be read. Try another file, or one channel less.", is_error=True)
+            return self._nothing("This image could not be read. Try another file, or fewer channels.", is_error=True)
         return self._show(picture, labels, cell, reading)
 
     def _show(self, picture: Picture, labels: list[int], cell: int | None, reading: CellReading) -> tuple[Any, ...]:
         height, width = picture.shape
         size = f"{width}×{height} px, {picture.pixel_size_um or 0:.4g} µm each"
         if picture.is_size_assumed:
-            size += " (the model's own, for want of yours: open “Mask, pixel size”)"
+            size += " (pixel size of the model; to change it, open “Mask, pixel size”)"
         if not labels:
-            text = f"{size}. No outlines of cells: the centre of the image was taken for one cell."
+            text = f"{size}. No outlines of cells: the centre of the image is treated as one cell."
         elif len(labels) == 1:
             text = f"{size}. One cell."
         else:
-            text = f"{size}. {len(labels)} cells: click on one, or choose its number."
+            text = f"{size}. {len(labels)} cells: click on a cell, or choose its number."
         choice = gr.update(
             choices=[(f"cell {label}", label) for label in sorted(labels[:_MOST_OFFERED])],
             value=cell,

@@ -17,7 +17,7 @@ from subcell_hf.hub.demo.demo_pictures import message
 _MAX_WAITING = 32
 _KEEP_FILES_S = 3600
 _MOST_VISITORS = 16
-"""So many visitors' images are held in memory; the oldest has to be opened again."""
+"""Maximum number of visitors whose images are kept in memory; older images have to be opened again."""
 
 
 def build_page(demo: Demo) -> gr.Blocks:
@@ -30,7 +30,8 @@ def build_page(demo: Demo) -> gr.Blocks:
     page = gr.Blocks(title=settings.title, analytics_enabled=False, delete_cache=(_KEEP_FILES_S, _KEEP_FILES_S))
     with page:
         gr.Markdown(
-            f"# {settings.title}\nWhere is the protein, and how does the cell look? Open a cell, read the answer."
+            f"# {settings.title}\nOpen an image of a cell to predict the locations of its protein and to compute its "
+            "embedding."
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
@@ -55,14 +56,17 @@ def _inputs(demo: Demo) -> dict[str, Any]:
     settings = demo.settings
     with gr.Accordion("Mask, pixel size", open=False, render=False) as more:
         mask = gr.File(label="Cell mask (optional): labels, or black outside of the cell", file_types=KINDS)
-        size = gr.Number(label="Pixel size in µm (empty: the model's own)", value=None, elem_id="pixel-size")
-    hide = gr.Checkbox(label="Blot out what is outside of the cell", value=False, render=False)
+        size = gr.Number(label="Pixel size in µm (empty: pixel size of the model)", value=None, elem_id="pixel-size")
+    hide = gr.Checkbox(label="Mask the surroundings of the cell", value=False, render=False)
     buttons: dict[str, Any] = {"hide": [hide]}
     with gr.Tabs():
         if settings.examples:
             with gr.Tab("Example"):
                 name = gr.Radio(list(settings.examples), label="Simulated cells", value=next(iter(settings.examples)))
-                buttons["example"] = (gr.Button("Show it", variant="primary", elem_id="open-example"), [name, hide])
+                buttons["example"] = (
+                    gr.Button("Show the cell", variant="primary", elem_id="open-example"),
+                    [name, hide],
+                )
         with gr.Tab("Channel files"):
             files = [
                 gr.File(
@@ -71,12 +75,12 @@ def _inputs(demo: Demo) -> dict[str, Any]:
                 )
                 for index, channel in enumerate(demo.channels)
             ]  # fmt: skip
-            button = gr.Button("Read the cell", variant="primary", elem_id="open-files")
+            button = gr.Button("Analyse the cell", variant="primary", elem_id="open-files")
             buttons["files"] = (button, [mask, size, hide, *files])
         with gr.Tab("One file"):
             stack = gr.File(label="TIFF or .npy, one plane per channel", file_types=KINDS, elem_id="file-stack")
             order = gr.Textbox(", ".join(demo.channels), label="Channels in the order of the file")
-            button = gr.Button("Read the cell", variant="primary", elem_id="open-stack")
+            button = gr.Button("Analyse the cell", variant="primary", elem_id="open-stack")
             buttons["stack"] = (button, [mask, size, hide, stack, order])
     hide.render()
     more.render()
@@ -97,8 +101,8 @@ def _outputs() -> list[Any]:
             choice = gr.Dropdown([], label="Cell", visible=False, elem_id="cell")
         with gr.Column(min_width=300):
             with gr.Row():
-                seen = gr.Image(label="What it saw", elem_id="seen", min_width=140, **quiet)
-                attention = gr.Image(label="Where it looked", elem_id="attention", min_width=140, **quiet)
+                seen = gr.Image(label="Model input", elem_id="seen", min_width=140, **quiet)
+                attention = gr.Image(label="Attention", elem_id="attention", min_width=140, **quiet)
             chart = gr.HTML(elem_id="map")
     with gr.Row():
         npy = gr.DownloadButton("Embedding (.npy)", visible=False, elem_id="npy", size="md", min_width=240)

@@ -39,7 +39,7 @@ class Picture:
 
     Attributes:
         planes: Channel of the model → `[height, width]` in the file's dtype.
-        cells: `[height, width]` int32 labels, 0 is background; None where nobody can tell.
+        cells: `[height, width]` int32 labels, 0 is background; None if the cells are unknown.
         pixel_size_um: Edge of a pixel in micrometres; None if unknown.
         is_size_assumed: Whether nobody gave it, so that the model's own was taken.
     """
@@ -77,7 +77,7 @@ def read_channel_files(files: Mapping[str, str | None]) -> dict[str, Pixels]:
     """
     missing = [channel for channel, path in files.items() if path is None]
     if missing:
-        raise RequestError(f"There is no file for {', '.join(missing)}: this model needs {', '.join(files)}.")
+        raise RequestError(f"No file for {', '.join(missing)}: this model requires {', '.join(files)}.")
     budget = Budget(LIMITS)
     planes = {channel: _read_plane(Path(path), channel, budget) for channel, path in files.items() if path}
     return _check_sizes(planes)
@@ -95,20 +95,20 @@ def read_stack(path: str | None, names: Sequence[str], channels: Sequence[str]) 
         RequestError: If there is no file, it is too large or damaged, or the names do not fit.
     """
     if path is None:
-        raise RequestError("There is no file: choose a TIFF or .npy file with one plane per channel.")
+        raise RequestError("No file selected: choose a TIFF or .npy file with one plane per channel.")
     lacking = [channel for channel in channels if channel not in names]
     if lacking or len(set(names)) != len(names):
         raise RequestError(
-            f"The order of the channels is {', '.join(names) or 'empty'}: it must name {', '.join(channels)}, each "
-            "once; planes that the model does not use may have any other name."
+            f"The order of the channels is {', '.join(names) or 'empty'}: it must contain each of "
+            f"{', '.join(channels)} once; planes that the model does not use may have any other name."
         )
     stack = _decode(Path(path), Budget(LIMITS))
     if stack.ndim == 3 and stack.shape[0] != len(names) == stack.shape[2]:
         stack = np.moveaxis(stack, 2, 0)
     if stack.ndim != 3 or len(stack) != len(names):
         raise RequestError(
-            f"{Path(path).name} has the shape {list(stack.shape)}, but {len(names)} channels are named "
-            f"({', '.join(names)}): name one for each plane."
+            f"{Path(path).name} has the shape {list(stack.shape)}, but the number of channel names is {len(names)} "
+            f"({', '.join(names)}): give one name per plane."
         )
     return _check_sizes({channel: stack[list(names).index(channel)] for channel in channels})
 
@@ -123,7 +123,9 @@ def read_mask(path: str, shape: tuple[int, int]) -> npt.NDArray[np.int32]:
     if mask.shape != shape:
         raise RequestError(f"The mask has the shape {list(mask.shape)}, the channels have {list(shape)}.")
     if not np.isfinite(mask).all() or (mask != np.round(mask)).any() or mask.min() < 0 or not mask.any():
-        raise RequestError("The mask holds no whole numbers above 0: expected a cell's number in each of its pixels.")
+        raise RequestError(
+            "The mask contains no whole numbers above 0: expected the number of the cell in each of its pixels."
+        )
     if mask.max() > np.iinfo(np.uint16).max:
         raise RequestError(f"The mask has the label {mask.max()}: expected at most 65,535.")
     return mask.astype(np.int32)
@@ -152,8 +154,8 @@ def _read_plane(path: Path, channel: str, budget: Budget) -> Pixels:
         return only_colour(pixels, channel, path.name)
     if pixels.ndim != 2:
         raise RequestError(
-            f"{path.name} has the shape {list(pixels.shape)}: expected one plane of {channel}. A file with all "
-            "channels goes to the other tab."
+            f"{path.name} has the shape {list(pixels.shape)}: expected one plane of {channel}. Open a file with all "
+            "channels in the other tab."
         )
     return pixels
 
@@ -166,12 +168,12 @@ def _decode(path: Path, budget: Budget, channel: str = "") -> Pixels:
     content = path.read_bytes()
     is_jpeg = content.startswith(_JPEG_SIGNATURE)
     if is_jpeg and channel == CELL_MASK:
-        raise RequestError(f"{path.name} is a JPEG, which changes labels: choose a PNG, TIFF or .npy mask.")
+        raise RequestError(f"{path.name} is a JPEG; its compression changes labels. Choose a PNG, TIFF or .npy mask.")
     pixels = _read_jpeg(content, path.name, budget) if is_jpeg else None
     if pixels is None:
         pixels = decode_image(content, path.name, LIMITS, budget, channel)
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise RequestError(f"{path.name} holds NaN or infinite values: save the image without them.")
+        raise RequestError(f"{path.name} contains NaN or infinite values: save the image without them.")
     return pixels
 
 
@@ -185,13 +187,13 @@ def _read_jpeg(content: bytes, name: str, budget: Budget) -> Pixels:
             if picture.mode not in ("L", "RGB"):
                 raise RequestError(f"{name} is a {picture.mode} JPEG: expected grey or RGB.")
             if getattr(picture, "n_frames", 1) > 1:
-                raise RequestError(f"{name} holds several pictures: expected one.", 422)
+                raise RequestError(f"{name} contains several images: expected one.", 422)
             refuse_orientation(picture.getexif().get(ORIENTATION, 1), name)
             return np.asarray(picture)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         if isinstance(error, RequestError):
             raise
-        raise RequestError(f"{name} cannot be decoded ({error}): it may be damaged, fetch it again.", 422) from error
+        raise RequestError(f"{name} cannot be decoded ({error}): it may be damaged. Copy it again.", 422) from error
 
 
 def _check_sizes(planes: dict[str, Pixels]) -> dict[str, Pixels]:

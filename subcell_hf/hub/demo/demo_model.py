@@ -15,7 +15,7 @@ from subcell_hf.hub.endpoint.endpoint_images import RequestError
 Floats = npt.NDArray[np.float32]
 
 NEIGHBOURS = 10
-"""So many reference cells say where a new one stands on the map."""
+"""Number of nearest reference cells that determine the position of a new cell on the map."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ReferenceCells:
         return rows, np.asarray(weights / weights.sum(), np.float32)
 
     def place(self, embedding: Floats) -> tuple[float, float]:
-        """Where another cell stands: at the weighted mean of the places of the reference cells nearest to it."""
+        """Position of another cell: the weighted mean of the positions of the reference cells nearest to it."""
         rows, weights = self.find_nearest(embedding)
         x, y = (weights @ self.positions[rows]).tolist()
         return x, y

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.hub.demo.demo_answers import DemoSettings
 from subcell_hf.hub.demo.demo_model import ReferenceCells
 from subcell_hf.hub.publishing.copied_files import copied_text
@@ -68,7 +68,7 @@ def stage_space(
         InputError: If the model, the table or the output folder is not what it must be.
     """
     if output.exists() and any(output.iterdir()) and not (output / "demo.json").is_file():
-        raise InputError(f"{output} holds something else than a Space: choose a new folder.")
+        raise InputError(f"{output} is not an earlier Space: choose a new folder.")
     config, processor = _load_facts(Path(model))
     cells = None if reference is None else map_reference(reference, config)
     title = title or f"SubCell: {repository.rpartition('/')[2]}"
@@ -125,20 +125,21 @@ def map_reference(table: Path, config: SubCellConfig, seed: int = 0) -> Referenc
 
     if find_spec("umap") is None:
         raise InputError(
-            "The map of reference cells needs umap-learn, which is not installed. Install it with: pip install "
-            "'subcell-hf[analysis]', or leave the reference cells out."
+            "The map of reference cells requires umap-learn, not installed here. Install with: pip install "
+            "'subcell-hf[analysis]', or omit the reference cells."
         )
     cells = read_table(table)
     if cells.embeddings.shape[1] != config.embedding_size:
         raise InputError(
-            f"{table} holds embeddings of width {cells.embeddings.shape[1]}, the model gives {config.embedding_size}: "
-            "embed the reference cells with this model."
+            f"{table} contains embeddings of width {cells.embeddings.shape[1]}, but the model computes "
+            f"{config.embedding_size} numbers: embed the reference cells with this model."
         )
     labels = _first_locations(cells.cells)
     rows = np.flatnonzero(np.array(labels, dtype=str) != "")
     if len(rows) < FEWEST_FOR_UMAP:
         raise InputError(
-            f"{table} has {len(rows)} cells with a location (column locations or top_location_1): expected at least "
+            f"{table} has {counted(len(rows), 'cell')} with a location (column locations or top_location_1): "
+            f"expected at least "
             f"{FEWEST_FOR_UMAP}."
         )
     if len(rows) > _MOST_REFERENCE_CELLS:
@@ -193,6 +194,6 @@ def _readme(title: str, repository: str) -> str:
     }
     header = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
     return (
-        f"---\n{header}---\n# {title}\n\nA page that shows where [{repository}](https://huggingface.co/{repository}) "
-        "finds the protein of a cell. The example cells are simulated.\n"
+        f"---\n{header}---\n# {title}\n\nA page that shows the protein locations that "
+        f"[{repository}](https://huggingface.co/{repository}) predicts for a cell. The example cells are simulated.\n"
     )

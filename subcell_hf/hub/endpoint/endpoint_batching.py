@@ -1,6 +1,6 @@
 """Requests that come at the same time share forward passes.
 
-Lies beside `handler.py` on the Hub and stands alone like it.
+Lies beside `handler.py` on the Hub and is self-contained like it.
 """
 
 import threading
@@ -67,7 +67,10 @@ class MicroBatcher:
         futures: list[Future[Result]] = [Future() for _ in cells]
         with self._changed:
             if len(self._waiting) + len(cells) > self._max_waiting:
-                raise RequestError(f"{len(self._waiting)} cells are waiting already; try again in a moment.", 503)
+                raise RequestError(
+                    f"The queue is full ({len(self._waiting)} of {self._max_waiting} cells); try again in a moment.",
+                    503,
+                )
             self._waiting += zip(cells, futures, strict=True)
             self._changed.notify_all()
         return futures

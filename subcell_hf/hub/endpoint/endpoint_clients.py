@@ -22,7 +22,7 @@ class Client:
         connection: Its socket.
         awaited_since: Monotonic time since when its request is awaited; None while it is answered.
         held_bytes: Of its request, in memory.
-        cut_off: Whether it was told to stop.
+        cut_off: Whether its connection is to be closed.
     """
 
     connection: socket.socket

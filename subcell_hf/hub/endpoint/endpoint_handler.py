@@ -90,7 +90,7 @@ class EndpointHandler:
             raise RequestError(f"parameters is a {type(given).__name__}; expected an object.")
         unknown = sorted(set(given) - {"top_k", "threshold", *SWITCHES})
         if unknown:
-            raise RequestError(f"There are no parameters {', '.join(unknown)}; see handler.py for those there are.")
+            raise RequestError(f"Unknown parameters: {', '.join(unknown)}; handler.py documents the parameters.")
         options = {"top_k": 5, "threshold": 0.0, **SWITCHES, **given}
         if type(options["top_k"]) is not int or options["top_k"] < 1:
             raise RequestError(f"top_k is {options['top_k']!r}; expected a whole number above 0.")
@@ -129,7 +129,7 @@ class EndpointHandler:
             }
         inside = None if mask is None else read_file(mask, f"{where}.cell_mask", self.limits, budget, CELL_MASK)
         if inside is not None and np.isin(inside, (0, 255)).all():
-            inside = inside > 0  # 255 is how pictures say 1
+            inside = inside > 0  # in image files, 255 means True
         return Cell(planes, inside, None if pixel_size_um is None else float(pixel_size_um))
 
     def _name_planes(self, stack: Pixels, names: Any, where: str) -> dict[str, Pixels]:
@@ -161,7 +161,9 @@ class EndpointHandler:
         logits, attentions = getattr(outputs, "logits", None), outputs.pooler_attentions
         columns: dict[str, Any] = {"embedding": outputs.pooler_output.float().cpu()}
         if not bool(columns["embedding"].isfinite().all()):
-            raise RequestError("The embedding is not finite; the image holds NaN, infinite or very large numbers.", 422)
+            raise RequestError(
+                "The embedding is not finite; the image contains NaN, infinite or very large numbers.", 422
+            )
         if logits is not None:
             columns["probabilities"] = (logits.sigmoid() if self.multi_label else logits.softmax(-1)).float().cpu()
         if attentions is not None:
@@ -182,7 +184,7 @@ class EndpointHandler:
             if options["probabilities"]:
                 answer["probabilities"] = dict(zip(self.classes, scores, strict=True))
         elif options["probabilities"]:
-            raise RequestError("This model gives embeddings only; leave out probabilities.")
+            raise RequestError("This model computes embeddings only; leave out probabilities.")
         for name in ("embedding", "attention"):
             if options[name]:
                 if name not in found:

@@ -1,7 +1,7 @@
 """Images out of requests: base64 text or allowed URLs → arrays, with limits that hold before anything is decoded.
 
-Lies beside `handler.py` on the Hub and stands alone like it. Headers are read first: what is too large, holds objects,
-or is none of `.npy`, TIFF and PNG is refused before memory is taken for it.
+Lies beside `handler.py` on the Hub and is self-contained like it. Headers are read first: files that are too large,
+contain objects, or are not `.npy`, TIFF or PNG are refused before memory is allocated for them.
 """
 
 import base64
@@ -51,7 +51,7 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may cost; `handler.py` tells the variables that set it."""
+    """Limits of a request; `handler.py` documents the variables that set them."""
 
     max_request_bytes: int = 64_000_000
     max_decoded_bytes: int = 256_000_000
@@ -147,9 +147,9 @@ def _decode_base64(value: str, where: str) -> bytes:
     try:
         content = base64.b64decode(text + "=" * missing, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RequestError(f"{where} is no base64 text ({error}); paths are not read.") from error
+        raise RequestError(f"{where} is not base64 text ({error}); paths are not read.") from error
     if missing and not content.startswith((NPY_SIGNATURE, PNG_SIGNATURE, *TIFF_SIGNATURES)):
-        raise RequestError(f"{where} is no base64 text (Incorrect padding); paths are not read.")
+        raise RequestError(f"{where} is not base64 text (Incorrect padding); paths are not read.")
     return content
 
 
@@ -162,18 +162,18 @@ def decode_image(content: bytes, where: str, limits: Limits, budget: Budget, cha
     elif content.startswith(TIFF_SIGNATURES):
         reader = _read_tiff
     else:
-        raise RequestError(f"{where} is no .npy, TIFF or PNG file; it begins with {content[:8]!r}.", 415)
+        raise RequestError(f"{where} is not a .npy, TIFF or PNG file; it begins with {content[:8]!r}.", 415)
     try:
         return reader(content, where, _Gate(where, limits.max_edge_px, budget, channel))
     except RequestError:
         raise
-    except Exception as error:  # decoders raise whatever they please, and none of it may end the endpoint
+    except Exception as error:  # decoders raise all kinds of errors, and none of them may end the endpoint
         raise RequestError(f"{where} cannot be decoded ({type(error).__name__}: {error}).", 422) from error
 
 
 @dataclass(frozen=True)
 class _Gate:
-    """Refuses an image by what its header announces."""
+    """Refuses an image by its header, before it is decoded."""
 
     where: str
     max_edge_px: int
@@ -193,15 +193,15 @@ class _Gate:
 
 
 def refuse_orientation(orientation: Any, where: str) -> None:
-    """Refuse what is stored turned or mirrored: programs that made its mask may have turned it, or not.
+    """Refuse images that are stored rotated or mirrored: it is unknown whether their masks are rotated as well.
 
     Raises:
         RequestError: With status 422.
     """
     if orientation in range(2, 9):
         raise RequestError(
-            f"{where} has the orientation {orientation}; expected 1. Save it, and its mask alike, as it should be, "
-            "without the tag.",
+            f"{where} has the orientation {orientation}; expected 1. Save the image and its mask upright, without the "
+            "orientation tag.",
             422,
         )
 
@@ -224,12 +224,12 @@ def _read_png(content: bytes, where: str, gate: _Gate) -> Pixels:
     )
     if colours == 3 and gate.channel != CELL_MASK:
         raise RequestError(f"{where} has colours of a palette; expected a grey PNG, or RGB of 8 bits.", 422)
-    # Pillow would cut 16-bit colours to 8 bits without a word.
+    # Pillow would silently reduce 16-bit colours to 8 bits.
     if colours not in (0, 2, 3) or (depth == 16 and colours == 2):
         raise RequestError(f"{where} has {depth}-bit colours; expected a grey PNG, or RGB of 8 bits.", 422)
     with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
         if getattr(picture, "n_frames", 1) > 1:
-            raise RequestError(f"{where} holds several pictures; expected one.", 422)
+            raise RequestError(f"{where} contains several images; expected one.", 422)
         pixels = np.asarray(picture)
         refuse_orientation(picture.getexif().get(ORIENTATION, 1), where)
         if colours == 3:
@@ -257,7 +257,7 @@ def only_colour(pixels: Pixels, channel: str, where: str) -> Pixels:
     if leaking > MOST_LEAKING_PIXELS:
         expected = f"{channel} alone" if channel in SAMPLES_OF_CHANNELS else "one"
         raise RequestError(
-            f"{where} shows other colours, expected {expected}: give each channel's own picture, not the composite.",
+            f"{where} shows other colours, expected {expected}: give one image per channel, not a composite.",
             422,
         )
     return signal
@@ -308,7 +308,9 @@ def _read_tiff(content: bytes, where: str, gate: _Gate) -> Pixels:
                 page = page.aspage()
             compression = tifffile.COMPRESSION(page.compression).name
             if page.dtype is None or compression not in TIFF_COMPRESSIONS:
-                raise RequestError(f"{where} is compressed as {compression}; save it without.", 422)
+                raise RequestError(
+                    f"{where} has the unsupported compression {compression}; save it without compression.", 422
+                )
             gate.check(page.shape, page.dtype)
             refuse_orientation(page.tags.valueof(ORIENTATION, default=1), where)
             problem = photometric_problem(page) or _missing_pixels(page, len(content))
@@ -327,12 +329,12 @@ def photometric_problem(page: Any) -> str | None:
     by_tifffile = page.dtype == np.bool_ and page.software.startswith("tifffile")
     if photometric == "MINISWHITE" and not by_tifffile:
         return (
-            "has the photometric interpretation MinIsWhite: its values may be inverted, or only their display, which "
-            "the file does not say; expected MinIsBlack. In ImageJ choose Image > Lookup Tables > Invert LUT (and Edit "
+            "has the photometric interpretation MinIsWhite: the file does not specify whether its values or only their "
+            "display are inverted; expected MinIsBlack. In ImageJ choose Image > Lookup Tables > Invert LUT (and Edit "
             "> Invert, if the signal is dark then), and save it again."
         )
     if photometric == "PALETTE" and not _has_plain_palette(page):
-        return "has a palette that is no ramp from black to one colour; expected grey (MinIsBlack)."
+        return "has a palette that is not a ramp from black to one colour; expected grey (MinIsBlack)."
     if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE"):
         return f"has the photometric interpretation {photometric}; expected grey (MinIsBlack) or RGB."
     return None
@@ -343,7 +345,7 @@ def _missing_pixels(page: Any, file_bytes: int) -> str | None:
     ends = [offset + length for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True)]
     is_short = not ends or (not page.is_contiguous and len(ends) < math.prod(page.chunked))
     if is_short or min(page.databytecounts) == 0 or max(ends) > file_bytes:
-        return "lacks some of its pixels; it may be damaged, send it again."
+        return "lacks some of its pixels; it may be damaged. Send it again."
     return None
 
 
@@ -359,7 +361,9 @@ def _without_alpha(pixels: Pixels, page: Any, where: str) -> Pixels:
     if not any("ALPHA" in getattr(extra, "name", "") for extra in page.extrasamples):
         return pixels
     if not page.axes.endswith("S") or pixels[..., -1].min() != pixels[..., -1].max():
-        raise RequestError(f"{where} has a transparency; expected plain intensities. Save it without alpha.", 422)
+        raise RequestError(
+            f"{where} has transparency; expected plain intensities. Save it without an alpha channel.", 422
+        )
     return pixels[..., 0] if pixels.shape[-1] == 2 else pixels[..., :-1]
 
 
@@ -371,9 +375,9 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _fetch(url: str, where: str, hosts: frozenset[str], budget: Budget) -> bytes:
     parts = urllib.parse.urlsplit(url)
     if not hosts:
-        raise RequestError(f"{where} is a URL, which this endpoint does not open; send the file as base64 text.", 403)
+        raise RequestError(f"{where} is a URL, but this endpoint opens no URLs; send the file as base64 text.", 403)
     if parts.scheme != "https" or (parts.hostname or "").lower() not in hosts or parts.port not in (None, 443):
-        raise RequestError(f"{where} is a URL that this endpoint may not open; it may ask {', '.join(hosts)}.", 403)
+        raise RequestError(f"{where} is a URL of a host that is not allowed; allowed: {', '.join(hosts)}.", 403)
     opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler())
     try:
         with opener.open(url, timeout=FETCH_TIMEOUT_S) as answer:

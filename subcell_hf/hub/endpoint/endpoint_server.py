@@ -94,7 +94,7 @@ class _Connection(BaseHTTPRequestHandler):
         self.close_connection = True
         self.request_version = self.protocol_version  # without one, no status would be sent
         if self.client.cut_off:
-            code, message = 408, "The request came too slowly"
+            code, message = 408, "The request arrived too slowly"
         self._send(code, {"error": f"{message or 'The request cannot be read'}."[:_LONGEST_REASON]})
 
     def handle_expect_100(self) -> bool:
@@ -120,7 +120,7 @@ class _Connection(BaseHTTPRequestHandler):
         else:
             self.close_connection = True  # a body, if any, is not read
             status = 404 if self.command in ("GET", "HEAD", "POST") else 405
-            self._send(status, {"error": "There are POST / and GET /health."})
+            self._send(status, {"error": "Unknown path or method; expected POST / or GET /health."})
             self._drain()
 
     def _answer(self) -> None:
@@ -134,7 +134,7 @@ class _Connection(BaseHTTPRequestHandler):
             raise
         except Exception:  # one request must not end the server
             traceback.print_exc(file=sys.stderr)
-            status, content = 500, {"error": "The endpoint failed; its log says more."}
+            status, content = 500, {"error": "The endpoint failed; see its log."}
         self._send(status, content)
         if self.close_connection and status != 200:
             self._drain()
@@ -152,13 +152,15 @@ class _Connection(BaseHTTPRequestHandler):
                 if not self.server.clients.hold(self.client, len(piece)):
                     raise RequestError("Too many requests are waiting; try again in a moment.", 503)
         except TimeoutError:
-            raise RequestError(f"The request's body did not come within {self.timeout:.0f} s.", 408) from None
+            raise RequestError(f"The body of the request did not arrive within {self.timeout:.0f} s.", 408) from None
         if self.client.cut_off:
             raise RequestError(
-                f"The request's body came too slowly; at most {self.server.clients.patience_s:.0f} s.", 408
+                f"The body of the request arrived too slowly; at most {self.server.clients.patience_s:.0f} s "
+                f"are allowed.",
+                408,
             )
         if length is not None and len(body) < length:
-            raise RequestError(f"The request broke off after {len(body):,} of {length:,} bytes.")
+            raise RequestError(f"The request ended after {len(body):,} of {length:,} bytes.")
         self.server.clients.answer(self.client)
         self.close_connection = closing
         return body
@@ -182,7 +184,7 @@ class _Connection(BaseHTTPRequestHandler):
         if not re.fullmatch("[0-9]+", text):
             raise RequestError("The request has no Content-Length.", 411)
         if len(text) > 18:
-            raise RequestError(f"Content-Length is a number of {len(text):,} digits.")
+            raise RequestError(f"Content-Length has {len(text):,} digits, more than allowed.")
         if int(text) > limit:
             raise RequestError(f"The request has {int(text):,} bytes; expected {limit:,} at most.", 413)
         return int(text)
@@ -194,7 +196,7 @@ class _Connection(BaseHTTPRequestHandler):
         while size := self._read_chunk_size():
             yield from self._read_exactly(size)
             if self.rfile.readline(3).strip():
-                raise RequestError("The request's chunks are not as long as they say.")
+                raise RequestError("A chunk of the request does not have its announced length.")
         while self.rfile.readline(_PIECE_BYTES).strip():
             pass  # trailers mean nothing here
 
@@ -209,11 +211,11 @@ class _Connection(BaseHTTPRequestHandler):
         if self.client.cut_off:
             return 0
         if not line.endswith(b"\n") or not re.fullmatch(b"[0-9a-fA-F]{1,15}", text):
-            raise RequestError("The request broke off, or its chunks do not say how long they are.")
+            raise RequestError("The request ended early, or a chunk has no length.")
         return int(text, 16)
 
     def _drain(self) -> None:
-        """Take for a moment what a refused client is still sending, or it would never see the answer."""
+        """Read for a moment what a refused client is still sending; otherwise it would not receive the answer."""
         until = time.monotonic() + _DRAIN_S
         try:
             self.connection.shutdown(socket.SHUT_WR)
@@ -241,4 +243,4 @@ def _read_json(body: bytearray) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"The request is no JSON ({error}).") from error
+        raise RequestError(f"The request is not JSON ({error}).") from error

@@ -39,7 +39,7 @@ transformers>=5.18
 """
 
 REQUIRED_FILES = ("README.md", "config.json", "preprocessor_config.json", "handler.py", "modeling_subcell.py")
-"""Without these a folder is no export."""
+"""Files that every export contains."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def check_export(folder: Path) -> dict[str, Content]:
     files = collect_files(folder)
     missing = [name for name in REQUIRED_FILES if name not in files]
     if missing:
-        raise InputError(f"{folder} lacks {', '.join(missing)}: give a folder that `subcell export` wrote.")
+        raise InputError(f"{folder} lacks {', '.join(missing)}: give an output folder of `subcell export`.")
     read_processor(folder, check_model(folder))
     check_card((folder / "README.md").read_text(encoding="utf-8"), str(folder / "README.md"))
     return files
@@ -153,7 +153,7 @@ def _find_record(model_folder: Path, run: Path | None) -> Path | None:
         return find_record(model_folder)
     found = find_record(run) or find_record(run / "model")
     if found is None:
-        raise InputError(f"{run} has no {' or '.join(RECORD_FILES)}: give the folder of a run that ended.")
+        raise InputError(f"{run} has no {' or '.join(RECORD_FILES)}: give the folder of a finished run.")
     return found
 
 
@@ -161,7 +161,7 @@ def _check_output(output: Path) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not output.is_dir() or not all((output / name).is_file() for name in REQUIRED_FILES):
-        raise InputError(f"{output} holds something else than an export: choose a new folder.")
+        raise InputError(f"{output} is not an earlier export: choose a new folder.")
 
 
 def _write_repository(

@@ -34,7 +34,7 @@ def stage_metrics(names: Sequence[str] = ()) -> dict[str, dict[str, Content]]:
     """
     unknown = sorted(set(names) - set(metric_names()))
     if unknown:
-        raise InputError(f"There is no metric {', '.join(unknown)}: choose from {', '.join(metric_names())}.")
+        raise InputError(f"Unknown metric {', '.join(unknown)}: expected some of {', '.join(metric_names())}.")
     staged = {}
     for name in names or metric_names():
         files = collect_files(metrics_folder() / name)

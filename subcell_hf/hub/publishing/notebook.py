@@ -17,9 +17,9 @@ from huggingface_hub import hf_hub_download
 from PIL import Image
 from transformers import AutoImageProcessor, {auto_class}
 
-LOCAL = Path("config.json").is_file()  # in a copy of the repository its own files are used
+LOCAL = Path("config.json").is_file()  # True in a copy of the repository, whose files are used
 NAME = str(Path.cwd()) if LOCAL else {repository}
-REVISION = "main"  # pin a commit for work that must be repeatable: the code of the repository is run
+REVISION = "main"  # for reproducible results use a commit: the code of the repository is executed
 
 
 def fetch(file):
@@ -96,7 +96,7 @@ def make_notebook(model: CardModel, example: ExampleCell, repository: str, name:
         scores = f"scores = outputs.logits[0].float().{'sigmoid()' if multi else 'softmax(-1)'}"
         cells += [new_markdown_cell("## Where the protein is"), new_code_cell(_LOCATIONS.format(scores=scores))]
     if model.config.pooling_type in ("gated", "attention"):
-        cells += [new_markdown_cell("## Where the model looked"), new_code_cell(_ATTENTION)]
+        cells += [new_markdown_cell("## Attention of the model"), new_code_cell(_ATTENTION)]
     cells.append(new_markdown_cell(_OWN.format(channels=", ".join(f"`{channel}`" for channel in example.channels))))
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"  # nbformat's own are random

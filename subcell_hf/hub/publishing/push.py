@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted, transport_error
 
 Kind = Literal["model", "dataset", "space"]
 Content = Path | bytes
@@ -31,8 +31,6 @@ Content = Path | bytes
 PICKLED_SUFFIXES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 """Files that run code when they are loaded; they are not published."""
 
-_TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
-"""What the client's HTTP library raises where there is no answer; the library itself differs between its versions."""
 
 _NO_TOKEN = "run `hf auth login`, or set HF_TOKEN to a token with the right to write from hf.co/settings/tokens"
 
@@ -85,7 +83,8 @@ class PushPlan:
         lines += [f"  {file.path:<{width}}  {readable_size(file.size_bytes):>9}  {file.change}" for file in self.files]
         lines += [f"  {path:<{width}}  {'':>9}  only on the Hub, kept" for path in self.kept]
         total = sum(file.size_bytes for file in self.travelling)
-        return "\n".join([*lines, f"{len(self.travelling)} of {len(self.files)} files travel, {readable_size(total)}"])
+        upload = f"To upload: {len(self.travelling)} of {counted(len(self.files), 'file')}, {readable_size(total)}"
+        return "\n".join([*lines, upload])
 
 
 def collect_files(folder: Path) -> dict[str, Content]:
@@ -101,23 +100,24 @@ def collect_files(folder: Path) -> dict[str, Content]:
         InputError: If there is no such folder, or it holds a link or a pickle.
     """
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}: give one that `subcell export` wrote.")
+        raise InputError(f"The folder {folder} does not exist: give an output folder of `subcell export`.")
     found: dict[str, Content] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if any(part.startswith(".") or part == "__pycache__" for part in name.split("/")):
             continue
         if path.is_symlink():
-            raise InputError(f"{path} is a link, which could publish what lies elsewhere: replace it by a file.")
+            raise InputError(f"{path} is a link and could publish files outside the folder: replace it with a file.")
         if path.suffix.lower() in PICKLED_SUFFIXES:
             raise InputError(
-                f"{path} may be a pickle, which runs code where it is loaded: remove it. Weights are published as "
-                "safetensors; `subcell export` writes them."
+                f"{path} may be a pickle, and loading a pickle runs code: remove it. `subcell export` writes "
+                f"weights as "
+                "safetensors."
             )
         if path.is_file():
             found[name] = path
     if not found:
-        raise InputError(f"{folder} is empty: give a folder that `subcell export` wrote.")
+        raise InputError(f"{folder} is empty: give an output folder of `subcell export`.")
     return found
 
 
@@ -193,7 +193,7 @@ def push_files(
     api = api or HfApi()
     _check_name(repository)
     if not (api.token or get_token()):
-        raise InputError(f"There is no token to push to {repository} with: {_NO_TOKEN}.")
+        raise InputError(f"No token found to push to {repository}: {_NO_TOKEN}.")
     with explaining_failures(repository, revision, api):
         if not api.repo_exists(repository, repo_type=kind):
             api.create_repo(repository, repo_type=kind, private=private, exist_ok=True, space_sdk=space_sdk)
@@ -220,20 +220,20 @@ def explaining_failures(repository: str, revision: str, api: HfApi) -> Iterator[
     try:
         yield
     except HFValidationError as error:
-        raise InputError(f"{repository!r} is no name of a repository: {error}") from error
+        raise InputError(f"{repository!r} is not a valid repository name: {error}") from error
     except RevisionNotFoundError as error:
         raise InputError(
-            f"{repository} has no revision {revision!r}: check the name, or make the branch with --create-revision."
+            f"{repository} has no revision {revision!r}: check the name, or create the branch with --create-revision."
         ) from error
     except OfflineModeIsEnabled as error:
-        raise InputError(f"HF_HUB_OFFLINE is set, so {api.endpoint} was not asked: unset it to push.") from error
+        raise InputError(f"HF_HUB_OFFLINE is set, so {api.endpoint} was not contacted: unset it to push.") from error
     except HfHubHTTPError as error:
         raise InputError(_explain_status(error, repository)) from error
     except RuntimeError as error:  # how the client reports a large file that did not arrive
         if not isinstance(error.__cause__, HfHubHTTPError):
             raise
         raise InputError(_explain_status(error.__cause__, repository)) from error
-    except (_TransportError, ConnectionError, TimeoutError) as error:
+    except (transport_error(), ConnectionError, TimeoutError) as error:
         raise InputError(
             f"{api.endpoint} cannot be reached ({error}). Nothing has changed on the Hub; check the connection (and "
             "HF_ENDPOINT), then run the same command again."
@@ -244,25 +244,25 @@ def _explain_status(error: HfHubHTTPError, repository: str) -> str:
     status = error.response.status_code if error.response is not None else 0
     said = error.server_message or str(error).splitlines()[0]
     if status == 401:
-        return f"The Hub does not know the token for {repository} ({said}): {_NO_TOKEN}."
+        return f"The Hub rejected the token for {repository} ({said}): {_NO_TOKEN}."
     if status == 403:
         return (
-            f"The token may not write to {repository} ({said}): ask its owner for the right to write, push to "
+            f"The token has no write access to {repository} ({said}): ask its owner for write access, push to "
             f"another repository, or {_NO_TOKEN}."
         )
     if status == 404:
-        return f"{repository} is not there, or your token may not see it ({said}): check the name, and who may read it."
+        return f"{repository} does not exist, or your token cannot read it ({said}): check the name and its access."
     if status == 412:
-        return f"Somebody changed {repository} while this push ran, so nothing was changed: run the same command again."
+        return f"{repository} was changed by another push in the meantime; nothing was uploaded. Run the command again."
     return (
-        f"The Hub failed on {repository} with status {status} ({said}). Its branch is unchanged; large files "
-        "that were uploaded are kept for a while: run the same command again to resume."
+        f"The Hub answered with status {status} for {repository} ({said}). The branch is unchanged; the Hub keeps "
+        "uploaded large files for a while. Run the same command again to resume."
     )
 
 
 def _check_name(repository: str) -> None:
     if "/" not in repository:
-        raise InputError(f"{repository!r} does not say who owns it: give OWNER/NAME, such as subcell/{repository}.")
+        raise InputError(f"{repository!r} has no owner: give OWNER/NAME, such as subcell/{repository}.")
 
 
 def _plan_file(path: str, content: Content, remote: RepoFile | None) -> PlannedFile:

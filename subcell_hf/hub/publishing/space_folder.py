@@ -1,4 +1,4 @@
-"""Folders of Spaces, told from those of models by their card, as the Hub tells them."""
+"""Folders of Spaces, distinguished from those of models by their card, as on the Hub."""
 
 from pathlib import Path
 
@@ -40,5 +40,5 @@ def check_space(folder: Path) -> dict[str, Content]:
     app = SpaceCard((folder / "README.md").read_text(encoding="utf-8")).data.get("app_file") or "app.py"
     missing = sorted({*_REQUIRED_FILES, str(app)} - files.keys())
     if missing:
-        raise InputError(f"{folder} lacks {', '.join(missing)}: give a Space that `subcell export --space` wrote.")
+        raise InputError(f"{folder} lacks {', '.join(missing)}: give an output folder of `subcell export --space`.")
     return files

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from subcell_hf import ontology
+from subcell_hf.errors import counted
 from subcell_hf.hub.weights.published_files import (
     ENCODER_PATTERNS,
     PRETRAINING_PATTERNS,
@@ -61,12 +62,12 @@ def convert(
         output: Folder to write; must not exist, or be empty. It appears whole or not at all.
         channels: `"rybg"`, `"rbg"`, `"ybg"`, `"bg"` or the names of the channels, the protein last.
         classifiers: Published classifiers; several become one ensemble.
-        config: The `model_config.yaml` beside the encoder, for what weights do not tell: attention heads, epsilon,
+        config: The `model_config.yaml` beside the encoder, for what weights do not contain: attention heads, epsilon,
             activation.
         num_attention_heads: Attention heads of the encoder; default: the yaml's, else width / 64.
         labels: Names of the classes; default: the 31 reported, 35 training or 19 challenge locations by their number.
         crop_size_px: Edge in pixels to which the image processor crops and pads. By default images keep their size, as
-            with the published code, whose users are told to give 640 px; position embeddings are interpolated.
+            with the published code, whose documentation asks for 640 px; position embeddings are interpolated.
         pixel_size_um: Pixel size of the model's input in micrometres.
         keep_pretraining: Keep decoder, heads and teacher of a training checkpoint (`SubCellForPreTraining`).
 
@@ -79,9 +80,9 @@ def convert(
     """
     output, members = Path(output), [Path(path) for path in classifiers]
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConversionError(f"{output} exists and is not an empty folder: choose another output.")
+        raise ConversionError(f"{output} exists and is not an empty folder. Choose another output.")
     if keep_pretraining and members:
-        raise ConversionError("keep_pretraining and classifiers exclude each other: convert twice, into two folders.")
+        raise ConversionError("keep_pretraining and classifiers cannot be combined: convert twice, into two folders.")
     names = ontology.channels_from_variant(channels) if isinstance(channels, str) else tuple(channels)
     published = read_state_dict(Path(encoder))
     if keep_pretraining:
@@ -125,7 +126,7 @@ def convert(
 
 
 def _geometry(weights: StateDict, names: tuple[str, ...], options: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Configuration that the weights tell, completed by the options; contradictions are refused."""
+    """Configuration derived from the weights and completed by the options; contradictions are refused."""
     required = {
         "embeddings.cls_token": 3, "embeddings.position_embeddings": 3,
         "embeddings.patch_embeddings.projection.weight": 4, "layers.0.mlp.fc1.weight": 2,
@@ -133,7 +134,7 @@ def _geometry(weights: StateDict, names: tuple[str, ...], options: dict[str, Any
     }  # fmt: skip
     missing = [name for name in required if f"subcell.{name}" not in weights]
     if missing:
-        raise ConversionError(f"{path} is not a SubCell encoder; our names of what is missing: {name_some(missing)}.")
+        raise ConversionError(f"{path} is not a SubCell encoder; missing weights (our names): {name_some(missing)}.")
     for name, axes in required.items():
         if weights[f"subcell.{name}"].ndim != axes:
             raise ConversionError(
@@ -143,7 +144,8 @@ def _geometry(weights: StateDict, names: tuple[str, ...], options: dict[str, Any
     kernel = weights["subcell.embeddings.patch_embeddings.projection.weight"]  # [hidden_size, channels, patch, patch]
     if kernel.shape[1] != len(names):
         raise ConversionError(
-            f"{path} takes {kernel.shape[1]} channels, but channels names {len(names)}: {', '.join(names)}. "
+            f"{path} has {counted(kernel.shape[1], 'input channel')}, but channels has {len(names)}: "
+            f"{', '.join(names)}. "
             f"Published variants: {', '.join(ontology.CHANNEL_VARIANTS)}."
         )
     positions = weights["subcell.embeddings.position_embeddings"]
@@ -155,7 +157,7 @@ def _geometry(weights: StateDict, names: tuple[str, ...], options: dict[str, Any
         )
     gated = "subcell.pooler.attention.gate.weight" in weights
     projection = weights.get("subcell.pooler.projection.weight")
-    told = {
+    derived = {
         "hidden_size": hidden_size,
         "num_hidden_layers": len({key.split(".")[2] for key in weights if key.startswith("subcell.layers.")}),
         "intermediate_size": weights["subcell.layers.0.mlp.fc1.weight"].shape[0],
@@ -164,9 +166,9 @@ def _geometry(weights: StateDict, names: tuple[str, ...], options: dict[str, Any
         "qkv_bias": "subcell.layers.0.attention.q_proj.bias" in weights,
     }
     wrong = [
-        f"{name}: {options[name]}, but the weights say {told[name]}"
-        for name in told
-        if options.get(name, told[name]) != told[name]
+        f"{name}: {options[name]}, but {derived[name]} in the weights"
+        for name in derived
+        if options.get(name, derived[name]) != derived[name]
     ]
     if wrong:
         raise ConversionError(f"The yaml does not belong to {path}: {'; '.join(wrong)}.")
@@ -177,12 +179,12 @@ def _geometry(weights: StateDict, names: tuple[str, ...], options: dict[str, Any
     )
     if "num_attention_heads" not in options and hidden_size % 64:
         raise ConversionError(
-            f"{path} is {hidden_size} wide, not a multiple of 64: say --attention-heads, or give its yaml "
+            f"{path} has the width {hidden_size}, which is not a multiple of 64: give --attention-heads, or its yaml "
             "with --config."
         )
-    told.pop("num_channels")
+    derived.pop("num_channels")
     options = {name: value for name, value in options.items() if name not in ("num_channels", "image_size")}
-    return {"num_attention_heads": hidden_size // 64} | options | told | {
+    return {"num_attention_heads": hidden_size // 64} | options | derived | {
         "channels": list(names),
         "image_size": image_size[0] if image_size[0] == image_size[1] else image_size,
         "position_embedding_type": "sincos" if fixed else "learned",
@@ -193,19 +195,19 @@ def _geometry(weights: StateDict, names: tuple[str, ...], options: dict[str, Any
     }  # fmt: skip
 
 
-def _image_size(patches: int, patch_size: int, told: Any, path: Path) -> list[int]:
-    if told is None:
+def _image_size(patches: int, patch_size: int, given: Any, path: Path) -> list[int]:
+    if given is None:
         edge = math.isqrt(patches)
         if edge**2 != patches:
             raise ConversionError(
-                f"{path} has positions for {patches} patches, no square: give its yaml with --config, with "
-                "image_size: [height, width]."
+                f"{path} has positions for {patches} patches, not a square number: give its yaml with --config, "
+                "containing image_size: [height, width]."
             )
         return [edge * patch_size] * 2
-    size = [told, told] if isinstance(told, int) else list(told)
+    size = [given, given] if isinstance(given, int) else list(given)
     if (size[0] // patch_size) * (size[1] // patch_size) != patches:
         raise ConversionError(
-            f"The yaml does not belong to {path}: image_size {told}, but positions for {patches} patches."
+            f"The yaml does not belong to {path}: image_size {given}, but positions for {patches} patches."
         )
     return size
 
@@ -215,7 +217,7 @@ def _stack_classifiers(paths: Sequence[Path]) -> StateDict:
     twice = [path for number, path in enumerate(paths) if path.resolve() in [p.resolve() for p in paths[:number]]]
     if twice:
         raise ConversionError(
-            f"The classifier {twice[0]} is given twice: it would count twice. Give every member once."
+            f"The classifier {twice[0]} is given twice and would count twice. Give every member once."
         )
     members = []
     for path in paths:
@@ -245,7 +247,7 @@ def _stack_classifiers(paths: Sequence[Path]) -> StateDict:
     for path, shape in zip(paths, shapes, strict=True):
         if shape != shapes[0]:
             raise ConversionError(
-                f"{path} has layers {shape}, but {paths[0]} has {shapes[0]}: no ensemble can hold both."
+                f"{path} has layers {shape}, but {paths[0]} has {shapes[0]}: members of an ensemble must agree."
             )
     return {key: torch.stack([member[key] for member in members]) for key in members[0]}
 
@@ -254,7 +256,7 @@ def _last_bias(weights: StateDict, head: str) -> Tensor:
     """Bias of a head's last linear layer."""
     indices = [int(key.split(".")[1]) for key in weights if re.fullmatch(rf"{head}\.\d+\.bias", key)]
     if not indices:
-        raise ConversionError(f"The checkpoint holds no {head}: convert it without keep_pretraining.")
+        raise ConversionError(f"The checkpoint contains no {head}: convert it without keep_pretraining.")
     return weights[f"{head}.{max(indices)}.bias"]
 
 
@@ -283,7 +285,7 @@ def _pretraining_settings(weights: StateDict) -> dict[str, Any]:
         settings |= {
             "decoder_hidden_size": width,
             "decoder_num_hidden_layers": len(layers),
-            # The published decoder has heads of 32; weights do not tell.
+            # The published decoder has heads of 32; the weights do not determine it.
             "decoder_num_attention_heads": max(width // 32, 1),
             "decoder_intermediate_size": weights["decoder.layers.0.mlp.fc1.weight"].shape[0],
         }
@@ -305,7 +307,7 @@ def _label_settings(count: int, labels: Sequence[str] | None) -> dict[str, Any]:
     if names is None:
         return {"num_labels": count}
     if len(names) != count:
-        raise ConversionError(f"{len(names)} labels are named, but the weights have {count} outputs.")
+        raise ConversionError(f"Got {counted(len(names), 'label')}, expected {count}, the outputs of the weights.")
     return {"id2label": dict(enumerate(names))}
 
 
@@ -320,9 +322,9 @@ def _load_strictly(model: SubCellPreTrainedModel, weights: StateDict, path: Path
     ]
     if missing or unexpected or shapes:
         raise ConversionError(
-            f"{path} does not fill the model (our names).\n  missing: {name_some(missing)}\n"
+            f"{path} does not match the model (our names).\n  missing: {name_some(missing)}\n"
             f"  unexpected: {name_some(unexpected)}\n"
-            f"  of another shape: {name_some(shapes)}"
+            f"  wrong shape: {name_some(shapes)}"
         )
     model.load_state_dict(weights)
 

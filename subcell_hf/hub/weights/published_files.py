@@ -89,27 +89,27 @@ def read_state_dict(path: Path) -> StateDict:
         ConversionError: If it is damaged, no checkpoint, would run code, or holds anything but arrays of numbers.
     """
     if not path.is_file():
-        raise ConversionError(f"{path} does not exist, or is no file.")
+        raise ConversionError(f"{path} does not exist, or is not a file.")
     with path.open("rb") as file:
         beginning = file.read(200)
     refuse_lfs_pointer(path, beginning)
     if beginning[8:10] == b'{"':
         raise ConversionError(
-            f"{path} is a safetensors file, expected a .pth or .ckpt file of torch. A folder with a converted model is "
-            "used as it is."
+            f"{path} is a safetensors file, expected a .pth or .ckpt file of torch. A folder with a converted model "
+            "needs no conversion."
         )
     if beginning.startswith(b"PK"):
         _check_archive(path)
     else:
-        logger.warning(f"{path} has torch's old format, without checksums: single wrong bits cannot be noticed.")
+        logger.warning(f"{path} has torch's old format without checksums; single wrong bits cannot be detected.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on old formats is not for the user of a converter
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConversionError(
-            f"{path} holds more than tensors, or is no torch file, and was not opened: a pickle can run code. "
-            "If you trust it, open it yourself and save its state_dict alone with torch.save. "
+            f"{path} contains more than tensors, or is not a torch file. It was not opened, because a pickle can run "
+            "code. If you trust it, load it yourself and save only its state_dict with torch.save. "
             f"({str(error).splitlines()[0]})"
         ) from error
     except Exception as error:  # on damaged bytes, torch's unpickler raises nearly anything that Python can
@@ -119,17 +119,15 @@ def read_state_dict(path: Path) -> StateDict:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not loaded:
-        raise ConversionError(f"{path} holds a {type(loaded).__name__}; expected a dictionary of tensors.")
+        raise ConversionError(f"{path} contains a {type(loaded).__name__}; expected a dictionary of tensors.")
     strangers = [str(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if strangers:
-        raise ConversionError(
-            f"{path}: expected tensors only, but these entries are none: {', '.join(strangers[:10])}."
-        )
+        raise ConversionError(f"{path}: expected tensors only, but these entries are not: {', '.join(strangers[:10])}.")
     odd = [key for key, value in loaded.items() if not _holds_numbers(key, value)]
     if odd:
         raise ConversionError(
-            f"{path}: {odd[0]} is {describe_tensor(loaded[odd[0]])}, expected floating-point numbers that the file "
-            "holds in full. Download it again."
+            f"{path}: {odd[0]} is {describe_tensor(loaded[odd[0]])}, expected floating-point numbers that are "
+            "completely stored in the file. Download it again."
         )
     return dict(loaded)
 
@@ -149,8 +147,8 @@ def _check_archive(path: Path) -> None:
             packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
             if packed or len({member.filename for member in members}) < len(members):
                 raise ConversionError(
-                    f"{path} has {'compressed members' if packed else 'members of equal names'}, as torch writes none."
-                    f" {remedy}"
+                    f"{path} has {'compressed members' if packed else 'members with equal names'}, unlike files of "
+                    f"torch. {remedy}"
                 )
             damaged = archive.testzip()
     except ConversionError:
@@ -193,14 +191,14 @@ def rename(
             unexpected.append(key)
     if unexpected:
         raise ConversionError(
-            f"{path} is not a SubCell checkpoint, or a newer one: {len(unexpected)} unexpected keys: "
+            f"{path} is not a SubCell checkpoint, or a newer one. Unexpected keys ({len(unexpected)}): "
             f"{name_some(unexpected)}."
         )
     return renamed
 
 
 def read_model_yaml(path: Path) -> dict[str, Any]:
-    """What a published model_config.yaml says and weights do not.
+    """Values of a published model_config.yaml that the weights do not contain.
 
     Raises:
         InputError: If it is damaged, has no such section, or a value of the wrong type.
@@ -221,7 +219,7 @@ def read_model_yaml(path: Path) -> dict[str, Any]:
         )
         if not sound:
             kind = "a whole number or two" if name == "image_size" else _YAML_FIELDS[name].__name__
-            raise ConversionError(f"{path} says {name}: {reprlib.repr(value)}, expected {kind}. Download it again.")
+            raise ConversionError(f"{path} contains {name}: {reprlib.repr(value)}, expected {kind}. Download it again.")
     return wanted
 
 

@@ -30,7 +30,7 @@ def save_untrained(model: str, output: Path, seed: int = 0) -> Path:
         InputError: If there is no such model, a file of it is damaged, or `output` holds something.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} is not empty. Choose another folder, or remove what is in it.")
+        raise InputError(f"{output} is not empty. Choose another folder, or remove its content.")
     folder, _ = find_folder(model, weights=False)
     config = check_model(folder) if any(folder.glob("*.safetensors")) else read_config(folder)
     processor = read_processor(folder, config)

@@ -19,7 +19,7 @@ from subcell_hf.tables.cell_pictures import CellPicture, PictureBudget
 
 
 class Place(NamedTuple):
-    """Where a cell stands: number of its block within the part, and position in the block."""
+    """Position of a cell: number of its block within the part, and position in the block."""
 
     block: int
     cell: int
@@ -83,7 +83,7 @@ class ReadPart:
 
 
 class _Kind(NamedTuple):
-    """What cells must share to stand in one batch."""
+    """What the cells of one batch have in common."""
 
     model: str
     channels: tuple[str, ...]

@@ -103,11 +103,11 @@ class _Given:
         return [str(number) for number in range(len(self.blocks))]
 
     def read(self, name: str) -> CellBlock:
-        """One of them."""
+        """One of the blocks."""
         return self.blocks[int(name)]
 
     def fingerprint(self) -> str:
-        """Nothing of its own."""
+        """Empty, because the source of the blocks has the fingerprint."""
         return ""
 
 

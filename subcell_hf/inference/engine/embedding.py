@@ -162,7 +162,7 @@ def _prepare(
     precision = choose_precision(settings.precision, device)
     names = list(source.names())
     if not names:
-        raise InputError("The input holds no cell and no field of view. Give one that does.")
+        raise InputError("The input contains no cells and no fields of view. Give another input.")
     parts = plan_parts(names, source.blocks_per_read, source.blocks_per_part)
     budget = PictureBudget.of_fields(names, settings.pictures)
     shown = {

@@ -16,14 +16,14 @@ from subcell_hf.inference.models.loading import CellEncoder, ModelFolder
 from subcell_hf.model.configuration_subcell import SubCellConfig
 
 CPU_ACTIVATIONS = 2 * 785 * 3072
-"""Numbers in a layer's widest activations that fill a CPU's caches, tokens times width: of two cells of ViT-B/16 at
-448 px. More are not faster (benchmarks/forward.py)."""
+"""Size of a layer's widest activations (tokens × width) that fits a CPU's caches: two cells of ViT-B/16 at 448 px.
+Larger batches are not faster (benchmarks/forward.py)."""
 
 MOST_CELLS_ON_CPU = 64
-"""A batch of a small model; by then the work outweighs what a forward costs of itself."""
+"""Batch size of a small model; at this size, the fixed cost of a forward pass is negligible."""
 
 CUDA_BATCH = 256
-"""Where the search begins on a GPU; halved as often as memory runs out."""
+"""First batch size on a GPU; halved each time memory runs out."""
 
 _CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc")
 
@@ -59,7 +59,7 @@ class BatchEmbedder:
         batch_size: Images of a forward; None: chosen here, and halved when memory runs out.
 
     Attributes:
-        batch_size: Images of a forward, as it stands now.
+        batch_size: Current number of images per forward pass.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class BatchEmbedder:
         return _Begun(kept, embeddings, probabilities, attentions, refused, (height, width))
 
     def _prepare(self, batch: Batch, refused: dict[Place, str]) -> tuple[Tensor | None, tuple[Place, ...]]:
-        """`_images`, on a stream of its own where the device has streams."""
+        """`_images`, on a separate stream if the device has streams."""
         if self._copying is None:
             return self._images(batch, refused)
         with torch.cuda.stream(self._copying):

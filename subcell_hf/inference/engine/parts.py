@@ -121,7 +121,7 @@ class PartResults:
                 if row is not None and not np.isfinite(row[0]).all():
                     reason = "its embedding is not finite; try --precision fp32"
                 if reason is not None or row is None:
-                    skipped.append(Skipped(str(record["cell_id"]), reason or "it was lost on the way"))
+                    skipped.append(Skipped(str(record["cell_id"]), reason or "no result was stored for it"))
                     continue
                 records.append({**keep_apart_from_results(record), "model": notes.model})
                 rows.append(row)
@@ -195,14 +195,15 @@ class PartsFolder:
         finished = list(self.folder.glob("part-*.json"))
         for path in finished:  # without the plan, parts still know where they belong
             _compare(self.output, {**plan, **(read_record(path) or {})}, plan, {})
-        # A run of which nothing came leaves the lists of its inputs behind, which bind nobody.
+        # A run without results leaves only the lists of its inputs, which do not prevent another run.
         own = (PARTS_FOLDER, SKIPPED_FILE, UNUSED_FILE, LOCK_FILE)
         strangers = [path.name for path in self.output.glob("*") if path.name not in own]
         begun = finished or (self.folder / _PLAN_FILE).is_file()
         if strangers and not begun and not all(name.startswith(".") for name in strangers):
             raise InputError(
-                f"{self.output} holds {', '.join(sorted(strangers)[:3])} and is no run of subcell embed. Choose a new "
-                "folder (--output)."
+                f"{self.output} contains {', '.join(sorted(strangers)[:3])} and is not a run of subcell embed. "
+                f"Choose a "
+                "new folder (--output)."
             )
         write_record(self.folder / _PLAN_FILE, plan)
 
@@ -379,7 +380,7 @@ def _compare(output: Path, earlier: Mapping[str, Any], now: Mapping[str, Any], d
         return
     old, new = {**defaults, **earlier.get("settings", {})}, now["settings"]
     changed = [
-        f"{name}: {old.get(name)!r} then, {new.get(name)!r} now"
+        f"{name}: {old.get(name)!r} in that run, {new.get(name)!r} now"
         for name in sorted({*old, *new})
         if _text_of(old.get(name)) != _text_of(new.get(name))
     ]

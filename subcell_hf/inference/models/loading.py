@@ -128,7 +128,7 @@ def _folders_of(models: str | None, revision: str | None) -> list[tuple[str, Pat
     ids = [own for own in listed if fnmatchcase(own.partition("/")[2], pattern or "*")]
     if not ids:
         raise InputError(
-            f"{models} is neither a local folder nor found on the Hub. Models of {owner} with the tag `subcell`: "
+            f"{models} is neither a local folder nor an owner on the Hub. Models of {owner} with the tag `subcell`: "
             f"{', '.join(listed[:8]) or 'none'}. Give a folder, an owner, or owner/pattern."
         )
     return [(own, *find_folder(own, revision)) for own in ids]

@@ -10,7 +10,7 @@ from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.ontology import PUBLISHED_PIXEL_SIZE_UM
 
 PUBLISHED_CROP_PX = 640
-"""Edge of the crops that users of the published models are told to give, in pixels of 0.0800885 um."""
+"""Edge of the crops that the published models are documented for, in pixels of 0.0800885 um."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Variant:
 
     @property
     def planes(self) -> tuple[str, ...]:
-        """Every plane that must be there."""
+        """All required planes."""
         if not self.proteins:
             return self.channels
         return tuple(dict.fromkeys((*self.channels[:-1], *self.proteins)))

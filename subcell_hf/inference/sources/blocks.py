@@ -60,7 +60,7 @@ class CellSource(Protocol):
         """Names of all blocks in the order of the table, without reading pixels."""
 
     def read(self, name: str) -> CellBlock:
-        """Read one block; what is bad about it stands in `skipped`, nothing is raised for bad input."""
+        """Read one block; invalid inputs are listed in `skipped` and raise no error."""
 
     def fingerprint(self) -> str:
         """A text that changes when the inputs change, or the way they are cropped."""

@@ -28,7 +28,7 @@ from subcell_hf.shards.index import CELLS_FILE, INDEX_FILE
 
 _ZARR = ".zarr"
 _WINDOW_TOLERANCE = 1.01
-"""Pixel sizes are rounded."""
+"""Tolerance of pixel sizes, which are rounded in files."""
 
 
 @dataclass(frozen=True)

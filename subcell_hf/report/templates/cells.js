@@ -168,7 +168,7 @@ function openDetail(cell) {
     const asked = { ...look };
     left.append(canvas, lookButtons(asked, () => paint(canvas, cell, asked)));
     paint(canvas, cell, asked);
-  } else left.append(element("p", { className: "note", textContent: "The run kept no picture of this cell." }));
+  } else left.append(element("p", { className: "note", textContent: "The run stored no picture of this cell." }));
   const right = element("div", {}, element("h3", { textContent: data.ids[cell] }));
   const tops = element("div", { className: "tops" });
   for (const rank of [1, 2, 3]) {

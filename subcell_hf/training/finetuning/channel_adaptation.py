@@ -1,8 +1,8 @@
-"""An encoder for other channels and another image size than it was trained with; channels go by name.
+"""An encoder for other channels and another image size than it was trained with; channels are matched by name.
 
-The patch embedding has one set of weights per channel. Channels that both models know keep theirs; a new channel begins
-with the mean of all that the trained model has, or with those of one that the user names, since a new stain often looks
-like an old one. What happened to each is told, never guessed.
+The patch embedding has one set of weights per channel. Channels of both models keep their weights. A new channel is
+initialized with the mean over the trained channels, or with the trained channel that the user names, since a new stain
+often looks like an old one. The result lists the origin of every channel.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,11 +57,13 @@ def plan_channels(trained: Sequence[str], wanted: Sequence[str], given: Mapping[
         if name not in wanted or name in trained:
             new = [channel for channel in wanted if channel not in trained]
             raise InputError(
-                f"new_channels says {name}={origin}, but {name} is no new channel; new are {', '.join(new) or 'none'}."
+                f"new_channels contains {name}={origin}, but {name} is not a new channel. New channels: "
+                f"{', '.join(new) or 'none'}."
             )
         if origin not in (*trained, MEAN):
             raise InputError(
-                f"new_channels says {name}={origin}: expected one of {', '.join(trained)}, or {MEAN} for the mean of "
+                f"new_channels contains {name}={origin}: expected one of {', '.join(trained)}, or {MEAN} for "
+                f"the mean of "
                 "them all."
             )
     origins = {name: name if name in trained else given.get(name, MEAN) for name in wanted}

@@ -1,4 +1,4 @@
-"""Fine-tuning a SubCell on labelled crops of one's own: the whole model, or the head alone.
+"""Fine-tuning a SubCell on custom labelled crops: the whole model, or only the head.
 
 ```python
 run = resolve_fine_tuning(parse_fine_tuning(["--init_checkpoint", "model", "--data", "crops.csv", …]))
@@ -38,7 +38,7 @@ from subcell_hf.training.runs.run_trainer import RunTrainer
 from subcell_hf.types import CropBatch
 
 _LARGEST_WEIGHT = 20.0
-"""A class with one crop in ten thousand would otherwise drown all others."""
+"""Largest class weight: without a limit, a class with one crop in ten thousand would dominate the loss."""
 
 
 class LabelledCropDataset(Dataset[dict[str, Tensor]]):

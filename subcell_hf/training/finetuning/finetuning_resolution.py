@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subcell_hf.augmentation.presets import AugmentationSettings, load_settings
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
@@ -136,7 +136,7 @@ def resolve_fine_tuning(parsed: ParsedFineTuning) -> FineTuningRun:
     splits = with_random_splits(crops, data.validation_fraction, training.seed)
     labels = [row or None for row in crops.labels] if data.single_label else crops.labels
     names = (data.train_split, data.validation_split)
-    train, validation = (_only_labelled(only_split(crops, splits, name), labels, name) for name in names)
+    train, validation = (_only_labelled(only_split(splits, name), labels, name) for name in names)
     unlabelled = Counter(split or "no split" for split, row in zip(splits, labels, strict=True) if row is None)
     classes = _choose_classes(data, labels, train)
     used = {int(row) for row in (*train, *validation)}
@@ -153,8 +153,8 @@ def resolve_fine_tuning(parsed: ParsedFineTuning) -> FineTuningRun:
     loss = training.loss or ("cross_entropy" if data.single_label else "focal")
     if (loss == "cross_entropy") != data.single_label:
         raise InputError(
-            f"loss={loss} does not go with single_label={str(data.single_label).lower()}: cross_entropy is for crops "
-            "of one class each, focal and bce for any number."
+            f"loss={loss} cannot be combined with single_label={str(data.single_label).lower()}: cross_entropy is for "
+            "crops of one class each, focal and bce for any number."
         )
     return FineTuningRun(
         config=config,
@@ -187,17 +187,19 @@ def _build_arguments(parsed: ParsedFineTuning) -> FineTuningArguments:
         if values[name] is not None and values[name] not in choices:
             raise InputError(f"{name} is {values[name]!r}: expected one of {', '.join(choices)}.")
     if values["remove_unused_columns"]:
-        raise InputError("remove_unused_columns must be false here; leave it out.")
+        raise InputError("remove_unused_columns must be false. Omit it.")
     metric = values["metric_for_best_model"]
     if metric is not None and metric.removeprefix("eval_") not in FINE_TUNING_METRICS:
         raise InputError(f"metric_for_best_model is {metric!r}: expected one of {', '.join(FINE_TUNING_METRICS)}.")
     if metric in ("accuracy", "macro_f1") and not parsed.data.single_label:
-        raise InputError(f"metric_for_best_model={metric} needs single_label; crops may have several classes here.")
+        raise InputError(
+            f"metric_for_best_model={metric} requires single_label, because crops may have several classes otherwise."
+        )
     if values["fsdp"]:
-        raise InputError("FSDP is not supported: checkpoints hold whole weights. Use DDP.")
+        raise InputError("FSDP is not supported: checkpoints contain complete weights. Use DDP.")
     resume = values["resume_from_checkpoint"]
     if resume not in (None, "true", "True") and not Path(resume).is_dir():
-        raise InputError(f"resume_from_checkpoint is {resume!r}: there is no such folder. Give one, or 'true'.")
+        raise InputError(f"resume_from_checkpoint is {resume!r}, not an existing folder. Give a folder, or 'true'.")
     if values["data_seed"] is None:
         values["data_seed"] = values["seed"]  # else Accelerate shuffles by the state of each process's random numbers
     try:
@@ -213,7 +215,9 @@ def _only_labelled(rows: npt.NDArray[np.int64], labels: Sequence[Labels], split:
     kept = np.array([row for row in rows if labels[row] is not None], dtype=np.int64)
     if not len(kept):
         raise InputError(
-            f"None of the {len(rows)} crops of the split {split!r} has a label. Label some, or choose another."
+            f"No crop in the split {split!r} has a label ({counted(len(rows), 'crop')}). Label crops, or choose "
+            f"another "
+            "split."
         )
     return kept
 
@@ -226,13 +230,14 @@ def _choose_classes(
     least = 2 if data.single_label else 1
     if len(classes) < least:
         raise InputError(
-            f"There are {len(classes)} classes in the split {data.train_split!r}, expected at least {least}."
+            f"The split {data.train_split!r} has {counted(len(classes), 'class', 'classes')}, expected at least "
+            f"{least}."
         )
     absent = [name for name in classes if name not in found]
     if absent:
         raise InputError(
             f"No crop of the split {data.train_split!r} has the class {', '.join(absent)}; it has "
-            f"{', '.join(sorted(found))}. Leave out what cannot be learnt."
+            f"{', '.join(sorted(found))}. Leave out classes without crops."
         )
     return classes
 
@@ -247,8 +252,9 @@ def _make_targets(
         wrong = [number for number, row in enumerate(kept) if len(row) != 1 and number in used]
         if wrong:
             raise InputError(
-                f"single_label: {len(wrong)} crops do not have exactly one of the classes, the first of them row "
-                f"{wrong[0]} with {list(labels[wrong[0]])}. Leave these crops out, or single_label."
+                "single_label requires exactly one class per crop; this fails for "
+                f"{counted(len(wrong), 'crop')}, first row {wrong[0]} with {list(labels[wrong[0]])}. Leave "
+                f"these crops out, or omit single_label."
             )
         # What is not used has any class at all.
         return np.array([row[0] if row else 0 for row in kept], dtype=np.int64), dict(left_out)
@@ -266,9 +272,9 @@ def _adapt_config(
     missing = [name for name in channels if name not in crops.channels]
     if missing:
         raise InputError(
-            f"The model takes {', '.join(channels)}, but the crops have {', '.join(crops.channels)}: "
-            f"{', '.join(missing)} is missing. Choose the channels to use with --channels, and with --new_channels "
-            "NEW=TRAINED how those that the model does not know begin."
+            f"The model requires {', '.join(channels)}, but the crops have {', '.join(crops.channels)}: "
+            f"missing {', '.join(missing)}. Choose the channels with --channels, and the initialization of new "
+            "channels with --new_channels NEW=TRAINED."
         )
     given = dict(_split_pair(text) for text in start.new_channels or ())
     origins = plan_channels(trained.channels, channels, given)
@@ -296,5 +302,5 @@ def _adapt_config(
 def _split_pair(text: str) -> tuple[str, str]:
     new, equals, origin = text.partition("=")
     if not equals or not new or not origin:
-        raise InputError(f"new_channels holds {text!r}: expected NEW=TRAINED, such as mito=green.")
+        raise InputError(f"new_channels contains {text!r}: expected NEW=TRAINED, such as mito=green.")
     return new, origin

@@ -1,4 +1,4 @@
-"""Single-cell crops with labels of one's own: from shards, a CSV of crop files, or a folder of the datasets library.
+"""Single-cell crops with custom labels: from shards, a CSV of crop files, or a folder of the datasets library.
 
 | source | pixels | labels | splits |
 | --- | --- | --- | --- |
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.images.files import read_image
 from subcell_hf.images.planes import channel_stack, label_plane
 from subcell_hf.images.tables import read_table
@@ -98,7 +98,7 @@ class ShardCrops:
 
 @dataclass(frozen=True)
 class FileCrops:
-    """Crops in files of their own, one per row of a CSV."""
+    """Crops in separate files, one per row of a CSV."""
 
     files: Sequence[Path]
     masks: Sequence[Path | None]
@@ -113,7 +113,7 @@ class FileCrops:
         pixels = channel_stack(read_image(self.files[row]), named_channels=len(self.channels))
         if len(pixels) != len(self.channels):
             raise InputError(
-                f"{self.files[row]} has {len(pixels)} planes; expected {len(self.channels)}: "
+                f"{self.files[row]} has {counted(len(pixels), 'plane')}; expected {len(self.channels)}: "
                 f"{', '.join(self.channels)}. Name the planes with --channel_names."
             )
         path = self.masks[row]
@@ -221,7 +221,7 @@ def _open_table(path: Path, names: Sequence[str], pixel_size_um: float | None, g
     files = [path.parent / row["file"] for row in rows]
     missing = [str(file) for file in files if not file.exists()]
     if missing:
-        raise InputError(f"{path} names {len(missing)} files that are not there, the first of them {missing[0]}.")
+        raise InputError(f"{path} lists {counted(len(missing), 'file')} that cannot be found, first {missing[0]}.")
     return FileCrops(
         files=files,
         masks=[path.parent / row["mask"] if row.get("mask") else None for row in rows],
@@ -300,16 +300,15 @@ def _groups(rows: Sequence[dict[str, Any]], wanted: str | None, where: str) -> l
 def _require_names(names: Sequence[str], where: str) -> None:
     if not names or len(set(names)) < len(names):
         raise InputError(
-            f"{where} does not say which channels its crops have, and channel_names is {list(names) or 'not set'}: "
-            "give the name of every plane, each once, such as --channel_names red yellow blue green."
+            f"{where} does not name the channels of its crops, and channel_names is {list(names) or 'not set'}: "
+            "give a different name for each plane, such as --channel_names red yellow blue green."
         )
 
 
-def only_split(crops: LabelledCrops, splits: Sequence[str], wanted: str) -> npt.NDArray[np.int64]:
+def only_split(splits: Sequence[str], wanted: str) -> npt.NDArray[np.int64]:
     """Rows of one split.
 
     Args:
-        crops: The crops, for messages.
         splits: Split of each crop.
         wanted: Name of the split.
 
@@ -322,5 +321,5 @@ def only_split(crops: LabelledCrops, splits: Sequence[str], wanted: str) -> npt.
     rows = np.array([row for row, split in enumerate(splits) if split == wanted], dtype=np.int64)
     if not len(rows):
         known = ", ".join(sorted(set(splits) - {""})) or "none"
-        raise InputError(f"No crop is in the split {wanted!r}; there are {known}.")
+        raise InputError(f"No crop is in the split {wanted!r}; available splits: {known}.")
     return rows

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.model.objectives_subcell import sigmoid_focal_loss
 from subcell_hf.progress import progress_bar
 from subcell_hf.training.localization.average_precision import mean_average_precision
@@ -28,7 +28,7 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 _DROPOUT_STREAM = 2**32  # added to a seed, so that dropout's draws are not those of the order
 
 _CPU_CHUNK = 1024
-"""Cells of a batch that a CPU takes at a time: what lies between two products then stays in its caches."""
+"""Cells of a batch that a CPU processes at a time, so that intermediate results stay in its caches."""
 
 Layers = list[tuple[Tensor, Tensor]]  # per layer weight [members, out, in] and bias [members, out]
 
@@ -73,9 +73,9 @@ class LocalizationSettings:
         """
         for name in ("learning_rate", "cells_per_batch", "max_epochs", "plateau_epochs", "patience_epochs"):
             if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}, expected more than 0.")
+                raise InputError(f"{name} is {getattr(self, name)}, expected a value above 0.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"seeds are {self.seeds}, expected at least one, each only once.")
+            raise InputError(f"seeds are {self.seeds}, expected at least one, without repetition.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout is {self.dropout}, expected at least 0 and less than 1.")
         if self.precision not in ("fp32", "bf16"):
@@ -171,7 +171,7 @@ class _Members:
             weight.sub_(rates / corrections[0] * first / ((second / corrections[1]).sqrt_() + EPSILON))
 
     def keep(self, members: Sequence[int]) -> None:
-        """Go on with some of the members only."""
+        """Continue with some of the members only."""
         if len(members) == len(self.places):
             return
         chosen = list(members)
@@ -285,7 +285,8 @@ def _check(train: LabelledEmbeddings, validation: LabelledEmbeddings) -> None:
             raise InputError(f"The {name} cells have {part.embeddings.shape[0]} embeddings and {cells} targets.")
         if part.embeddings.shape[1] != train.embeddings.shape[1] or classes != train.targets.shape[1]:
             raise InputError(
-                f"The {name} cells have width {part.embeddings.shape[1]} and {classes} classes, expected "
+                f"The {name} cells have width {part.embeddings.shape[1]} and "
+                f"{counted(classes, 'class', 'classes')}, expected "
                 f"{train.embeddings.shape[1]} and {train.targets.shape[1]}."
             )
     positives = validation.targets.sum(axis=0)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-"""Okabe and Ito's, which colour-blind readers can tell apart; without their yellow, which is faint on white."""
+"""Colours of Okabe and Ito, distinguishable for colour-blind readers; without yellow, which is faint on white."""
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -42,7 +42,7 @@ class Series:
     """Values over steps.
 
     Attributes:
-        name: As it stands in the legend.
+        name: Name in the legend.
         steps: Optimizer steps, ascending.
         values: One for each step.
     """

@@ -9,8 +9,8 @@ from subcell_hf.model.configuration_subcell import SubCellConfig
 
 _BYTES = {"no": 4, "fp16": 2, "bf16": 2}
 _VALUES_PER_TOKEN = 8
-"""Activations of the token width that a layer keeps for the backward pass; the feed-forward layer keeps two more of its
-own width. Attention is computed without keeping its matrix."""
+"""Activations of the token width that a layer keeps for the backward pass; the feed-forward layer keeps two more of
+the feed-forward width. Attention is computed without keeping its matrix."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StepCost:
     trainable_parameters: int
 
     def memory_bytes(self, cells: int) -> int:
-        """About what a process needs for so many cells of its own."""
+        """Approximate memory of a process with this number of cells per step."""
         return self.weight_bytes + cells * self.activation_bytes_per_cell
 
 

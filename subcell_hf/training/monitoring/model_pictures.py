@@ -1,7 +1,7 @@
-"""What a model in training makes of a few cells, as pictures: reconstruction, attention of the pooling, patch features.
+"""Pictures of a few cells during training: reconstruction, attention of the pooling, patch features.
 
-Nothing is drawn at random but from a generator of its own, and the model is left as it was found: a run with pictures
-is the same, bit by bit, as one without.
+Random numbers come from a separate generator, and the model is not changed: a run with pictures is bit-identical to one
+without.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""The one page on which a run can be watched: curves, metrics, pictures and speed, in a single file without network.
+"""The page of a training run: curves, metrics, pictures and speed, in a single file that works offline.
 
-It is drawn from the trainer's log history, the tables in `validation/` and the pictures in `monitoring/`, and holds no
-state of its own: after a resume it is as if the run had never stopped.
+It is drawn from the trainer's log history, the tables in `validation/` and the pictures in `monitoring/`, and keeps no
+other state: after a resume it equals the page of an uninterrupted run.
 """
 
 import base64
@@ -24,12 +24,12 @@ from subcell_hf.training.monitoring.model_pictures import BRIGHTEST
 from subcell_hf.training.monitoring.throughput import PHASES
 
 MOST_MOMENTS = 8
-"""Pictures of one kind in the page: first, last, and evenly between; all of them are in the folder."""
+"""Maximum number of pictures of one kind on the page: first, last, and evenly spaced; the folder contains all."""
 
 _ALBUMS = {
     "reconstruction": (
         "Reconstruction",
-        "Grey patches are hidden; the last column shows what the decoder makes of them.",
+        "Grey patches are hidden; the last column shows their reconstruction by the decoder.",
     ),
     "attention": (
         "Attention of the pooling",
@@ -37,7 +37,7 @@ _ALBUMS = {
     ),
     "features": (
         "Patch features",
-        "Patches of like colour have like features: their three main directions over all cells shown.",
+        "Patches of similar colour have similar features: the first three principal components over all cells shown.",
     ),
 }
 _COMPONENTS = {
@@ -51,7 +51,7 @@ _COMPONENTS = {
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the page says of a run beside its log.
+    """Contents of the page in addition to the log of a run.
 
     Attributes:
         folder: Of the run.
@@ -134,12 +134,12 @@ def _chart(title: str, note: str, series: Sequence[Series], **options: Any) -> d
 def _losses(trained: Sequence[Mapping[str, Any]], weights: Mapping[str, float]) -> dict[str, Any]:
     charts = []
     if trained:
-        charts.append(_chart("Weighted sum", "what the optimizer lowers", [_series(trained, "loss")], smooth=True))
+        charts.append(_chart("Weighted sum", "total loss", [_series(trained, "loss")], smooth=True))
     for name, label in _COMPONENTS.items():
         found = _series(trained, f"loss_{name}", label)
         if found.steps:
             charts.append(_chart(label, f"weight {weights.get(name, 0):g}", [found], smooth=True))
-    explanation = "Each component before it is weighted, mean over the steps between two lines of the log."
+    explanation = "Each component before weighting, averaged over the steps between two log entries."
     return {"title": "Loss", "explanation": explanation, "charts": charts}
 
 
@@ -155,22 +155,23 @@ def _probe(validated: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             _chart(title, note, [_series(validated, name)], low=0, high=1) for name, (title, note) in metrics.items()
         ]
     explanation = (
-        "A small classifier on the frozen embedding learns protein locations beside the model. These are its scores on "
-        "antibodies of the validation split, which training never sees."
+        "A small classifier of protein locations is trained on the frozen embedding. These are its scores on "
+        "antibodies "
+        "of the validation split, which are not used in training."
     )
-    return {"title": "What the embedding knows", "explanation": explanation, "charts": charts}
+    return {"title": "Probe on the frozen embedding", "explanation": explanation, "charts": charts}
 
 
 def _optimization(trained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     charts = []
     for name, title, note in (
         ("learning_rate", "Learning rate", "rises in the warm-up, then falls"),
-        ("grad_norm", "Gradient norm", "before it is clipped"),
+        ("grad_norm", "Gradient norm", "before clipping"),
     ):
         found = _series(trained, name, title)
         if found.steps:
             charts.append(_chart(title, note, [found], low=0, smooth=name == "grad_norm"))
-    return {"title": "Optimization", "explanation": "How the weights are moved.", "charts": charts}
+    return {"title": "Optimization", "explanation": "Learning rate and gradient norm.", "charts": charts}
 
 
 def _speed(trained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -180,16 +181,21 @@ def _speed(trained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         charts.append(_chart("Cells per second", "all processes together", [_series(timed, "cells_per_s")], low=0))
         phases = [_series(timed, f"{phase}_s", phase) for phase in PHASES]
         stack = Markup(to_svg(draw_stack(phases, "s")))
-        charts.append({"title": "Time of a step", "note": "data is waiting for the loader", "svg": stack})
+        charts.append({"title": "Time of a step", "note": "data: waiting for the data loader", "svg": stack})
     for name, title, note, options in (
         ("mfu", "Model FLOPs utilization", "of the device's peak", {"percent": True}),
         ("memory_gib", "Memory", "GiB of this process", {}),
-        ("gpu_utilization", "GPU utilization", "of the time, as the driver sees it", {"percent": True, "high": 1}),
+        (
+            "gpu_utilization",
+            "GPU utilization",
+            "fraction of the time, reported by the driver",
+            {"percent": True, "high": 1},
+        ),
     ):
         found = _series(timed, name, title)
         if found.steps:
             charts.append(_chart(title, note, [found], low=0, **options))
-    explanation = "Steps alone: validation, checkpoints and pictures are not counted."
+    explanation = "Training steps only: validation, checkpoints and pictures are not included."
     return {"title": "Speed", "explanation": explanation, "charts": charts}
 
 
@@ -197,7 +203,7 @@ def _key_figures(trained: Sequence[Mapping[str, Any]], validated: Sequence[Mappi
     figures = []
     if trained:
         figures.append(
-            {"label": "loss", "value": f"{trained[-1]['loss']:.4g}", "note": f"{trained[0]['loss']:.4g} at first"}
+            {"label": "loss", "value": f"{trained[-1]['loss']:.4g}", "note": f"{trained[0]['loss']:.4g} at the start"}
         )
     if validated:
         best = max(validated, key=lambda line: line["eval_macro_auprc"])
@@ -211,7 +217,7 @@ def _key_figures(trained: Sequence[Mapping[str, Any]], validated: Sequence[Mappi
     timed = [line for line in trained if "step_s" in line]
     if timed:
         last = timed[-1]
-        waiting = f"waits {last['data_s'] / last['step_s']:.0%} for data"
+        waiting = f"{last['data_s'] / last['step_s']:.0%} waiting for data"
         figures.append({"label": "cells per second", "value": f"{last['cells_per_s']:.4g}", "note": waiting})
         if "mfu" in last:
             figures.append(

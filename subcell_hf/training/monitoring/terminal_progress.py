@@ -1,4 +1,4 @@
-"""What a person reads in the terminal while a run goes on."""
+"""Progress of a run in the terminal."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -26,7 +26,7 @@ class Tolerance:
 
     @property
     def failures(self) -> dict[str, str]:
-        """What has failed, in words."""
+        """Description of each kind of failure."""
         described = {}
         for what, errors in self._errors.items():
             kinds = ", ".join(dict.fromkeys(kind for _, kind in errors))
@@ -48,7 +48,7 @@ class Tolerance:
             if what not in self._errors:
                 logger.warning(
                     f"The {what} failed in step {step}: {type(error).__name__}: {error}. Training continues; later "
-                    "failures of this kind are only counted, and the run's record lists them."
+                    "failures of this kind are counted and listed in the record of the run."
                 )
             self._errors.setdefault(what, []).append((step, type(error).__name__))
 

@@ -13,13 +13,13 @@ from subcell_hf.training.runs.training_record import TRAINING_RECORD_FILE
 
 @dataclass
 class TrainingClock:
-    """Adds a stretch of training to what the record of its checkpoint says of the stretches before.
+    """Adds the time of a training session to the times of earlier sessions in the record of its checkpoint.
 
-    What a killed stretch did after its last checkpoint is known to nobody and not counted.
+    The time of a killed session after its last checkpoint is unknown and not counted.
 
     Attributes:
-        earlier: `runtime_s` and `device_s` of the stretches before; None where their checkpoint does not tell.
-        runtime_s: Seconds of this stretch, once it has stopped.
+        earlier: `runtime_s` and `device_s` of the earlier sessions; None if their checkpoint does not record them.
+        runtime_s: Seconds of this session, once it has stopped.
     """
 
     earlier: Mapping[str, float] | None = None
@@ -27,7 +27,7 @@ class TrainingClock:
     _started_s: float | None = None
 
     def start(self, checkpoint: Path | None) -> None:
-        """Begin a stretch: a new run's first, or one that goes on from a checkpoint."""
+        """Begin a session: the first of a new run, or one that resumes from a checkpoint."""
         self.earlier = {"runtime_s": 0.0, "device_s": 0.0} if checkpoint is None else _read_times(checkpoint)
         self.runtime_s, self._started_s = None, time.monotonic()
 
@@ -63,7 +63,7 @@ class TrainingClock:
 
 
 def _read_times(checkpoint: Path) -> Mapping[str, float] | None:
-    """Times of a checkpoint's record; None where there is none, or one that knows no times."""
+    """Times in a checkpoint's record; None without a record or without times."""
     path = checkpoint / TRAINING_RECORD_FILE
     hardware: Mapping[str, Any] = json.loads(path.read_bytes()).get("hardware", {}) if path.is_file() else {}
     if not {"runtime_s", "device_s"} <= hardware.keys():

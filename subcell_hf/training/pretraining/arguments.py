@@ -10,12 +10,14 @@ The first word is a recipe, by path or name; the command line wins over it. Besi
 """
 
 import difflib
+import inspect
 import json
+import re
 import types
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NoReturn, get_args, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -157,14 +159,12 @@ class ParsedArguments:
 
 
 class RecipeParser(HfArgumentParser):
-    """Raises where argparse would print pages of usage and leave.
+    """An argument parser that raises `InputError` where argparse prints its usage and exits.
 
     Args:
         rooms: The dataclasses whose fields are arguments.
         job: The module of `subcell_hf.workflows` whose command line this is.
     """
-
-    _argument_group_name: ClassVar[str] = ""
 
     def __init__(self, rooms: Sequence[Any], job: Job) -> None:
         command = f"python -m subcell_hf.workflows.{job}"
@@ -242,12 +242,25 @@ def _distribute(found: Namespace, given: frozenset[str]) -> ParsedArguments:
 
 def _build_parser() -> RecipeParser:
     parser = RecipeParser(ROOMS, "pretrain")
-    group = parser.add_argument_group("SubCellConfig", "Any field of the model's configuration")
+    about = "Fields of the model's configuration; a size, a checkpoint or the shards change their defaults"
+    group = parser.add_argument_group("SubCellConfig", about)
+    described = described_fields(SubCellConfig)
     for name, annotation in SubCellConfig.__annotations__.items():
         if name in ("model_type", "sub_configs"):
             continue
-        group.add_argument(f"--{name}", help="see SubCellConfig", **argument_kind(annotation))
+        default = getattr(SubCellConfig, name, None)
+        words = default if isinstance(default, list | tuple) else [default]
+        shown = "" if default is None else f" (default: {' '.join(map(str, words))})"
+        text = (described.get(name, "") + shown).replace("%", "%%")
+        group.add_argument(f"--{name}", help=text, default=SUPPRESS, **argument_kind(annotation))
     return parser
+
+
+def described_fields(described: type) -> dict[str, str]:
+    """Name → text of the arguments that the Google docstring of a class describes, without code marks."""
+    lines = inspect.cleandoc(described.__doc__ or "").partition("\nArgs:\n")[2]
+    entries = re.findall(r"^    (\w+): (.+(?:\n     .+)*)", lines, flags=re.MULTILINE)
+    return {name: " ".join(text.replace("`", "").split()) for name, text in entries}
 
 
 def argument_kind(annotation: Any) -> dict[str, Any]:
@@ -264,15 +277,15 @@ def argument_kind(annotation: Any) -> dict[str, Any]:
 
 def _read_bool(text: str) -> bool:
     if text.lower() not in ("true", "false"):
-        raise InputError(f"{text!r} is neither true nor false.")
+        raise InputError(f"{text!r}: expected true or false.")
     return text.lower() == "true"
 
 
 def explain_unknown(word: str, known: Sequence[str]) -> str:
-    """What is wrong with a word that no argument takes, and what may have been meant."""
+    """Message for an unknown word of a command line, with similar arguments."""
     if not word.startswith("-"):
-        return f"{word!r} is not expected here: the recipe comes first, then --name value pairs."
+        return f"Unexpected word {word!r}: the recipe comes first, then --name value pairs."
     name = word.lstrip("-").partition("=")[0]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "see --help for all of them."
-    return f"There is no argument {name!r}: {hint}"
+    hint = f"did you mean {' or '.join(close)}?" if close else "see --help for all arguments."
+    return f"Unknown argument {name!r}: {hint}"

@@ -145,7 +145,7 @@ class _RandomState:
 
     @contextmanager
     def replay(self) -> Iterator[None]:
-        """Draw the same numbers again; afterwards go on as if nothing had been drawn."""
+        """Draw the same numbers again; afterwards restore the generator's state."""
         devices = [self.device] if self.accelerator is not None else []
         with torch.random.fork_rng(devices=devices):
             torch.set_rng_state(self.cpu)

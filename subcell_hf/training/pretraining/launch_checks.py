@@ -41,7 +41,7 @@ def check_processes(training: TrainingArguments) -> None:
     started = Processes.of_torch().world_size
     if started > 1 and training.world_size == 1:
         raise InputError(
-            f"{started} processes were started, but Trainer has not joined them: each would train on its own. On a "
+            f"{started} processes were started, but they are not connected: each would train a separate model. On a "
             "machine without GPUs add --use_cpu true, or start one process."
         )
     if training.n_gpu > 1:
@@ -54,11 +54,13 @@ def check_processes(training: TrainingArguments) -> None:
 def _check_machine(training: PreTrainingArguments) -> None:
     check_processes(training)
     if training.mixed_precision == "fp16" and training.device.type == "cpu":
-        raise InputError("fp16 needs a GPU: on a CPU it would be fp32 without a word. Use --bf16 true or leave it out.")
+        raise InputError(
+            "fp16 requires a GPU: on a CPU, training would silently use fp32. Use --bf16 true, or omit --fp16."
+        )
     resume = training.resume_from_checkpoint
     if resume not in (None, "true", "True") and not Path(resume).is_dir():
         raise InputError(
-            f"resume_from_checkpoint is {resume!r}: there is no such folder. Give one, or 'true' for the newest "
+            f"resume_from_checkpoint is {resume!r}, not an existing folder. Give a folder, or 'true' for the newest "
             "complete checkpoint of output_dir."
         )
 
@@ -81,7 +83,7 @@ def _check_sharding(training: PreTrainingArguments, config: SubCellConfig) -> No
 
 
 def _check_chunks(training: PreTrainingArguments, config: SubCellConfig) -> None:
-    """Refuse what the parts of a batch cannot do."""
+    """Refuse settings that cannot be combined with chunks of a batch."""
     chunks, cells = training.cached_gradient_chunks, training.per_device_train_batch_size
     if not 1 <= chunks <= cells:
         raise InputError(
@@ -90,14 +92,14 @@ def _check_chunks(training: PreTrainingArguments, config: SubCellConfig) -> None
     if chunks == 1:
         return
     refused = {
-        "deepspeed": (training.deepspeed_plugin, "DeepSpeed reduces gradients within each backward pass; use DDP"),
-        "torch_compile": (training.torch_compile, "a part of the model runs outside its forward"),
+        "deepspeed": (training.deepspeed_plugin, "DeepSpeed reduces gradients in each backward pass; use DDP"),
+        "torch_compile": (training.torch_compile, "a part of the model runs outside its forward method"),
         "backbone_config": (
-            config.backbone_config, "a backbone's BatchNorm would see one part at a time instead of the batch"
+            config.backbone_config, "a backbone's BatchNorm would normalize each chunk separately"
         ),
     }  # fmt: skip
     for name, (value, reason) in refused.items():
         if value:
             raise InputError(
-                f"cached_gradient_chunks={chunks} does not go with {name}: {reason}. Leave one of them out."
+                f"cached_gradient_chunks={chunks} cannot be combined with {name}: {reason}. Omit one of them."
             )

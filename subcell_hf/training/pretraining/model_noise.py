@@ -29,7 +29,7 @@ def draw_noise(
     first_cell: int = 0,
     global_cells: int | None = None,
 ) -> ModelNoise:
-    """Draw what a batch needs, on its device, from a generator of its own.
+    """Draw the noise of a batch on its device, from a separate generator.
 
     All processes draw for the global batch and each takes its part, as views are drawn. So the numbers depend on the
     batch alone: they are the same after a resume, and for any number of processes.

@@ -85,7 +85,9 @@ def resolve(parsed: ParsedArguments, world_size: int | None = None) -> PreTraini
     world_size = world_size or Processes.of_torch().world_size
     _check_fixed(parsed)
     if parsed.data.shards is None:
-        raise InputError("shards is not set: give the folder or URL that `subcell shards` wrote, --shards FOLDER.")
+        raise InputError(
+            "shards is not set: give the output folder of `subcell shards`, or its URL, with --shards FOLDER."
+        )
     reader = ShardReader(parsed.data.shards)
     config = build_config(parsed, reader.index)
     views = _fit_views(parsed.data, config)
@@ -124,7 +126,7 @@ def build_config(parsed: ParsedArguments, index: ShardIndex | None = None) -> Su
     """
     model, changes = parsed.model, dict(parsed.config)
     if model.size and model.init_checkpoint:
-        raise InputError("size and init_checkpoint contradict each other: the checkpoint has a size; leave out --size.")
+        raise InputError("size and init_checkpoint cannot be combined: the checkpoint has a size. Omit --size.")
     if model.size and model.size not in SIZES:
         raise InputError(f"size is {model.size!r}: expected one of {', '.join(SIZES)}.")
     base: dict[str, Any] = dict(SIZES[model.size]) if model.size else {}
@@ -146,7 +148,7 @@ def build_config(parsed: ParsedArguments, index: ShardIndex | None = None) -> Su
         )
     if config.reconstruction_weight and not config.mask_ratio:
         raise InputError(
-            f"reconstruction_weight is {config.reconstruction_weight}, but mask_ratio=0 hides nothing that could be "
+            f"reconstruction_weight is {config.reconstruction_weight}, but with mask_ratio=0 no patches are hidden and "
             "reconstructed: set mask_ratio above 0, or reconstruction_weight to 0."
         )
     return config
@@ -168,7 +170,8 @@ def _from_index(values: Mapping[str, Any], changes: Mapping[str, Any], index: Sh
     missing = [name for name in merged["channels"] if name not in form.channels]
     if missing:
         raise InputError(
-            f"channels names {', '.join(missing)}, but the shards hold {', '.join(form.channels)}. Choose from these."
+            f"channels contains {', '.join(missing)}, but the shards contain {', '.join(form.channels)}. Choose "
+            f"from these."
         )
     return merged
 
@@ -205,10 +208,10 @@ def _check_fixed(parsed: ParsedArguments) -> None:
         if training[name] is not wanted:
             raise InputError(f"{name} must be {str(wanted).lower()} here; leave it out.")
     if "warmup_steps" in given and "warmup_epochs" in given:
-        raise InputError("warmup_steps and warmup_epochs say the same thing twice: give one of them.")
+        raise InputError("warmup_steps and warmup_epochs both set the warm-up: give one of them.")
     unknown = [name for name in training["report_to"] if name not in (*TRACKERS, "all", "none")]
     if unknown:
-        raise InputError(f"report_to names {', '.join(unknown)}: expected some of {', '.join(TRACKERS)}.")
+        raise InputError(f"report_to contains {', '.join(unknown)}: expected some of {', '.join(TRACKERS)}.")
     metric = training["metric_for_best_model"]
     if metric is not None and metric.removeprefix("eval_") not in METRICS:
         raise InputError(f"metric_for_best_model is {metric!r}: expected one of {', '.join(METRICS)}.")

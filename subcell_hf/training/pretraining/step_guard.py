@@ -71,8 +71,9 @@ class StepGuard(TrainerCallback):
         names = [name for name, count in zip([*self._losses, "the gradient"], counts, strict=False) if count]
         if names:
             raise FloatingPointError(
-                f"Not finite in step {trainer.state.global_step + 1}: {', '.join(names)}. Nothing was updated; the "
-                f"last complete checkpoint in {trainer.args.output_dir} is sound. Look at the loss before this step, "
+                f"Not finite in step {trainer.state.global_step + 1}: {', '.join(names)}. No weights were updated; "
+                f"the last complete checkpoint in {trainer.args.output_dir} is sound. Look at the loss before "
+                f"this step, "
                 "lower the learning rate, or use bf16 or fp32 instead of fp16."
             )
 

@@ -1,9 +1,9 @@
 """Pretraining with transformers' Trainer, exact on one process or many.
 
-The loss is the model's; this makes views on the device, names what went into the loss, moves the teacher, measures the
-probe and keeps checkpoints that can be trusted. With gradient accumulation every micro-batch is a contrastive batch of
-its own, over all processes, and their losses are averaged: more accumulation means steadier gradients, not more
-negatives. For more negatives choose more antibodies per batch, and where these do not fit into memory
+The model computes the loss; the trainer makes views on the device, logs the components of the loss, updates the
+teacher, evaluates the probe and writes verified checkpoints. With gradient accumulation every micro-batch is a separate
+contrastive batch over all processes, and their losses are averaged: more accumulation reduces the noise of gradients
+but adds no negatives. For more negatives choose more antibodies per batch, and where these do not fit into memory
 `cached_gradient_chunks` (see `cached_gradients`), which gives the gradient of the undivided batch.
 
 Views and hidden patches are drawn from generators that are seeded by the batch; what dropout draws is explained at
@@ -241,7 +241,7 @@ class PreTrainer(RunTrainer):
             own_groups = settings.keys() & {"params", "model", "optimizer_dict"}
             if own_groups or not isinstance(kind, type) or not issubclass(kind, torch.optim.Optimizer):
                 raise InputError(
-                    f"optim={OptimizerNames(self.args.optim).value} sorts parameters by itself and would lose "
+                    f"optim={OptimizerNames(self.args.optim).value} groups parameters itself and would ignore "
                     "SubCell's weight decays. Choose another, such as adamw_torch, adafactor or sgd."
                 )
             groups = parameter_groups(model, self.args.weight_decay, self.args.head_weight_decay)

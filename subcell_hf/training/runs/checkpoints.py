@@ -41,7 +41,7 @@ def finish_checkpoint(staging: Path, step: int) -> Path:
         step: Optimizer steps taken.
 
     Returns:
-        The complete folder. One that stood under that name before is replaced.
+        The complete folder. An earlier one with this name is replaced.
     """
     final = staging.parent / f"checkpoint-{step}"
     files = [path for path in sorted(staging.rglob("*")) if path.is_file()]
@@ -93,7 +93,7 @@ def complete_checkpoints(run_folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(run_folder: Path) -> Path:
-    """The newest checkpoint of a run of which every byte is right; damaged ones are named in a warning and passed over.
+    """The newest intact checkpoint of a run; damaged checkpoints are skipped with a warning.
 
     Args:
         run_folder: Folder of the run.
@@ -106,7 +106,7 @@ def newest_checkpoint(run_folder: Path) -> Path:
         problems = find_problems(path)
         if not problems:
             return path
-        logger.warning(f"{path} is passed over: {'; '.join(problems[:3])}.")
+        logger.warning(f"Skipped the checkpoint {path}: {'; '.join(problems[:3])}.")
     raise InputError(
         f"{run_folder} has no complete checkpoint to resume from. Give another folder, or omit "
         "resume_from_checkpoint to start a new run."
@@ -118,7 +118,7 @@ def check_checkpoint(checkpoint: Path, config: SubCellConfig) -> None:
 
     Args:
         checkpoint: Folder.
-        config: Of the model that shall go on.
+        config: Of the model to resume.
 
     Raises:
         InputError: If a file is missing or changed, or the configurations differ; the differences are shown.
@@ -144,7 +144,7 @@ def explain_config_difference(found: SubCellConfig, wanted: SubCellConfig) -> li
     first, second = ({name: config.to_dict().get(name) for name in names} for config in (found, wanted))
     first["classes"], second["classes"] = ([*(config.id2label or {}).values()] for config in (found, wanted))
     return [
-        f"{name} is {first[name]!r} there, {second[name]!r} here"
+        f"{name} is {first[name]!r} in the checkpoint, {second[name]!r} here"
         for name in (*names, "classes")
         if _plain(first[name]) != _plain(second[name])
     ]

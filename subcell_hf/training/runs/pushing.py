@@ -13,9 +13,8 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import logging
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, transport_error
 from subcell_hf.storage.atomic import write_atomically
-from subcell_hf.training.runs.trainer_adapter import TRANSPORT_ERROR
 
 if TYPE_CHECKING:
     from subcell_hf.training.runs.run_trainer import RunTrainer
@@ -58,15 +57,17 @@ class Pusher(TrainerCallback):
                 self._begin(args, state)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Wait for what is on its way."""
+        """Wait for a running push."""
         self.wait()
 
     def wait(self) -> None:
-        """Wait for a push that is on its way, and warn if it has failed."""
+        """Wait for a running push, and warn if it has failed."""
         wait(self._pushes)
         for push in self._pushes:
             if push.exception() is not None:
-                logger.warning(f"{self.pushing} did not reach {self.trainer.hub_repository}: {push.exception()}")
+                logger.warning(
+                    f"The push of {self.pushing} to {self.trainer.hub_repository} failed: {push.exception()}"
+                )
         self.pushing, self._pushes = None, ()
 
     def _begin(self, args: TrainingArguments, state: TrainerState) -> None:
@@ -131,11 +132,11 @@ class Pusher(TrainerCallback):
                 self._pushes = (api.upload_folder(**settings, run_as_future=True),)
                 return self._pushes[0]
             pushed: CommitInfo = api.upload_folder(**settings)
-        except (HfHubHTTPError, LocalTokenNotFoundError, TRANSPORT_ERROR, ConnectionError, TimeoutError) as error:
+        except (HfHubHTTPError, LocalTokenNotFoundError, transport_error(), ConnectionError, TimeoutError) as error:
             said = getattr(error, "server_message", None) or str(error) or type(error).__name__
-            what = "refused it" if isinstance(error, HfHubHTTPError) else "was not reached"
+            what = "refused the upload" if isinstance(error, HfHubHTTPError) else "could not be reached"
             raise InputError(
-                f"{final} is complete, but the Hub {what} ({said}). Nothing has changed there; correct the token, the "
-                f"name or the connection, then: subcell export {final} --output FOLDER, and subcell push."
+                f"{final} is complete, but the Hub {what} ({said}). The Hub is unchanged. Correct the token, the name "
+                f"or the connection, then run: subcell export {final} --output FOLDER, and subcell push."
             ) from error
         return pushed

@@ -23,7 +23,7 @@ def claim_run_folder(folder: Path, *, resuming: bool) -> Iterator[None]:
         found = sorted(path.name for path in (*folder.glob("checkpoint-*"), *folder.glob("model")))
         if found and not resuming:
             raise InputError(
-                f"{folder} holds {found[0]} of an earlier training, which a new one would replace. Resume it with "
+                f"{folder} contains {found[0]} of an earlier training; a new training would replace it. Resume it with "
                 "--resume_from_checkpoint true, choose another output_dir, or delete the folder."
             )
         yield

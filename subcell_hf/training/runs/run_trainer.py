@@ -109,8 +109,8 @@ class RunTrainer(TrainerAdapter):
         check_checkpoint(chosen, self.model.config)
         if self.updates_within_backward and folder.resolve() not in chosen.resolve().parents:
             raise InputError(
-                f"DeepSpeed's checkpoints hold pickles, so only the run's own are read; {chosen} is not in "
-                f"{folder}: set output_dir to the folder that holds it."
+                f"Checkpoints of DeepSpeed contain pickles, so only those in output_dir are read, and {chosen} is not "
+                f"in {folder}. Set output_dir to the folder that contains it."
             )
         return chosen
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from transformers import Trainer, set_seed
 from transformers.integrations.integration_utils import (
@@ -26,10 +25,6 @@ from subcell_hf.errors import InputError
 
 TRACKERS: Mapping[str, type[TrainerCallback]] = INTEGRATION_TO_CALLBACK
 """Values of `report_to` and their callbacks; undocumented, but nothing else lists them."""
-
-TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
-"""What the Hub client's HTTP library raises when it gets no answer: huggingface_hub does not name that library, which
-has changed between its versions."""
 
 
 class TrainerAdapter(Trainer):
@@ -73,7 +68,7 @@ class TrainerAdapter(Trainer):
         """
         if load_result.missing_keys or load_result.unexpected_keys:
             raise InputError(
-                f"The checkpoint's weights are not the model's: missing {load_result.missing_keys}, unexpected "
+                f"The weights of the checkpoint do not match the model: missing {load_result.missing_keys}, unexpected "
                 f"{load_result.unexpected_keys}."
             )
 
@@ -112,7 +107,7 @@ class TrainerAdapter(Trainer):
         return self.callback_handler.callbacks
 
     def announce_validation(self, metrics: dict[str, float]) -> None:
-        """Tell all callbacks of a validation: a subclass that overrides `evaluate` has to do so itself."""
+        """Notify all callbacks of a validation: a subclass that overrides `evaluate` has to do so itself."""
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
 
     def to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +130,7 @@ class TrainerAdapter(Trainer):
         return getattr(self.accelerator, "scaler", None)
 
     def separate_random_streams(self) -> None:
-        """Give every process random numbers of its own, once, when its training begins.
+        """Give every process different random numbers, once, when its training begins.
 
         Views, hidden patches and directions are drawn from generators that are handed down. Dropout cannot be:
         `nn.Dropout` takes no generator, attention kernels and gradient checkpointing know torch's default generator

@@ -150,7 +150,7 @@ class BaselineComputation:
             InputError: If a cell of the table is not there any more or is another one now.
         """
         if self.measurements is None:
-            raise ValueError("The computation was opened to measure nothing.")
+            raise ValueError("The computation was opened without measurements.")
         self._measure_missing(self.measurements)
         channels = self.measurements.find_channels(self.pieces)
         measured = self.measurements.read(self.pieces, self.cells)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.localization.benchmark import LocalizationResult, LocalizationSettings, evaluate
 from subcell_hf.evaluation.localization.labels import add_metadata, class_scheme, label_cells
 from subcell_hf.evaluation.localization.localization_report import write_report
@@ -54,7 +54,7 @@ def benchmark_localization(
 
     Example:
         ```python
-        from subcell_hf.workflows.evaluation.benchmark_localization import benchmark_localization
+        from subcell_hf.workflows import benchmark_localization
 
         report = benchmark_localization(Path("embeddings"), Path("benchmark"))
         report.result.summary
@@ -95,7 +95,8 @@ def benchmark_localization(
         for sentence in (*result.notes, *found.missing):
             _logger.warning(sentence)
         if len(result.left_out):
-            _logger.warning("%d cells were left out: see %s.", len(result.left_out), output / "left_out.csv")
+            left_out = counted(len(result.left_out), "cell was", "cells were")
+            _logger.warning("%s left out: see %s.", left_out, output / "left_out.csv")
         return LocalizationReport(output / "report.html", result, tuple(written["verdicts"]), found.missing)
 
 
@@ -117,7 +118,7 @@ def make_predictors(
     """
     if set(probes) - PROBES.keys() or not (probes or ensemble_members):
         raise InputError(
-            f"Unknown classifiers {','.join(probes)!r}: expected {', '.join(PROBES)}, with commas, or --seeds."
+            f"Unknown classifiers {','.join(probes)!r}: expected {', '.join(PROBES)}, separated by commas, or --seeds."
         )
     own: list[Predictor] = []
     if ensemble_members:
@@ -135,7 +136,7 @@ def _read_tables(
 ) -> dict[str, EmbeddingTable]:
     """The model's table, then the given baselines by name."""
     if name in baselines:
-        raise InputError(f"A baseline is called {name!r}, as the model is. Choose another name (--name).")
+        raise InputError(f"The model and a baseline have the same name, {name!r}. Choose another name (--name).")
     tables = {name: read_table(table)}
     if metadata is not None:
         tables[name] = replace(tables[name], cells=add_metadata(tables[name].cells, metadata))

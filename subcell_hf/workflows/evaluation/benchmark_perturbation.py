@@ -65,7 +65,7 @@ def benchmark_perturbation(
             folder is in use.
     """
     if mechanisms is not None and settings.mechanism_column is None:
-        raise InputError("--moa-table needs --moa-column, the name of its column of mechanisms.")
+        raise InputError("--moa-table requires --moa-column, the name of the column with mechanisms of action.")
     options = baselines or BaselineOptions()
     with claim_folder(output):
         result = _score(profiles, settings, mechanisms)

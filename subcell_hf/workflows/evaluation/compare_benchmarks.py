@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from subcell_hf.errors import counted
 from subcell_hf.evaluation.comparison.comparison_files import write_comparison
 from subcell_hf.evaluation.comparison.embeddings import Comparison, compare_models, read_predictions
 from subcell_hf.storage.folder_lock import claim_folder
@@ -72,5 +73,6 @@ def compare_benchmarks(
         comparison = compare_models(predictions, resamples=resamples, seed=seed)
         verdicts = write_comparison(comparison, output, dataset_id=dataset_id, dataset_name=dataset_name)
         if len(comparison.left_out):
-            _logger.warning("%d cells were left out: see %s.", len(comparison.left_out), output / "left_out.csv")
+            left_out = counted(len(comparison.left_out), "cell was", "cells were")
+            _logger.warning("%s left out: see %s.", left_out, output / "left_out.csv")
         return ComparisonReport(output, comparison, tuple(verdicts))

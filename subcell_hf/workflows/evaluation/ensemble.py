@@ -1,4 +1,4 @@
-"""SubCell's own location classifier as a predictor for the evaluation, which knows no torch."""
+"""SubCell's own location classifier as a predictor for the evaluation, which does not import torch."""
 
 from dataclasses import dataclass
 

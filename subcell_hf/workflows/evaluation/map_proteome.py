@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from subcell_hf.errors import counted
 from subcell_hf.evaluation.proteome_map.map import MapSettings, ProteomeMap, make_map
 from subcell_hf.evaluation.proteome_map.map_files import write_map
 from subcell_hf.evaluation.proteome_map.thumbnails import find_pictures, read_thumbnails
@@ -35,8 +36,8 @@ def map_proteome(
         pictures = find_pictures(table)
         write_map(made, output, title, read_thumbnails(pictures, made.example_cells) if pictures else None)
     for reason, count in made.summary["cells_left_out"].items():
-        _logger.warning("%d cells are not on the map: %s.", count, reason)
+        _logger.warning("%s not on the map: %s.", counted(count, "cell is", "cells are"), reason)
     pieces = made.summary["pieces_of_the_graph"]
     if pieces > 1:
-        _logger.info("The graph of genes fell into %d pieces, which were bridged.", pieces)
+        _logger.info("The graph of genes has %d disconnected components; bridging edges were added.", pieces)
     return made

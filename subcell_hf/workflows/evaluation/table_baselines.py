@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.baselines.baselines import FEATURES, PIXELS, BaselineSettings, make_baselines
 from subcell_hf.evaluation.perturbation.table import holds_profiles
 from subcell_hf.storage.folder_lock import claim_folder, is_writable
@@ -124,7 +124,8 @@ def find_baselines(
         table: The table.
         wanted: Names of the baselines, of `BASELINES`.
         images: Images, crops or shards of its cells; None: as `run.json` records.
-        output: Folder of the evaluation, which keeps the baselines if the table has no folder of its own.
+        output: Folder of the evaluation; baselines are stored there if the table does not lie in a folder of
+            `subcell embed`.
         workers: Processes that read and measure; 0 and 1: this process alone.
 
     Returns:
@@ -155,20 +156,20 @@ def find_baselines(
     computed, failed = False, dict[str, str]()
     if find_pending():
         if not is_writable(folder):
-            _logger.warning("%s cannot be written: baselines are kept in %s.", folder, output / KEPT_IN)
+            _logger.warning("%s is not writable; baselines are stored in %s.", folder, output / KEPT_IN)
             folder = output / KEPT_IN
             files |= {name: _file_of(folder, name) for name in find_pending()}
         # Two evaluations of one table need the same baselines: the second waits and takes them.
         with claim_folder(folder, wait=True):
             if pending := find_pending():
-                what = f"baselines ({', '.join(pending)}) of the same {len(table):,} cells"
-                _logger.info("Making %s, kept in %s; --no-baselines leaves them out.", what, folder)
+                what = f"baselines ({', '.join(pending)}) of the same {counted(len(table), 'cell')}"
+                _logger.info("Computing %s, stored in %s; --no-baselines skips them.", what, folder)
                 failed = _compute(origin, table.cells, folder, pending, workers)
                 computed = True
     if not computed:
-        _logger.info("Baselines (%s) are taken from %s.", ", ".join(wanted), folder)
+        _logger.info("Using the stored baselines (%s) in %s.", ", ".join(wanted), folder)
     if images is not None and (reasons := [reason for name, reason in failed.items() if name != UNTRAINED]):
-        raise InputError(f"No baselines can be made of --crops {images}: {reasons[0]}")
+        raise InputError(f"Baselines cannot be computed from --crops {images}: {reasons[0]}")
     return FoundBaselines({name: file for name, file in files.items() if name not in failed}, _explain(failed))
 
 
@@ -184,11 +185,11 @@ def find_profile_baselines(
         return FoundBaselines({})
     reason = ""
     if len(profiles) > 1:
-        reason = "they are fitted on the cells of one table, and several were given. Embed all images into one folder"
+        reason = "they are fitted on the cells of one table, got several tables. Embed all images into one folder"
     elif holds_profiles(profiles[0]):
         reason = (
-            f"{profiles[0]} holds profiles, and those are made of the images of single cells. Evaluate a folder of "
-            "`subcell embed`"
+            f"{profiles[0]} contains profiles, but baselines are computed from images of single cells. Evaluate an "
+            "output folder of `subcell embed`"
         )
     if not reason:
         table = read_table(profiles[0])
@@ -221,12 +222,11 @@ def _explain(failed: Mapping[str, str], *, images_known: bool = True) -> tuple[s
         names.setdefault(reason, []).append(name)
     sentences = []
     for reason, which in names.items():
-        remedy = (
-            "Say where the images are with --crops INPUT, or give tables of the same cells with --baseline NAME=TABLE"
-        )
+        remedy = "Give the images with --crops INPUT, or tables of the same cells with --baseline NAME=TABLE"
         if images_known and which == [UNTRAINED]:
             remedy = (
-                f"`subcell untrained` and `subcell embed` make its table; give it with --baseline {UNTRAINED}=TABLE"
+                "Create its table with `subcell untrained` and `subcell embed`, and give it with --baseline "
+                f"{UNTRAINED}=TABLE"
             )
         said = f"baseline{'s' if len(which) > 1 else ''} {', '.join(which)}: {reason.rstrip('.')}"
         sentences.append(f"Not compared with the {said}. {remedy}.")
@@ -245,7 +245,7 @@ def _is_kept(path: Path, cells: pd.DataFrame, identity: str | None) -> bool:
             run = read_run(path)
             facts = {**run.get("arguments", {}), **run}  # `arguments`: of earlier versions
     except InputError as error:
-        _logger.warning("A baseline is made again: %s", error)
+        _logger.warning("A baseline is computed again: %s", error)
         return False
     if identity is not None and facts.get(_MADE_FOR, identity) != identity:
         return False
@@ -263,7 +263,7 @@ def _compute(
     measured = [name for name in pending if name != UNTRAINED]
     if not origin.models:
         if UNTRAINED in pending:
-            failed[UNTRAINED] = "the table does not say which SubCell model embedded it"
+            failed[UNTRAINED] = "the table does not record which SubCell model embedded it"
         try:
             _measure_given_crops(origin, cells, folder, measured, workers)
         except (InputError, OSError) as error:
@@ -277,7 +277,7 @@ def _compute(
         try:
             computation.embed_untrained(folder / UNTRAINED, {_MADE_FOR: origin.identity, "source": origin.source})
             if not _is_kept(folder / UNTRAINED, cells, origin.identity):
-                raise InputError(f"{origin.source} no longer gives all cells of the table")
+                raise InputError(f"{origin.source} no longer contains all cells of the table")
         except (InputError, OSError) as error:
             failed[UNTRAINED] = str(error)
     if measured:
@@ -298,7 +298,7 @@ def _measure_given_crops(
         tables = make_baselines(origin.source, workers=max(workers, 1))
     except FileNotFoundError as error:
         raise InputError(
-            f"{error}. For a table that is not of `subcell embed` give shards or the folder of `subcell crops`"
+            f"{error}. For a table that `subcell embed` did not write, give shards or the output of `subcell crops`"
         ) from error
     chosen = {}
     for name, table in tables.items():
@@ -306,7 +306,8 @@ def _measure_given_crops(
         if (rows < 0).any():
             raise InputError(
                 f"{origin.source} lacks {int((rows < 0).sum())} of {len(cells)} cells of the table, first "
-                f"{cells['cell_id'][rows < 0].iloc[0]!r}; it has cells such as {table.cells['cell_id'].iloc[0]!r}"
+                f"{cells['cell_id'][rows < 0].iloc[0]!r}; its cells have names such as "
+                f"{table.cells['cell_id'].iloc[0]!r}"
             )
         chosen[name] = table.select(rows)
     _write(chosen, folder, names, origin.identity)

@@ -44,10 +44,10 @@ class TableOrigin:
         given = read_embed_input(run, str(path / RUN_FILE))
         source = images or (given.source if given else None)
         if source is None:
-            raise InputError(f"{path} does not say which images its cells were cut from")
+            raise InputError(f"{path} does not record the images of its cells")
         source = given.find(source) if given else source
         if "://" not in source and not Path(source).exists():
-            raise InputError(f"{source}, which its cells were cut from, is not there")
+            raise InputError(f"{source}, the source of its cells, does not exist")
         facts = run or provenance
         identity = run.get("fingerprint", source)
         return cls(identity, source, given, tuple(facts.get("models", ())), facts.get("precision", "auto"))

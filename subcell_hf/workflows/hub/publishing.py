@@ -75,7 +75,7 @@ def export_repository(
             or a reference is given without a Space.
     """
     if space_reference is not None and space is None:
-        raise InputError("--space-reference is for the map of a Space: give its folder with --space.")
+        raise InputError("--space-reference requires --space, the folder of the Space.")
     folder = export_model(model, output, repository=repository, sources=sources, encoder_only=encoder_only)
     named = repository or f"subcell/{output.resolve().name}"
     if space is not None:
@@ -105,7 +105,7 @@ def push_folder(folder: Path, repository: str, options: PushOptions | None = Non
     files = check_export(folder)
     if f'"{repository}"' not in (folder / "README.md").read_text(encoding="utf-8"):
         _logger.warning(
-            "The card's examples load another name than %s; `subcell export --repository %s` mends that.",
+            "The examples of the card load another repository than %s. To correct them: subcell export --repository %s",
             repository,
             repository,
         )

@@ -75,7 +75,7 @@ def test_shrunken_pixels_are_masked_scaled_block_means() -> None:
     np.testing.assert_allclose(found, [[0.025, 0, 0, 0, 1, 0, 0, 0]], atol=1e-3)
     uneven = shrink_pixels(np.arange(25, dtype=np.float32).reshape(1, 1, 5, 5), np.ones((1, 5, 5), np.bool_), 2)
     np.testing.assert_allclose(uneven * 24, [[3, 5.5, 15.5, 18]], atol=2e-2)
-    with pytest.raises(InputError, match="cannot be shrunk"):
+    with pytest.raises(InputError, match="cannot be downsampled"):
         shrink_pixels(pixels, masks, 8)
 
 
@@ -109,7 +109,7 @@ def test_crops_give_the_features_that_their_shards_give(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no finished folder of shards"):
+    with pytest.raises(FileNotFoundError, match="not a finished folder of shards"):
         make_baselines(tmp_path, progress=False)
     with pytest.raises(InputError, match="components is 0"):
         BaselineSettings(components=0)

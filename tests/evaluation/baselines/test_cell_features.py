@@ -120,7 +120,7 @@ def test_eight_and_sixteen_bits_agree(crop: npt.NDArray[np.uint8]) -> None:
 
 def test_what_cannot_be_measured_is_refused(crop: npt.NDArray[np.uint8]) -> None:
     inside = np.stack([disc(64, 25), np.zeros((64, 64), np.bool_)])
-    with pytest.raises(InputError, match="masks of 1 cells are empty, first number 1"):
+    with pytest.raises(InputError, match="Empty masks: 1 cell, first number 1"):
         measure_cells(np.stack([crop, crop]), inside, CHANNELS)
     with pytest.raises(InputError, match="expected"):
         measure_cells(crop[None], inside[:1], ("red", "green"))

@@ -191,7 +191,7 @@ def test_a_cell_that_a_baseline_lacks_is_listed(written: Path) -> None:
 
 def test_wrong_options_are_explained(written: Path) -> None:
     assert "Unknown classifiers" in run_localization(written, "good", "x", "--heads", "svm", code=2)
-    assert "is called 'subcell'" in run_localization(written, "good", "x", "--baseline", "subcell=x", code=2)
+    assert "the same name, 'subcell'" in run_localization(written, "good", "x", "--baseline", "subcell=x", code=2)
     assert "lacks the columns" in run_localization(written, "poor", "x", code=2)
 
 

@@ -91,7 +91,7 @@ def test_metadata_by_cell_id(tmp_path: Path) -> None:
     pd.testing.assert_series_equal(found["antibody"], cells["antibody"])
     assert found["split"].tolist() == cells["split"].tolist()
     known.iloc[1:].to_csv(tmp_path / "known.csv", index=False)
-    with pytest.raises(InputError, match="lacks 1 cells"):
+    with pytest.raises(InputError, match="lacks 1 cell of"):
         add_metadata(bare, tmp_path / "known.csv")
 
 

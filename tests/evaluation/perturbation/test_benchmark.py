@@ -151,7 +151,7 @@ def test_steps_that_cannot_work_are_listed_with_the_reason() -> None:
 def test_steps_that_need_controls_say_so() -> None:
     wells = simulate_wells(controls=0)
     nobody = np.zeros(len(wells), dtype=bool)
-    with pytest.raises(InputError, match="need control profiles"):
+    with pytest.raises(InputError, match="require control profiles"):
         post_process(wells, wells.column("Metadata_Plate"), nobody, PostProcessing(sphering="ZCA"))
 
 

@@ -63,9 +63,7 @@ def test_what_is_not_corrected_for_is_noted() -> None:
     assert left.notes == ("microscope has a single value: not corrected for",)
     assert (left.scores == raw.scores).all()
     fields.loc[:9, "plate"] = ""
-    assert correct_batches(raw, fields, ["plate"], seed=0).notes == (
-        "10 fields have no plate: they are treated as one batch",
-    )
+    assert correct_batches(raw, fields, ["plate"], seed=0).notes == ("10 fields have no plate: treated as one batch",)
     with pytest.raises(InputError, match="no column 'day' to correct for"):
         correct_batches(raw, fields, ["day"], seed=0)
 

@@ -92,10 +92,10 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no column 'gene_names'; its columns are complex, genes"):
         read_corum(path, ["A"])
     path.write_text("complex,gene_names\n1,A\n")
-    with pytest.raises(InputError, match="knows none of the map's genes, such as ENSG1"):
+    with pytest.raises(InputError, match="contains none of the genes of the map, such as ENSG1"):
         read_corum(path, ["ENSG1"])
     path.write_text("\n")
-    with pytest.raises(InputError, match="names no genes"):
+    with pytest.raises(InputError, match="contains no genes"):
         read_background(path)
     with pytest.raises(InputError, match="does not exist"):
         read_background(tmp_path / "none.txt")

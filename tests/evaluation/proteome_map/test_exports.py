@@ -77,5 +77,5 @@ def test_newick_holds_every_gene_once() -> None:
 
 def test_a_woven_hierarchy_has_no_newick() -> None:
     assert not WOVEN.is_tree()
-    with pytest.raises(InputError, match="no tree"):
+    with pytest.raises(InputError, match="not a tree"):
         newick_text(WOVEN, GENES)

@@ -56,7 +56,7 @@ def test_what_is_missing_is_named(table: EmbeddingTable, tmp_path: Path) -> None
     write_parquet(table, tmp_path / "t.parquet")
     with pytest.raises(InputError, match="has no column 'species'"):
         average_fields(tmp_path / "t.parquet", where={"species": "human"})
-    with pytest.raises(InputError, match=r"No cell of .* is left for the map \(cell_line is not HeLa: "):
+    with pytest.raises(InputError, match=r"No cells of .* remain for the map \(cell_line is not HeLa: "):
         average_fields(tmp_path / "t.parquet", where={"cell_line": "HeLa"})
     write_parquet(EmbeddingTable(table.cells.drop(columns="gene"), table.embeddings), tmp_path / "g.parquet")
     with pytest.raises(InputError, match="has no column gene"):

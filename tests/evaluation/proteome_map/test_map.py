@@ -107,7 +107,7 @@ def test_settings_that_cannot_be_are_refused(folder: Path) -> None:
         make_map(folder, MapSettings(correct=("microscope",)))
     with pytest.raises(InputError, match="at least 5 genes"):
         make_map(folder, MapSettings(where={"gene": "GENE0001"}))
-    with pytest.raises(InputError, match="'1,x' are not numbers"):
+    with pytest.raises(InputError, match="'1,x' are not comma-separated numbers"):
         parse_resolutions("1,x")
 
 

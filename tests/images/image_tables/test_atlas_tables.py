@@ -58,7 +58,7 @@ def test_channels_of_a_dream_manifest_that_are_empty_are_not_there(tmp_path: Pat
     row = {"uid": "1", "cell_id": "c", "prediction_id": "cell_0", "nucleus_image": "n.tiff", "er_image": "e.tiff"}
     pd.DataFrame([{**row, "poi_image": ""}]).to_csv(tmp_path / "manifest.tsv", sep="\t", index=False)
     (item,) = find_fields(tmp_path / "manifest.tsv")
-    assert "2 planes are listed, 2 of them are not on the disk: n.tiff, e.tiff" in str(item.listed.problem)
+    assert "2 of 2 listed planes are not on the disk: n.tiff, e.tiff" in str(item.listed.problem)
     planes = {name: random_plane(number) for number, name in enumerate(("n", "e"))}
     for name, plane in planes.items():
         tifffile.imwrite(tmp_path / f"{name}.tiff", plane)

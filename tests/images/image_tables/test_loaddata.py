@@ -71,7 +71,7 @@ def test_folders_of_other_machines_are_mapped(tmp_path: Path, written: str, old:
     _write_images(tmp_path / "here" / "Plate 1")
     table = _write(_rows(written), tmp_path / "load_data.csv")
     problem = str(find_fields(table)[0].listed.problem)
-    assert "2 planes are listed, 2 of them are not on the disk" in problem
+    assert "2 of 2 listed planes are not on the disk" in problem
     assert "--path-mapping" in problem
     mapping = parse_path_mapping([f"{old}={tmp_path / 'here'}"])
     options = ReadingOptions(path_mapping=mapping, pixel_size_um=0.5)

@@ -80,7 +80,7 @@ def test_a_crate_that_contradicts_its_table_or_lacks_an_image_is_named(tmp_path:
     assert "antibody_gene_table.tsv says 'HPA9' of antibody, ro-crate-metadata.json says 'HPA000001'" in str(
         first.listed.problem
     )
-    assert "4 planes are listed, 1 of them are not on the disk" in str(second.listed.problem)
+    assert "1 of 4 listed planes is not on the disk" in str(second.listed.problem)
 
 
 def test_slices_are_planes_of_a_stack(tmp_path: Path) -> None:
@@ -97,5 +97,5 @@ def test_slices_are_planes_of_a_stack(tmp_path: Path) -> None:
 def test_a_damaged_crate_is_named(tmp_path: Path, text: str) -> None:
     crate = _write_crate(tmp_path / "crate")
     (crate / "ro-crate-metadata.json").write_text(text)
-    with pytest.raises(FieldError, match=r"ro-crate-metadata\.json (is damaged or no JSON|lacks what belongs there)"):
+    with pytest.raises(FieldError, match=r"ro-crate-metadata\.json (is damaged or not JSON|lacks what belongs there)"):
         find_fields(crate)

@@ -84,7 +84,7 @@ def test_a_companion_set_is_listed_or_refused_by_name() -> None:
         "Conf640": 33, "Conf561": 33, "Conf405": 33
     }  # fmt: skip
     assert late.listed.pixel_size_um == 0.0649555549
-    assert "99 planes are listed, 99 of them are not on the disk: c3_z33_w1Conf640.ome.tif" in str(late.listed.problem)
+    assert "99 of 99 listed planes are not on the disk: c3_z33_w1Conf640.ome.tif" in str(late.listed.problem)
 
 
 def test_pixels_of_real_files_are_read() -> None:

@@ -46,38 +46,38 @@ EXPECTED = (
     Listed(
         "phenix_harmonyv5_jump_BR00121482", "Opera Phenix", ("A01",), ("1",),
         ("Alexa 647", "Alexa 568", "488 long", "Alexa 488", "HOECHST 33342", "Brightfield"), 0.5979760809567617,
-        "6 planes are listed, 4 of them are not on the disk",
+        "4 of 6 listed planes are not on the disk",
     ),
     Listed(
         "phenix_harmonyv5_BR00122249_indexonly", "Opera Phenix", ("A01",), ("1",),
         ("Digital Phase Contrast", "Brightfield high", "488 650", "Alexa 488", "Alexa 568", "Alexa 647"), 0.598,
-        "6 planes are listed, 6 of them are not on the disk",
+        "6 of 6 listed planes are not on the disk",
     ),
     Listed(
         "phenix_harmonyv7_indexonly", "Opera Phenix", ("A01",), ("1",),
         ("Alexa 488", "Alexa 568", "Alexa 488 Em 650", "405ex, 570-630-em)", "Alexa 647", "HOECHST 33342",
-         "Brightfield"), 0.296688132474701, "7 planes are listed, 7 of them are not on the disk",
+         "Brightfield"), 0.296688132474701, "7 of 7 listed planes are not on the disk",
     ),
     Listed(
         "operetta_cls_indexonly", "Opera Phenix", ("C03",), ("1", "2"), ("Fluorescein (FITC)",), 1.1959521619135234,
-        "1 planes are listed, 1 of them are not on the disk",
+        "1 of 1 listed plane is not on the disk",
     ),
     Listed(
         "imagexpress_exported_htd/9987_Plate_3420", "ImageXpress", ("B02",), ("1",), ("DAPI",), None,
     ),
     Listed(
         "imagexpress_exported_htd/9987_Plate_3434", "ImageXpress", ("B02", "B03"), ("1", "2"),
-        ("DAPI", "FITC", "Texas Red", "Cy5"), None, "of them are not on the disk",
+        ("DAPI", "FITC", "Texas Red", "Cy5"), None, "listed planes are not on the disk",
         # The projection, and the wavelengths that were taken once and copied.
         frozenset({"ZStep_0/9987_B02_s1_w1.TIF", "ZStep_1/9987_B02_s1_w2.TIF", "ZStep_1/9987_B02_s1_w3.TIF"}),
     ),
     Listed(
         "imagexpress_exported_htd/9987_Plate_3435", "ImageXpress", ("B02", "B03"), ("1", "2"),
-        ("DAPI", "FITC", "Texas Red", "Cy5"), None, "of them are not on the disk",
+        ("DAPI", "FITC", "Texas Red", "Cy5"), None, "listed planes are not on the disk",
     ),
     Listed(
         "imagexpress_hcsai_jdce_metaonly", "ImageXpress HCS.ai", ("C05",), ("0",), ("DAPI",), 1.294,
-        "1 planes are listed, 1 of them are not on the disk",
+        "1 of 1 listed plane is not on the disk",
     ),
     Listed(
         "cellvoyager_cv8000", "Yokogawa CellVoyager", ("D08", "E03", "F08"), ("1", "2", "3", "4"),
@@ -90,25 +90,25 @@ EXPECTED = (
     Listed(
         "cellvoyager_cv7000_projection_metaonly", "Yokogawa CellVoyager", ("C03", "C04", "D03", "D04", "E03"),
         tuple("123456789"), ("Ch1 405 BP445/45", "Ch3 561 BP600/37", "Ch4 640 BP676/29"), 0.10833333333333334,
-        "3 planes are listed, 3 of them are not on the disk",
+        "3 of 3 listed planes are not on the disk",
     ),
     Listed(
         "yokogawa_cq3k_metaonly", "Yokogawa CellVoyager", ("C05", "F09"), ("1",),
         ("Ch1_ConfocalFluorescence_405nm/100mW_BP447/60",), 0.32283699215257772,
-        "1 planes are listed, 1 of them are not on the disk",
+        "1 of 1 listed plane is not on the disk",
     ),
     Listed(
         "yokogawa_cv7000_err_metaonly", "Yokogawa CellVoyager", ("B03",), ("1",), ("Ch1",), 0.1625,
-        "1 planes are listed, 1 of them are not on the disk",
+        "1 of 1 listed plane is not on the disk",
     ),
     Listed(
         "incell6000_xdce_metaonly", "IN Cell Analyzer", ("C03", "D03"), ("1", "2"),
         ("UV - DAPI", "Blue - FITC", "Green - dsRed", "Red - Cy5"), 0.1625,
-        "4 planes are listed, 4 of them are not on the disk",
+        "4 of 4 listed planes are not on the disk",
     ),
     Listed(
         "scanr_ome_metaonly", "scanR", ("B02",), ("1",), ("405 nm #1",), 0.325,
-        "1 planes are listed, 1 of them are not on the disk",
+        "1 of 1 listed plane is not on the disk",
     ),
     Listed(
         "biotek_gen5_nf1", "BioTek Cytation", ("F07",), ("2",), ("DAPI", "GFP", "RFP"), None, None,
@@ -120,7 +120,7 @@ EXPECTED = (
     Listed(
         "loaddata_jump_cpg0016/load_data.csv", "CellProfiler LoadData", tuple(f"A{c:02d}" for c in range(1, 25)),
         tuple("123456789"), ("OrigAGP", "OrigDNA", "OrigER", "OrigMito", "OrigRNA"), None,
-        "5 planes are listed, 5 of them are not on the disk",
+        "5 of 5 listed planes are not on the disk",
     ),
     Listed(
         "loaddata_jump_parquet/test_BR00126114_load_data_with_illum.parquet", "CellProfiler LoadData", ("A01",),
@@ -131,12 +131,12 @@ EXPECTED = (
     Listed(
         "loaddata_nfcore_s3/load_data.csv", "CellProfiler LoadData", ("A01",), ("1",),
         ("OrigBrightfield_L", "OrigBrightfield_H", "OrigBrightfield", "OrigRNA", "OrigMito", "OrigER", "OrigDNA",
-         "OrigAGP"), 0.5979760809567617, "8 planes are listed, 8 of them are not on the disk",
+         "OrigAGP"), 0.5979760809567617, "8 of 8 listed planes are not on the disk",
     ),
     Listed(
         "loaddata_nfcore_s3/samplesheet.csv", "nf-core/cellpainting", ("A01", "A02", "B01"), ("1", "2"),
         ("Brightfield_L", "Brightfield_H", "Brightfield", "RNA", "Mito", "ER", "DNA", "AGP"), None,
-        "8 planes are listed, 8 of them are not on the disk",
+        "8 of 8 listed planes are not on the disk",
     ),
     Listed(
         "phenix_harmonyv5_BR00122249_indexonly/load_data_version5.csv", "CellProfiler LoadData", ("A01",), ("1",),
@@ -146,7 +146,7 @@ EXPECTED = (
     Listed(
         "phenix_harmonyv7_indexonly/load_data_version7.csv", "CellProfiler LoadData", ("A01",), ("1",),
         ("OrigActin", "OrigER", "OrigRNA", "OrigAGP", "OrigMito", "OrigBrightfield", "OrigDNA"), 0.296688132474701,
-        "7 planes are listed, 7 of them are not on the disk",
+        "7 of 7 listed planes are not on the disk",
     ),
     Listed("cellomics_arrayscan_examplehuman", "Cellomics", ("D03",), ("0",), ("d0", "d1", "d2"), None),
 )  # fmt: skip
@@ -235,7 +235,7 @@ def test_tables_whose_images_are_elsewhere_are_refused_with_what_is_missing() ->
     assert [item.name for item in found.fields] == ["cell_0", "cell_1"]
     for item in found.fields:
         assert tuple(item.listed.channel_planes) == ("microtubules", "nucleus", "er")  # poi_image is empty
-        assert "3 planes are listed, 3 of them are not on the disk" in str(item.listed.problem)
+        assert "3 of 3 listed planes are not on the disk" in str(item.listed.problem)
 
 
 def test_plate_maps_of_laboratories_say_what_is_in_their_wells() -> None:

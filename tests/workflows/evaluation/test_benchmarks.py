@@ -94,7 +94,7 @@ def test_localization_returns_what_it_found(tables: Path, tmp_path: Path, caplog
     assert list(report.missing_baselines) == results["missing_baselines"] != []
     warned = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert report.missing_baselines[0] in warned
-    assert f"1 cells were left out: see {tmp_path / 'left_out.csv'}." in warned
+    assert f"1 cell was left out: see {tmp_path / 'left_out.csv'}." in warned
     assert len(report.result.left_out) == 1
 
 
@@ -105,7 +105,7 @@ def test_localization_refuses(tables: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Unknown classifiers ''"):
         make_predictors(())
     assert [predictor.name for predictor in make_predictors(("linear",), ensemble_members=2)] == ["mlp", "linear"]
-    with pytest.raises(InputError, match="A baseline is called 'subcell'"):
+    with pytest.raises(InputError, match="the same name, 'subcell'"):
         benchmark_localization(model, tmp_path / "out", baselines=BaselineOptions({"subcell": model}))
     assert not (tmp_path / "out").exists()
     with claim_folder(tmp_path / "out"), pytest.raises(InputError, match="is in use"):
@@ -153,11 +153,11 @@ def test_perturbation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     )
     assert contents(tmp_path / "python") == contents(tmp_path / "command")
     assert report.comparisons[0]["sentence"] in said
-    assert "holds profiles" in report.missing_baselines[0]
+    assert "contains profiles" in report.missing_baselines[0]
     assert report.missing_baselines[0] in caplog.messages
     assert len(report.result.left_out) == 1
     wrong = PerturbationSettings("Metadata_compound", "Metadata_plate")
-    with pytest.raises(InputError, match="--moa-table needs --moa-column"):
+    with pytest.raises(InputError, match="--moa-table requires --moa-column"):
         benchmark_perturbation([tmp_path / "wells.csv"], tmp_path / "no", wrong, mechanisms=tmp_path / "moa.csv")
 
 
@@ -171,8 +171,8 @@ def test_map(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "subcell_hf")
     made = map_proteome(tmp_path / "cells.parquet", tmp_path / "python", settings, title="Tiny")
     assert contents(tmp_path / "python") == contents(tmp_path / "command")
-    assert f"{len(made.genes)} genes of {made.summary['cells']} cells are on the map" in said
-    assert any("1 cells are not on the map" in message and message in said for message in caplog.messages)
+    assert f"The map shows {len(made.genes)} genes from {made.summary['cells']} cells: open" in said
+    assert any("1 cell is not on the map" in message and message in said for message in caplog.messages)
     with pytest.raises(InputError, match="Unknown hierarchy"):
         map_proteome(tmp_path / "cells.parquet", tmp_path / "no", MapSettings(hierarchy="flat"))
 
@@ -190,6 +190,6 @@ def test_classical_baselines(tmp_path: Path) -> None:
     for name, baseline in written.items():
         assert baseline.path == tmp_path / "python" / f"{name}.parquet"
         assert read_table(baseline.path).embeddings.shape == (baseline.cells, baseline.width)
-        assert f"{name}.parquet holds {baseline.cells} cells of {baseline.width} numbers.\n" in said
+        assert f"{name}.parquet contains {baseline.cells} cells with {baseline.width} features each.\n" in said
     with pytest.raises(InputError, match="Choose a smaller pixel_edge"):
         compute_baselines(str(tmp_path / "crops"), tmp_path / "no", BaselineSettings(pixel_edge=64))

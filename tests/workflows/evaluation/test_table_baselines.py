@@ -72,7 +72,7 @@ def localize(table: Path, output: Path, *more: str, code: int = 0) -> tuple[str,
 def test_baselines_are_made_once_and_reused(home: Path, tmp_path: Path) -> None:
     run = embed(home, tmp_path / "run")
     said, results = localize(run, tmp_path / "first")
-    assert "Making baselines (untrained, features, pixels) of the same 32 cells" in said
+    assert "Computing baselines (untrained, features, pixels) of the same 32 cells" in said
     assert list(results["macro_map"]) == ["subcell", "untrained", "features", "pixels"]
     assert {row["other"] for row in results["comparisons"]} == {"untrained", "features", "pixels"}
     assert results["missing_baselines"] == []
@@ -83,7 +83,7 @@ def test_baselines_are_made_once_and_reused(home: Path, tmp_path: Path) -> None:
         assert read_table(run / "baselines" / name).cells["cell_id"].tolist() == ids
     times = {path: path.stat().st_mtime_ns for path in (run / "baselines").rglob("*")}
     said, again = localize(run, tmp_path / "second")
-    assert "are taken from" in said
+    assert "Using the stored baselines" in said
     assert again == results
     assert {path: path.stat().st_mtime_ns for path in (run / "baselines").rglob("*")} == times
 
@@ -202,7 +202,7 @@ def test_input_that_is_gone_or_has_changed_is_told(home: Path, tmp_path: Path) -
     images.rename(tmp_path / "moved")
     found = find(run, tmp_path)
     assert found.tables == {}
-    assert f"{images}, which its cells were cut from, is not there" in found.missing[0]
+    assert f"{images}, the source of its cells, does not exist" in found.missing[0]
     assert "--crops INPUT" in found.missing[0]
     assert "--crops INPUT" in find(run, tmp_path, wanted=("untrained",)).missing[0]
     assert set(find(run, tmp_path, tmp_path / "moved").tables) == set(BASELINES)
@@ -210,14 +210,14 @@ def test_input_that_is_gone_or_has_changed_is_told(home: Path, tmp_path: Path) -
     mask = np.zeros((64, 72), np.uint16)
     mask[20:40, 12:40], mask[50:, 52:] = 3, 7
     write_png(tmp_path / "moved" / "7_A3_1_mask.png", mask)
-    with pytest.raises(InputError, match="1 cells, first '7_A3_1_3', lie elsewhere"):
+    with pytest.raises(InputError, match="1 cell, first '7_A3_1_3': position or size in the images differs"):
         find(run, tmp_path, tmp_path / "moved", ("features",))
     mask[mask == 7] = 8
     write_png(tmp_path / "moved" / "7_A3_1_mask.png", mask)
     (tmp_path / "moved").rename(images)
     found = find(run, tmp_path)
     assert found.tables == {}
-    assert "no longer gives all cells" in found.missing[0]
+    assert "no longer contains all cells" in found.missing[0]
 
 
 def test_a_model_that_is_gone_leaves_features_and_pixels(home: Path, tmp_path: Path) -> None:
@@ -240,17 +240,17 @@ def test_tables_without_a_folder_take_crops(home: Path, tmp_path: Path) -> None:
     write_parquet(EmbeddingTable(table.cells, table.embeddings), foreign)
     unknown = find(foreign, tmp_path / "none")
     assert unknown.tables == {}
-    assert "does not say which images" in unknown.missing[0]
+    assert "does not record the images" in unknown.missing[0]
     crop_fields(home / "images", tmp_path / "crops", settings=CropSettings(crop_px=128, output_px=32), progress=False)
     found = find(foreign, tmp_path / "foreign", tmp_path / "crops")
     assert set(found.tables) == {"features", "pixels"}
-    assert "does not say which SubCell model" in found.missing[0]
-    with pytest.raises(InputError, match="give shards or the folder of `subcell crops`"):
+    assert "does not record which SubCell model" in found.missing[0]
+    with pytest.raises(InputError, match="give shards or the output of `subcell crops`"):
         find(foreign, tmp_path / "no", home / "images")
     write_parquet(EmbeddingTable(table.cells.assign(cell_id=range(len(table))).astype({"cell_id": str}),
                                  table.embeddings), foreign)  # fmt: skip
     with pytest.raises(
-        InputError, match="lacks 32 of 32 cells of the table, first '0'; it has cells such as '7_A0_1_3'"
+        InputError, match="lacks 32 of 32 cells of the table, first '0'; its cells have names such as '7_A0_1_3'"
     ):
         find(foreign, tmp_path / "no", tmp_path / "crops")
 
@@ -268,7 +268,7 @@ def test_profiles_of_cells_stand_beside_their_baselines(home: Path, tmp_path: Pa
     said, report = perturb(run, tmp_path / "out")
     assert [row["name"] for row in report["comparisons"]] == list(BASELINES)
     assert "pixels: mean average precision" in said
-    assert "Better than the baselines?" in (tmp_path / "out" / "report.html").read_text()
+    assert "Comparison with baselines" in (tmp_path / "out" / "report.html").read_text()
     by_hand = perturb(run / "baselines" / "features.parquet", tmp_path / "by_hand", "--no-baselines")[1]
     assert report["comparisons"][1]["theirs"] == by_hand["replicate_retrieval"]["mean_average_precision"]
     assert by_hand["comparisons"] == by_hand["missing_baselines"] == []
@@ -283,8 +283,8 @@ def test_profiles_of_wells_say_that_baselines_need_cells(tmp_path: Path) -> None
     options = ["--control", "Metadata_compound=DMSO", "--null-size", "100", *columns]
     result = CliRunner().invoke(app, [*command, *options])
     assert result.exit_code == 0, result.output
-    assert "wells.csv holds profiles" in result.output
-    assert "wells.csv holds profiles" in (tmp_path / "out" / "report.html").read_text()
+    assert "wells.csv contains profiles" in result.output
+    assert "wells.csv contains profiles" in (tmp_path / "out" / "report.html").read_text()
     result = CliRunner().invoke(app, [*command, *options, "--crops", str(tmp_path)])
     assert result.exit_code == 2
     assert "--crops cannot be used" in result.output

@@ -62,7 +62,7 @@ def test_export_with_a_space(model: Path, exported: Path, tmp_path: Path) -> Non
     assert (made.folder, made.repository, made.space) == (tmp_path / "python", "me/tiny", tmp_path / "space")
     assert contents(made.folder) == contents(tmp_path / "command") == contents(exported)
     assert contents(tmp_path / "space") == contents(tmp_path / "command_space")
-    with pytest.raises(InputError, match="--space-reference is for the map of a Space"):
+    with pytest.raises(InputError, match="--space-reference requires --space"):
         export_repository(model, tmp_path / "no", space_reference=tmp_path / "table.parquet")
     assert not (tmp_path / "no").exists()
 
@@ -83,15 +83,15 @@ def test_a_model_is_pushed_once(
     assert "0 of" in command("push", exported, "me/tiny").output
     assert caplog.records == []
     push_folder(exported, "me/other", DRY)
-    assert "`subcell export --repository me/other`" in caplog.messages[0]
-    assert "load another name than me/other" in command("push", exported, "me/other", "--dry-run").stderr
+    assert "subcell export --repository me/other" in caplog.messages[0]
+    assert "load another repository than me/other" in command("push", exported, "me/other", "--dry-run").stderr
 
 
 def test_what_cannot_be_pushed_is_refused(model: Path, exported: Path, command: Command, tmp_path: Path) -> None:
     for folder, name, said in (
         (model, "me/tiny", "lacks README.md"),
-        (tmp_path / "nothing", "me/tiny", "There is no folder"),
-        (exported, "tiny", "does not say who owns it"),
+        (tmp_path / "nothing", "me/tiny", "does not exist"),
+        (exported, "tiny", "has no owner"),
     ):
         with pytest.raises(InputError, match=said):
             push_folder(folder, name, DRY)
@@ -125,5 +125,5 @@ def test_metrics(command: Command, hub: LoopbackHub, caplog: pytest.LogCaptureFi
     push_metrics("me", ["coverage_error"], private=True)
     assert hub.repositories["space", "me/coverage_error"].sdk == "gradio"
     assert "coverage_error.py" in hub.repositories["space", "me/coverage_error"].files
-    with pytest.raises(InputError, match="There is no metric nothing"):
+    with pytest.raises(InputError, match="Unknown metric nothing"):
         push_metrics("me", ["nothing"])

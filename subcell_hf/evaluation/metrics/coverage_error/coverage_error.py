@@ -1,4 +1,4 @@
-"""Coverage error of multi-label classifiers: how far down the ranking the last true label stands."""
+"""Coverage error of multi-label classifiers: rank of the last true label."""
 
 from typing import Any
 

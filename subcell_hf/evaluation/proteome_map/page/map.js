@@ -62,7 +62,7 @@ const details = () => {
   box.replaceChildren(element("h2", { textContent: cluster.depth ? `Cluster ${cluster.name}` : "All genes" }));
   if (!cluster.depth) {
     box.append(element("p", { className: "muted", textContent:
-      "Every point is a gene; near genes look alike under the microscope. Choose a gene or a cluster to see more." }));
+      "Every point is a gene; genes close together have similar embeddings. Choose a gene or a cluster for details." }));
     return;
   }
   const names = cluster.members.map((row) => [genes.name[row], row]).sort((a, b) => (a[0] < b[0] ? -1 : 1));
