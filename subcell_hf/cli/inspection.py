@@ -1,11 +1,14 @@
 """The result of `subcell inspect` as text for a terminal."""
 
+import re
 from collections import Counter
+from collections.abc import Iterable
 
 from subcell_hf.errors import counted
 from subcell_hf.workflows.inspect_images import InspectedField, Inspection, plate_map
 
 _MOST_SHOWN = 5
+_OF_FIELD = re.compile(r"Field (?P<name>'.+?'|\".+?\"): (?P<what>.+)", re.DOTALL)
 
 
 def describe(found: Inspection) -> str:
@@ -32,18 +35,39 @@ def describe(found: Inspection) -> str:
     if z_planes != [1]:
         lines.append(f"Z-planes:    {', '.join(map(str, z_planes))}")
     lines += _maps(fields)
-    lines += _some("Problems", [f"- {problem}" for problem in found.problems])
+    lines += _some("Problems", _gathered(found.problems))
     reasons = Counter(found.left_out.values())
     lines += _some("Left out", [f"- {counted(number, 'file')}: {reason}" for reason, number in reasons.most_common()])
     lines += ["", "To embed:", found.suggested_command]
     return "\n".join(lines)
 
 
+def _gathered(problems: Iterable[str]) -> list[str]:
+    """What several fields have alike is said once, with their number."""
+    alike: dict[str, list[str]] = {}
+    for problem in problems:
+        found = _OF_FIELD.fullmatch(problem)
+        alike.setdefault(found["what"] if found else "", []).append(problem)
+    of_fields = [
+        f"- {len(same)} fields: {what} The first is {_name_in(same[0])}." if len(same) > 1 else f"- {same[0]}"
+        for what, same in alike.items()
+        if what
+    ]
+    return [*of_fields, *(f"- {problem}" for problem in alike.get("", ()))]
+
+
+def _name_in(problem: str) -> str:
+    found = _OF_FIELD.fullmatch(problem)
+    return found["name"] if found else ""
+
+
 def _maps(fields: tuple[InspectedField, ...]) -> list[str]:
     lines = []
-    for plate, drawn in plate_map(fields).items():
+    maps = plate_map(fields)
+    for plate, drawn in list(maps.items())[:_MOST_SHOWN]:
         lines += ["", f"Fields per well of {plate or 'the plate'}:", drawn]
-    return lines
+    more = ["", f"Wells of {len(maps) - _MOST_SHOWN} more plates: see --json"] if len(maps) > _MOST_SHOWN else []
+    return [*lines, *more]
 
 
 def _some(title: str, items: list[str]) -> list[str]:

@@ -37,11 +37,14 @@ _LIKE_A_MASK = re.compile(
     re.IGNORECASE,
 )
 _LAYOUTS = {
-    "Phenix and Operetta": re.compile(r"(?P<field>r\d+c\d+f\d+p\d+)-ch(?P<channel>\d+)(?:sk\d+|fk\d+|fl\d+)*"),
-    "ImageXpress": re.compile(r"(?P<field>.*[A-P]\d\d_s\d+)_w(?P<channel>\d)[0-9A-F-]*"),
-    "CellVoyager": re.compile(r"(?P<field>.*T\d{4}F\d{3}L\d\d)A\d\dZ\d\dC(?P<channel>\d\d)"),
-    "IN Cell": re.compile(r"(?P<field>.*\(fld \d+) wv (?P<channel>.+)\)"),
-}
+    "Phenix and Operetta": ("Index.idx.xml", re.compile(r"r\d+c\d+f\d+p\d+-ch\d+(?:sk\d+|fk\d+|fl\d+)*")),
+    "ImageXpress": ("the .HTD", re.compile(r".*[A-P]\d\d_s\d+_w\d[0-9A-F-]*")),
+    "CellVoyager": (
+        "MeasurementData.mlf and MeasurementDetail.mrf", re.compile(r".*T\d{4}F\d{3}L\d\dA\d\dZ\d\dC\d\d")
+    ),
+    "IN Cell": ("the .xdce", re.compile(r".*\(fld \d+ wv .+\)")),
+    "scanR": ("metadata.ome.xml", re.compile(r"[A-Z]{1,2}\d+--W\d+--P\d+--Z\d+--T\d+--.+")),
+}  # fmt: skip
 
 
 def normal_form(text: str) -> str:
@@ -136,8 +139,8 @@ def companion_of(path: Path) -> tuple[str, str] | None:
 
 
 def layout_of(path: Path) -> tuple[str, str] | None:
-    """Microscope whose layout of files a name follows, and the field; None for other names."""
-    for microscope, pattern in _LAYOUTS.items():
-        if match := pattern.fullmatch(image_stem(path)):
-            return microscope, match["field"]
+    """Microscope whose layout of files a name follows, and the index that belongs to it; None for other names."""
+    for microscope, (index, pattern) in _LAYOUTS.items():
+        if pattern.fullmatch(image_stem(path)):
+            return microscope, index
     return None

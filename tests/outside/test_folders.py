@@ -249,12 +249,14 @@ def test_copies_are_refused_whatever_else_is_there(tmp_path: Path) -> None:
     [
         "AssayPlate_T0001F001L01A01Z01C01.tif",
         "A - 1(fld 1 wv DAPI - DAPI).tif",
+        "B2--W00014--P00001--Z00000--T00000--405 nm #1.tif",
     ],
 )
 def test_names_of_microscopes_are_not_taken_for_one_stain(tmp_path: Path, name: str) -> None:
     tifffile.imwrite(tmp_path / name, random_plane(1))
     (problem,) = _problems(list_fields(tmp_path, ReadingOptions(channel_names=("blue",), pixel_size_um=0.1))).values()
     assert "one for each channel" in problem
+    assert "the index that describes them is not there. Copy " in problem
     assert "<field of view>_<channel>" in problem
 
 

@@ -101,6 +101,19 @@ def test_channels_that_were_copied_to_later_times_are_named(tmp_path: Path) -> N
     assert inspect_images(tmp_path / "plate", look_at=0).problems == ()
 
 
+def test_what_many_fields_have_alike_is_said_once(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate", ("A01", "B02", "C03"))
+    (tmp_path / "plate" / "p_C03_s1_w2.tif").unlink()
+    for name in ("A01_s1_w1", "B02_s1_w1"):
+        path = tmp_path / "plate" / f"p_{name}.tif"
+        tifffile.imwrite(path, tifffile.imread(path))
+    shown = run(str(tmp_path / "plate"))[1]
+    assert shown.count("pixel size is unknown") == 1
+    assert "- 2 fields: pixel size is unknown" in shown
+    assert "The first is 'plate_A01_1'." in shown
+    assert "- Field 'plate_C03_1': channel w2 is missing" in shown
+
+
 def test_saturated_channels_are_named(tmp_path: Path) -> None:
     write_plate(tmp_path / "plate", saturated=True)
     assert "50% of channel w1 is saturated" in " ".join(inspect_images(tmp_path / "plate").problems)

@@ -262,9 +262,9 @@ def _field_of_stack(path: Path, item: ListedField, masks: list[Path]) -> ListedF
     problem = item.problem
     if (layout := layout_of(path)) is not None:
         problem = (
-            f"{path} is named as {layout[0]} names its files, one for each channel, which is not read as it stands. "
-            "Rename the files to <field of view>_<channel>, or list them in a CSV with the columns r_image, y_image, "
-            "b_image, g_image and output_prefix, one row per field of view."
+            f"{path} is named as {layout[0]} names its files, one for each channel, and the index that describes them is "
+            f"not there. Copy {layout[1]} as well; or rename the files to <field of view>_<channel>, or say with a "
+            "regular expression what their names mean (--pattern)."
         )
     elif _is_other_kind(path):
         problem = f"{path}: {_other_kind(path)}."

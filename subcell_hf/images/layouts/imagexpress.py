@@ -63,7 +63,10 @@ def _recognise(content: FolderContent) -> str | None:
 
 
 def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
-    files = [path for path in content.images if _NAME.fullmatch(path.name)]
+    files: dict[Path, list[Path]] = {}
+    for path in content.images:
+        if _NAME.fullmatch(path.name):
+            files.setdefault(path.parent, []).append(path)
     indices = documents_named(content, *_INDEX_NAMES)
     folders = {index.parent for index in indices}
     # MetaXpress repeats the file in every folder of a plate.
@@ -71,13 +74,14 @@ def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListin
     left_out: dict[Path, str] = {}
     if not topmost:
         plates: dict[Path, list[Path]] = {}
-        for path in files:
-            plates.setdefault(_plate_folder(path), []).append(path)
+        for folder, paths in files.items():
+            plates.setdefault(_plate_folder(folder), []).extend(paths)
         listing = list_plates(plates, lambda folder: _read_names(folder, plates[folder], left_out), size_wins=False)
         return replace(listing, left_out=left_out)
 
     def read(index: Path) -> ListedPlate:
-        own = [path for path in files if index.parent in path.parents]
+        folders = [folder for folder in files if index.parent in (folder, *folder.parents)]
+        own = [path for folder in folders for path in files[folder]]
         if sum(other.parent == index.parent for other in topmost) == 1:
             return _read_plate(index, index.parent.name, own, left_out)
         return _read_plate(index, index.stem, [path for path in own if _base(path) == index.stem.lower()], left_out)
@@ -90,8 +94,15 @@ def _base(path: Path) -> str:
     return found["base"].lower() if found else ""
 
 
-def _plate_folder(path: Path) -> Path:
-    return next(folder for folder in path.parents if not (_STEP.fullmatch(folder.name) or _TIME.fullmatch(folder.name)))
+def _plate_folder(folder: Path) -> Path:
+    above = (folder, *folder.parents)
+    return next(one for one in above if not (_STEP.fullmatch(one.name) or _TIME.fullmatch(one.name)))
+
+
+def _number_of(folder: Path, form: re.Pattern[str]) -> int | None:
+    """The number that a folder, or one above it, has in its name."""
+    matches = (form.fullmatch(one.name) for one in (folder, *folder.parents))
+    return next((int(match[1]) for match in matches if match), None)
 
 
 def _read_names(folder: Path, files: Sequence[Path], left_out: dict[Path, str]) -> ListedPlate:
@@ -127,12 +138,12 @@ def _illumination(path: Path) -> str:
 def _by_place(files: Iterable[Path]) -> _Found:
     """What names and folders say → the files for which they say it; several are an error of the field."""
     found: dict[_Named, list[Path]] = {}
+    folders: dict[Path, tuple[int | None, int | None]] = {}
     for path in files:
         if match := _NAME.fullmatch(path.name):
-            step, time = (
-                next((int(number[1]) for folder in path.parents if (number := form.fullmatch(folder.name))), None)
-                for form in (_STEP, _TIME)
-            )
+            if path.parent not in folders:
+                folders[path.parent] = _number_of(path.parent, _STEP), _number_of(path.parent, _TIME)
+            step, time = folders[path.parent]
             place = _Named(
                 standard_well(match["well"]), int(match["site"] or 1), int(match["wave"] or 1), time or 1, step
             )
