@@ -21,6 +21,7 @@ from subcell_hf.images.wells import well_position
 
 _MOST_NAMED = 3
 _LEAST_SHARE = 0.5
+_LARGEST_PLATE = (32, 48)
 _SEPARATORS = re.compile(r"[/\\]")
 
 
@@ -356,8 +357,8 @@ def _problems(
     outside = next((plane.file for plane in planes if not disk.is_inside(plane.file)), None)
     if outside is not None:
         yield f"Field {name!r}: {outside} lies outside of the input. Give the folder that holds the whole plate."
-    shape, position = listing.shapes.get(first.plate), well_position(first.well)
-    if shape is not None and position is not None and (position[0] > shape[0] or position[1] > shape[1]):
+    shape, position = listing.shapes.get(first.plate, _LARGEST_PLATE), well_position(first.well)
+    if position is not None and (position[0] > shape[0] or position[1] > shape[1]):
         yield (
             f"Field {name!r}: well {first.well} lies beyond plate {first.plate!r} of {shape[0]} rows and {shape[1]} "
             "columns. One of both is wrong: correct the metadata, or leave the well out."
@@ -368,7 +369,9 @@ def _problems(
             yield f"Field {name!r}: {' and '.join(sorted(names))} are both mapped to {channel}, expected one of them."
         if len({plane.z for plane in stack}) < len(stack):
             repeated = next(plane.z for plane in stack if sum(other.z == plane.z for other in stack) > 1)
-            files = ", ".join(str(plane.file.name) for plane in stack if plane.z == repeated)
+            paths = [plane.file for plane in stack if plane.z == repeated]
+            differ = len({path.name for path in paths}) == len(paths)
+            files = ", ".join(path.name if differ else str(path) for path in paths)
             yield f"Field {name!r} has several planes {repeated} of channel {channel}: {files}. Remove all but one."
     places: dict[tuple[Path, int | None, int | None], str] = {}
     for channel, stack in channels.items():

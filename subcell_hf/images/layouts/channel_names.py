@@ -262,8 +262,8 @@ def _field_of_stack(path: Path, item: ListedField, masks: list[Path]) -> ListedF
     problem = item.problem
     if (layout := layout_of(path)) is not None:
         problem = (
-            f"{path} is named as {layout[0]} names its files, one for each channel, and the index that describes them is "
-            f"not there. Copy {layout[1]} as well; or rename the files to <field of view>_<channel>, or say with a "
+            f"{path} is named as {layout[0]} names its files, one for each channel, and the index that describes them "
+            f"is not there. Copy {layout[1]} as well; or rename the files to <field of view>_<channel>, or say with a "
             "regular expression what their names mean (--pattern)."
         )
     elif _is_other_kind(path):

@@ -170,6 +170,24 @@ def test_wells_beyond_the_plate(row: int, column: int, well: str, tmp_path: Path
     assert all(f"well {well} lies beyond plate '{PLATE}' of 8 rows and 12 columns" in problem for problem in found)
 
 
+def test_wells_beyond_the_largest_plate(tmp_path: Path) -> None:
+    folder = write("Gen5", tmp_path / "in")
+    for path in list(folder.rglob("B2_*")):
+        path.rename(path.with_name(path.name.replace("B2_", "B49_")))
+    found = problems(list_fields(folder))
+    assert len(found) == 2
+    assert f"well B49 lies beyond plate '{PLATE}' of 32 rows and 48 columns" in found[0]
+
+
+def test_two_folders_of_one_name_are_told_by_their_paths(tmp_path: Path) -> None:
+    write("Gen5", tmp_path / "in" / "day 1")
+    write("Gen5", tmp_path / "in" / "day 2")
+    found = problems(list_fields(tmp_path / "in"))
+    assert len(found) == 2
+    assert f"/day 1/{PLATE}/B2_01_1_1_Hoechst 33342_001.tif" in found[0]
+    assert f"/day 2/{PLATE}/B2_01_1_1_Hoechst 33342_001.tif" in found[0]
+
+
 def test_wells_that_no_plate_has(tmp_path: Path) -> None:
     index = write("Harmony 5", tmp_path / "in")
     edit(index, ("<Row>2</Row>", "<Row>0</Row>"))
