@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ _OUTPUT_FILES = (CROPS_FILE, "run.json")
 """Our own outputs: nobody wants the pictures of an earlier run as its input."""
 
 _ZARR = ".zarr"
+_LEAST_SHARE = 0.5
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z]\w{0,4}$")
 
 
@@ -131,3 +132,14 @@ def _identity_or_none(path: Path) -> tuple[int, int] | None:
         return _identity(path)
     except OSError:  # reported when it is listed
         return None
+
+
+def recognised_by_names(images: Sequence[Path], pattern: re.Pattern[str]) -> str | None:
+    """The phrase that says by which names a layout was recognised: at least half of the images must have such a name.
+
+    Args:
+        images: Of a folder.
+        pattern: Of their whole names.
+    """
+    fitting = [path for path in images if pattern.fullmatch(path.name)]
+    return f"names such as {fitting[0].name}" if fitting and len(fitting) >= _LEAST_SHARE * len(images) else None

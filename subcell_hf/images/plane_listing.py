@@ -20,7 +20,6 @@ from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import well_position
 
 _MOST_NAMED = 3
-_LEAST_SHARE = 0.5
 _LARGEST_PLATE = (32, 48)
 _SEPARATORS = re.compile(r"[/\\]")
 
@@ -218,12 +217,6 @@ def documents_named(content: FolderContent, *patterns: str) -> list[Path]:
 def recognised_by(found: Sequence[Path]) -> str | None:
     """The phrase for `Layout.recognise`: by the first of some files."""
     return f"{found[0].name} in {found[0].parent}" if found else None
-
-
-def recognised_by_names(images: Sequence[Path], pattern: re.Pattern[str]) -> str | None:
-    """The phrase for `Layout.recognise`: by the names of at least half of the images."""
-    fitting = [path for path in images if pattern.fullmatch(path.name)]
-    return f"names such as {fitting[0].name}" if fitting and len(fitting) >= _LEAST_SHARE * len(images) else None
 
 
 def fields_of_planes(listing: PlaneListing, root: Path | None, options: ReadingOptions) -> Listing:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.files import read_header
-from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.folder_contents import FolderContent, recognised_by_names
 from subcell_hf.images.layouts import harmony
 from subcell_hf.images.plane_listing import (
     Layout,
@@ -18,7 +18,6 @@ from subcell_hf.images.plane_listing import (
     ListedPlate,
     PlaneListing,
     list_plates,
-    recognised_by_names,
 )
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import well_name

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.files import read_header
-from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.folder_contents import FolderContent, recognised_by_names
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
@@ -22,7 +22,6 @@ from subcell_hf.images.plane_listing import (
     documents_named,
     list_plates,
     recognised_by,
-    recognised_by_names,
 )
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import standard_well, well_name

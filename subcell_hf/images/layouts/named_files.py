@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from subcell_hf.images.decoders.image import FieldError
-from subcell_hf.images.folder_contents import FolderContent
-from subcell_hf.images.plane_listing import Layout, ListedPlane, PlaneListing, recognised_by_names
+from subcell_hf.images.folder_contents import FolderContent, recognised_by_names
+from subcell_hf.images.plane_listing import Layout, ListedPlane, PlaneListing
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import standard_well
 

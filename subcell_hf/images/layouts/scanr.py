@@ -29,9 +29,14 @@ _START_BYTES = 2000
 
 
 def _indices(content: FolderContent) -> list[Path]:
-    """Other programs write files of that name, too."""
+    """Other programs write files of that name, too; the creator is looked for in UTF-8 and UTF-16."""
     found = documents_named(content, *_INDEX_NAMES)
-    return [path for path in found if _CREATOR.encode() in path.open("rb").read(_START_BYTES)]
+    return [path for path in found if _CREATOR.encode() in _start_of(path).replace(b"\0", b"")]
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_START_BYTES)
 
 
 def _recognise(content: FolderContent) -> str | None:

@@ -78,7 +78,9 @@ def test_indices_in_utf_16(name: str, tmp_path: Path) -> None:
     index = write(name, tmp_path / "in")
     text = index.read_bytes().decode("latin-1" if name == "IN Cell" else "utf-8-sig")
     index.write_bytes(text.replace("utf-8", "utf-16").replace("ISO-8859-1", "utf-16").encode("utf-16"))
-    assert problems(list_fields(tmp_path / "in")) == []
+    found = list_fields(tmp_path / "in")
+    assert [item.metadata["well"] for item in found.fields] == ["B02", "B02"]
+    assert problems(found) == []
 
 
 @pytest.mark.parametrize("name", XML)
