@@ -265,5 +265,5 @@ def test_crops_of_a_version_that_knew_fewer_options_are_resumed(images: Path, tm
     assert crop_fields(images, tmp_path / "out", settings=SMALL, progress=False).fields == 3
     (tmp_path / "map.csv").write_text("well,drug\nA1,x\n")
     mapped = ReadingOptions(plate_maps=(tmp_path / "map.csv",))
-    with pytest.raises(InputError, match="plate_maps: None then"):
+    with pytest.raises(InputError, match="plate_maps: None in that run"):
         crop_fields(images, tmp_path / "out", settings=SMALL, reading=mapped, progress=False)
