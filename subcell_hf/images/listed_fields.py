@@ -4,7 +4,6 @@ import filecmp
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from pathlib import Path
 
 _HEAD_BYTES = 4096
@@ -199,12 +198,15 @@ def one_file_twice(name: str, files: Mapping[str, Path]) -> str | None:
         name: The field's.
         files: Channel, or mask → file.
     """
-    for (one, file), (other, same) in combinations(files.items(), 2):
+    seen: dict[object, tuple[str, Path]] = {}
+    for other, same in files.items():
         try:
-            twice = file.samefile(same)
+            found = same.stat()
+            identity: object = (found.st_dev, found.st_ino)
         except OSError:  # a file that is not there is reported when it is read
-            twice = os.path.normpath(file) == os.path.normpath(same)
-        if twice:
+            identity = os.path.normpath(same)
+        one, file = seen.setdefault(identity, (other, same))
+        if one != other:
             return (
                 f"Field {name!r} has one file for {one} and {other}: {file}"
                 f"{'' if str(file) == str(same) else f' and {same}'}. Give each its own file, or leave one out."
