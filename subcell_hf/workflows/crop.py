@@ -15,13 +15,13 @@ from subcell_hf.workflows.notes import (
 
 
 def crop_images(
-    source: Path,
-    output: Path,
+    source: str | Path,
+    output: str | Path,
     *,
     settings: CropSettings | None = None,
     reading: ReadingOptions | None = None,
     segmentation: str = "watershed",
-    boxes: Path | None = None,
+    boxes: str | Path | None = None,
     workers: int = 1,
     strict: bool = False,
     progress: bool = True,
@@ -51,6 +51,8 @@ def crop_images(
         InputError: If no field can be used, the folder holds something else, or, when strict, at the first bad field.
         KilledWorkerError: If a worker process was killed.
     """
+    source, output = Path(source), Path(output)
+    boxes = None if boxes is None else Path(boxes)
     reading = reading or ReadingOptions()
     note_renamed_columns(str(source), reading)
     report = crop_fields(

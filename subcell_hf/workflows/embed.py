@@ -134,7 +134,7 @@ def embed(
 
 def embed_to_folder(
     given: EmbedInput,
-    output: Path,
+    output: str | Path,
     settings: EmbedSettings | None = None,
     *,
     processes: Processes | None = None,
@@ -162,6 +162,7 @@ def embed_to_folder(
             every input that cannot be used.
         OSError: If a file cannot be written.
     """
+    output = Path(output)
     if report:
         check_report_libraries()
     settings, processes = settings or EmbedSettings(), processes or Processes.of_environment()

@@ -102,7 +102,7 @@ class Inspection:
         }
 
 
-def inspect_images(source: Path, reading: ReadingOptions | None = None, *, look_at: int = 3) -> Inspection:
+def inspect_images(source: str | Path, reading: ReadingOptions | None = None, *, look_at: int = 3) -> Inspection:
     """Find out what an input holds and whether `subcell embed` would use it.
 
     Args:
@@ -114,6 +114,7 @@ def inspect_images(source: Path, reading: ReadingOptions | None = None, *, look_
     Raises:
         FieldError: If the source cannot be listed at all.
     """
+    source = Path(source)
     reading = reading or ReadingOptions()
     found = list_fields(source, reading)
     fields = tuple(_inspect(item) for item in found.fields)

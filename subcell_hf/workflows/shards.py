@@ -31,8 +31,8 @@ _logger = logging.getLogger(__name__)
 
 
 def shard_images(
-    source: Path,
-    output: Path,
+    source: str | Path,
+    output: str | Path,
     *,
     settings: ShardSettings | None = None,
     reading: ReadingOptions | None = None,
@@ -66,6 +66,7 @@ def shard_images(
         OSError: If a file cannot be written.
         KilledWorkerError: If a worker process was killed.
     """
+    source, output = Path(source), Path(output)
     reading = reading or ReadingOptions()
     note_renamed_columns(str(source), reading)
     crops = crop_source(source, ImageFields(source, reading, segmentation=segmentation))
@@ -88,7 +89,7 @@ class CheckedShards:
     contact_sheet: Path | None
 
 
-def check_shards(folder: Path, *, contact_sheet: Path | None = None, workers: int = 1) -> CheckedShards:
+def check_shards(folder: str | Path, *, contact_sheet: str | Path | None = None, workers: int = 1) -> CheckedShards:
     """Verify all files of a folder of shards, and draw a contact sheet if they are sound.
 
     Args:
@@ -100,6 +101,8 @@ def check_shards(folder: Path, *, contact_sheet: Path | None = None, workers: in
     Raises:
         InputError: If the index cannot be read, or the contact sheet that was asked for cannot be written.
     """
+    folder = Path(folder)
+    contact_sheet = None if contact_sheet is None else Path(contact_sheet)
     path = contact_sheet or folder / "contact_sheet.html"
     check_sheet_name(path)
     inspection = inspect_shards(folder, workers=workers)
@@ -124,13 +127,13 @@ def check_shards(folder: Path, *, contact_sheet: Path | None = None, workers: in
 
 
 def change_splits(
-    folder: Path,
+    folder: str | Path,
     *,
     by: str = "gene",
     fractions: Mapping[str, float] | None = None,
     seed: int = 0,
     lists: Mapping[str, Path] | None = None,
-    published: Path | None = None,
+    published: str | Path | None = None,
 ) -> SplitReport:
     """Split the antibodies of a folder of shards again, or import lists of antibodies.
 
@@ -145,6 +148,8 @@ def change_splits(
     Raises:
         InputError: If lists contradict each other, or the folder holds no shards.
     """
+    folder = Path(folder)
+    published = None if published is None else Path(published)
     if lists and published:
         raise InputError("Give either --list or --published, not both.")
     if published:
@@ -157,7 +162,7 @@ def change_splits(
 
 def draw_views(
     shards: str,
-    output: Path,
+    output: str | Path,
     *,
     pipeline: str = "multi_task",
     split: str | None = None,
@@ -182,6 +187,7 @@ def draw_views(
     Raises:
         InputError: If the shards, the split or the settings cannot be used.
     """
+    output = Path(output)
     settings, reader = load_settings(pipeline), ShardReader(shards)
     plan = BatchSettings(antibodies_per_batch=antibodies, cells_per_antibody=cells, seed=seed)
     batch = next(iter(training_loader(reader, plan, split=split)))

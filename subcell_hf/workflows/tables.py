@@ -44,7 +44,7 @@ class AggregatedTable:
 
 
 def aggregate_table(
-    table: Path, by: str, output: Path, *, probabilities: str = "mean", plate_maps: Sequence[Path] = ()
+    table: str | Path, by: str, output: str | Path, *, probabilities: str = "mean", plate_maps: Sequence[Path] = ()
 ) -> AggregatedTable:
     """Aggregate the cells of a table to groups and write those; see `aggregate`.
 
@@ -62,6 +62,7 @@ def aggregate_table(
             says nothing of any cell.
         OSError: If a file cannot be written.
     """
+    table, output = Path(table), Path(output)
     if output.suffix not in _WRITERS:
         raise InputError(f"Cannot write {output}: expected a file ending in {' or '.join(_WRITERS)}.")
     cells = read_table(table)
@@ -83,7 +84,9 @@ def aggregate_table(
     return AggregatedTable(result, len(cells) - len(result.skipped), skipped_file if result.skipped else None)
 
 
-def write_portable(table: Path, output: Path, *, form: str = "2025", csv_only: bool = False) -> PortableReport:
+def write_portable(
+    table: str | Path, output: str | Path, *, form: str = "2025", csv_only: bool = False
+) -> PortableReport:
     """Write a table in SubCellPortable's format, with the attention maps beside it.
 
     Args:
@@ -99,6 +102,7 @@ def write_portable(table: Path, output: Path, *, form: str = "2025", csv_only: b
         InputError: If the table cannot be read, or a cell's name cannot name a file.
         OSError: If a file cannot be written.
     """
+    table, output = Path(table), Path(output)
     folder, file = (table, table / EMBEDDINGS_FILE) if table.is_dir() else (table.parent, table)
     attention: Iterable[CellAttention] = ()
     if not csv_only and (folder / ATTENTION_FILE).is_file():
@@ -130,9 +134,9 @@ def check_report_libraries() -> None:
 
 
 def draw_report(
-    folder: Path,
+    folder: str | Path,
     *,
-    output: Path | None = None,
+    output: str | Path | None = None,
     title: str | None = None,
     max_cells: int = MOST_CELLS_SHOWN,
     seed: int = 0,
@@ -153,6 +157,8 @@ def draw_report(
         InputError: If a library is missing, or the folder holds no table with cells.
         OSError: If the page cannot be written.
     """
+    folder = Path(folder)
+    output = None if output is None else Path(output)
     check_report_libraries()
     from subcell_hf.report.page import write_report
 

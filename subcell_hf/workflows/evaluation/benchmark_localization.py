@@ -38,14 +38,14 @@ class LocalizationReport:
 
 
 def benchmark_localization(
-    table: Path,
-    output: Path,
+    table: str | Path,
+    output: str | Path,
     settings: LocalizationSettings | None = None,
     *,
     name: str = "subcell",
     predictors: Sequence[Predictor] | None = None,
     baselines: BaselineOptions | None = None,
-    metadata: Path | None = None,
+    metadata: str | Path | None = None,
 ) -> LocalizationReport:
     """Benchmark how well the locations of proteins are predicted from an embedding table, against baselines.
 
@@ -56,7 +56,7 @@ def benchmark_localization(
         ```python
         from subcell_hf.workflows import benchmark_localization
 
-        report = benchmark_localization(Path("embeddings"), Path("benchmark"))
+        report = benchmark_localization("embeddings", "benchmark")
         report.result.summary
         ```
 
@@ -73,6 +73,8 @@ def benchmark_localization(
         InputError: If a table cannot be read or evaluated, a baseline has the name of the model, or the folder is in
             use.
     """
+    table, output = Path(table), Path(output)
+    metadata = None if metadata is None else Path(metadata)
     settings = settings or LocalizationSettings(class_scheme("31"))
     baselines = baselines or BaselineOptions()
     predictors = make_predictors(seed=settings.seed) if predictors is None else predictors

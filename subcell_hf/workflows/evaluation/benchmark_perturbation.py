@@ -42,10 +42,10 @@ class PerturbationReport:
 
 def benchmark_perturbation(
     profiles: Sequence[Path],
-    output: Path,
+    output: str | Path,
     settings: PerturbationSettings,
     *,
-    mechanisms: Path | None = None,
+    mechanisms: str | Path | None = None,
     baselines: BaselineOptions | None = None,
 ) -> PerturbationReport:
     """Benchmark retrieval of replicates and mechanisms of action from profiles, against baselines.
@@ -64,6 +64,8 @@ def benchmark_perturbation(
         InputError: If a table cannot be read or scored, `mechanisms` is given without the name of its column, or the
             folder is in use.
     """
+    output = Path(output)
+    mechanisms = None if mechanisms is None else Path(mechanisms)
     if mechanisms is not None and settings.mechanism_column is None:
         raise InputError("--moa-table requires --moa-column, the name of the column with mechanisms of action.")
     options = baselines or BaselineOptions()

@@ -43,7 +43,7 @@ class ComparisonReport:
 
 def compare_benchmarks(
     models: Sequence[ComparedModel],
-    output: Path,
+    output: str | Path,
     *,
     head: str | None = None,
     dataset_id: str = "local/cells",
@@ -68,6 +68,7 @@ def compare_benchmarks(
         InputError: If predictions are missing or of other classes, names occur twice, no cell is common, or the folder
             is in use.
     """
+    output = Path(output)
     with claim_folder(output):
         predictions = [read_predictions(model.path, model.name, head) for model in models]
         comparison = compare_models(predictions, resamples=resamples, seed=seed)

@@ -13,7 +13,7 @@ _logger = logging.getLogger(__name__)
 
 
 def map_proteome(
-    table: Path, output: Path, settings: MapSettings | None = None, *, title: str = "Proteome map"
+    table: str | Path, output: str | Path, settings: MapSettings | None = None, *, title: str = "Proteome map"
 ) -> ProteomeMap:
     """Map the proteome: aggregate cells to genes, correct batch effects, cluster, test for enrichment, draw a page.
 
@@ -31,6 +31,7 @@ def map_proteome(
     Raises:
         InputError: If the table or a setting does not allow a map, or the folder is in use.
     """
+    table, output = Path(table), Path(output)
     with claim_folder(output):
         made = make_map(table, settings or MapSettings())
         pictures = find_pictures(table)

@@ -88,7 +88,7 @@ class WrittenBaseline:
 
 
 def compute_baselines(
-    source: str, output: Path, settings: BaselineSettings | None = None, *, workers: int = 1
+    source: str, output: str | Path, settings: BaselineSettings | None = None, *, workers: int = 1
 ) -> dict[str, WrittenBaseline]:
     """Compute classical features and pixel components of cells, as baselines for a model.
 
@@ -104,6 +104,7 @@ def compute_baselines(
     Raises:
         InputError: If there are no crops, they cannot be measured, or the folder is in use.
     """
+    output = Path(output)
     with claim_folder(output):
         tables = make_baselines(source, settings or BaselineSettings(), workers=workers)
         written = {}

@@ -50,14 +50,14 @@ class PushOptions:
 
 
 def export_repository(
-    model: Path,
-    output: Path,
+    model: str | Path,
+    output: str | Path,
     *,
     repository: str | None = None,
     sources: ExportSources | None = None,
     encoder_only: bool = False,
-    space: Path | None = None,
-    space_reference: Path | None = None,
+    space: str | Path | None = None,
+    space_reference: str | Path | None = None,
 ) -> ExportedModel:
     """Stage a complete repository of a model for the Hub, and with `space` the demo page that shows it.
 
@@ -74,6 +74,9 @@ def export_repository(
         InputError: If the weights are damaged, a required field of the card is missing, a folder holds something else,
             or a reference is given without a Space.
     """
+    model, output = Path(model), Path(output)
+    space = None if space is None else Path(space)
+    space_reference = None if space_reference is None else Path(space_reference)
     if space_reference is not None and space is None:
         raise InputError("--space-reference requires --space, the folder of the Space.")
     folder = export_model(model, output, repository=repository, sources=sources, encoder_only=encoder_only)
@@ -85,7 +88,7 @@ def export_repository(
     return ExportedModel(folder, named, space)
 
 
-def push_folder(folder: Path, repository: str, options: PushOptions | None = None) -> PushPlan:
+def push_folder(folder: str | Path, repository: str, options: PushOptions | None = None) -> PushPlan:
     """Upload a staged model, or its Space, in one commit; files that the Hub already has are not uploaded again.
 
     Args:
@@ -99,6 +102,7 @@ def push_folder(folder: Path, repository: str, options: PushOptions | None = Non
     Raises:
         InputError: If the folder is incomplete or holds a link or a pickle, or the Hub refuses or cannot be reached.
     """
+    folder = Path(folder)
     sdk = read_sdk(folder)
     if sdk is not None:
         return _push(check_space(folder), repository, "space", options, sdk)
@@ -113,7 +117,7 @@ def push_folder(folder: Path, repository: str, options: PushOptions | None = Non
 
 
 def push_shards(
-    folder: Path,
+    folder: str | Path,
     repository: str,
     license_id: str,
     *,
@@ -137,6 +141,7 @@ def push_shards(
     Raises:
         InputError: If the shards are not what their index says, or the Hub refuses or cannot be reached.
     """
+    folder = Path(folder)
     files = stage_shards(folder, repository, license_id=license_id, name=name, workers=workers)
     return _push(files, repository, "dataset", options)
 

@@ -8,14 +8,14 @@ from subcell_hf.hub.endpoint.endpoint_server import EndpointServer
 from subcell_hf.storage.model_folders import check_model, read_processor
 
 
-def open_endpoint(model: Path, host: str = "127.0.0.1", port: int = 8000) -> EndpointServer:
+def open_endpoint(model: str | Path, host: str = "127.0.0.1", port: int = 8000) -> EndpointServer:
     """Load a model and open a port that answers requests like an inference endpoint, for local tests.
 
     Example:
         ```python
         from subcell_hf.workflows.hub.serving import open_endpoint
 
-        with open_endpoint(Path("model"), port=0) as server:
+        with open_endpoint("model", port=0) as server:
             print(server.server_port)
             server.serve_forever()
         ```
@@ -32,12 +32,18 @@ def open_endpoint(model: Path, host: str = "127.0.0.1", port: int = 8000) -> End
         InputError: If the folder holds no model or is damaged.
         OSError: If the port cannot be opened.
     """
+    model = Path(model)
     read_processor(model, check_model(model))
     return EndpointServer(EndpointHandler(str(model), trust_remote_code=False), host, port)
 
 
 def serve_demo(
-    model: Path, host: str = "127.0.0.1", port: int = 7860, *, reference: Path | None = None, browser: bool = False
+    model: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    *,
+    reference: str | Path | None = None,
+    browser: bool = False,
 ) -> None:
     """Serve a demo page until it is stopped: upload a cell, see its locations, attention and position on a map.
 
@@ -51,6 +57,8 @@ def serve_demo(
     Raises:
         InputError: If the model or the table cannot be used.
     """
+    model = Path(model)
+    reference = None if reference is None else Path(reference)
     from subcell_hf.hub.demo.demo_app import launch  # gradio is an extra
     from subcell_hf.hub.demo.space import local_settings
 
