@@ -1,0 +1,180 @@
+"""Files over HTTP: resumed where they broke off, and complete under their name or not there at all."""
+
+import hashlib
+import json
+import re
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, replace
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tqdm import tqdm
+
+from subcell_hf.errors import InputError
+from subcell_hf.storage.atomic import flush_to_disk, write_atomically
+
+_BLOCK_BYTES = 2**20
+_TIMEOUT_S = 60.0
+_ATTEMPTS = 5
+_FIRST_WAIT_S = 1.0
+_PARTIAL = 206
+_NOT_SATISFIABLE = 416
+_GONE = frozenset({403, 404, 410})
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+
+
+class _BrokenTransferError(OSError):
+    """A transfer ended before the file did."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What is known of a downloaded file.
+
+    Attributes:
+        size_bytes: Its length.
+        sha256: Checksum of its content.
+        etag: The server's mark of its content; empty where it gives none.
+    """
+
+    size_bytes: int
+    sha256: str
+    etag: str = ""
+
+
+def download_file(url: str, target: Path, expected: FileFacts | None = None, *, progress: bool = True) -> FileFacts:
+    """Download a file.
+
+    What has come before a transfer broke is kept beside the target and gone on with, if the server still has the same
+    file. Amazon's mark of a file that was uploaded in one piece is its MD5 sum, which is compared.
+
+    Args:
+        url: `https://…` or `http://…`.
+        target: File to write; its folder exists.
+        expected: What the file must be, if that is known.
+        progress: Whether to show progress on stderr.
+
+    Returns:
+        What came.
+
+    Raises:
+        InputError: If the file is not there, the server cannot be reached, or another file came than was expected.
+        OSError: If it cannot be written.
+    """
+    attempts = Retrying(
+        stop=stop_after_attempt(_ATTEMPTS),
+        wait=wait_exponential(_FIRST_WAIT_S, max=30.0),
+        retry=retry_if_exception_type((_BrokenTransferError, urllib.error.URLError, HTTPException, TimeoutError)),
+        reraise=True,
+    )
+    part = target.with_name(f"{target.name}.download")
+    try:
+        for attempt in attempts:
+            with attempt:
+                etag = _transfer(url, part, progress)
+    except (_BrokenTransferError, urllib.error.URLError, HTTPException, TimeoutError) as error:
+        kept = part.stat().st_size if part.exists() else 0
+        reason = getattr(error, "reason", None) or error
+        raise InputError(
+            f"{url} could not be downloaded: {reason}. {kept:,} bytes are kept in {part}; run the same command again "
+            "when the network is there, and it goes on from them."
+        ) from error
+    facts = replace(facts_of_file(part), etag=etag)
+    _check(facts, part, url, expected)
+    flush_to_disk(part)
+    part.replace(target)
+    flush_to_disk(target.parent)
+    _state_of(part).unlink(missing_ok=True)
+    return facts
+
+
+def facts_of_file(path: Path) -> FileFacts:
+    """Size and checksum of a file on the disk."""
+    return FileFacts(path.stat().st_size, _checksum(path, "sha256"))
+
+
+def _transfer(url: str, part: Path, progress: bool) -> str:
+    """Bring the rest of a file; returns the server's mark of it."""
+    state = _read_state(part)
+    have = part.stat().st_size if part.exists() and state.get("url") == url and state.get("etag") else 0
+    headers = {"Range": f"bytes={have}-", "If-Range": state["etag"]} if have else {}
+    request = urllib.request.Request(url, headers={**headers, "Accept-Encoding": "identity"})
+    try:
+        response = _open(request)
+    except urllib.error.HTTPError as error:
+        if error.code == _NOT_SATISFIABLE:  # the file there is no longer than what is here
+            part.unlink()
+            raise _BrokenTransferError("the server refused to go on from where the transfer broke off") from error
+        raise
+    with response:
+        if response.status != _PARTIAL:  # the file has changed, or the server knows no ranges
+            have = 0
+        etag = response.headers.get("ETag", "")
+        total = have + int(response.headers.get("Content-Length") or -have)
+        with write_atomically(_state_of(part)) as file:
+            file.write(json.dumps({"url": url, "etag": etag}).encode())
+        bar = tqdm(
+            total=total or None, initial=have, unit="B", unit_scale=True, disable=None if progress else True,
+            desc=Path(urlsplit(url).path).name,
+        )  # fmt: skip
+        with bar, part.open("ab" if have else "wb") as file:
+            while block := response.read(_BLOCK_BYTES):
+                file.write(block)
+                bar.update(len(block))
+    size = part.stat().st_size
+    if total and size != total:
+        if size > total:
+            part.unlink()
+        raise _BrokenTransferError(f"the transfer broke off after {size:,} of {total:,} bytes")
+    return str(etag)
+
+
+def _open(request: urllib.request.Request) -> HTTPResponse:
+    try:
+        response: HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code in _GONE:
+            raise InputError(
+                f"{request.full_url} is not there (HTTP {error.code}). Check the address, or give another mirror."
+            ) from error
+        raise
+    return response
+
+
+def _check(facts: FileFacts, part: Path, url: str, expected: FileFacts | None) -> None:
+    """Refuse, and remove, what is not the file that it should be."""
+    problems = []
+    if expected is not None and facts.size_bytes != expected.size_bytes:
+        problems.append(f"{facts.size_bytes:,} bytes came, expected {expected.size_bytes:,}")
+    elif expected is not None and facts.sha256 != expected.sha256:
+        problems.append(f"its SHA-256 is {facts.sha256}, expected {expected.sha256}")
+    whole = _MD5.fullmatch(facts.etag)
+    if whole and _checksum(part, "md5") != whole[1]:
+        problems.append(f"its MD5 is not {whole[1]}, which the server gives")
+    if problems:
+        part.unlink()
+        _state_of(part).unlink(missing_ok=True)
+        raise InputError(
+            f"{url} is not the file it should be: {problems[0]}. It was removed; nothing else was changed."
+        )
+
+
+def _checksum(path: Path, method: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, method).hexdigest()
+
+
+def _state_of(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def _read_state(part: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(_state_of(part).read_bytes())
+    except (OSError, ValueError):  # nothing has begun, or its beginning was lost: the file is brought anew
+        return {}
+    return state if isinstance(state, dict) else {}
