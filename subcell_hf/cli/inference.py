@@ -125,11 +125,9 @@ def embed(
     from subcell_hf.inference.engine.embedding import EmbedSettings
     from subcell_hf.inference.sources.recognition import SourceOptions
     from subcell_hf.parallel.processes import is_launched
-    from subcell_hf.progress import hide_weight_bars
     from subcell_hf.workflows.embed import embed_to_folder
     from subcell_hf.workflows.embed_input import EmbedInput
 
-    hide_weight_bars()
     options = SourceOptions(
         reading=ReadingOptions(
             channel_mapping=parse_channel_mapping(channel_mapping or ()),

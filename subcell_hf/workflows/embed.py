@@ -21,6 +21,7 @@ from subcell_hf.inference.sources.cell_sources import ArrayCells
 from subcell_hf.inference.sources.recognition import SourceOptions, open_source
 from subcell_hf.inference.sources.shard_cells import ShardCells
 from subcell_hf.parallel.processes import ALONE, Processes
+from subcell_hf.progress import hide_weight_bars
 from subcell_hf.storage.parquet_files import open_parquet
 from subcell_hf.storage.typed_json import settings_to_json
 from subcell_hf.tables.files import EMBEDDINGS_FILE, EmbeddingTable, read_table
@@ -199,6 +200,7 @@ def _run(
     portable: bool,
 ) -> EmbedReport:
     """Embed, log the outcome, and write the files that are made from complete tables."""
+    hide_weight_bars()
     settings = replace(settings, attention_maps=settings.attention_maps or portable)
     done = embed_cells(cells, models, output, settings, processes=processes, record=record)
     if not done.complete:
