@@ -115,7 +115,7 @@ def test_crops_and_shards_keep_them_too(tmp_path: Path, model: Path) -> None:
 def test_the_function_warns_of_them(tmp_path: Path, model: Path) -> None:
     source = _fields(tmp_path / "images", {"model": ["mine1", "mine2"]})
     options = SourceOptions(ReadingOptions(pixel_size_um=0.08), single_cells=False)
-    with pytest.warns(UserWarning, match=r"kept as metadata_model \('model'\)"):
+    with pytest.warns(UserWarning, match=r"stored as metadata_model \('model'\)"):
         table = embed(source, model, options=options, progress=False)
     assert _kept(table.cells, "metadata_model") == ["mine1", "mine2"]
 

@@ -142,7 +142,7 @@ def test_going_on_is_bit_equal_and_other_channels_are_refused(pretrained: Path, 
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     other = FineTuner(_resolve(pretrained, table, tmp_path / "again", *words, "--channels", "blue", "er"
                                , "--new_channels", "er=yellow"))  # fmt: skip
-    with pytest.raises(InputError, match=r"channels is \['blue', 'mito'\] there, \['blue', 'er'\] here"):
+    with pytest.raises(InputError, match=r"channels is \['blue', 'mito'\] in the checkpoint, \['blue', 'er'\] here"):
         other.train(resume_from_checkpoint=True)
 
 

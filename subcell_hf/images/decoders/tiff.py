@@ -297,9 +297,9 @@ def _whole_pages(tiff: tifffile.TiffFile, series: Any, path: Path, numbers: Sequ
                 "in one file. Save the image as a single file."
             )
         whole = page if isinstance(page, tifffile.TiffPage) else page.aspage()
+        _check_page(whole, file_bytes, path)
         if whole.hash != series.keyframe.hash:
             raise FieldError(f"{path} is corrupt: its planes are stored in different ways. Export the file again.")
-        _check_page(whole, file_bytes, path)
         pages.append(whole)
     return pages
 
