@@ -8,7 +8,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -250,7 +250,8 @@ def test_the_slowest_connection_makes_room(handler: EndpointHandler) -> None:
         for client in clients:
             client.sendall(b"POST / HT")
         assert post(server, {"inputs": CELL})[0] == 200
-        assert read_answer(clients[0])[0] == 408
+        with suppress(http.client.RemoteDisconnected):  # where nothing of its request was read yet
+            assert read_answer(clients[0])[0] == 408
 
 
 def test_the_slowest_body_makes_room() -> None:
