@@ -247,7 +247,7 @@ class FieldSource:
         return [name for name in self.options.channels or there if name in there]
 
     def _in_focus(self) -> "FieldSource":
-        """With the number of the sharpest plane in the place of `focus`, which the field's metadata tell."""
+        """With the number of the sharpest plane in the place of `focus`, as the field's metadata record it."""
         if self.options.z_projection != "focus":
             return self
         listed = self.listed
@@ -282,8 +282,8 @@ class FieldSource:
         names = self.options.channel_names or image.metadata.channel_names
         if count == 1 and not names:
             raise FieldError(
-                f"{image.path} has one channel, and nothing says which. If each channel of a field has a file of its "
-                "own, name the files <field of view>_<channel>, such as A1_1_blue.tif, or map your names of channels "
+                f"{image.path} has one channel, and nothing says which. If each channel of a field has a separate "
+                "file, name the files <field of view>_<channel>, such as A1_1_blue.tif, or map your names of channels "
                 "(--channel-mapping DAPI=blue, once for each); if there is only this one, give its name "
                 "(--channel-names)."
             )
@@ -369,7 +369,7 @@ def _chosen_files(files: Sequence[PlaneFile], projection: ZProjection | None, ch
 
 
 def _mapped(name: str, channel_mapping: Mapping[str, str]) -> str:
-    """Our name of a channel: as mapped, else as it stands, colours in any case."""
+    """Our name of a channel: as mapped, else as it is, colours in any case."""
     if name in channel_mapping:
         return channel_mapping[name]
     return name.lower() if name.lower() in CHANNEL_STAINS else name

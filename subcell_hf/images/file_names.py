@@ -48,7 +48,7 @@ _LAYOUTS = {
 
 
 def normal_form(text: str) -> str:
-    """Text as it is compared: macOS writes an accent as a sign of its own, other systems as part of the letter."""
+    """Text as it is compared: macOS writes an accent as a separate sign, other systems as part of the letter."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
@@ -110,7 +110,7 @@ def is_named_by_hpa(path: Path) -> bool:
 
 
 def companion_of(path: Path) -> tuple[str, str] | None:
-    """Of which image a file is an output of a segmentation program, and why it is not used as it stands.
+    """Of which image a file is an output of a segmentation program, and why it is not used as it is.
 
     Args:
         path: An image file whose name does not end in a channel.

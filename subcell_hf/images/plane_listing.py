@@ -113,7 +113,7 @@ class Layout:
             was not.
         list_planes: From what lies in a folder that was recognised to its planes. Raises `FieldError` where its
             metadata cannot be read.
-        index_names: Patterns, in small letters, of files that stand for the whole plate where a user gives one.
+        index_names: Patterns, in small letters, of files that represent the whole plate where a user gives one.
     """
 
     name: str

@@ -50,7 +50,7 @@ def single_plane(image: Image, z_projection: ZProjection | None = None, colour: 
     if len(stack) != 1:
         raise FieldError(
             f"{image.path} has {len(stack)} channels (shape {image.pixels.shape}, axes {image.axes}), expected one. "
-            "Give it as a multi-channel image of its own, or split it into one file per channel."
+            "Give it as a separate multi-channel image, or split it into one file per channel."
         )
     plane: npt.NDArray[Any] = stack[0]
     return plane
@@ -79,7 +79,7 @@ def channel_stack(
     if "Y" not in axes or "X" not in axes or len(set(axes)) != len(axes):
         raise FieldError(
             f"{image.path} has the shape {pixels.shape}, and its axes are {axes}; expected rows and columns, with "
-            "channels or without. Save every field of view as a file of its own."
+            "channels or without. Save every field of view as a separate file."
         )
     if image.has_palette:
         raise FieldError(
@@ -102,8 +102,8 @@ def channel_stack(
         else:
             raise FieldError(
                 f"{image.path} has {pixels.shape[position]} entries along axis {axis} (shape {image.pixels.shape}, "
-                f"axes {image.axes}), expected one. {_advice(image, axis)}Save every time point or position as a file "
-                "of its own."
+                f"axes {image.axes}), expected one. {_advice(image, axis)}Save every time point or position as a "
+                "separate file."
             )
         axes = axes[:position] + axes[position + 1 :]
     if "C" not in axes:
@@ -204,7 +204,7 @@ def _signal_of_colour_image(samples: npt.NDArray[Any], path: Path, colour: str |
     if leaking > _MAX_LEAKING_PIXELS:
         raise FieldError(
             f"{path} is a colour composite: {said}, and in {leaking:.1%} of the pixels the colours disagree; expected "
-            "one channel shown in one colour. Export every channel as a file of its own."
+            "one channel shown in one colour. Export every channel as a separate file."
         )
     own = np.isin(np.arange(len(lit)), _SAMPLES_OF_CHANNELS.get(colour or "", ()))
     # Near black, noise decides which samples are lit.

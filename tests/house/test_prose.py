@@ -70,7 +70,6 @@ ROOMS = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "subcell_hf").iterdir()
     if path.suffix == ".py" or (path / "__init__.py").is_file()
-    if path.name != "images"  # not rewritten yet
 )
 TEMPLATES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "subcell_hf").rglob("*.j2"))
 STYLE_SHEET = re.compile(r"\{[^{}]*:[^{}]*;[^{}]*\}")

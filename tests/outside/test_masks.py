@@ -187,7 +187,7 @@ def test_masks_of_classes_are_refused(
 ) -> None:
     message = _reason(_masked(simulated, tmp_path, change(mask)))
     assert "_mask.tif" in message
-    assert "Give every cell a number of its own" in message
+    assert "Give every cell a separate number" in message
     assert "--trust-masks" in message
 
 

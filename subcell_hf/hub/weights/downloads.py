@@ -49,7 +49,7 @@ class FileFacts:
 def download_file(url: str, target: Path, expected: FileFacts | None = None, *, progress: bool = True) -> FileFacts:
     """Download a file.
 
-    What has come before a transfer broke is kept beside the target and gone on with, if the server still has the same
+    What has come before a transfer broke is kept beside the target and continued, if the server still has the same
     file. Amazon's mark of a file that was uploaded in one piece is its MD5 sum, which is compared.
 
     Args:
@@ -81,7 +81,7 @@ def download_file(url: str, target: Path, expected: FileFacts | None = None, *, 
         reason = getattr(error, "reason", None) or error
         raise InputError(
             f"{url} could not be downloaded: {reason}. {kept:,} bytes are kept in {part}; run the same command again "
-            "when the network is there, and it goes on from them."
+            "when the network is available; it continues from there."
         ) from error
     facts = replace(facts_of_file(part), etag=etag)
     _check(facts, part, url, expected)
@@ -108,7 +108,7 @@ def _transfer(url: str, part: Path, progress: bool) -> str:
     except urllib.error.HTTPError as error:
         if error.code == _NOT_SATISFIABLE:  # the file there is no longer than what is here
             part.unlink()
-            raise _BrokenTransferError("the server refused to go on from where the transfer broke off") from error
+            raise _BrokenTransferError("the server refused to resume the transfer") from error
         raise
     with response:
         if response.status != _PARTIAL:  # the file has changed, or the server knows no ranges

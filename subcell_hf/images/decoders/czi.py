@@ -110,7 +110,7 @@ def _problem(file: Any, metadata: Element) -> str | None:
         if length not in ("", "0", "1"):
             return (
                 f"it has {length} entries along the axis {axis} ({name}), expected one. Process it in ZEN, or save the "
-                "entry that you need as a file of its own"
+                "entry that you need as a separate file"
             )
     return None
 

@@ -115,7 +115,7 @@ def refuse_frames(path: Path, count: int) -> None:
         FieldError: If there is more than one.
     """
     if count > 1:
-        raise FieldError(f"{path} holds {count} pictures, expected one. Save every picture as a file of its own.")
+        raise FieldError(f"{path} holds {count} pictures, expected one. Save every picture as a separate file.")
 
 
 def refuse_orientation(path: Path, orientation: int) -> None:

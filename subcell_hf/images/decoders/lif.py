@@ -71,7 +71,7 @@ def _problem(series: Any, sizes: dict[str, int]) -> str | None:
         return (
             f"series {series.name!r} has {length} entries along the axis {axis} "
             f"({_AXIS_NAMES.get(axis, 'of unknown meaning')}), which are no channels; expected one. Save those that "
-            "you need as images of their own, or as channels."
+            "you need as separate images, or as channels."
         )
     if series.is_flim or not {"Y", "X"} <= set(sizes):
         return f"series {series.name!r} has the axes {', '.join(sizes)}, expected rows and columns of intensities."

@@ -181,7 +181,7 @@ def _only_image(file: StoredImages, path: Path) -> StoredImage:
     if len(file.images) != 1 or file.images[0].times != 1:
         raise FieldError(
             f"{path} holds {len(file.images)} images of {file.images[0].times if file.images else 0} time points, "
-            "expected one image here. Save every image as a file of its own."
+            "expected one image here. Save every image as a separate file."
         )
     return file.images[0]
 

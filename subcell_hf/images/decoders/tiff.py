@@ -211,7 +211,7 @@ def _checked_series(tiff: tifffile.TiffFile, path: Path) -> Sequence[Any]:
 
 
 def _check_pages(stream: BinaryIO, path: Path) -> None:
-    """Follow the chain of pages, which tifffile does without a limit, and without a word where it is cut."""
+    """Follow the chain of pages, which tifffile follows to any length, and silently where it is cut."""
     header = stream.read(16)
     order = "<" if header.startswith(b"II") else ">"
     is_big = b"+" in header[2:4]
@@ -268,7 +268,7 @@ def _length(series: Any, axis: str) -> int:
 def _thumbnail_problem(size: tuple[int, int], largest: tuple[int, int]) -> str:
     return (
         f"it is {size[0]} x {size[1]} px beside {largest[0]} x {largest[1]} px in the same file, which may be a "
-        "thumbnail. If it is a field of view, save it as a file of its own."
+        "thumbnail. If it is a field of view, save it as a separate file."
     )
 
 
@@ -277,8 +277,8 @@ def _only_position(all_series: Sequence[Any], path: Path) -> int:
     if len(positions) > 1:
         shapes = ", ".join(str(tuple(all_series[position.number].shape)) for position in positions)
         raise FieldError(
-            f"{path} holds {len(positions)} images (shapes {shapes}), expected one here. Save every image as a file of "
-            f"its own{', or unpack the file: then each is a field of view' if path.suffix.lower() == '.gz' else ''}."
+            f"{path} holds {len(positions)} images (shapes {shapes}), expected one here. Save each image as a separate "
+            f"file{', or unpack it: then each is a field of view' if path.suffix.lower() == '.gz' else ''}."
         )
     return positions[0].number
 

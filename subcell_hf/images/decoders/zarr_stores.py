@@ -29,9 +29,9 @@ def is_zarr_folder(path: Path) -> bool:
 
 
 def read_facts(group: Path) -> Mapping[str, Any]:
-    """What OME-Zarr says of a group; of version 0.5 that is under a key of its own.
+    """What OME-Zarr says of a group; of version 0.5 that is under a separate key.
 
-    One file is read and no array opened; rows of a plate need no group of their own.
+    One file is read and no array opened; rows of a plate need no groups.
 
     Args:
         group: Folder of the group.

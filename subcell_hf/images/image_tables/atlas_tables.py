@@ -100,7 +100,7 @@ def _atlas_plane(channel: str, image: Path, name: str, row: dict[str, str]) -> L
 
 
 def _with_atlas_pixel_size(item: ListedField) -> ListedField:
-    """The Atlas's own names stand for its own pixel size."""
+    """Files named as the Atlas names its own have its pixel size."""
     if not item.files or not all(is_named_by_hpa(path) for path in item.channel_files.values()):
         return item
     return replace(item, default_pixel_size_um=PUBLISHED_PIXEL_SIZE_UM, default_pixel_size_from="HPA name")

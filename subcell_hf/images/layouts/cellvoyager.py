@@ -65,7 +65,7 @@ def _read_plate(records: Path) -> ListedPlate:
 
 
 def _beside(records: Path, name: str) -> Path:
-    """A file beside another, its name in any case: the instrument's Windows does not tell cases apart."""
+    """A file beside another, its name in any case: the instrument's Windows ignores case."""
     found = (path for path in records.parent.iterdir() if path.name.lower() == name.lower())
     return next(found, records.with_name(name))
 

@@ -151,7 +151,7 @@ def _list_planes(parts: _Parts, known: Mapping[str, str], root: Path) -> _Found:
         elif _is_other_kind(path):
             unused[path] = _other_kind(path)
         elif image_suffix(path) in STORED_SUFFIXES:
-            unused[path] = "it holds channels of its own, beside files of one channel each: to use it, give it alone"
+            unused[path] = "it holds several channels, beside files of one channel each: to use it, give it alone"
         else:
             fields.append(_stray(path, known, root))
     for (folder, name), files in groups.items():

@@ -124,7 +124,7 @@ def _image_of(entry: Mapping[str, Any], folder: Path) -> Path | None:
 
 
 def _facts_of_entry(entry: Mapping[str, Any]) -> dict[str, str]:
-    """What an entry says by properties of its own, and by the antibodies and genes that its keywords name."""
+    """What an entry says by its own properties, and by the antibodies and genes that its keywords name."""
     more = entry.get("additionalProperty") or ()
     properties = (*entry.items(), *((str(one.get("name") or one.get("propertyID")), one.get("value")) for one in more))
     found = {

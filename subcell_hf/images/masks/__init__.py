@@ -1,1 +1,1 @@
-"""Label masks of fields: those inside of images, and whether every cell has a number of its own."""
+"""Label masks of fields: those inside of images, and whether every cell has a separate number."""

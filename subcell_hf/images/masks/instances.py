@@ -1,4 +1,4 @@
-"""Whether a label mask gives every cell a number of its own, by areas and pieces of its labels."""
+"""Whether a label mask gives every cell a separate number, by areas and pieces of its labels."""
 
 from dataclasses import dataclass, replace
 
@@ -28,7 +28,7 @@ _ENCLOSED_SHARE = 0.9  # of a label's outline
 
 _TRUST = "If every number is one cell all the same, say so (--trust-masks, or trust_masks=True in Python)."
 _REMEDY = (
-    "Give every cell a number of its own (of a mask of classes, skimage.measure.label(mask) numbers the pieces, but "
+    "Give every cell a separate number (of a mask of classes, skimage.measure.label(mask) numbers the pieces, but "
     f"does not part cells that touch), or remove the file to have the field segmented. {_TRUST}"
 )
 
@@ -174,7 +174,7 @@ def _check_enclosed(mask: npt.NDArray[np.int32], labels: npt.NDArray[np.int32], 
     if 2 * len(enclosed) >= len(labels):
         raise FieldError(
             f"{where} has {len(enclosed)} of {len(labels)} labels inside of others, such as label {own[enclosed[0]]} "
-            f"in label {other[enclosed[0]]}, as where nuclei and cytoplasms have numbers of their own; expected one "
+            f"in label {other[enclosed[0]]}, as where nuclei and cytoplasms have separate numbers; expected one "
             f"label for each whole cell. {_REMEDY}"
         )
 

@@ -1,6 +1,6 @@
 """Masks that another program wrote, in the same or another folder: which file belongs to which field of view.
 
-A pattern is a path with placeholders. Files that fit it are masks, and what stands in the place of a placeholder says
+A pattern is a path with placeholders. Files that fit it are masks, and what replaces a placeholder says
 of which field: `masks/{file}_cp_masks.tif` are masks that are named after one of the field's own images.
 """
 
@@ -28,7 +28,7 @@ PLACEHOLDERS = {
     "site": "[^/]+?",
     "folder": ".+",
 }
-"""Placeholder → what may stand in its place; `{folder}` stands for whole parts of a path, or for none."""
+"""Placeholder → what may replace it; `{folder}` replaces whole parts of a path, or for none."""
 
 _FOLDER = "{folder}/"
 _TOKENS = re.compile(r"(\{folder\}/|\{[^{}]*\}|\*|\?)")
@@ -107,7 +107,7 @@ class MaskPattern:
         return tuple(self._expression.groupindex)
 
     def parts_of(self, path: Path) -> dict[str, str] | None:
-        """What stands in the places of the placeholders, as fields are called; None for a file that is no mask."""
+        """What replaces the placeholders, as fields are called; None for a file that is no mask."""
         name = path.name
         if not self.is_beside:
             try:
@@ -219,7 +219,7 @@ def _images(item: ListedField) -> list[Path]:
 
 
 def _keys(item: ListedField, names: Sequence[str], root: Path) -> set[tuple[str, ...]]:
-    """All that may stand in the places of the placeholders in the path of a field's mask."""
+    """All that may replace the placeholders in the path of a field's mask."""
     return set(product(*(_values(item, name, root) for name in names)))
 
 

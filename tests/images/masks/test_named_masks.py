@@ -155,7 +155,7 @@ def test_a_binary_mask_of_touching_cells_is_refused(tmp_path: Path) -> None:
     write_gen5(tmp_path / "plate", ("F7",), (1,))
     tifffile.imwrite(tmp_path / "F7.tiff", (label_mask() > 0).astype(np.uint8) * 255)
     (item,) = found_by(tmp_path / "plate", f"{tmp_path}/{{well}}.tiff").fields
-    with pytest.raises(FieldError, match=r"has 1 of 1 labels in separate pieces.*Give every cell a number of its own"):
+    with pytest.raises(FieldError, match=r"has 1 of 1 labels in separate pieces.*Give every cell a separate number"):
         item.read()
 
 
