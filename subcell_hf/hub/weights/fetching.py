@@ -207,7 +207,8 @@ def _try(folder: Path) -> None:
 
 
 def _facts() -> dict[str, Any]:
-    facts: dict[str, Any] = read_yaml(shipped_folder("model_cards") / "published.yaml", "Install subcell-hf again.")
+    shared = read_yaml(shipped_folder("model_cards") / "published.yaml", "Install subcell-hf again.")
+    facts: dict[str, Any] = shared["downloads"]
     return facts
 
 
