@@ -12,14 +12,6 @@ import fsspec.core
 import numpy as np
 import numpy.typing as npt
 from fsspec.implementations.local import LocalFileSystem
-from tenacity import (
-    RetryError,
-    Retrying,
-    retry_if_exception_type,
-    retry_if_not_exception_type,
-    stop_after_attempt,
-    wait_exponential,
-)
 
 from subcell_hf.errors import InputError, StoreError, UnreachableError
 from subcell_hf.shards.cell_table import CellTable
@@ -250,6 +242,16 @@ def file_problems(folder: Path, index: ShardIndex) -> list[str]:
 
 def _persistently(read: Callable[[], Result]) -> Result:
     """Try a read over a network again after growing pauses; what is not there or not allowed is not asked for twice."""
+    # Only reads over a network need it; evaluation imports this module too.
+    from tenacity import (
+        RetryError,
+        Retrying,
+        retry_if_exception_type,
+        retry_if_not_exception_type,
+        stop_after_attempt,
+        wait_exponential,
+    )
+
     attempts = Retrying(
         stop=stop_after_attempt(REMOTE_ATTEMPTS),
         wait=wait_exponential(multiplier=FIRST_PAUSE_S),

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from tqdm import tqdm
 
 from subcell_hf.errors import InputError
@@ -65,6 +64,8 @@ def download_file(url: str, target: Path, expected: FileFacts | None = None, *, 
         InputError: If the file is not there, the server cannot be reached, or another file came than was expected.
         OSError: If it cannot be written.
     """
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
     attempts = Retrying(
         stop=stop_after_attempt(_ATTEMPTS),
         wait=wait_exponential(_FIRST_WAIT_S, max=30.0),
