@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.image_options import Illumination, Labels, Masks, PathMappings, Pattern, PlateMaps, Segmentation
+from subcell_hf.cli.option_groups import ImageOptions, Segmentation, grouped
 from subcell_hf.errors import counted
 
 
@@ -42,65 +42,31 @@ def simulate(
     typer.echo(f"{output} contains {simulated}, {made} of them new; metadata.csv lists their content.")
 
 
+@grouped
 def inspect(
     source: Annotated[
         Path,
         typer.Argument(metavar="INPUT", help="Folder as the microscope wrote it, its index, an image, or a table."),
     ],
-    channel_mapping: Annotated[
-        list[str] | None,
-        typer.Option(help="Map a channel name to a colour: NAME=COLOUR, such as DAPI=blue; repeatable."),
-    ] = None,
-    channel_names: Annotated[
-        str | None, typer.Option(help="Comma-separated channel names for multi-channel files that contain none.")
-    ] = None,
-    pixel_size_um: Annotated[
-        float | None, typer.Option(help="Pixel size of the images in micrometres; overrides the files.")
-    ] = None,
-    z_projection: Annotated[
-        str | None, typer.Option(help="For Z-stacks: max, mean, focus, or the index of a plane.")
-    ] = None,
-    masks: Masks = None,
-    labels: Labels = None,
-    plate_map: PlateMaps = None,
-    pattern: Pattern = None,
-    path_mapping: PathMappings = None,
-    illumination: Illumination = False,
+    images: ImageOptions,
     look_at: Annotated[int, typer.Option(min=0, help="Number of fields whose pixels are checked.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
 ) -> None:
     """Show what a folder of images contains. Exit code 3: something would be skipped; 2: nothing can be used."""
-    from subcell_hf.images.reading_options import (
-        ReadingOptions,
-        parse_channel_mapping,
-        parse_path_mapping,
-        parse_z_projection,
-    )
     from subcell_hf.workflows.inspect_images import inspect_images
 
-    reading = ReadingOptions(
-        channel_mapping=parse_channel_mapping(channel_mapping or ()),
-        channel_names=tuple(name.strip() for name in channel_names.split(",")) if channel_names else (),
-        pixel_size_um=pixel_size_um,
-        z_projection=parse_z_projection(z_projection),
-        pattern=pattern,
-        masks=masks,
-        plate_maps=tuple(plate_map or ()),
-        path_mapping=parse_path_mapping(path_mapping or ()),
-        illumination=illumination,
-        labels=labels,
-    )
-    found = inspect_images(source, reading, look_at=look_at)
+    found = inspect_images(source, images.reading(), look_at=look_at)
     if as_json:
         typer.echo(json.dumps(found.as_json(), ensure_ascii=False, indent=1))
     else:
-        from subcell_hf.cli.inspection import describe
+        from subcell_hf.workflows.inspection_text import describe_inspection
 
-        typer.echo(describe(found))
+        typer.echo(describe_inspection(found))
     if found.usable < len(found.fields):
         raise typer.Exit(3 if found.usable else 2)
 
 
+@grouped
 def crops(
     source: Annotated[
         Path,
@@ -110,40 +76,14 @@ def crops(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],
+    *,
     channels: Annotated[
         str | None, typer.Option(help="Required channels: rybg, rbg, …, or comma-separated names.")
     ] = None,
-    channel_mapping: Annotated[
-        list[str] | None,
-        typer.Option(help="Map a channel name to a colour: NAME=COLOUR, such as DAPI=blue; repeatable."),
-    ] = None,
-    channel_names: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated channel names for multi-channel files that contain none. Without --z-projection, as "
-            "many names as there are Z-planes or time points read these as channels."
-        ),
-    ] = None,
-    pixel_size_um: Annotated[
-        float | None, typer.Option(help="Pixel size of the images in micrometres; overrides the files.")
-    ] = None,
-    z_projection: Annotated[str | None, typer.Option(help="For Z-stacks: max, mean, or the index of a plane.")] = None,
-    metadata: Annotated[
-        Path | None, typer.Option(help="CSV with a column field_of_view; default: metadata.csv in INPUT, if present.")
-    ] = None,
-    plate_map: PlateMaps = None,
-    pattern: Pattern = None,
-    path_mapping: PathMappings = None,
-    illumination: Illumination = False,
+    images: ImageOptions,
     boxes: Annotated[
         Path | None, typer.Option(help="CSV of bounding boxes: field_of_view,cell_id,top,left,height,width in pixels.")
     ] = None,
-    masks: Masks = None,
-    labels: Labels = None,
-    trust_masks: Annotated[
-        bool,
-        typer.Option("--trust-masks", help="Accept each label of a mask as one cell, even with many pieces or nuclei."),
-    ] = False,
     segmentation: Segmentation = "watershed",
     crop_size_px: Annotated[int, typer.Option(help="Width of a crop in pixels of 0.0800885 um.")] = 896,
     output_size_px: Annotated[int, typer.Option(help="Width of the stored crop in pixels.")] = 448,
@@ -164,13 +104,6 @@ def crops(
 ) -> None:
     """Crop single cells from fields of view. Exit code 3: some fields were skipped, see skipped.csv."""
     from subcell_hf.cells.single_cells import CropSettings
-    from subcell_hf.images.reading_options import (
-        ReadingOptions,
-        parse_channel_mapping,
-        parse_path_mapping,
-        parse_z_projection,
-    )
-    from subcell_hf.ontology import channels_from_variant
     from subcell_hf.workflows.crop import crop_images
 
     report = crop_images(
@@ -184,22 +117,7 @@ def crops(
             exclude_border=exclude_border,
             max_saturation=max_saturation,
         ),
-        reading=ReadingOptions(
-            channels=channels_from_variant(channels) if channels else None,
-            channel_mapping=parse_channel_mapping(channel_mapping or ()),
-            channel_names=tuple(name.strip() for name in channel_names.split(",")) if channel_names else (),
-            pixel_size_um=pixel_size_um,
-            z_projection=parse_z_projection(z_projection),
-            metadata=metadata,
-            plate_maps=tuple(plate_map or ()),
-            pattern=pattern,
-            path_mapping=parse_path_mapping(path_mapping or ()),
-            illumination=illumination,
-            max_decoded_bytes=int(max_decoded_gib * 2**30),
-            masks=masks,
-            trust_masks=trust_masks,
-            labels=labels,
-        ),
+        reading=images.reading(channels, max_decoded_gib),
         segmentation=segmentation,
         boxes=boxes,
         workers=workers,
@@ -217,12 +135,14 @@ def crops(
         raise typer.Exit(3)
 
 
+@grouped
 def shards(
     source: Annotated[
         Path,
         typer.Argument(metavar="INPUT", help="Output folder of `subcell crops`, or images, which are cropped first."),
     ],
     output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],
+    *,
     split_by: Annotated[
         str, typer.Option(help="gene: antibodies of one gene stay together; antibody; or none for no splits.")
     ] = "gene",
@@ -238,22 +158,7 @@ def shards(
     channels: Annotated[
         str | None, typer.Option(help="For images: channels to use: rybg, rbg, …, or comma-separated names.")
     ] = None,
-    pixel_size_um: Annotated[
-        float | None, typer.Option(help="For images: pixel size in micrometres; overrides the files.")
-    ] = None,
-    metadata: Annotated[
-        Path | None, typer.Option(help="For images: CSV with columns field_of_view, antibody, gene, locations, ….")
-    ] = None,
-    plate_map: PlateMaps = None,
-    pattern: Pattern = None,
-    path_mapping: PathMappings = None,
-    illumination: Illumination = False,
-    masks: Masks = None,
-    labels: Labels = None,
-    trust_masks: Annotated[
-        bool,
-        typer.Option("--trust-masks", help="Accept each label of a mask as one cell, even with many pieces or nuclei."),
-    ] = False,
+    images: ImageOptions,
     segmentation: Segmentation = "watershed",
     workers: Annotated[int, typer.Option(min=1, help="Number of parallel processes.")] = 1,
     engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or on a cluster.")] = "local",
@@ -265,25 +170,12 @@ def shards(
 
     For more ways to crop, run `subcell crops` first and give its folder.
     """
-    from subcell_hf.images.reading_options import ReadingOptions, parse_path_mapping
-    from subcell_hf.ontology import channels_from_variant, training_locations
+    from subcell_hf.ontology import training_locations
     from subcell_hf.shards.sharding import ShardSettings
     from subcell_hf.shards.splits import parse_fractions
     from subcell_hf.storage.plain_files import read_lines
     from subcell_hf.workflows.shards import shard_images
 
-    reading = ReadingOptions(
-        channels=channels_from_variant(channels) if channels else None,
-        pixel_size_um=pixel_size_um,
-        metadata=metadata,
-        plate_maps=tuple(plate_map or ()),
-        pattern=pattern,
-        path_mapping=parse_path_mapping(path_mapping or ()),
-        illumination=illumination,
-        masks=masks,
-        trust_masks=trust_masks,
-        labels=labels,
-    )
     settings = ShardSettings(
         fields_per_shard=fields_per_shard,
         classes=tuple(read_lines(classes)) if classes else training_locations(),
@@ -296,7 +188,7 @@ def shards(
         source,
         output,
         settings=settings,
-        reading=reading,
+        reading=images.reading(channels),
         segmentation=segmentation,
         workers=workers,
         strict=strict,

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.image_options import Illumination, Labels, Masks, PathMappings, Pattern, PlateMaps, Segmentation
+from subcell_hf.cli.option_groups import ImageOptions, Segmentation, grouped
 
 
+@grouped
 def embed(
     source: Annotated[
         str,
@@ -23,6 +24,7 @@ def embed(
         typer.Option(help="Folder or Hub id of a model; auto: for each field the largest model whose channels it has."),
     ],
     output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],
+    *,
     models: Annotated[
         str | None,
         typer.Option(
@@ -51,34 +53,7 @@ def embed(
             help="Whether each image shows one cell or many; default: one if it fits into the window of the model.",
         ),
     ] = None,
-    channel_mapping: Annotated[
-        list[str] | None,
-        typer.Option(help="Map a channel name to a colour: NAME=COLOUR, such as DAPI=blue; repeatable."),
-    ] = None,
-    channel_names: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated channel names for multi-channel files that contain none. Without --z-projection, as "
-            "many names as there are Z-planes or time points read these as channels."
-        ),
-    ] = None,
-    pixel_size_um: Annotated[
-        float | None, typer.Option(help="Pixel size of the images in micrometres; overrides the files.")
-    ] = None,
-    z_projection: Annotated[str | None, typer.Option(help="For Z-stacks: max, mean, or the index of a plane.")] = None,
-    metadata: Annotated[
-        Path | None, typer.Option(help="CSV with a column field_of_view; default: metadata.csv in INPUT, if present.")
-    ] = None,
-    plate_map: PlateMaps = None,
-    pattern: Pattern = None,
-    path_mapping: PathMappings = None,
-    illumination: Illumination = False,
-    masks: Masks = None,
-    labels: Labels = None,
-    trust_masks: Annotated[
-        bool,
-        typer.Option("--trust-masks", help="Accept each label of a mask as one cell, even with many pieces or nuclei."),
-    ] = False,
+    images: ImageOptions,
     segmentation: Segmentation = "watershed",
     min_area_um2: Annotated[float | None, typer.Option(help="Exclude cells smaller than this.")] = None,
     max_area_um2: Annotated[float | None, typer.Option(help="Exclude cells larger than this.")] = None,
@@ -116,12 +91,6 @@ def embed(
     On several GPUs: accelerate launch -m subcell_hf.cli embed INPUT …
     """
     from subcell_hf.cells.single_cells import CropSettings
-    from subcell_hf.images.reading_options import (
-        ReadingOptions,
-        parse_channel_mapping,
-        parse_path_mapping,
-        parse_z_projection,
-    )
     from subcell_hf.inference.engine.embedding import EmbedSettings
     from subcell_hf.inference.sources.recognition import SourceOptions
     from subcell_hf.parallel.processes import is_launched
@@ -129,20 +98,7 @@ def embed(
     from subcell_hf.workflows.embed_input import EmbedInput
 
     options = SourceOptions(
-        reading=ReadingOptions(
-            channel_mapping=parse_channel_mapping(channel_mapping or ()),
-            channel_names=tuple(name.strip() for name in channel_names.split(",")) if channel_names else (),
-            pixel_size_um=pixel_size_um,
-            z_projection=parse_z_projection(z_projection),
-            metadata=metadata,
-            plate_maps=tuple(plate_map or ()),
-            pattern=pattern,
-            path_mapping=parse_path_mapping(path_mapping or ()),
-            illumination=illumination,
-            masks=masks,
-            trust_masks=trust_masks,
-            labels=labels,
-        ),
+        reading=images.reading(),
         filters=CropSettings(min_area_um2=min_area_um2, max_area_um2=max_area_um2, exclude_border=exclude_border),
         segmentation=segmentation,
         single_cells=single_cells,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.image_options import PlateMaps
+from subcell_hf.cli.option_groups import PlateMaps
 from subcell_hf.errors import counted
 
 

@@ -33,6 +33,7 @@ from .hub.serving import serve_demo as serve_demo
 from .inspect_images import InspectedField as InspectedField
 from .inspect_images import Inspection as Inspection
 from .inspect_images import inspect_images as inspect_images
+from .inspection_text import describe_inspection as describe_inspection
 from .pretrain import pretrain as pretrain
 from .pretrain import run_pretraining as run_pretraining
 from .recipes import copy_recipes as copy_recipes

@@ -11,8 +11,12 @@ _MOST_SHOWN = 5
 _OF_FIELD = re.compile(r"Field (?P<name>'.+?'|\".+?\"): (?P<what>.+)", re.DOTALL)
 
 
-def describe(found: Inspection) -> str:
-    """The text that `subcell inspect` shows."""
+def describe_inspection(found: Inspection) -> str:
+    """The text that `subcell inspect` shows.
+
+    Args:
+        found: What `inspect_images` found.
+    """
     fields = found.fields
     lines = [
         f"Layout:      {found.layout} ({found.recognised_by})",
