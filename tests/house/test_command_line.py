@@ -1,5 +1,7 @@
 """Every command and every option says what it is for, and help is quick because nothing heavy is imported."""
 
+import ast
+import re
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 
 from subcell_hf import __version__
 from subcell_hf.cli import app
+from tests.house.test_laws import FILES
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 SUB_COMMANDS = {
@@ -16,6 +19,27 @@ SUB_COMMANDS = {
     for group, commands in COMMANDS.items()
     for name, command in getattr(commands, "commands", {}).items()
 }
+
+OF_OTHERS = {"--help", "--version", "--shm-size", "--pty", "--save_tif", "--libraries", "--resume_from_checkpoint"}
+"""Options of every command and of other programs: docker run, srun, cellpose, a benchmark, transformers."""
+
+
+def test_messages_name_options_that_exist() -> None:
+    """Trainings have the arguments of transformers, which their own tests read."""
+    commands = {**COMMANDS, **SUB_COMMANDS}.values()
+    options = {
+        option for command in commands for item in command.params for option in (*item.opts, *item.secondary_opts)
+    }
+    named = {
+        option
+        for path in FILES
+        if "training" not in path.parts and path.stem not in ("pretrain", "finetune", "train_localization")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", node.value)
+    }
+    assert len(named) > 50
+    assert named <= options | OF_OTHERS
 
 
 @pytest.mark.parametrize("name", sorted({**COMMANDS, **SUB_COMMANDS}))
