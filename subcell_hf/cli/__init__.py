@@ -65,6 +65,7 @@ def main(
 
 
 COMMANDS = (
+    data.examples,
     data.simulate,
     data.inspect,
     data.crops,

@@ -10,6 +10,16 @@ from subcell_hf.cli.option_groups import ImageOptions, Segmentation, grouped
 from subcell_hf.errors import counted
 
 
+def examples(folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")]) -> None:
+    """Write a small simulated plate to try the commands on, and print the command that embeds it."""
+    from subcell_hf.workflows.examples import write_examples
+
+    made = write_examples(folder)
+    locations = ", ".join(made.locations)
+    typer.echo(f"{folder} contains {counted(made.fields, 'simulated field')} of {locations}. Embed them with\n")
+    typer.echo(f"    {made.command}")
+
+
 def simulate(
     fields: Annotated[int, typer.Option(help="Fields of view to simulate, about ten cells each at the default size.")],
     output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],

@@ -20,6 +20,8 @@ from .evaluation.table_baselines import WrittenBaseline as WrittenBaseline
 from .evaluation.table_baselines import compute_baselines as compute_baselines
 from .evaluation.table_baselines import find_baselines as find_baselines
 from .evaluation.table_baselines import find_profile_baselines as find_profile_baselines
+from .examples import Examples as Examples
+from .examples import write_examples as write_examples
 from .finetune import finetune as finetune
 from .finetune import run_finetuning as run_finetuning
 from .hub.publishing import ExportedModel as ExportedModel
