@@ -2,10 +2,10 @@
 
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import fsspec
 import fsspec.core
@@ -13,23 +13,17 @@ import numpy as np
 import numpy.typing as npt
 from fsspec.implementations.local import LocalFileSystem
 
-from subcell_hf.errors import InputError, StoreError, UnreachableError
+from subcell_hf.errors import InputError, StoreError
 from subcell_hf.shards.cell_table import CellTable
 from subcell_hf.shards.codec import decode_mask, decode_pixels
 from subcell_hf.shards.index import CELLS_FILE, INDEX_FILE, ShardIndex
+from subcell_hf.storage.downloads.persistence import read_persistently
 
 MAX_GAP_BYTES = 64 * 1024
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 """Over a network, neighbouring cells are fetched together up to this size, if no more than the gap is between them."""
 
 REMOTE_THREADS = 8
-REMOTE_ATTEMPTS = 4
-FIRST_PAUSE_S = 0.5
-
-_FINAL_ERRORS = (FileNotFoundError, PermissionError, TypeError, ValueError)
-"""Errors for which there is no other attempt."""
-
-Result = TypeVar("Result")
 
 
 class Span(NamedTuple):
@@ -170,7 +164,7 @@ class ShardReader:
         try:
             if isinstance(filesystem, LocalFileSystem):
                 return Path(root, name).read_bytes()
-            return bytes(_persistently(lambda: filesystem.cat_file(f"{root}/{name}")))
+            return bytes(read_persistently(lambda: filesystem.cat_file(f"{root}/{name}")))
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{self.url} has no {name}: it is not a finished folder of shards. Give one that `subcell "
@@ -193,9 +187,9 @@ class ShardReader:
         if filesystem.async_impl:
             paths = [f"{root}/{self.index.shards[span.shard].file}" for span in spans]
             starts, ends = [span.start for span in spans], [span.end for span in spans]
-            return _persistently(lambda: filesystem.cat_ranges(paths, starts, ends, on_error="raise"))
+            return read_persistently(lambda: filesystem.cat_ranges(paths, starts, ends, on_error="raise"))
         with ThreadPoolExecutor(REMOTE_THREADS) as pool:
-            return list(pool.map(lambda span: _persistently(lambda: self._fetch(span)), spans))
+            return list(pool.map(lambda span: read_persistently(lambda: self._fetch(span)), spans))
 
 
 def merge_spans(spans: Sequence[Span]) -> dict[Span, list[int]]:
@@ -238,31 +232,3 @@ def file_problems(folder: Path, index: ShardIndex) -> list[str]:
         elif found[shard.file] != shard.bytes:
             problems.append(f"{shard.file} has {found[shard.file]} bytes, expected {shard.bytes}")
     return problems
-
-
-def _persistently(read: Callable[[], Result]) -> Result:
-    """Try a read over a network again after growing pauses; what is not there or not allowed is not asked for twice."""
-    # Only reads over a network need it; evaluation imports this module too.
-    from tenacity import (
-        RetryError,
-        Retrying,
-        retry_if_exception_type,
-        retry_if_not_exception_type,
-        stop_after_attempt,
-        wait_exponential,
-    )
-
-    attempts = Retrying(
-        stop=stop_after_attempt(REMOTE_ATTEMPTS),
-        wait=wait_exponential(multiplier=FIRST_PAUSE_S),
-        # Each library has its own kinds of network errors.
-        retry=retry_if_exception_type(Exception) & retry_if_not_exception_type(_FINAL_ERRORS),
-    )
-    try:
-        return attempts(read)
-    except RetryError as error:
-        reason = error.last_attempt.exception()
-        raise UnreachableError(
-            f"The network read failed {REMOTE_ATTEMPTS} times, at last with {reason!r}. Run the same command again "
-            "later."
-        ) from reason

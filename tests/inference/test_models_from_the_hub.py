@@ -18,8 +18,8 @@ from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.cells.sources import crop_source
 from subcell_hf.errors import StoreError, UnreachableError
 from subcell_hf.inference.models.loading import find_models
-from subcell_hf.shards import reader as shard_reader
 from subcell_hf.shards.sharding import ShardSettings, write_shards
+from subcell_hf.storage.downloads import persistence
 from subcell_hf.tables.files import read_table
 from tests.hub.loopback_hub import LoopbackHub, serve
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
@@ -146,7 +146,7 @@ def test_no_cell_is_skipped_because_a_network_fails(
                 return False
             return going_on
 
-    monkeypatch.setattr(shard_reader, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(persistence, "FIRST_PAUSE_S", 0.01)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Broken, directory=str(shards)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url, output = f"http://127.0.0.1:{server.server_port}", tmp_path / "out"

@@ -18,11 +18,11 @@ import pytest
 import torch
 
 from subcell_hf.errors import InputError
-from subcell_hf.shards import reader as shard_reader
 from subcell_hf.shards.batch_plan import BatchSettings, InOrderPlan
 from subcell_hf.shards.reader import ShardReader, Span, merge_spans
 from subcell_hf.shards.sharding import ShardSettings
 from subcell_hf.shards.streaming import ShardBatch, ShardDataset, in_order_loader, training_loader
+from subcell_hf.storage.downloads import persistence
 from tests.cells.synthetic_crops import SyntheticCrops, expected_pixels, write_synthetic
 
 SETTINGS = BatchSettings(antibodies_per_batch=4, cells_per_antibody=6, seed=7)
@@ -141,7 +141,7 @@ def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder.parent)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    monkeypatch.setattr(shard_reader, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(persistence, "FIRST_PAUSE_S", 0.01)
     yield f"http://127.0.0.1:{server.server_port}/{folder.name}", handler
     server.shutdown()
     server.server_close()
