@@ -10,8 +10,9 @@ NEWEST_TRANSFORMERS := $(shell sed -n 's/^transformers==//p' constraints.txt)
 PEERS := $(foreach version,$(OLDEST_TRANSFORMERS) $(NEWEST_TRANSFORMERS),build/transformers-$(version)-tests)
 ON_OLDEST := dtypes model_outputs tracing
 # Two processes of one thread each: on small tensors faster than one process of two. A process gets whole files, whose
-# fixtures it builds once, and takes tests of the other when it has none left.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# fixtures it builds once, and takes tests of the other when it has none left. numba, which UMAP runs on, would set the
+# threads of PyTorch to its own.
+PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install develop quickstart real lint test fuzz coverage docs clean

@@ -1,5 +1,6 @@
 """Fixtures shared by every room's tests."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,12 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = Path(config.rootpath) / "build" / "modules_cache"
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["HF_MODULES_CACHE"] = str(folder)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt modules and tests from garbage collections: a full one, as trainings call for, would take half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
