@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import TrainerState
 
 from subcell_hf.errors import InputError
 from subcell_hf.shards.reader import ShardReader
@@ -23,7 +24,8 @@ from subcell_hf.shards.sharding import ShardSettings
 from subcell_hf.training.monitoring.charts import Series, draw_lines, draw_stack, thin, to_png, to_svg
 from subcell_hf.training.monitoring.model_pictures import caption_rows, choose_rows, draw_pictures
 from subcell_hf.training.monitoring.picture_sheet import TILE_PX, draw_sheet
-from subcell_hf.training.monitoring.run_page import MOST_MOMENTS
+from subcell_hf.training.monitoring.run_page import MOST_MOMENTS, RunFacts, write_run_page
+from subcell_hf.training.monitoring.terminal_progress import describe_log
 from subcell_hf.training.pretraining.arguments import parse_arguments
 from subcell_hf.training.pretraining.resolution import resolve
 from subcell_hf.training.pretraining.trainer import PreTrainer
@@ -219,6 +221,28 @@ def test_charts_of_few_and_many_values() -> None:
         assert "first" in to_svg(draw_stack(series, "s"))
     assert to_svg(draw_lines(series)) == to_svg(draw_lines(series))
     assert to_png(draw_lines(series)).startswith(b"\x89PNG")
+
+
+def test_a_score_that_is_not_defined_is_no_best_one(tmp_path: Path) -> None:
+    """Where every cell of the split has one location, no average precision is defined."""
+    facts = RunFacts(tmp_path, "one", {}, step=3, total_steps=3, validation_cells=4, status="finished", version="0")
+    (tmp_path / "monitoring").mkdir()
+
+    def page(*scores: float | None) -> str:
+        log = [
+            {"step": step, "eval_macro_auprc": score, "eval_label_ranking_average_precision": 0.5, "eval_top5": 1.0}
+            for step, score in enumerate(scores, 1)
+        ]
+        return write_run_page(facts, log).read_text(encoding="utf-8")
+
+    nan = float("nan")
+    assert re.search(r"0\.300.{1,99}at step 2, now 0\.200", page(nan, 0.3, 0.2), re.DOTALL)
+    for undefined in (page(nan, nan), page(None)):
+        assert "not defined on these cells" in undefined
+        assert "Macro AUPRC" not in undefined
+        assert "Label ranking" in undefined
+    state = TrainerState(global_step=3, max_steps=3)
+    assert "macro AUPRC not defined" in describe_log({"eval_macro_auprc": nan, "eval_cells": 4.0}, state)
 
 
 def test_pictures_on_a_schedule_of_their_own_and_few_of_them_in_the_page(shards: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ other state: after a resume it equals the page of an uninterrupted run.
 import base64
 import csv
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -118,7 +119,8 @@ def write_run_page(facts: RunFacts, history: Sequence[Mapping[str, Any]]) -> Pat
 
 
 def _series(lines: Sequence[Mapping[str, Any]], name: str, label: str | None = None) -> Series:
-    chosen = [line for line in lines if name in line]
+    """What was logged under a name; a score that is not defined on its cells is not a point."""
+    chosen = [line for line in lines if line.get(name) is not None and not math.isnan(line[name])]
     return Series(label or name, [line["step"] for line in chosen], [float(line[name]) for line in chosen])
 
 
@@ -151,13 +153,12 @@ def _probe(validated: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "eval_label_ranking_average_precision": ("Label ranking", "average precision of each cell's ranking"),
             "eval_top5": ("Top-5", "cells with a true location among the five highest"),
         }
-        charts = [
-            _chart(title, note, [_series(validated, name)], low=0, high=1) for name, (title, note) in metrics.items()
-        ]
+        found = {name: _series(validated, name) for name in metrics}
+        charts = [_chart(*metrics[name], [points], low=0, high=1) for name, points in found.items() if points.steps]
     explanation = (
         "A small classifier of protein locations is trained on the frozen embedding. These are its scores on "
-        "antibodies "
-        "of the validation split, which are not used in training."
+        "antibodies of the validation split, which are not used in training. A score that is not defined there is left "
+        "out: average precision needs a location that some cells have and others have not."
     )
     return {"title": "Probe on the frozen embedding", "explanation": explanation, "charts": charts}
 
@@ -206,12 +207,13 @@ def _key_figures(trained: Sequence[Mapping[str, Any]], validated: Sequence[Mappi
             {"label": "loss", "value": f"{trained[-1]['loss']:.4g}", "note": f"{trained[0]['loss']:.4g} at the start"}
         )
     if validated:
-        best = max(validated, key=lambda line: line["eval_macro_auprc"])
+        scores = _series(validated, "eval_macro_auprc")
+        best = max(zip(scores.values, scores.steps, strict=True), key=lambda point: point[0], default=None)
         figures.append(
             {
                 "label": "macro AUPRC, best",
-                "value": f"{best['eval_macro_auprc']:.3f}",
-                "note": f"at step {best['step']}, now {validated[-1]['eval_macro_auprc']:.3f}",
+                "value": f"{best[0]:.3f}" if best else "–",
+                "note": f"at step {best[1]}, now {scores.values[-1]:.3f}" if best else "not defined on these cells",
             }
         )
     timed = [line for line in trained if "step_s" in line]

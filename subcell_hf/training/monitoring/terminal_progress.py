@@ -1,5 +1,6 @@
 """Progress of a run in the terminal."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,7 +83,8 @@ def describe_log(logs: Mapping[str, Any], state: TrainerState) -> str:
     if "loss" in logs:
         return " · ".join([where, f"epoch {logs.get('epoch') or 0:.4g}", *_training_parts(logs)])
     if "eval_macro_auprc" in logs:
-        parts = [f"{label} {logs[f'eval_{name}']:.4f}" for name, label in _VALIDATED.items() if f"eval_{name}" in logs]
+        found = {label: logs[f"eval_{name}"] for name, label in _VALIDATED.items() if f"eval_{name}" in logs}
+        parts = [f"{label} {'not defined' if math.isnan(x) else f'{x:.4f}'}" for label, x in found.items()]
         return " · ".join([where, "VALIDATION", *parts, f"{logs['eval_cells']:.0f} cells"])
     if "train_runtime" in logs:
         return f"{where} · done in {_duration(logs['train_runtime'])}"
