@@ -19,6 +19,7 @@ ORDER = (
     "shards",
     "augmentation",
     "simulation",
+    "weights",
     "training",
     "inference",
     "tables",

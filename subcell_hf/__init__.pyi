@@ -15,15 +15,16 @@ from . import storage as storage
 from . import tables as tables
 from . import training as training
 from . import types as types
+from . import weights as weights
 from . import workflows as workflows
 from .hub.publishing.export import export_model as export_model
-from .hub.weights.conversion import convert as convert
 from .model.configuration_subcell import SubCellConfig as SubCellConfig
 from .model.image_processing_subcell import SubCellImageProcessor as SubCellImageProcessor
 from .model.modeling_subcell import SubCellForImageClassification as SubCellForImageClassification
 from .model.modeling_subcell import SubCellModel as SubCellModel
 from .model.modeling_subcell_pretraining import SubCellForPreTraining as SubCellForPreTraining
 from .model.pipeline_subcell import SubCellPipeline as SubCellPipeline
+from .weights.conversion import convert as convert
 from .workflows.embed import embed as embed
 
 __version__: str

@@ -32,8 +32,8 @@ def convert(
     pixel_size_um: Annotated[float, typer.Option(help="Pixel size of the model input in micrometres.")] = 0.0800885,
 ) -> None:
     """Convert published weights to a folder that AutoModel.from_pretrained loads."""
-    from subcell_hf.hub.weights.conversion import convert
     from subcell_hf.progress import hide_weight_bars
+    from subcell_hf.weights.conversion import convert
 
     hide_weight_bars()
     folder = convert(
@@ -212,8 +212,8 @@ def untrained(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
 ) -> None:
     """Save a model with the same architecture and random weights, as a baseline for `subcell embed`."""
-    from subcell_hf.hub.weights.untrained import save_untrained
     from subcell_hf.progress import hide_weight_bars
+    from subcell_hf.weights.untrained import save_untrained
 
     hide_weight_bars()
     typer.echo(f"{save_untrained(model, output, seed)} contains an untrained model.")

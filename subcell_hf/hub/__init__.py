@@ -1,4 +1,4 @@
-"""Conversion of published weights; cards, repositories, endpoint and demo for the Hugging Face Hub."""
+"""Cards, repositories, endpoint and demo for the Hugging Face Hub."""
 
 from subcell_hf.extras import attach_exports
 

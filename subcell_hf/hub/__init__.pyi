@@ -26,10 +26,3 @@ from .publishing.push import PushPlan as PushPlan
 from .publishing.push import collect_files as collect_files
 from .publishing.push import plan_push as plan_push
 from .publishing.push import push_files as push_files
-from .weights.conversion import convert as convert
-from .weights.fetching import FetchedModel as FetchedModel
-from .weights.fetching import PublishedVariant as PublishedVariant
-from .weights.fetching import fetch_weights as fetch_weights
-from .weights.fetching import published_variants as published_variants
-from .weights.published_files import ConversionError as ConversionError
-from .weights.untrained import save_untrained as save_untrained

@@ -19,7 +19,7 @@ from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel, SubCellPreTrainedModel
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
-from subcell_hf.storage.plain_files import explaining, one_line, read_json, refuse_lfs_pointer
+from subcell_hf.storage.plain_files import explaining, read_json, refuse_lfs_pointer
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -41,45 +41,8 @@ _LEADING_ELSEWHERE = (
     "_attn_implementation_internal",
 )  # fmt: skip
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors")
-_NEEDED_FILES = ("*.json", "*.safetensors")
 
 Model = TypeVar("Model", bound=SubCellPreTrainedModel)
-
-
-def find_folder(name: str | Path, revision: str | None = None, *, weights: bool = True) -> tuple[Path, str | None]:
-    """The folder of a model by its name.
-
-    Args:
-        name: A folder, or the id of a model on the Hub, which is downloaded.
-        revision: Branch, tag or commit on the Hub.
-        weights: Whether the weights are needed, too.
-
-    Returns:
-        The folder, and the commit on the Hub or None for a local folder.
-
-    Raises:
-        InputError: If there is no such folder or model, or the Hub cannot be reached.
-    """
-    path, text = Path(name), str(name)
-    if path.is_dir():
-        if revision is not None:
-            raise InputError(f"{name} is a local folder, which has no revision {revision!r}. Leave --revision out.")
-        return path, None
-    if not path.exists() and text.count("/") == 1 and not text.startswith((".", "/")):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-        patterns = list(_NEEDED_FILES if weights else _NEEDED_FILES[:1])
-        try:
-            folder = Path(snapshot_download(text, revision=revision, allow_patterns=patterns))
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise InputError(
-                f"The model {text!r} is no folder here and was not found on the Hub: {one_line(error)}"
-            ) from error
-        return folder, folder.name
-    raise InputError(
-        f"The model {text!r} is neither a folder nor an id such as owner/name. `subcell convert` makes one."
-    )
 
 
 def check_model(folder: Path) -> SubCellConfig:

@@ -9,14 +9,14 @@ from subcell_hf.augmentation.presets import load_settings
 from subcell_hf.hub.cards.card_facts import gather_facts
 from subcell_hf.hub.cards.evaluation_results import read_results
 from subcell_hf.hub.publishing.export import load_model, load_processor
-from subcell_hf.hub.weights.conversion import convert
-from subcell_hf.hub.weights.untrained import save_untrained
 from subcell_hf.inference.engine.embedding import Processes
 from subcell_hf.inference.models.loading import CellEncoder, find_models
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.training.pretraining.arguments import parse_arguments
 from subcell_hf.training.pretraining.resolution import build_config
+from subcell_hf.weights.conversion import convert
+from subcell_hf.weights.untrained import save_untrained
 from tests.fuzz.runner import Kind
 from tests.hub.tiny_models import FACTS, save_tiny, write_results
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields

@@ -150,8 +150,8 @@ def _commands() -> dict[str, ast.FunctionDef]:
 
 SINGLE_FUNCTIONS = {
     "subcell simulate": "subcell_hf.simulation.simulate.simulate_dataset",
-    "subcell convert": "subcell_hf.hub.weights.conversion.convert",
-    "subcell untrained": "subcell_hf.hub.weights.untrained.save_untrained",
+    "subcell convert": "subcell_hf.weights.conversion.convert",
+    "subcell untrained": "subcell_hf.weights.untrained.save_untrained",
 }
 """Commands of which the whole work is one public function of a room; all others call a workflow."""
 

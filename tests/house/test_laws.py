@@ -17,7 +17,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 ISLAND = sorted((PACKAGE / "model").glob("*_subcell*.py"))
 
 ROOMS = (
-    "cli", "workflows", "hub", "evaluation", "inference", "report", "training", "tables", "cells", "shards",
+    "cli", "workflows", "hub", "evaluation", "inference", "report", "training", "weights", "tables", "cells", "shards",
     "simulation", "images", "augmentation", "parallel", "pages", "storage", "model", "registration",
     "ontology", "types", "progress", "process", "extras", "errors", "shipped",
 )  # fmt: skip

@@ -59,6 +59,7 @@ class Fault:
     status: int
     after: int = 0
     times: int = 10**9
+    code: str = "Fault"
 
     def strikes(self, request: str) -> bool:
         if not re.search(self.pattern, request):
@@ -126,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
             try:
                 for fault in hub.faults:
                     if fault.strikes(hub.log[-1]):
-                        raise RefusalError(fault.status, "Fault", "this failure is part of the test")
+                        raise RefusalError(fault.status, fault.code, "this failure is part of the test")
                 for pattern, route in ROUTES:
                     if match := re.fullmatch(pattern, path):
                         return route(self, **match.groupdict())

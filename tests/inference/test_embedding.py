@@ -15,12 +15,12 @@ from subcell_hf.cells.cropping import crop_fields
 from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
-from subcell_hf.hub.weights.conversion import convert
 from subcell_hf.images.fields_of_view import ReadingOptions
 from subcell_hf.inference.engine.embedding import Processes
 from subcell_hf.inference.sources.recognition import SourceOptions
 from subcell_hf.tables.cell_pictures import iterate_pictures
 from subcell_hf.tables.files import read_table
+from subcell_hf.weights.conversion import convert
 from tests.images.written_fields import label_mask, random_plane, write_hpa_field, write_png
 from tests.inference.embedding_runs import random_crops, run, save_tiny_model, write_fields
 

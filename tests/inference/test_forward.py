@@ -92,7 +92,7 @@ def test_who_stops_early_leaves_no_thread() -> None:
 
 
 def test_models_that_are_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="neither a folder nor an id"):
+    with pytest.raises(InputError, match="neither a folder, nor an id"):
         find_models(str(tmp_path / "missing"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty has no config\.json"):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from subcell_hf.hub.weights.conversion import convert
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.model.modeling_subcell_pretraining import (
@@ -16,6 +15,7 @@ from subcell_hf.model.modeling_subcell_pretraining import (
     projection_head,
     select_patches,
 )
+from subcell_hf.weights.conversion import convert
 
 TINY = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "image_size": 64,
@@ -90,7 +90,7 @@ def test_masked_encoder_and_decoder_are_golden(golden_model: SubCellForPreTraini
 def _our_name(key: str) -> str:
     import re
 
-    from subcell_hf.hub.weights.published_files import ENCODER_PATTERNS, PRETRAINING_PATTERNS
+    from subcell_hf.weights.published_files import ENCODER_PATTERNS, PRETRAINING_PATTERNS
 
     protein = (r"supcon_model\.projector\.mlp\.(\d+)\.(\w+)", r"protein_projection.\1.\2")
     for pattern, target in [*ENCODER_PATTERNS, *PRETRAINING_PATTERNS, protein]:

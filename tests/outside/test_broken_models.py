@@ -18,12 +18,13 @@ from subcell_hf.hub.demo.demo_model import DemoModel
 from subcell_hf.hub.demo.space import local_settings
 from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
 from subcell_hf.hub.publishing.export import ExportSources, export_model
-from subcell_hf.hub.weights.untrained import save_untrained
 from subcell_hf.inference.models.loading import CellEncoder, find_models
 from subcell_hf.model.modeling_subcell import SubCellModel
-from subcell_hf.storage.model_folders import check_model, find_folder, load_weights
+from subcell_hf.storage.model_folders import check_model, load_weights
 from subcell_hf.training.pretraining.arguments import parse_arguments
 from subcell_hf.training.pretraining.resolution import build_config
+from subcell_hf.weights.model_names import find_folder
+from subcell_hf.weights.untrained import save_untrained
 from tests.hub.tiny_models import save_tiny, write_facts
 
 CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
@@ -204,7 +205,7 @@ def test_what_is_no_model_at_all(tmp_path: Path) -> None:
     for command in (embed, untrained, export, demo):
         with pytest.raises(InputError, match=r"empty has no config\.json"):
             command(tmp_path / "empty")
-    with pytest.raises(InputError, match="neither a folder nor an id"):
+    with pytest.raises(InputError, match="neither a folder, nor an id"):
         find_folder(tmp_path / "nothing")
     save_tiny("SubCellModel", tmp_path / "run" / "model")
     with pytest.raises(InputError, match=r"run/model.*give that folder"):

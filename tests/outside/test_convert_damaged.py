@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
-from subcell_hf.hub.weights.conversion import convert
-from subcell_hf.hub.weights.published_files import StateDict, read_state_dict
+from subcell_hf.weights.conversion import convert
+from subcell_hf.weights.published_files import StateDict, read_state_dict
 from tests.model.published import draw_published_weights
 
 YAML = "model_config:\n  vit_model: {image_size: [16, 16], num_attention_heads: 4, layer_norm_eps: 1.0e-12}\n"

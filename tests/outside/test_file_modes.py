@@ -10,10 +10,10 @@ import torch
 
 from subcell_hf.hub.demo.space import stage_space
 from subcell_hf.hub.publishing.export import ExportSources, export_model
-from subcell_hf.hub.weights.conversion import convert
-from subcell_hf.hub.weights.untrained import save_untrained
 from subcell_hf.training.localization.localization import LabelledEmbeddings, LocalizationSettings, train_ensemble
 from subcell_hf.training.localization.localization_folder import save_classifier
+from subcell_hf.weights.conversion import convert
+from subcell_hf.weights.untrained import save_untrained
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.hub.tiny_models import save_tiny, write_facts
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields

@@ -14,7 +14,8 @@ from subcell_hf.errors import InputError
 from subcell_hf.inference.models.variants import PUBLISHED_CROP_PX, Variant
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
 from subcell_hf.ontology import PUBLISHED_PIXEL_SIZE_UM
-from subcell_hf.storage.model_folders import check_model, find_folder, load_weights, read_processor
+from subcell_hf.storage.model_folders import check_model, load_weights, read_processor
+from subcell_hf.weights.model_names import find_folder
 
 AUTO = "auto"
 PRECISIONS = ("auto", "fp32", "bf16")

@@ -15,7 +15,7 @@ from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
 from subcell_hf.parallel.processes import Processes
-from subcell_hf.storage.model_folders import check_model, find_folder, load_weights, weights_from_seed
+from subcell_hf.storage.model_folders import check_model, load_weights, weights_from_seed
 from subcell_hf.training.finetuning.channel_adaptation import ChannelOrigins, adapt_encoder, plan_channels
 from subcell_hf.training.finetuning.finetuning_arguments import (
     CLASS_WEIGHTS,
@@ -34,6 +34,7 @@ from subcell_hf.training.finetuning.labelled_crops import (
     with_random_splits,
 )
 from subcell_hf.training.pretraining.launch_checks import check_processes
+from subcell_hf.weights.model_names import find_folder
 
 
 @dataclass(frozen=True)

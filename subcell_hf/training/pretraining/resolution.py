@@ -13,11 +13,12 @@ from subcell_hf.parallel.processes import Processes
 from subcell_hf.shards.batch_plan import BatchPlan, BatchSettings
 from subcell_hf.shards.index import ShardIndex
 from subcell_hf.shards.reader import ShardReader
-from subcell_hf.storage.model_folders import check_model, find_folder, load_weights, weights_from_seed
+from subcell_hf.storage.model_folders import check_model, load_weights, weights_from_seed
 from subcell_hf.training.pretraining.arguments import METRICS, DataArguments, ParsedArguments, PreTrainingArguments
 from subcell_hf.training.pretraining.launch_checks import check_launch
 from subcell_hf.training.pretraining.optimization import peak_learning_rate, straight_line
 from subcell_hf.training.runs.trainer_adapter import TRACKERS
+from subcell_hf.weights.model_names import find_folder
 
 _TWO_VIEW_WEIGHTS = ("cell_contrast_weight", "protein_contrast_weight", "protein_centroid_weight")
 

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from subcell_hf.evaluation.baselines.baselines import BaselineSettings, assemble_baselines
 from subcell_hf.evaluation.baselines.measurements import Measurements
-from subcell_hf.hub.weights.untrained import save_untrained
 from subcell_hf.inference.engine.embedding import EmbedSettings, Processes, embed_cells
 from subcell_hf.inference.models.loading import AUTO, ModelFolder, find_models
 from subcell_hf.inference.models.variants import Variant
@@ -25,6 +24,7 @@ from subcell_hf.inference.sources.blocks import CellBlock, CellSource
 from subcell_hf.inference.sources.recognition import SourceOptions, open_source
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.tables.files import EmbeddingTable
+from subcell_hf.weights.untrained import save_untrained
 from subcell_hf.workflows.evaluation.table_origin import TableOrigin
 
 _MEASURED, _EMBEDDED = ".measured-", ".untrained-"

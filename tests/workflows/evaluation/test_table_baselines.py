@@ -16,12 +16,12 @@ from subcell_hf.cells.sources import CroppedFields
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.baselines.baselines import make_baselines
-from subcell_hf.hub.weights.untrained import save_untrained
 from subcell_hf.inference.sources.blocks import CellBlock
 from subcell_hf.inference.sources.cell_sources import ImageCells
 from subcell_hf.shards.sharding import ShardSettings, write_shards
 from subcell_hf.simulation.simulate import simulate_dataset
 from subcell_hf.tables.files import EmbeddingTable, read_table, write_h5ad, write_parquet
+from subcell_hf.weights.untrained import save_untrained
 from subcell_hf.workflows.evaluation.table_baselines import BASELINES, FoundBaselines, find_baselines
 from tests.images.written_fields import COLOURS, random_plane, write_hpa_field, write_png
 from tests.inference.embedding_runs import save_tiny_model

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from subcell_hf import ontology
 from subcell_hf.cli import app
-from subcell_hf.hub.weights.conversion import convert
-from subcell_hf.hub.weights.published_files import ConversionError
+from subcell_hf.weights.conversion import convert
+from subcell_hf.weights.published_files import ConversionError
 
 from ..model.published import draw_published_weights, published_forward
 

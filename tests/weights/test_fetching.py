@@ -1,102 +1,36 @@
 """Published weights are fetched from a server of the published layout, whatever happens on the way."""
 
 import hashlib
-import threading
+import io
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from subcell_hf.errors import InputError
-from subcell_hf.hub.weights import downloads, fetching
-from subcell_hf.hub.weights.conversion import convert
-from subcell_hf.hub.weights.downloads import FileFacts, download_file
-from subcell_hf.hub.weights.fetching import fetch_weights, fetched_folder, published_variants
-from tests.model.published import draw_published_weights
-
-
-class Bucket:
-    """A server of files that can fail on purpose.
-
-    Attributes:
-        files: Path → content.
-        cut_after: Path → how many bytes of it come before the connection breaks, once.
-        requests: Path and range of every request.
-    """
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.cut_after: dict[str, int] = {}
-        self.redirected: dict[str, str] = {}
-        self.broken = False
-        self.requests: list[tuple[str, str]] = []
-        self.url = ""
-
-    def handler(self) -> type[BaseHTTPRequestHandler]:
-        bucket = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                path = self.path.lstrip("/")
-                bucket.requests.append((path, self.headers.get("Range", "")))
-                if bucket.broken:
-                    self.send_error(503)
-                elif path in bucket.redirected:
-                    self.send_response(302)
-                    self.send_header("Location", f"{bucket.url}/{bucket.redirected[path]}")
-                    self.end_headers()
-                elif path not in bucket.files:
-                    self.send_error(404)
-                else:
-                    self.send_file(bucket.files[path], path)
-
-            def send_file(self, content: bytes, path: str) -> None:
-                etag = f'"{hashlib.md5(content).hexdigest()}"'
-                start = 0
-                if self.headers.get("If-Range") == etag:
-                    start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
-                self.send_response(206 if start else 200)
-                self.send_header("ETag", etag)
-                self.send_header("Content-Length", str(len(content) - start))
-                self.end_headers()
-                self.wfile.write(content[start : bucket.cut_after.pop(path, None)])
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        return Handler
+from subcell_hf.weights import downloads, fetching
+from subcell_hf.weights.conversion import convert
+from subcell_hf.weights.downloads import FileFacts, download_file, look_up_file
+from subcell_hf.weights.fetching import fetch_weights, fetched_folder
+from subcell_hf.weights.published_variants import published_variants
+from tests.weights.published_layout import Bucket, draw_published_files, serve_bucket, write_files
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    served = Bucket()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), served.handler())
-    served.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    """A server without files."""
     monkeypatch.setattr(downloads, "_FIRST_WAIT_S", 0.01)
-    yield served
-    server.shutdown()
-    server.server_close()
+    with serve_bucket({}) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def weights() -> dict[str, bytes]:
     """Small weights of all published names."""
-    folder, files = tmp_path_factory.mktemp("weights"), {}
-    for number, variant in enumerate(published_variants().values()):
-        generator = torch.Generator().manual_seed(number)
-        encoder, members = draw_published_weights(
-            generator, channels=len(variant.channels), width=64, layers=1, heads_of_pool=2, patch=16, grid=(4, 4),
-            members=10,
-        )  # fmt: skip
-        for name, content in zip(variant.files, (encoder, *members), strict=True):
-            torch.save(content, folder / "file")
-            files[name] = (folder / "file").read_bytes()
-    return files
+    return draw_published_files()
 
 
 def test_a_variant_loads_and_gives_the_numbers_of_its_files(
@@ -107,10 +41,7 @@ def test_a_variant_loads_and_gives_the_numbers_of_its_files(
     assert fetched.new
     assert fetched.folder == fetched_folder("mae-rybg", tmp_path / "cache")
     variant = published_variants()["mae-rybg"]
-    for name in variant.files:
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(weights[name])
+    write_files({name: weights[name] for name in variant.files}, tmp_path)
     by_hand = convert(
         tmp_path / variant.encoder, tmp_path / "by_hand", "rybg", [tmp_path / name for name in variant.classifiers]
     )
@@ -135,25 +66,17 @@ def test_a_broken_transfer_goes_on_where_it_broke(bucket: Bucket, tmp_path: Path
 
 def test_without_a_network_what_came_is_kept(bucket: Bucket, tmp_path: Path) -> None:
     bucket.files["a"] = bytes(2_000_000)
-    bucket.cut_after["a"] = 500_000
+    bucket.gone_after["a"] = 500_000
     bucket.redirected["b"] = "a"
     original = bucket.files["a"]
-
-    class Gone(dict[str, int]):
-        """The server breaks down after the first transfer."""
-
-        def pop(self, *args: Any) -> Any:
-            bucket.broken = True
-            return super().pop(*args)
-
-    bucket.cut_after = Gone(bucket.cut_after)
     with pytest.raises(InputError, match="500,000 bytes are kept in"):
         download_file(f"{bucket.url}/a", tmp_path / "a", progress=False)
     assert not (tmp_path / "a").exists()
-    bucket.broken, bucket.cut_after = False, {}
+    bucket.broken = False
     download_file(f"{bucket.url}/a", tmp_path / "a", progress=False)
     assert (tmp_path / "a").read_bytes() == original
     assert bucket.requests[-1] == ("a", "bytes=500000-")
+    assert look_up_file(f"{bucket.url}/b") == look_up_file(f"{bucket.url}/a")
     download_file(f"{bucket.url}/b", tmp_path / "b", progress=False)
     assert (tmp_path / "b").read_bytes() == original
 
@@ -170,7 +93,7 @@ def test_a_file_that_changed_meanwhile_is_brought_anew(bucket: Bucket, tmp_path:
 def test_a_file_that_is_not_the_expected_one_is_refused(bucket: Bucket, tmp_path: Path, wrong: str) -> None:
     bucket.files["a"] = b"content"
     expected = FileFacts(7 if wrong == "sum" else 9, "0" * 64)
-    with pytest.raises(InputError, match="7 bytes came, expected 9" if wrong == "size" else "SHA-256"):
+    with pytest.raises(InputError, match="7 bytes, expected 9" if wrong == "size" else "SHA-256"):
         download_file(f"{bucket.url}/a", tmp_path / "a", expected, progress=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -192,12 +115,25 @@ def test_later_fetches_must_match_the_first(bucket: Bucket, weights: dict[str, b
 
 def test_bad_sources_leave_no_folder_that_loads(bucket: Bucket, weights: dict[str, bytes], tmp_path: Path) -> None:
     cache, variants = tmp_path / "cache", published_variants()
-    rybg, bg = variants["mae-rybg"], variants["mae-bg"]
+    rybg, bg, vit = variants["mae-rybg"], variants["mae-bg"], variants["vit-rybg"]
+    narrow = io.BytesIO()
+    torch.save({key: value[:, :-1] if key == "0.weight" else value
+                for key, value in torch.load(io.BytesIO(weights[rybg.classifiers[2]])).items()}, narrow)  # fmt: skip
+    flipped = bytearray(weights[rybg.encoder])
+    flipped[len(flipped) // 2] ^= 1
     cases = {
-        "not there": {key: content for key, content in weights.items() if key != rybg.classifiers[4]},
+        r"10 of 11 files; .*seed_4\.pth is missing": {k: v for k, v in weights.items() if k != rybg.classifiers[4]},
         "damaged|truncated|not a torch": {**weights, rybg.encoder: weights[rybg.encoder][:2000]},
-        "same content": {**weights, rybg.classifiers[1]: weights[rybg.classifiers[0]]},
-        "channels": {**weights, rybg.encoder: weights[bg.encoder]},
+        "is damaged: the checksum": {**weights, rybg.encoder: bytes(flipped)},
+        "seed_[01].*same content as": {**weights, rybg.classifiers[1]: weights[rybg.classifiers[0]]},
+        "seed_3.*same content as DNA-Protein_MAE": {**weights, rybg.classifiers[3]: weights[bg.classifiers[3]]},
+        "channels": {**weights, rybg.encoder: weights[bg.encoder], bg.encoder: b""},
+        "learned position embeddings, expected sincos": {
+            **weights,
+            rybg.encoder: weights[vit.encoder],
+            vit.encoder: b"",
+        },
+        r"seed_2\.pth": {**weights, rybg.classifiers[2]: narrow.getvalue()},
     }
     for number, (said, files) in enumerate(cases.items()):
         bucket.files = files
@@ -210,20 +146,57 @@ def test_bad_sources_leave_no_folder_that_loads(bucket: Bucket, weights: dict[st
     assert fetch_weights("mae-rybg", source=bucket.url, cache=cache / "1", progress=False).new
 
 
-def test_weights_copied_by_hand_and_unknown_names(weights: dict[str, bytes], tmp_path: Path) -> None:
-    for name in published_variants()["mae-bg"].files:
-        path = tmp_path / "copied" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(weights[name])
-    assert fetch_weights("mae-bg", source=tmp_path / "copied", cache=tmp_path / "cache", progress=False).new
-    with pytest.raises(InputError, match=r"seed|is not there\. Expected the published files"):
-        fetch_weights("vit-bg", source=tmp_path / "copied", cache=tmp_path / "cache", progress=False)
-    with pytest.raises(InputError, match="no published model of SubCell, expected one of mae-rybg"):
-        fetch_weights("rybg", cache=tmp_path / "cache")
+def test_a_server_that_breaks_down_in_the_middle_costs_nothing(
+    bucket: Bucket, weights: dict[str, bytes], tmp_path: Path
+) -> None:
+    bucket.files, bucket.answers_head = weights, False
+    variant = published_variants()["vit-ybg"]
+    for number in (0, 1, 5, 10):
+        bucket.gone_after[variant.files[number]] = 1000
+        with pytest.raises(InputError, match=r"1,000 bytes are kept in .*run the same command again"):
+            fetch_weights(variant.name, source=bucket.url, cache=tmp_path, progress=False)
+        assert fetched_folder(variant.name, tmp_path) is None
+        assert all((tmp_path / "files" / done).read_bytes() == weights[done] for done in variant.files[:number])
+        bucket.broken = False
+    asked = len(bucket.requests)
+    fetch_weights(variant.name, source=bucket.url, cache=tmp_path, progress=False)
+    assert bucket.requests[asked:] == [(variant.files[-1], "bytes=1000-")]
+
+
+@pytest.mark.parametrize("arrangement", ["bucket", "flat", "folders"])
+def test_weights_copied_by_hand(weights: dict[str, bytes], tmp_path: Path, arrangement: str) -> None:
+    variant = published_variants()["mae-bg"]
+    own = {name: weights[name] for name in variant.files}
+    if arrangement == "folders":  # as SubCellPortable keeps them
+        own = {f"models/bg/mae_contrast_supcon_model/{Path(name).name}": content for name, content in own.items()}
+    copied = write_files(own, tmp_path / "copied", flat=arrangement == "flat")
+    assert fetch_weights("mae-bg", source=copied, cache=tmp_path / "cache", progress=False).new
+    assert sorted(path.name for path in (tmp_path / "cache" / "files").iterdir()) == ["checksums.json"]
+    assert len(list(copied.rglob("*.pth"))) == len(variant.files)
+    if arrangement == "flat":
+        with pytest.raises(InputError, match=r"copied has 0 of 11 files; .* and 10 more are missing"):
+            fetch_weights("vit-bg", source=copied, cache=tmp_path / "cache", progress=False)
+        (copied / "again").mkdir()
+        (copied / "again" / Path(variant.encoder).name).write_bytes(b"another")
+        with pytest.raises(InputError, match="the same name and another content"):
+            fetch_weights("mae-bg", source=copied, cache=tmp_path / "other", progress=False)
+
+
+def test_unknown_names_and_places_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"'mae_rybgg' is not a published model.* Did you mean mae-rybg\?.*vit-bg"):
+        fetch_weights("mae_rybgg", cache=tmp_path)
+    with pytest.raises(InputError, match=r"copies is not a folder"):
+        fetch_weights("mae-rybg", source=tmp_path / "copies", cache=tmp_path)
+    with pytest.raises(InputError, match=r"s3://bucket is not the address of a server"):
+        fetch_weights("mae-rybg", source="s3://bucket", cache=tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"HF_HUB_OFFLINE is set.*--from FOLDER"):
+        fetch_weights("mae-rybg", cache=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_offline_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "_FIRST_WAIT_S", 0.01)
     monkeypatch.setenv(fetching.MIRROR_VARIABLE, "http://127.0.0.1:9")
-    with pytest.raises(InputError, match=r"could not be downloaded: .*run the same command again when the network"):
+    with pytest.raises(InputError, match=r"could not be reached: .*Run the same command again when the network"):
         fetch_weights("mae-bg", cache=tmp_path / "cache", progress=False)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from subcell_hf.errors import InputError
-from subcell_hf.hub.weights.untrained import save_untrained
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellModel
+from subcell_hf.weights.untrained import save_untrained
 
 
 def test_an_untrained_twin(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_an_untrained_twin(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="neither a folder nor an id such as owner/name"):
+    with pytest.raises(InputError, match="neither a folder, nor an id such as owner/name"):
         save_untrained(str(tmp_path / "nothing"), tmp_path / "out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()

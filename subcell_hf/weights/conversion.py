@@ -15,18 +15,6 @@ from torch import Tensor
 
 from subcell_hf import ontology
 from subcell_hf.errors import counted
-from subcell_hf.hub.weights.published_files import (
-    ENCODER_PATTERNS,
-    PRETRAINING_PATTERNS,
-    ConversionError,
-    StateDict,
-    describe_tensor,
-    name_some,
-    protein_pattern,
-    read_model_yaml,
-    read_state_dict,
-    rename,
-)
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import (
@@ -39,6 +27,18 @@ from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.storage.folders import write_folder_atomically
 from subcell_hf.storage.model_folders import check_finite
 from subcell_hf.storage.plain_files import explaining
+from subcell_hf.weights.published_files import (
+    ENCODER_PATTERNS,
+    PRETRAINING_PATTERNS,
+    ConversionError,
+    StateDict,
+    describe_tensor,
+    name_some,
+    protein_pattern,
+    read_model_yaml,
+    read_state_dict,
+    rename,
+)
 
 PUBLISHED_CROP_SIZE_PX = 640
 

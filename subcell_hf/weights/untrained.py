@@ -8,18 +8,18 @@ from subcell_hf.storage.folders import write_folder_atomically
 from subcell_hf.storage.model_folders import (
     build_empty,
     check_model,
-    find_folder,
     read_config,
     read_processor,
     weights_from_seed,
 )
+from subcell_hf.weights.model_names import find_folder
 
 
 def save_untrained(model: str, output: Path, seed: int = 0) -> Path:
     """Write a model that has learnt nothing, with the image processor of the one that it is compared with.
 
     Args:
-        model: Folder or Hub id of a SubCell model.
+        model: Folder, Hub id or name of a published model.
         output: Folder to write; must not exist or be empty.
         seed: Of the random weights.
 

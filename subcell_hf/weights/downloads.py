@@ -16,18 +16,22 @@ from tqdm import tqdm
 from subcell_hf.errors import InputError
 from subcell_hf.storage.atomic import flush_to_disk, write_atomically
 
+
+class _BrokenTransferError(OSError):
+    """A transfer ended before the file did."""
+
+
 _BLOCK_BYTES = 2**20
 _TIMEOUT_S = 60.0
 _ATTEMPTS = 5
+_ATTEMPTS_TO_ASK = 3
 _FIRST_WAIT_S = 1.0
 _PARTIAL = 206
 _NOT_SATISFIABLE = 416
 _GONE = frozenset({403, 404, 410})
+_SAYS_NOTHING = frozenset({403, 405, 501})  # to a question about a file, while the file itself may be had
+_BROKEN = (_BrokenTransferError, urllib.error.URLError, HTTPException, TimeoutError, ConnectionError)
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
-
-
-class _BrokenTransferError(OSError):
-    """A transfer ended before the file did."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +68,10 @@ def download_file(url: str, target: Path, expected: FileFacts | None = None, *, 
         InputError: If the file is not there, the server cannot be reached, or another file came than was expected.
         OSError: If it cannot be written.
     """
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
-
-    attempts = Retrying(
-        stop=stop_after_attempt(_ATTEMPTS),
-        wait=wait_exponential(_FIRST_WAIT_S, max=30.0),
-        retry=retry_if_exception_type((_BrokenTransferError, urllib.error.URLError, HTTPException, TimeoutError)),
-        reraise=True,
-    )
     part = target.with_name(f"{target.name}.download")
     try:
-        for attempt in attempts:
-            with attempt:
-                etag = _transfer(url, part, progress)
-    except (_BrokenTransferError, urllib.error.URLError, HTTPException, TimeoutError) as error:
+        etag = str(_attempts(_ATTEMPTS)(_transfer, url, part, progress))
+    except _BROKEN as error:
         kept = part.stat().st_size if part.exists() else 0
         reason = getattr(error, "reason", None) or error
         raise InputError(
@@ -91,6 +85,68 @@ def download_file(url: str, target: Path, expected: FileFacts | None = None, *, 
     flush_to_disk(target.parent)
     _state_of(part).unlink(missing_ok=True)
     return facts
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """What a server says of a file.
+
+    Attributes:
+        size_bytes: Its length; None if the server does not say.
+        etag: Mark of its content; empty if the server has none.
+    """
+
+    size_bytes: int | None
+    etag: str
+
+
+def look_up_file(url: str) -> RemoteFile | None:
+    """Ask a server about a file without downloading it.
+
+    Args:
+        url: `https://…` or `http://…`.
+
+    Returns:
+        What the server says; None if it has no such file.
+
+    Raises:
+        InputError: If the server cannot be reached.
+    """
+    try:
+        found: RemoteFile | None = _attempts(_ATTEMPTS_TO_ASK)(_ask, url)
+    except _BROKEN as error:
+        reason = getattr(error, "reason", None) or error
+        raise InputError(
+            f"{url} could not be reached: {reason}. Run the same command again when the network is available, or give "
+            "a folder of files that were copied by hand (subcell fetch --from FOLDER)."
+        ) from error
+    return found
+
+
+def _ask(url: str) -> RemoteFile | None:
+    request = urllib.request.Request(url, method="HEAD", headers={"Accept-Encoding": "identity"})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+            length = response.headers.get("Content-Length", "")
+            return RemoteFile(int(length) if length.isdecimal() else None, response.headers.get("ETag", ""))
+    except urllib.error.HTTPError as error:
+        if error.code in _SAYS_NOTHING:
+            return RemoteFile(None, "")
+        if error.code in _GONE:
+            return None
+        raise
+
+
+def _attempts(most: int) -> Any:
+    """Calls a function again while a network or server fails, with growing pauses."""
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+    return Retrying(
+        stop=stop_after_attempt(most),
+        wait=wait_exponential(_FIRST_WAIT_S, max=30.0),
+        retry=retry_if_exception_type(_BROKEN),
+        reraise=True,
+    )
 
 
 def facts_of_file(path: Path) -> FileFacts:
@@ -146,22 +202,25 @@ def _open(request: urllib.request.Request) -> HTTPResponse:
     return response
 
 
+def find_difference(facts: FileFacts, expected: FileFacts | None) -> str | None:
+    """How a file differs from what it must be, in words; None if it does not, or nothing is known of it."""
+    if expected is not None and facts.size_bytes != expected.size_bytes:
+        return f"it has {facts.size_bytes:,} bytes, expected {expected.size_bytes:,}"
+    if expected is not None and facts.sha256 != expected.sha256:
+        return f"its SHA-256 is {facts.sha256}, expected {expected.sha256}"
+    return None
+
+
 def _check(facts: FileFacts, part: Path, url: str, expected: FileFacts | None) -> None:
     """Refuse, and remove, what is not the file that it should be."""
-    problems = []
-    if expected is not None and facts.size_bytes != expected.size_bytes:
-        problems.append(f"{facts.size_bytes:,} bytes came, expected {expected.size_bytes:,}")
-    elif expected is not None and facts.sha256 != expected.sha256:
-        problems.append(f"its SHA-256 is {facts.sha256}, expected {expected.sha256}")
+    difference = find_difference(facts, expected)
     whole = _MD5.fullmatch(facts.etag)
-    if whole and _checksum(part, "md5") != whole[1]:
-        problems.append(f"its MD5 is not {whole[1]}, which the server gives")
-    if problems:
+    if difference is None and whole and _checksum(part, "md5") != whole[1]:
+        difference = f"its MD5 is not {whole[1]}, which the server gives"
+    if difference is not None:
         part.unlink()
         _state_of(part).unlink(missing_ok=True)
-        raise InputError(
-            f"{url} is not the file it should be: {problems[0]}. It was removed; nothing else was changed."
-        )
+        raise InputError(f"{url} is not the file it should be: {difference}. It was removed; nothing else was changed.")
 
 
 def _checksum(path: Path, method: str) -> str:

@@ -1,1 +1,0 @@
-"""From published weights to folders that transformers loads."""

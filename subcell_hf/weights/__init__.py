@@ -1,0 +1,5 @@
+"""Models by name: folders, the Hub, and the published weights, fetched and converted."""
+
+from subcell_hf.extras import attach_exports
+
+__getattr__, __dir__, __all__ = attach_exports(__name__, __file__)
