@@ -61,6 +61,7 @@ def inspect(
     images: ImageOptions,
     look_at: Annotated[int, typer.Option(min=0, help="Number of fields whose pixels are checked.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Picture of the plates to write: .png, .pdf or .svg.")] = None,
 ) -> None:
     """Show what a folder of images contains. Exit code 3: something would be skipped; 2: nothing can be used."""
     from subcell_hf.workflows.inspect_images import inspect_images
@@ -72,6 +73,10 @@ def inspect(
         from subcell_hf.workflows.inspection_text import describe_inspection
 
         typer.echo(describe_inspection(found))
+    if plot is not None:
+        from subcell_hf.workflows.plate_pictures import draw_plates
+
+        draw_plates(found, plot)
     if found.usable < len(found.fields):
         raise typer.Exit(3 if found.usable else 2)
 

@@ -22,8 +22,16 @@ def well_name(row: int, column: int) -> str:
     """
     if not (1 <= row <= _MOST_ROWS and 1 <= column <= _MOST_COLUMNS):
         raise ValueError(f"no plate has a well in row {row}, column {column}")
-    letters = chr(ord("A") + row - 1) if row <= 26 else "A" + chr(ord("A") + row - 27)
-    return f"{letters}{column:02d}"
+    return f"{row_letters(row)}{column:02d}"
+
+
+def row_letters(row: int) -> str:
+    """`1` → `A`, `27` → `AA`.
+
+    Args:
+        row: From 1 to 52.
+    """
+    return chr(ord("A") + row - 1) if row <= 26 else "A" + chr(ord("A") + row - 27)
 
 
 def standard_well(text: str) -> str:

@@ -36,6 +36,7 @@ from .inspect_images import InspectedField as InspectedField
 from .inspect_images import Inspection as Inspection
 from .inspect_images import inspect_images as inspect_images
 from .inspection_text import describe_inspection as describe_inspection
+from .plate_pictures import draw_plates as draw_plates
 from .pretrain import pretrain as pretrain
 from .pretrain import run_pretraining as run_pretraining
 from .recipes import copy_recipes as copy_recipes

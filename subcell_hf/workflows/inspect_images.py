@@ -4,7 +4,7 @@ import filecmp
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ from subcell_hf.images.decoders.remote_paths import path_of
 from subcell_hf.images.field_source import FieldSource
 from subcell_hf.images.fields_of_view import UNUSABLE, list_fields, reason_of
 from subcell_hf.images.reading_options import ReadingOptions
-from subcell_hf.images.wells import well_position
+from subcell_hf.images.wells import row_letters, well_position
 from subcell_hf.ontology import CHANNEL_STAINS, PROTEIN_CHANNEL, channels_from_variant
 
 _SATURATED_SHARE = 0.01
@@ -156,17 +156,24 @@ def plate_map(fields: Sequence[InspectedField]) -> dict[str, str]:
     return {plate: _draw(wells) for plate, wells in counts.items()}
 
 
+def plate_shape(positions: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Rows and columns of the smallest usual plate, of 96, 384 or 1,536 wells, that holds some wells.
+
+    Args:
+        positions: Row and column of each, from 1; at least one.
+    """
+    rows, columns = (max(numbers) for numbers in zip(*positions, strict=True))
+    usual = ((8, 12), (16, 24), (32, 48))
+    return next((shape for shape in usual if rows <= shape[0] and columns <= shape[1]), (rows, columns))
+
+
 def _draw(wells: Counter[tuple[int, int]]) -> str:
-    rows, columns = (max(position[axis] for position in wells) for axis in (0, 1))
-    rows, columns = next(
-        (shape for shape in ((8, 12), (16, 24), (32, 48)) if rows <= shape[0] and columns <= shape[1]), (rows, columns)
-    )
+    rows, columns = plate_shape(wells)
     width = max(len(str(max(wells.values()))), len(str(columns))) + 1
     lines = ["  " + "".join(f"{column:>{width}}" for column in range(1, columns + 1))]
     for row in range(1, rows + 1):
-        name = chr(ord("A") + row - 1) if row <= 26 else "A" + chr(ord("A") + row - 27)
         cells = (str(wells[row, column] or ".") for column in range(1, columns + 1))
-        lines.append(f"{name:<2}" + "".join(f"{cell:>{width}}" for cell in cells))
+        lines.append(f"{row_letters(row):<2}" + "".join(f"{cell:>{width}}" for cell in cells))
     return "\n".join(lines)
 
 
