@@ -8,13 +8,14 @@ and fields, and what cannot be right is said for the field that it concerns.
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 from subcell_hf.errors import InputError, counted
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.image_tables.listed_files import FilesOnDisk
 from subcell_hf.images.listed_fields import ListedField, Listing, PlaneFile
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import well_position
@@ -235,7 +236,7 @@ def fields_of_planes(listing: PlaneListing, root: Path | None, options: ReadingO
     for plane in listing.planes:
         groups.setdefault((plane.field_name, plane.plate, plane.well, plane.site, plane.time), []).append(plane)
         times.setdefault(_series_of(plane), set()).add(plane.time)
-    on_disk = _Disk(root)
+    on_disk = FilesOnDisk(root)
     fields = []
     for (field_name, plate, well, site, _), planes in groups.items():
         suffix = f"t{planes[0].time}" if len(times[_series_of(planes[0])]) > 1 else ""
@@ -245,7 +246,9 @@ def fields_of_planes(listing: PlaneListing, root: Path | None, options: ReadingO
             else [_SEPARATORS.sub("-", part) for part in (listing.prefix, plate, well, site)]
         )
         name = "_".join(part for part in (*parts, suffix) if part)
-        fields.append(_field_of(name, planes, listing, on_disk, options))
+        here = [_as_on_disk(plane, on_disk) for plane in planes]
+        fields.append(_field_of(name, here, listing, on_disk, options))
+    on_disk.note_renamed()
     fields += [ListedField(name=name, problem=problem) for name, problem in listing.problems.items()]
     return Listing(tuple(fields), {str(path): reason for path, reason in listing.left_out.items()})
 
@@ -254,37 +257,19 @@ def _series_of(plane: ListedPlane) -> tuple[str, str]:
     return plane.plate, "" if plane.plate else plane.site
 
 
-class _Disk:
-    """Which files are there, folder by folder, without asking for every file."""
-
-    def __init__(self, root: Path | None):
-        self._root = None if root is None else Path(os.path.normpath(root.absolute()))
-        # Texts rather than paths: plates have tens of thousands of planes.
-        self._names: dict[str, frozenset[str]] = {}
-        self._inside: dict[str, bool] = {}
-
-    def holds(self, path: Path) -> bool:
-        folder, name = os.path.split(path)
-        if folder not in self._names:
-            try:
-                with os.scandir(folder or os.curdir) as found:
-                    self._names[folder] = frozenset(entry.name for entry in found)
-            except OSError:
-                self._names[folder] = frozenset()
-        return name in self._names[folder]
-
-    def is_inside(self, path: Path) -> bool:
-        """By name alone: links within the input lead where its user wants."""
-        if self._root is None:
-            return True
-        folder, _ = os.path.split(path)
-        if folder not in self._inside:
-            self._inside[folder] = Path(os.path.normpath(Path(folder).absolute())).is_relative_to(self._root)
-        return self._inside[folder]
+def _as_on_disk(plane: ListedPlane, disk: FilesOnDisk) -> ListedPlane:
+    """A plane whose files are called as on the disk."""
+    file, light = plane.file, plane.illumination
+    if disk.holds(file) and (light is None or disk.holds(light)):
+        return plane
+    try:
+        return replace(plane, file=disk.find(file), illumination=light and disk.find(light))
+    except FieldError as error:
+        return replace(plane, problem=plane.problem or str(error))
 
 
 def _field_of(
-    name: str, planes: Sequence[ListedPlane], listing: PlaneListing, disk: _Disk, options: ReadingOptions
+    name: str, planes: Sequence[ListedPlane], listing: PlaneListing, disk: FilesOnDisk, options: ReadingOptions
 ) -> ListedField:
     first = planes[0]
     channels: dict[str, list[ListedPlane]] = {}
@@ -341,7 +326,7 @@ def _problems(
     has_gaps: bool,
     sizes: Sequence[float],
     listing: PlaneListing,
-    disk: _Disk,
+    disk: FilesOnDisk,
 ) -> Iterator[str]:
     """What makes a field unusable, one sentence each."""
     planes = [plane for stack in channels.values() for plane in stack]

@@ -9,6 +9,7 @@ from typing import Any
 
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.image_tables.listed_files import file_beside
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
@@ -35,7 +36,7 @@ def _recognise(content: FolderContent) -> str | None:
 
 def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
     listing = list_plates(documents_named(content, _RECORDS), _read_plate, size_from=_DETAIL)
-    left_out = {path: why for path in content.images for start, why in _CORRECTIONS.items() if path.name[:3] == start}
+    left_out = {path: why for path in content.images if (why := _CORRECTIONS.get(path.name[:3].upper()))}
     return replace(listing, left_out=left_out)
 
 
@@ -84,7 +85,7 @@ def _channel_names(protocol: Path) -> dict[str, str]:
 def _plane(record: Any, folder: Path, plate: str, sizes_um: dict[str, float], names: dict[str, str]) -> ListedPlane:
     number, x, y = record.get("Ch"), record.get("X"), record.get("Y")
     return ListedPlane(
-        file=folder.joinpath(*PureWindowsPath(record.text.strip()).parts),
+        file=file_beside(folder, record.text),
         channel=names.get(number, f"Ch{number}"),
         plate=plate,
         well=well_name(int(record.get("Row")), int(record.get("Column"))),

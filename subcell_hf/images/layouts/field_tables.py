@@ -1,11 +1,11 @@
 """Tables that list fields of view, as SubCellPortable has them."""
 
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
 from subcell_hf.images.file_names import MASK_NAME, normal_form
 from subcell_hf.images.files import FieldError
+from subcell_hf.images.image_tables.listed_files import FilesOnDisk, file_beside
 from subcell_hf.images.image_tables.path_mapping import PathMapping
 from subcell_hf.images.listed_fields import ListedField, PlaneFile, one_file_twice
 from subcell_hf.images.tables import read_table
@@ -44,7 +44,10 @@ def list_table(
             "output_prefix."
         )
     places = PathMapping(path, path_mapping) if path_mapping else None
-    return [_field_of_row(row, columns, path, number, places) for number, row in enumerate(rows, start=1)]
+    disk = FilesOnDisk(None)
+    fields = [_field_of_row(row, columns, path, number, places, disk) for number, row in enumerate(rows, start=1)]
+    disk.note_renamed()
+    return fields
 
 
 def _channel_of_column(column: str, channel_mapping: Mapping[str, str]) -> str | None:
@@ -61,10 +64,22 @@ def _channel_of_column(column: str, channel_mapping: Mapping[str, str]) -> str |
 
 
 def _field_of_row(
-    row: Mapping[str, str], columns: Mapping[str, str | None], table: Path, number: int, places: PathMapping | None
+    row: Mapping[str, str],
+    columns: Mapping[str, str | None],
+    table: Path,
+    number: int,
+    places: PathMapping | None,
+    disk: FilesOnDisk,
 ) -> ListedField:
+    ambiguous: list[str] = []
+
     def find(text: str) -> Path:
-        return _beside(table, text) if places is None else _beside(table, str(places.locate(text)))
+        path = Path(text) if places is None else places.locate(text)
+        try:
+            return _beside(table, str(path), disk)
+        except FieldError as error:
+            ambiguous.append(f"Field {name!r}: {error}")
+            return path
 
     prefix, folder = row.get("output_prefix", "").rstrip("_/"), row.get("output_folder", "").strip("/")
     name = normal_form("/".join(part for part in (folder, prefix) if part))
@@ -74,7 +89,7 @@ def _field_of_row(
     mask = find(masks[0]) if masks else None
     named = {"output_prefix", "output_folder", MASK_NAME, f"{MASK_NAME}_image"}
     metadata = {key: value for key, value in row.items() if key not in named and columns[key] is None and value}
-    problem = one_file_twice(name, {**files, MASK_NAME: mask} if mask else files)
+    problem = next(iter(ambiguous), None) or one_file_twice(name, {**files, MASK_NAME: mask} if mask else files)
     twice = [column for column in given if [columns[other] for other in given].count(columns[column]) > 1]
     if twice or len(masks) > 1:
         both = [column for column in given if columns[column] == columns[twice[0]]] if twice else named & row.keys()
@@ -94,8 +109,7 @@ def _field_of_row(
     )
 
 
-def _beside(table: Path, text: str) -> Path:
+def _beside(table: Path, text: str, disk: FilesOnDisk) -> Path:
     """A path of a table: absolute, or relative to the table, or else to the working directory."""
-    spelt = [text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)]
-    found = (path for name in spelt for path in (table.parent / name, Path(name)) if path.exists())
-    return next(found, Path(text))
+    found = (disk.find(file_beside(folder, text)) for folder in (table.parent, Path()))
+    return next((path for path in found if disk.holds(path)), Path(text))

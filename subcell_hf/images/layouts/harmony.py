@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.image_tables.listed_files import file_beside
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
@@ -56,7 +57,7 @@ def _plane(element: Any, channels: dict[str, dict[str, str]], index: Path, plate
     name, width, height = (text_of(element, fact) or channels.get(number, {}).get(fact, "") for fact in _CHANNEL_FACTS)
     x, y = text_of(element, "PositionX"), text_of(element, "PositionY")
     return ListedPlane(
-        file=index.parent / text_of(element, "URL"),
+        file=file_beside(index.parent, text_of(element, "URL")),
         channel=name or f"channel {number}",
         plate=plate,
         well=well_name(int(text_of(element, "Row")), int(text_of(element, "Col"))),

@@ -2,11 +2,12 @@
 
 import json
 from fnmatch import fnmatch
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.image_tables.listed_files import file_beside
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
@@ -49,7 +50,7 @@ def _read_experiment(experiment: Path) -> ListedPlate:
 def _plane(row: dict[str, str], folder: Path, plate: str, size_um: float) -> ListedPlane:
     x, y = row.get("FieldOffsetPointX"), row.get("FieldOffsetPointY")
     return ListedPlane(
-        file=folder.joinpath(*PureWindowsPath(row["ImageSubFolderPath"]).parts, row["ImageFileName"]),
+        file=file_beside(folder, f"{row['ImageSubFolderPath']}\\{row['ImageFileName']}"),
         channel=row["ExcitationEmissionFilter"],
         plate=plate,
         well=well_name(int(row["Row"]), int(row["Column"])),

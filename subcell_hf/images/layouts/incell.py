@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.image_tables.listed_files import file_beside
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
@@ -43,7 +44,7 @@ def _plane(image: Any, folder: Path, plate: str, size_um: float) -> ListedPlane:
     place, offset = image.find("Identifier"), image.find("OffsetFromWellCenter")
     excitation, emission = (image.find(name).get("name") for name in ("ExcitationFilter", "EmissionFilter"))
     return ListedPlane(
-        file=folder / image.get("filename"),
+        file=file_beside(folder, image.get("filename")),
         channel=f"{excitation} - {emission}",
         plate=plate,
         well=standard_well(image.find("Well").get("label")),

@@ -8,6 +8,7 @@ from typing import Any
 
 from subcell_hf.images.decoders.file_metadata import WellSample, metadata_of_pixels, well_samples
 from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.image_tables.listed_files import file_beside
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
@@ -59,7 +60,7 @@ def _planes_of(image: Any, index: Path, sample: WellSample | None, options: Read
         problem = metadata.pixel_size_problem
     return [
         ListedPlane(
-            file=index.parent / file,
+            file=file_beside(index.parent, file),
             channel=names[c] if c < len(names) else f"channel {c}",
             plate=sample.plate if sample else "",
             well=sample.well if sample else "",

@@ -1,10 +1,11 @@
 """scanR: a `metadata.ome.xml` in the folder `data` lists one image per file, its wells in names alone."""
 
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.image_tables.listed_files import file_beside
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
@@ -64,12 +65,12 @@ def _planes(image: Any, index: Path, plate: str) -> list[ListedPlane]:
     planes = []
     for data in pixels.iter("TiffData"):
         name = data.find("UUID").get("FileName")
-        said = _FILE.fullmatch(name)
+        said = _FILE.fullmatch(PureWindowsPath(name).name)
         if said is None:
             raise ValueError(f"the name {name!r} does not say a well")
         planes.append(
             ListedPlane(
-                file=index.parent / name,
+                file=file_beside(index.parent, name),
                 channel=names[int(data.get("FirstC", 0))],
                 plate=plate,
                 well=standard_well(said["well"]),

@@ -1,0 +1,119 @@
+"""Files that indices and tables name → files on the disk: with either slash, and in any case of letters.
+
+Instruments write their indices on Windows, which knows no case of letters in names. Copied to other systems, folders
+and endings are often spelt differently from the index.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PureWindowsPath
+
+from subcell_hf.errors import InputWarning, counted
+from subcell_hf.images.decoders.image import FieldError
+from subcell_hf.images.file_names import normal_form
+
+
+def file_beside(folder: Path, text: str) -> Path:
+    r"""The file that an index names by a path from its folder, such as `Images\r01c01.tiff`.
+
+    Args:
+        folder: Where the index lies.
+        text: With slashes or backslashes between folders.
+    """
+    text = text.strip()
+    return folder / text if "\\" not in text else folder.joinpath(*PureWindowsPath(text).parts)
+
+
+class FilesOnDisk:
+    """Which files are there, folder by folder, without asking for every file.
+
+    Args:
+        root: Folder of the input; None: files may lie anywhere.
+    """
+
+    def __init__(self, root: Path | None):
+        self._given = root
+        self._root = None if root is None else Path(os.path.normpath(root.absolute()))
+        # Texts rather than paths: plates have tens of thousands of planes.
+        self._names: dict[str, frozenset[str]] = {}
+        self._spellings: dict[str, Mapping[str, Sequence[str]]] = {}
+        self._inside: dict[str, bool] = {}
+        self._renamed: dict[Path, Path] = {}
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file is there, under exactly this name."""
+        folder, name = os.path.split(path)
+        return name in self._names_in(folder)
+
+    def is_inside(self, path: Path) -> bool:
+        """Whether a file lies in the input, by name alone: links within it lead where its user wants."""
+        if self._root is None:
+            return True
+        folder, _ = os.path.split(path)
+        if folder not in self._inside:
+            self._inside[folder] = Path(os.path.normpath(Path(folder).absolute())).is_relative_to(self._root)
+        return self._inside[folder]
+
+    def find(self, path: Path) -> Path:
+        """A file as it is called here: as given, or the one whose path differs in nothing but the case of letters.
+
+        Args:
+            path: The file, as given where nothing like it is there.
+
+        Raises:
+            FieldError: If several files may be meant.
+        """
+        found = [path] if self.holds(path) else self._alike(path)
+        if len(found) > 1:
+            raise FieldError(
+                f"{' and '.join(map(str, found))} are both called as {path} but for the case of letters. Rename or "
+                "remove one of them."
+            )
+        if found and normal_form(str(found[0])) != normal_form(str(path)):
+            self._renamed[path] = found[0]
+        return found[0] if found else path
+
+    def note_renamed(self) -> None:
+        """Note which files were found under a name in another case of letters."""
+        if self._renamed:
+            number, (old, new) = len(self._renamed), next(iter(self._renamed.items()))
+            warnings.warn(
+                f"{counted(number, 'listed file has', 'listed files have')} another case of letters on the disk, such "
+                f"as {new} for {old}; {'it is' if number == 1 else 'they are'} read.",
+                InputWarning,
+                stacklevel=3,
+            )
+
+    def _alike(self, path: Path) -> list[Path]:
+        """All files whose paths differ from one in the case of letters at most."""
+        if path in (path.parent, self._given, self._root):
+            return [path]
+        folders = self._alike(path.parent)
+        if path.parent not in folders and self._names_in(str(path.parent)):  # one that is found, but not listed above
+            folders = [path.parent, *folders]
+        return [
+            folder / name for folder in folders for name in self._spellings_in(str(folder)).get(_key(path.name), ())
+        ]
+
+    def _names_in(self, folder: str) -> frozenset[str]:
+        if folder not in self._names:
+            try:
+                with os.scandir(folder or os.curdir) as found:
+                    self._names[folder] = frozenset(entry.name for entry in found)
+            except OSError:
+                self._names[folder] = frozenset()
+        return self._names[folder]
+
+    def _spellings_in(self, folder: str) -> Mapping[str, Sequence[str]]:
+        """Name without case → the names of a folder that are the same without it."""
+        if folder not in self._spellings:
+            spellings: dict[str, list[str]] = {}
+            for name in sorted(self._names_in(folder)):
+                spellings.setdefault(_key(name), []).append(name)
+            self._spellings[folder] = spellings
+        return self._spellings[folder]
+
+
+def _key(name: str) -> str:
+    return normal_form(name).casefold()
