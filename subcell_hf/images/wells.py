@@ -1,9 +1,11 @@
 """Names of wells: `A01` everywhere, however an instrument writes them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-_WELL = re.compile(r"\s*([A-Za-z]{1,2})[\s_-]*0*([1-9]\d?)\s*")
+_WELL = re.compile(r"\s*([Aa]?[A-Za-z])[\s_-]*0*([1-9]\d?)\s*")
+_WELL_AND_POINT = re.compile(r"(.+?)_\d+")
+_NO_ROWS = frozenset("PRS")
 _NUMBER = re.compile(r"0{0,2}[1-9][0-9]?")
 
 _MOST_ROWS = 52
@@ -53,11 +55,35 @@ def well_position(well: str) -> tuple[int, int] | None:
 def wells_of_names(names: Sequence[str]) -> list[str]:
     """The wells that the names of positions say; empty texts where not all of them are wells.
 
-    `P1`, `P2`, … count positions, so names of row P alone are none.
+    A number of the position may follow, as in `B02_0001`. `P1`, `R1` and `S1` count positions, regions and scenes, so
+    names of these rows alone are none.
     """
-    if all(well_position(name) for name in names) and {name.strip()[:1].upper() for name in names} != {"P"}:
-        return [standard_well(name) for name in names]
+    points = (_WELL_AND_POINT.fullmatch(name.strip()) for name in names)
+    wells = [found[1] if found and well_position(found[1]) else name for found, name in zip(points, names, strict=True)]
+    rows = {name.strip()[:1].upper() for name in wells}
+    if all(map(well_position, wells)) and not (len(rows) == 1 and rows <= _NO_ROWS):
+        return [standard_well(name) for name in wells]
     return [""] * len(names)
+
+
+def agreed_well(said: Mapping[str, str]) -> tuple[str, str | None]:
+    """The well that several sources say of an image, and what is wrong where they contradict each other.
+
+    Args:
+        said: Source → well as it says it; empty where it says none.
+
+    Returns:
+        The well as `A01`, that of the first source where they differ; empty where none says one.
+    """
+    wells = {source: standard_well(text) for source, text in said.items() if text}
+    first = next(iter(wells.values()), "")
+    other = next((source for source, well in wells.items() if well != first), None)
+    if other is None:
+        return first, None
+    return first, (
+        f"its well is {first} by {next(iter(wells))}, and {wells[other]} by {other}, expected one. Correct it in the "
+        "microscope's program, or export each well to a file of its own"
+    )
 
 
 def well_at(row: str, column: str) -> str | None:

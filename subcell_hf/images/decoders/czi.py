@@ -13,7 +13,7 @@ from pylibCZIrw import czi
 from subcell_hf.images.decoders.file_metadata import described
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.decoders.stored_images import StoredImage, StoredImages
-from subcell_hf.images.wells import standard_well, well_position
+from subcell_hf.images.wells import agreed_well, well_at, well_position, wells_of_names
 from subcell_hf.storage.xml_files import parse_xml_elements, text_of
 
 _DTYPES = {"Gray8": "u1", "Gray16": "u2", "Gray32Float": "f4", "Bgr24": "u1", "Bgr48": "u2", "Bgr96Float": "f4"}
@@ -80,7 +80,7 @@ def _describe(file: Any, path: Path, rectangles: Mapping[int | None, Any]) -> li
     problem = _problem(file, described_by)
     images = []
     for number, (scene, size) in enumerate(rectangles.items()):
-        name, well, stage_um = said.get(scene or 0, ("", "", None))
+        name, well, stage_um, contradiction = said.get(scene or 0, ("", "", None, None))
         images.append(
             StoredImage(
                 number=number,
@@ -94,7 +94,7 @@ def _describe(file: Any, path: Path, rectangles: Mapping[int | None, Any]) -> li
                 metadata=metadata,
                 well=well,
                 stage_um=stage_um,
-                problem=problem,
+                problem=problem or (contradiction and f"scene {name!r}: {contradiction}"),
             )
         )
     return images
@@ -115,21 +115,34 @@ def _problem(file: Any, metadata: Element) -> str | None:
     return None
 
 
-def _described_scenes(metadata: Element) -> dict[int, tuple[str, str, tuple[float, float] | None]]:
-    """Scene → its name, well and centre on the stage.
+_Scene = tuple[str, str, tuple[float, float] | None, str | None]
 
-    Names such as P1 count positions, so only what ZEN says of the plate is a well.
+
+def _described_scenes(metadata: Element) -> dict[int, _Scene]:
+    """Scene → its name, well, centre on the stage, and what is wrong with its well.
+
+    ZEN says the well by row, column and name of the plate's shape, by the name of the array of tiles, and often by the
+    name of the scene; names such as P1 count positions.
     """
-    scenes = {}
-    for scene in metadata.iterfind("./Information/Image/Dimensions/S/Scenes/Scene"):
+    described_scenes = metadata.findall("./Information/Image/Dimensions/S/Scenes/Scene")
+    names = [str(scene.get("Name", "")) for scene in described_scenes]
+    scenes: dict[int, _Scene] = {}
+    for scene, name, well_by_name in zip(described_scenes, names, wells_of_names(names), strict=True):
         shape = scene.find("Shape")
-        on_plate = shape is not None and text_of(shape, "RowIndex") and text_of(shape, "ColumnIndex")
-        well = str(shape.get("Name", "")) if shape is not None and on_plate else text_of(scene, "ArrayName")
-        is_well = well_position(well) is not None
+        shape = Element("Shape") if shape is None else shape
+        by_place = well_at(text_of(shape, "RowIndex"), text_of(shape, "ColumnIndex")) or ""
+        by_shape = str(shape.get("Name", "")) if by_place else ""
+        array = text_of(scene, "ArrayName")
+        said = {
+            "its RowIndex and ColumnIndex": by_place,
+            "the name of its Shape": by_shape if well_position(by_shape) else "",
+            "its ArrayName": array if well_position(array) else "",
+            "its Name": well_by_name,
+        }
         centre = text_of(scene, "CenterPosition").split(",")
         stage_um = (float(centre[0]), float(centre[1])) if len(centre) == 2 else None
-        name = str(scene.get("Name", ""))
-        scenes[int(scene.get("Index", 0))] = (name, standard_well(well) if is_well else "", stage_um)
+        well, contradiction = agreed_well(said)
+        scenes[int(scene.get("Index", 0))] = (name, well, stage_um, contradiction)
     return scenes
 
 

@@ -1,7 +1,8 @@
 """Leica LIF through the library `liffile`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from liffile import LifFile
 from subcell_hf.images.decoders.file_metadata import described
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.decoders.stored_images import StoredImage, StoredImages
+from subcell_hf.images.wells import agreed_well, well_at, wells_of_names
 
 _AXES = frozenset("TZCYXSM")
 _AXIS_NAMES = {"λ": "emission wavelength", "Λ": "excitation wavelength", "A": "rotation", "L": "loop"}
@@ -24,9 +26,9 @@ class _File:
         self._series: list[Any] = []
         self._tiles: list[int] = []
         images: list[StoredImage] = []
-        for series in file.images:
+        for series, said in zip(file.images, _wells([series.path for series in file.images]), strict=True):
             for tile in range(dict(series.sizes).get("M", 1)):
-                images.append(_describe(series, len(images), tile))
+                images.append(_describe(series, len(images), tile, said))
                 self._series.append(series)
                 self._tiles.append(tile)
         self.images: Sequence[StoredImage] = images
@@ -47,9 +49,10 @@ def open_images(path: Path) -> Iterator[StoredImages]:
         yield _File(file, path)
 
 
-def _describe(series: Any, number: int, tile: int) -> StoredImage:
+def _describe(series: Any, number: int, tile: int, said: Mapping[str, str]) -> StoredImage:
     sizes = dict(series.sizes)
-    problem = _problem(series, sizes)
+    well, contradiction = agreed_well(said)
+    problem = _problem(series, sizes) or (contradiction and f"series {series.path!r}: {contradiction}")
     tiles = sizes.get("M", 1)
     return StoredImage(
         number=number,
@@ -61,8 +64,31 @@ def _describe(series: Any, number: int, tile: int) -> StoredImage:
         width=sizes.get("X", 1),
         dtype=series.dtype,
         metadata=described(_channel_names(series), _step_um(series, "X"), _step_um(series, "Y")),
+        well=well,
         problem=problem,
     )
+
+
+def _wells(paths: Sequence[str]) -> list[dict[str, str]]:
+    """What the names of each series, and of the folders that it lies in, say of its well.
+
+    LAS X calls the series of a plate `TileScan 1/A/1/R1`, `TileScan 1/A1/R1`, or the same without the region.
+    """
+    parts = [path.split("/") for path in paths]
+    names = wells_of_names([own[-1] for own in parts])
+    folders = wells_of_names([own[-2] if len(own) > 1 else "" for own in parts])
+    return [
+        {
+            "its row and column": next((well for pair in pairwise(own[1:]) if (well := _well_of_folders(*pair))), ""),
+            "the folder that it lies in": folder,
+            "its name": name,
+        }
+        for own, folder, name in zip(parts, folders, names, strict=True)
+    ]
+
+
+def _well_of_folders(row: str, column: str) -> str:
+    return (well_at(row, column) or "") if row.isalpha() else ""
 
 
 def _problem(series: Any, sizes: dict[str, int]) -> str | None:

@@ -1,6 +1,7 @@
 """Nikon ND2 through the library `nd2`."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy.typing as npt
 from subcell_hf.images.decoders.file_metadata import described
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.decoders.stored_images import StoredImage, StoredImages
-from subcell_hf.images.wells import wells_of_names
+from subcell_hf.images.wells import agreed_well, wells_of_names
 
 _AXES = frozenset("TPZCYXS")
+_JOBS_NAME = re.compile(r"Well(?P<well>[A-P]\d{1,2})(?:_.*)?\.nd2", re.IGNORECASE)  # WellB02_PointB02_0000_Seq0000.nd2
 
 
 class _File:
@@ -26,7 +28,7 @@ class _File:
             (place.get("P", 0), place.get("T", 0), place.get("Z", 0)): frame
             for frame, place in enumerate(file.loop_indices or ({},))
         }
-        self.images: Sequence[StoredImage] = _describe(file)
+        self.images: Sequence[StoredImage] = _describe(file, path)
 
     def read_plane(self, image: StoredImage, time: int, z: int, channel: int) -> npt.NDArray[Any]:
         frame = self._frames[image.number, time, z]
@@ -64,14 +66,16 @@ def _holds(path: Path, frame: int, frame_bytes: int) -> bool:
     return place >= 0 and offset + frame_bytes <= end
 
 
-def _describe(file: Any) -> list[StoredImage]:
+def _describe(file: Any, path: Path) -> list[StoredImage]:
     sizes = dict(file.sizes)
     others = {axis: length for axis, length in sizes.items() if axis not in _AXES and length > 1}
     points: list[Any] = next((loop.parameters.points for loop in file.experiment if loop.type == "XYPosLoop"), [])
     count = sizes.get("P", 1)
     points = points if len(points) == count else [None] * count
     names = [str(point.name or "") if point else "" for point in points]
-    wells = wells_of_names(names)
+    job = _JOBS_NAME.fullmatch(path.name)
+    by_file = {"the name of the file": job["well"] if job else ""}
+    places = [agreed_well({**by_file, "the name of the position": well}) for well in wells_of_names(names)]
     channels = file.metadata.channels or []
     metadata = described([str(channel.channel.name or "") for channel in channels], *_pixel_um(file, channels))
     return [
@@ -85,9 +89,9 @@ def _describe(file: Any) -> list[StoredImage]:
             width=sizes["X"],
             dtype=file.dtype,
             metadata=metadata,
-            well=wells[number],
+            well=places[number][0],
             stage_um=(point.stagePositionUm.x, point.stagePositionUm.y) if point else None,
-            problem=f"it has {others} entries along other axes, expected none" if others else None,
+            problem=f"it has {others} entries along other axes, expected none" if others else places[number][1],
         )
         for number, (name, point) in enumerate(zip(names, points, strict=True))
     ]

@@ -26,6 +26,7 @@ def write_czi(
     wells: Sequence[str] = (),
     names: Sequence[str] = (),
     size_um: float | None = 0.1,
+    described: str = "",
 ) -> None:
     """Write scenes far apart with Zeiss's library.
 
@@ -35,6 +36,7 @@ def write_czi(
         wells: Of each scene, such as `D6`.
         names: Of the channels.
         size_um: Edge of a pixel; None leaves the calibration out.
+        described: Elements `Scene` of the XML, instead of those that `wells` describe.
     """
     from pylibCZIrw import czi
 
@@ -46,9 +48,9 @@ def write_czi(
                 file.write(plane, location=(50_000 * scene, 0), plane=place, scene=scene)
         scale = {} if size_um is None else {"scale_x": size_um * 1e-6, "scale_y": size_um * 1e-6}
         file.write_metadata(channel_names=dict(enumerate(names)), **scale)
-    if wells:
+    if wells or described:
         with czi.edit_czi(str(path)) as editor, editor.edit_session() as builder:
-            described = "".join(
+            described = described or "".join(
                 f'<Scene Index="{index}" Name="P{index + 1}"><Shape Name="{well}"><ColumnIndex>{well[1:]}</ColumnIndex>'
                 f"<RowIndex>{ord(well[0]) - 64}</RowIndex></Shape></Scene>"
                 for index, well in enumerate(wells)
@@ -69,7 +71,8 @@ def write_lif(
 
     Args:
         path: To write.
-        series: Name → axes, one letter per axis of the pixels and ending in `CYX`, and the pixels.
+        series: Name, after those of the folders that it lies in and `/` → axes, one letter per axis of
+            the pixels and ending in `CYX`, and the pixels.
         names: Dyes of the channels.
         size_um: Edge of a pixel.
         declaration: Begins the XML, such as a document type.
@@ -90,11 +93,18 @@ def write_lif(
             for axis, length in reversed(list(zip(axes, pixels.shape, strict=True)))
             if axis != "C"
         )
-        elements += (
-            f'<Element Name={quoteattr(name)} UniqueID="{number}"><Data><Image TextDescription=""><ImageDescription>'
+        *parents, own = name.split("/")
+        element = (
+            f'<Element Name={quoteattr(own)} UniqueID="{number}"><Data><Image TextDescription=""><ImageDescription>'
             f"<Channels>{channels}</Channels><Dimensions>{dimensions}</Dimensions></ImageDescription></Image></Data>"
             f'<Memory Size="{pixels.nbytes}" MemoryBlockID="MemBlock_{number}"/></Element>'
         )
+        for depth, parent in reversed(list(enumerate(parents))):
+            element = (
+                f'<Element Name={quoteattr(parent)} UniqueID="f{number}-{depth}"><Data/><Memory Size="0" '
+                f'MemoryBlockID="MemBlock_f{number}-{depth}"/><Children>{element}</Children></Element>'
+            )
+        elements += element
         block = f"MemBlock_{number}"
         blocks += struct.pack("<IIBQBI", 0x70, 14 + 2 * len(block), 0x2A, pixels.nbytes, 0x2A, len(block))
         blocks += block.encode("utf-16-le") + pixels.tobytes()
