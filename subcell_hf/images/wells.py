@@ -82,7 +82,7 @@ def agreed_well(said: Mapping[str, str]) -> tuple[str, str | None]:
         return first, None
     return first, (
         f"its well is {first} by {next(iter(wells))}, and {wells[other]} by {other}, expected one. Correct it in the "
-        "microscope's program, or export each well to a file of its own"
+        "microscope's program, or export each well to a separate file"
     )
 
 

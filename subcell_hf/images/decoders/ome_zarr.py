@@ -13,6 +13,7 @@ import numpy.typing as npt
 import zarr
 
 from subcell_hf.errors import InputError
+from subcell_hf.images.decoders.converted_zarr import with_converted_metadata
 from subcell_hf.images.decoders.file_metadata import metadata_from_ome_zarr
 from subcell_hf.images.decoders.image import FieldError, Image, ImageHeader, check_size
 from subcell_hf.images.decoders.zarr_stores import CheckedStore, is_zarr_folder, open_store, read_facts
@@ -98,6 +99,7 @@ def _open(path: Path) -> _Opened:
     try:
         facts = read_facts(path)
         metadata, axes, dataset = metadata_from_ome_zarr(facts)
+        metadata = with_converted_metadata(path, metadata)
         store = open_store(path)
         array = zarr.open_array(store, path=dataset, mode="r")
         if len(axes) != array.ndim:

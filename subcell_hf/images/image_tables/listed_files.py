@@ -1,7 +1,7 @@
 """Files that indices and tables name → files on the disk: with either slash, and in any case of letters.
 
-Instruments write their indices on Windows, which knows no case of letters in names. Copied to other systems, folders
-and endings are often spelt differently from the index.
+Instruments write their indices on Windows, where the case of letters in names does not matter. Copied to other systems,
+folders and endings are often spelt differently from the index.
 """
 
 import os

@@ -7,10 +7,12 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from subcell_hf.errors import InputError
+from subcell_hf.images.decoders.converted_zarr import read_series
+from subcell_hf.images.decoders.file_metadata import WellSample
 from subcell_hf.images.decoders.remote_paths import RemotePath
 from subcell_hf.images.decoders.zarr_stores import REMOTE_READS, is_zarr_folder, read_facts
 from subcell_hf.images.wells import standard_well
@@ -63,7 +65,24 @@ def list_zarr_images(path: Path, stem: str) -> list[ZarrImage]:
     except Exception:  # `read_ome_zarr` reports it when the image's turn comes
         images = [((), "")]
     is_only = len(images) == 1 and not inside
-    return [_listed(path.joinpath(*parts), stem, (*inside, *parts), acquired, is_only) for parts, acquired in images]
+    samples = _samples(outer) if len(inside) < 2 and all(len(parts) < 2 for parts, _ in images) else {}
+    return [
+        _listed(
+            path.joinpath(*parts), stem, (*inside, *parts), acquired, is_only, samples.get("/".join((*inside, *parts)))
+        )
+        for parts, acquired in images
+    ]
+
+
+def _samples(path: Path) -> dict[str, WellSample]:
+    """Where on a plate the images of a converted file were taken, where they do not lie in folders of their wells."""
+    try:
+        series = read_series(path) if _CONVERTED in read_facts(path) else {}
+    except Exception as error:  # no OME-Zarr, or damaged metadata, of which reading says why
+        if isinstance(path, RemotePath) and isinstance(error, InputError):
+            raise
+        return {}
+    return {name: one.sample for name, one in series.items() if one.sample is not None}
 
 
 def _enclosing(path: Path) -> tuple[Path, _Parts]:
@@ -132,7 +151,10 @@ def _series_of_converted(path: Path) -> Sequence[str]:
     return list(itertools.takewhile(lambda name: is_zarr_folder(path / name), map(str, itertools.count())))
 
 
-def _listed(path: Path, stem: str, parts: _Parts, acquired: str, is_only: bool) -> ZarrImage:
+def _listed(path: Path, stem: str, parts: _Parts, acquired: str, is_only: bool, sample: WellSample | None) -> ZarrImage:
+    if sample is not None:
+        place = asdict(sample)
+        return ZarrImage(path, "_".join(place.values()), place)
     if len(parts) < 2:
         return ZarrImage(path, "_".join((stem, *parts)) if parts and not is_only else stem)
     # row, column and image of a plate; of a lost well, row and column
