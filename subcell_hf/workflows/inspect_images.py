@@ -253,7 +253,7 @@ def _suggest(source: Path, fields: Sequence[InspectedField], reading: ReadingOpt
     mapped = suggest_mapping(channels)
     there = {*mapped.values(), *(name for name in channels if name in CHANNEL_STAINS)}
     variant = next((letters for letters in _VARIANTS if there.issuperset(channels_from_variant(letters))), None)
-    words = ["subcell", "embed", str(path_of(source)), "--model", f"subcell-{variant}" if variant else "MODEL"]
+    words = ["subcell", "embed", str(path_of(source)), "--model", f"mae-{variant}" if variant else "MODEL"]
     wanted = channels_from_variant(variant) if variant else tuple(CHANNEL_STAINS)
     suggested = {name: colour for name, colour in mapped.items() if name != colour and colour in wanted}
     for name, colour in {**reading.channel_mapping, **suggested}.items():

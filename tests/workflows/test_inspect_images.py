@@ -59,7 +59,7 @@ def test_json_has_the_documented_keys_and_says_what_python_says(tmp_path: Path) 
     assert (first["z_planes"], first["files_missing"]) == (1, [])
     assert second["well"] == "B02"
     assert found["suggested_command"] == (
-        f"subcell embed {tmp_path / 'plate'} --model subcell-bg --channel-mapping w1=blue --channel-mapping w2=green "
+        f"subcell embed {tmp_path / 'plate'} --model mae-bg --channel-mapping w1=blue --channel-mapping w2=green "
         "--output results"
     )
     assert inspect_images(tmp_path / "plate").layout == found["layout"]
