@@ -1,11 +1,34 @@
 """Commands of the room hub: published weights in, Hub repositories and pages out."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from subcell_hf.cli.option_groups import grouped
 from subcell_hf.storage.plain_files import read_lines
+
+_Source = Annotated[
+    str | None,
+    typer.Option(
+        "--from", "--mirror", metavar="FOLDER|URL", help="Files copied by hand, or mirror of SubCell's bucket."
+    ),
+]
+_MODEL = "Folder or Hub id of a model, or name of a published one, such as mae-rybg."
+
+
+def fetch(
+    variants: Annotated[list[str] | None, typer.Argument(help="Published models: mae-rybg, vit-bg, ….")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Fetch all published models.")] = False,
+    source: _Source = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder to keep them in; default: in HF_HOME.")] = None,
+) -> None:
+    """Download published weights, verify and convert them; an interrupted download is resumed."""
+    from subcell_hf.workflows.hub.weights import fetch_models
+
+    for model in fetch_models(variants or (), every=every, source=source, cache=cache):
+        typer.echo(f"SubCell {model.variant} is in {model.folder}. Load it with\n\n{model.loading_code}\n")
 
 
 def convert(
@@ -53,7 +76,7 @@ def convert(
 
 def export(
     model: Annotated[
-        Path, typer.Argument(help="Folder of a trained run or its model, of `subcell convert`, or of a classifier.")
+        str, typer.Argument(help="Folder of a model or of a trained run, Hub id, or name of a published model.")
     ],
     output: Annotated[Path, typer.Option(help="Output folder: new, empty, or an earlier export, which is replaced.")],
     repository: Annotated[
@@ -104,72 +127,99 @@ def export(
 
 
 _Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub.")]
-_Private = Annotated[bool, typer.Option("--private", help="Create the repository as private.")]
-_Revision = Annotated[str, typer.Option(help="Branch to push to.")]
-_CreateRevision = Annotated[bool, typer.Option("--create-revision", help="Create the branch if it does not exist.")]
-_DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", "--dry_run", help="List the files that would be uploaded, with sizes, and change nothing."
-    ),
-]
+_Owner = Annotated[str, typer.Argument(metavar="OWNER", help="User or organization on the Hub.")]
 
 
+@dataclass(frozen=True)
+class _Push:
+    """Options of every command that pushes to the Hub."""
+
+    private: Annotated[bool, typer.Option("--private", help="Create what does not exist yet as private.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "--dry_run", help="List what would be uploaded; the Hub is not changed.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class _PushToBranch(_Push):
+    """The same, for a branch of one repository."""
+
+    revision: Annotated[str, typer.Option(help="Branch to push to.")] = "main"
+    create_revision: Annotated[
+        bool, typer.Option("--create-revision", help="Create the branch if it does not exist.")
+    ] = False
+
+
+@grouped
 def push(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Output folder of `subcell export`: a model, or a Space.")
     ],
     repository: _Repository,
-    private: _Private = False,
-    revision: _Revision = "main",
-    create_revision: _CreateRevision = False,
+    *,
     message: Annotated[str, typer.Option(help="Commit message.")] = "Publish with subcell_hf",
-    dry_run: _DryRun = False,
+    push: _PushToBranch,
 ) -> None:
     """Upload a staged model, or its Space, in one commit; files that the Hub already has are not uploaded again."""
     from subcell_hf.workflows.hub.publishing import PushOptions, push_folder
 
-    options = PushOptions(private, revision, create_revision, message, dry_run)
-    typer.echo(push_folder(folder, repository, options).describe())
+    typer.echo(push_folder(folder, repository, PushOptions(message=message, **asdict(push))).describe())
 
 
+@grouped
 def push_shards(
     folder: Annotated[Path, typer.Argument(metavar="SHARDS", help="Output folder of `subcell shards`.")],
     repository: _Repository,
     license_id: Annotated[
         str, typer.Option("--license", help="Licence of the images as a Hub identifier, such as cc-by-sa-4.0.")
     ],
+    *,
     name: Annotated[
         str | None, typer.Option(help="Title of the data set; default: the name of the repository.")
     ] = None,
-    private: _Private = False,
-    revision: _Revision = "main",
-    create_revision: _CreateRevision = False,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes that check the shards.")] = 1,
-    dry_run: _DryRun = False,
+    push: _PushToBranch,
 ) -> None:
     """Verify a folder of shards and upload it as a data set; run again to resume an interrupted upload."""
     from subcell_hf.workflows.hub import publishing
 
-    options = publishing.PushOptions(private, revision, create_revision, dry_run=dry_run)
+    options = publishing.PushOptions(**asdict(push))
     plan = publishing.push_shards(folder, repository, license_id, name=name, workers=workers, options=options)
     typer.echo(plan.describe())
 
 
+@grouped
 def push_metrics(
-    owner: Annotated[str, typer.Argument(metavar="OWNER", help="User or organization on the Hub.")],
+    owner: _Owner,
+    *,
     metric: Annotated[list[str] | None, typer.Option(help="Metric to upload; repeatable; default: all.")] = None,
-    private: _Private = False,
-    dry_run: _DryRun = False,
+    push: _Push,
 ) -> None:
     """Upload the metric modules as Spaces OWNER/METRIC, which `evaluate.load` can load."""
     from subcell_hf.workflows.hub import publishing
 
-    publishing.push_metrics(owner, metric or (), private=private, dry_run=dry_run)
+    publishing.push_metrics(owner, metric or (), **asdict(push))
+
+
+@grouped
+def publish(
+    owner: _Owner,
+    *,
+    variants: Annotated[
+        list[str] | None, typer.Option(help="Published model to push, such as mae-rybg; repeatable; default: all.")
+    ] = None,
+    source: _Source = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the staged repositories; default: in HF_HOME.")] = None,
+    push: _Push,
+) -> None:
+    """Fetch, convert and push the published models as OWNER/subcell-VARIANT, with a collection; run again to resume."""
+    from subcell_hf.workflows.hub.weights import publish_models
+
+    typer.echo(publish_models(owner, variants or (), source=source, output=output, **asdict(push)).describe())
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(help="Folder of an exported, trained or converted model.")],
+    model: Annotated[str, typer.Argument(help=_MODEL)],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 8000,
 ) -> None:
@@ -179,7 +229,7 @@ def serve(
 
     hide_weight_bars()
     with open_endpoint(model, host, port) as server:
-        typer.echo(f"POST JSON to http://{host}:{server.server_port}/ ; {model / 'handler.py'} documents the requests.")
+        typer.echo(f"POST JSON to http://{host}:{server.server_port}/ ; see help(subcell_hf.hub.EndpointHandler).")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -187,7 +237,7 @@ def serve(
 
 
 def demo(
-    model: Annotated[Path, typer.Argument(help="Folder of an exported, trained or converted model.")],
+    model: Annotated[str, typer.Argument(help=_MODEL)],
     port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 7860,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 allows other machines to connect.")
@@ -207,7 +257,7 @@ def demo(
 
 
 def untrained(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a SubCell model.")],
+    model: Annotated[str, typer.Argument(help=_MODEL)],
     output: Annotated[Path, typer.Option(help="Output folder; must not exist or be empty.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
 ) -> None:

@@ -21,7 +21,10 @@ def embed(
     ],
     model: Annotated[
         str,
-        typer.Option(help="Folder or Hub id of a model; auto: for each field the largest model whose channels it has."),
+        typer.Option(
+            help="Published model (mae-rybg, …), folder or Hub id; auto: for each field the largest model whose "
+            "channels it has."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],
     *,

@@ -240,7 +240,7 @@ def _try(folder: Path, variant: PublishedVariant) -> None:
             f"SubCell {variant.name}. It is the encoder of another model; nothing was kept. Use another mirror or copy."
         )
     antibody = SimulatedAntibody("SIM000000", "SIMG0000", ("Mitochondria",), ProteinStyle())
-    cells = simulate_field(24, antibody, size_px=640, channels=processor.channels)
+    cells = simulate_field(24, antibody, size_px=320, channels=processor.channels)
     with torch.inference_mode():
         outputs = model(**processor(cells.pixels, return_tensors="pt"))
     for name in ("pooler_output", "logits"):

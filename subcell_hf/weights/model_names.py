@@ -35,7 +35,8 @@ def find_folder(name: str | Path, revision: str | None = None, *, weights: bool 
     """
     path, text = Path(name), str(name)
     published = text in published_variants()
-    if path.is_dir() and (not published or (path / CONFIG_FILE).is_file()):
+    holds_model = any((place / CONFIG_FILE).is_file() for place in (path, path / "model"))  # or is the folder of a run
+    if path.is_dir() and (holds_model or not published):
         if revision is not None:
             raise InputError(f"{name} is a local folder, which has no revision {revision!r}. Leave --revision out.")
         if published:

@@ -69,14 +69,15 @@ def embed(
         ```python
         import subcell_hf
 
-        table = subcell_hf.embed("images", model="subcell-rybg")
+        table = subcell_hf.embed("images", model="mae-rybg")
         table.cells[["cell_id", "top_location_1"]]
         ```
 
     Args:
         images: A path: whatever `subcell embed` takes. Or crops in memory: `[cells, channels, height, width]`, or a
             list of `[channels, height, width]`, numpy or torch.
-        model: Folder, Hub id, or `"auto"` with `models`.
+        model: Name of a published model, such as `"mae-rybg"`, which is fetched; folder; Hub id; or `"auto"` with
+            `models`.
         models: With `"auto"`: folder of models, or their owner on the Hub.
         revision: Branch, tag or commit of a model on the Hub.
         channels: Names of the planes of arrays; default: the model's.
@@ -111,6 +112,7 @@ def embed(
             )
             done = embed_to_folder(given, folder, chosen, processes=Processes(), report=report, portable=portable)
         else:
+            hide_weight_bars()
             found = find_models(
                 str(model),
                 models=models,
@@ -169,6 +171,7 @@ def embed_to_folder(
     settings, processes = settings or EmbedSettings(), processes or Processes.of_environment()
     if processes.world_size > 1:
         _logger.warning("%s", processes.describe())
+    hide_weight_bars()
     found = find_models(
         given.model,
         models=given.models,
@@ -200,7 +203,6 @@ def _run(
     portable: bool,
 ) -> EmbedReport:
     """Embed, log the outcome, and write the files that are made from complete tables."""
-    hide_weight_bars()
     settings = replace(settings, attention_maps=settings.attention_maps or portable)
     done = embed_cells(cells, models, output, settings, processes=processes, record=record)
     if not done.complete:

@@ -20,7 +20,7 @@ class EmbedInput:
 
     Attributes:
         source: Path of images, crops or shards, or URL of shards.
-        model: Folder or Hub id of a model, or `"auto"`.
+        model: Folder or Hub id of a model, name of a published one, or `"auto"`.
         models: With `"auto"`: folder of models, or their owner on the Hub.
         revision: Branch, tag or commit of a model on the Hub.
         protein_channels: Channels that take the protein's place, one pass for each; empty: the model's own.

@@ -77,6 +77,7 @@ class LoopbackHub:
 
     tokens: dict[str, str] = field(default_factory=lambda: {"hf_write": "write", "hf_read": "read"})
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
+    collections: dict[str, dict[str, Any]] = field(default_factory=dict)
     large_files: dict[str, bytes] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
@@ -235,6 +236,37 @@ class Handler(BaseHTTPRequestHandler):
         listed = [{"name": b, "ref": f"refs/heads/{b}", "targetCommit": commit} for b, commit in branches]
         self.answer(200, {"branches": listed, "tags": [], "converts": []})
 
+    # ---- Collections ----
+
+    def create_collection(self) -> None:
+        self.must_write()
+        wanted = json.loads(self.body)
+        slug = f"{wanted['namespace']}/{wanted['title'].lower()}-0123456789abcdef01234567"
+        if slug in self.hub.collections:
+            return self.answer(409, {"slug": slug, "error": "This collection already exists"})
+        if len(wanted.get("description", "")) > 150:
+            raise RefusalError(400, "BadRequest", "description must be at most 150 characters")
+        self.hub.collections[slug] = {
+            "slug": slug, "title": wanted["title"], "owner": wanted["namespace"], "items": [], "position": 0,
+            "lastUpdated": "2026-01-01T00:00:00.000Z", "private": wanted["private"], "theme": "green", "upvotes": 0,
+            "description": wanted.get("description"),
+        }  # fmt: skip
+        return self.collection(slug)
+
+    def collection(self, slug: str) -> None:
+        if slug not in self.hub.collections:
+            raise RefusalError(404, "NotFound", "Collection not found")
+        self.answer(200, self.hub.collections[slug])
+
+    def add_to_collection(self, slug: str) -> None:
+        self.must_write()
+        item, items = json.loads(self.body)["item"], self.hub.collections[slug]["items"]
+        if any(other["id"] == item["id"] for other in items):
+            raise RefusalError(409, "Conflict", "The item is already in the collection")
+        self.repository(f"{item['type']}s", item["id"])
+        items.append({"_id": str(len(items)), "position": len(items), **item})
+        self.collection(slug)
+
     # ---- Reading ----
 
     def entries(self, files: dict[str, StoredFile], folder: str, recursive: bool) -> list[dict[str, Any]]:
@@ -338,6 +370,9 @@ ROUTES: list[tuple[str, Callable[..., None]]] = [
     (r"/api/whoami-v2", Handler.who_am_i),
     (r"/api/validate-yaml", Handler.validate_yaml),
     (r"/api/repos/create", Handler.create),
+    (r"/api/collections", Handler.create_collection),
+    (r"/api/collections/(?P<slug>[^/]+/[^/]+)", Handler.collection),
+    (r"/api/collections/(?P<slug>[^/]+/[^/]+)/items", Handler.add_to_collection),
     (rf"{_API}/{_NAME}/preupload/(?P<revision>.+)", Handler.preupload),
     (rf"{_API}/{_NAME}/commit/(?P<revision>.+)", Handler.commit),
     (rf"{_API}/{_NAME}/branch/(?P<revision>.+)", Handler.create_branch),

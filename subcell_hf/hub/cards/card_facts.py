@@ -86,6 +86,7 @@ def gather_facts(
     repository: str,
     *,
     variant: str | None = None,
+    fetched: bool = False,
     record: Path | None = None,
     facts: Path | None = None,
     results: Iterable[Result] = (),
@@ -96,6 +97,7 @@ def gather_facts(
         config: Of the model.
         repository: `"owner/name"`.
         variant: Name of the published model that these weights are.
+        fetched: Whether they were fetched by that name, so that their geometry needs no comparison.
         record: The training record that a run left.
         facts: YAML file of fields of `CardFacts`; they override all others.
         results: Of evaluations.
@@ -107,8 +109,10 @@ def gather_facts(
     told: dict[str, Any] = {"repository": repository, "name": repository.split("/")[-1]}
     told |= _read_yaml(shipped_folder("model_cards") / "common.yaml")
     if variant is not None:
-        told |= _published_facts(variant, config)
+        told |= _published_facts(variant, config, fetched)
         told["repository"] = repository
+        if str(told.get("base_model")).partition("/")[2] == repository.partition("/")[2]:
+            del told["base_model"]  # encoder and classifiers are in one repository
     if record is not None:
         told |= _read_record(record)
     if facts is not None:
@@ -132,7 +136,7 @@ def gather_facts(
         return CardFacts(**told)
 
 
-def _published_facts(variant: str, config: SubCellConfig) -> dict[str, Any]:
+def _published_facts(variant: str, config: SubCellConfig, fetched: bool) -> dict[str, Any]:
     """Facts of a published model, after a check that the weights are those of this model."""
     if variant not in variant_names():
         raise InputError(f"Unknown published model {variant!r}: expected one of {', '.join(variant_names())}.")
@@ -142,9 +146,7 @@ def _published_facts(variant: str, config: SubCellConfig) -> dict[str, Any]:
     expected = {
         "channels": list(CHANNEL_VARIANTS[own["channels"]]),
         "position_embedding_type": method["position_embedding_type"],
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-    }
+    } | ({} if fetched else {"hidden_size": 768, "num_hidden_layers": 12})
     wrong = [f"{name} is {getattr(config, name)!r}, not {value!r}" for name, value in expected.items()
              if getattr(config, name) != value]  # fmt: skip
     classifies = "SubCellForImageClassification" in (config.architectures or [])

@@ -19,6 +19,7 @@ from subcell_hf.model.modeling_subcell import SubCellPreTrainedModel
 from subcell_hf.shipped import shipped_folder
 from subcell_hf.storage.folders import write_folder_atomically
 from subcell_hf.storage.model_folders import PROCESSOR_FILE, check_model, load_model, read_processor
+from subcell_hf.weights.fetching import fetched_variant
 
 _HANDLER_FILES = {
     "endpoint/endpoint_handler.py": "handler.py",
@@ -49,7 +50,7 @@ class ExportSources:
     Attributes:
         run: Folder of the training run, or its model's.
         evaluations: Folders that `subcell evaluate` wrote, or the JSON files in them.
-        variant: Name of the published model that the weights are.
+        variant: Name of the published model that the weights are; known of models that were fetched by name.
         facts: YAML file of fields of the card, which win.
     """
 
@@ -92,10 +93,13 @@ def export_model(
         model = _take_encoder(model)
     processor = load_processor(model_folder, model.config)
     repository = repository or f"subcell/{output.resolve().name}"
+    fetched = fetched_variant(model_folder)
+    own = None if fetched is None else f"{fetched}{'' if encoder_only else '-localization'}"
     facts = gather_facts(
         model.config,
         repository,
-        variant=sources.variant,
+        variant=sources.variant or own,
+        fetched=own is not None and sources.variant in (None, own),
         record=_find_record(model_folder, sources.run),
         facts=sources.facts,
         results=[result for path in sources.evaluations for result in read_results(path)],

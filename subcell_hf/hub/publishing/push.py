@@ -31,8 +31,8 @@ Content = Path | bytes
 PICKLED_SUFFIXES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 """Files that run code when they are loaded; they are not published."""
 
-
-_NO_TOKEN = "run `hf auth login`, or set HF_TOKEN to a token with the right to write from hf.co/settings/tokens"
+NO_TOKEN = "run `hf auth login`, or set HF_TOKEN to a token with the right to write from hf.co/settings/tokens"
+"""How to get a token, for messages."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def push_files(
     api = api or HfApi()
     _check_name(repository)
     if not (api.token or get_token()):
-        raise InputError(f"No token found to push to {repository}: {_NO_TOKEN}.")
+        raise InputError(f"No token found to push to {repository}: {NO_TOKEN}.")
     with explaining_failures(repository, revision, api):
         if not api.repo_exists(repository, repo_type=kind):
             api.create_repo(repository, repo_type=kind, private=private, exist_ok=True, space_sdk=space_sdk)
@@ -244,11 +244,11 @@ def _explain_status(error: HfHubHTTPError, repository: str) -> str:
     status = error.response.status_code if error.response is not None else 0
     said = error.server_message or str(error).splitlines()[0]
     if status == 401:
-        return f"The Hub rejected the token for {repository} ({said}): {_NO_TOKEN}."
+        return f"The Hub rejected the token for {repository} ({said}): {NO_TOKEN}."
     if status == 403:
         return (
             f"The token has no write access to {repository} ({said}): ask its owner for write access, push to "
-            f"another repository, or {_NO_TOKEN}."
+            f"another repository, or {NO_TOKEN}."
         )
     if status == 404:
         return f"{repository} does not exist, or your token cannot read it ({said}): check the name and its access."

@@ -245,7 +245,7 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
             **run.record,
             "format": RUN_FORMAT,
             "embed_settings": settings_to_json(run.settings),
-            "models": [model.facts() for model in run.models],
+            "models": [{**model.facts(), "folder": str(model.folder.absolute())} for model in run.models],
             "versions": {name: _version(name) for name in _LIBRARIES},
             "device": _describe(run.device),
             "precision": run.precision,

@@ -78,7 +78,8 @@ def find_models(
     """Find the models that a run needs, without loading weights.
 
     Args:
-        name: A folder, a Hub id, or `"auto"` for the largest variant whose channels a field has.
+        name: A folder, a Hub id, the name of a published model, or `"auto"` for the largest model whose channels a
+            field has.
         models: With `"auto"`: folder whose sub-folders are models, or owner of models on the Hub; `owner/pattern` takes
             those whose name is like the pattern, such as `lab/*-mae`.
         revision: Branch, tag or commit on the Hub.

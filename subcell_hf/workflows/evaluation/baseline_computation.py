@@ -23,6 +23,7 @@ from subcell_hf.inference.models.variants import Variant
 from subcell_hf.inference.sources.blocks import CellBlock, CellSource
 from subcell_hf.inference.sources.recognition import SourceOptions, open_source
 from subcell_hf.progress import hide_weight_bars
+from subcell_hf.storage.model_folders import CONFIG_FILE
 from subcell_hf.tables.files import EmbeddingTable
 from subcell_hf.weights.untrained import save_untrained
 from subcell_hf.workflows.evaluation.table_origin import TableOrigin
@@ -211,7 +212,8 @@ def _untrained_twins(origin: TableOrigin, folder: Path) -> tuple[ModelFolder, ..
     name = AUTO if several else recorded[0].name
     owner, revision = None, recorded[0].revision
     if given is not None:
-        name = AUTO if several else given.find(name)
+        path = given.find(name)  # a folder without a model may have the name of a published one
+        name = AUTO if several else path if (Path(path) / CONFIG_FILE).is_file() else name
         owner = given.find(given.models) if several and given.models is not None else None
         revision = given.revision or revision
     found = find_models(name, models=owner, revision=None if Path(name).is_dir() else revision)

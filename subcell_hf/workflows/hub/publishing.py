@@ -11,6 +11,7 @@ from subcell_hf.hub.publishing.export import ExportSources, check_export, export
 from subcell_hf.hub.publishing.metric_spaces import SPACE_SDK, stage_metrics
 from subcell_hf.hub.publishing.push import Content, Kind, PushPlan, plan_push, push_files
 from subcell_hf.hub.publishing.space_folder import check_space, read_sdk
+from subcell_hf.weights.model_names import find_folder
 
 _logger = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ def export_repository(
     """Stage a complete repository of a model for the Hub, and with `space` the demo page that shows it.
 
     Args:
-        model: Folder of a trained run or its model, of `subcell convert`, or of a classifier.
+        model: Folder of a trained run or its model, of `subcell convert`, or of a classifier; Hub id; or name of a
+            published model, which is fetched.
         output: Folder to write: new, empty, or an earlier export, which is replaced.
         repository: `"owner/name"` on the Hub; default: `subcell/` and the name of the output folder.
         sources: Sources of the facts on the card.
@@ -74,12 +76,14 @@ def export_repository(
         InputError: If the weights are damaged, a required field of the card is missing, a folder holds something else,
             or a reference is given without a Space.
     """
-    model, output = Path(model), Path(output)
+    output = Path(output)
     space = None if space is None else Path(space)
     space_reference = None if space_reference is None else Path(space_reference)
     if space_reference is not None and space is None:
         raise InputError("--space-reference requires --space, the folder of the Space.")
-    folder = export_model(model, output, repository=repository, sources=sources, encoder_only=encoder_only)
+    folder = export_model(
+        find_folder(model)[0], output, repository=repository, sources=sources, encoder_only=encoder_only
+    )
     named = repository or f"subcell/{output.resolve().name}"
     if space is not None:
         from subcell_hf.hub.demo.space import stage_space  # gradio is an extra

@@ -6,6 +6,7 @@ from pathlib import Path
 from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
 from subcell_hf.hub.endpoint.endpoint_server import EndpointServer
 from subcell_hf.storage.model_folders import check_model, read_processor
+from subcell_hf.weights.model_names import find_folder
 
 
 def open_endpoint(model: str | Path, host: str = "127.0.0.1", port: int = 8000) -> EndpointServer:
@@ -21,7 +22,7 @@ def open_endpoint(model: str | Path, host: str = "127.0.0.1", port: int = 8000) 
         ```
 
     Args:
-        model: Folder of an exported, trained or converted model.
+        model: Folder or Hub id of a model, or name of a published one, which is fetched.
         host: Address to listen on.
         port: Port; 0 for a free one.
 
@@ -32,9 +33,9 @@ def open_endpoint(model: str | Path, host: str = "127.0.0.1", port: int = 8000) 
         InputError: If the folder holds no model or is damaged.
         OSError: If the port cannot be opened.
     """
-    model = Path(model)
-    read_processor(model, check_model(model))
-    return EndpointServer(EndpointHandler(str(model), trust_remote_code=False), host, port)
+    folder, _ = find_folder(model)
+    read_processor(folder, check_model(folder))
+    return EndpointServer(EndpointHandler(str(folder), trust_remote_code=False), host, port)
 
 
 def serve_demo(
@@ -48,7 +49,7 @@ def serve_demo(
     """Serve a demo page until it is stopped: upload a cell, see its locations, attention and position on a map.
 
     Args:
-        model: Folder of an exported, trained or converted model.
+        model: Folder or Hub id of a model, or name of a published one, which is fetched.
         host: Address to listen on; `0.0.0.0` allows other machines to connect.
         port: Port; 0 for a free one.
         reference: Embedding table of this model with known locations, drawn as a map behind the cell.
@@ -57,11 +58,11 @@ def serve_demo(
     Raises:
         InputError: If the model or the table cannot be used.
     """
-    model = Path(model)
+    found, _ = find_folder(model)
     reference = None if reference is None else Path(reference)
     from subcell_hf.hub.demo.demo_app import launch  # gradio is an extra
     from subcell_hf.hub.demo.space import local_settings
 
     with tempfile.TemporaryDirectory(prefix="subcell-demo-") as folder:
-        settings = local_settings(model, Path(folder) / "examples", reference)
+        settings = local_settings(found, Path(folder) / "examples", reference)
         launch(settings, server_name=host, server_port=port or None, inbrowser=browser)

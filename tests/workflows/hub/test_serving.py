@@ -25,8 +25,8 @@ def test_an_endpoint_answers_until_it_is_shut_down(tmp_path: Path) -> None:
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="neither a folder, nor an id"):
         open_endpoint(tmp_path / "nothing")
     pytest.importorskip("gradio")
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="neither a folder, nor an id"):
         serve_demo(tmp_path / "nothing")
