@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from .tasks_subcell import CustomPipelines
+
 if TYPE_CHECKING:
     # Never run, but read by transformers: it keeps a folder's code under a checksum of the files that these lines name,
     # and models under the class of their configuration. So folders whose code differs anywhere run their own models.
@@ -74,19 +76,6 @@ POSITION_EMBEDDING_TYPES = ("sincos", "learned")
 POOLING_TYPES = ("gated", "attention", "mean", "cls")
 PROJECTION_TYPES = ("mlp", "linear", "residual", "none")
 PROBLEM_TYPES = ("multi_label_classification", "single_label_classification")
-
-
-class _CustomPipelines(dict[str, Any]):
-    """`custom_pipelines` of a configuration, without the tasks that are registered with transformers.
-
-    `pipeline` reads the name of the task here; for a task that is `in` here it demands `trust_remote_code=True`, to run
-    the folder's code. A registered task needs none of it.
-    """
-
-    def __contains__(self, task: object) -> bool:
-        from transformers.pipelines import PIPELINE_REGISTRY
-
-        return super().__contains__(task) and task not in PIPELINE_REGISTRY.supported_tasks
 
 
 class SubCellConfig(PreTrainedConfig):
@@ -251,7 +240,7 @@ class SubCellConfig(PreTrainedConfig):
         if key == "problem_type":  # at once, as the model reads it much later
             choices = " or ".join(map(repr, PROBLEM_TYPES))
             _require(value in PROBLEM_TYPES, key, value, f"{choices}; for regression train a head on pooler_output")
-        super().__setattr__(key, _CustomPipelines(value) if key == "custom_pipelines" else value)
+        super().__setattr__(key, CustomPipelines(value) if key == "custom_pipelines" else value)
 
     @classmethod
     def from_size(cls, size: str, **overrides: Any) -> "SubCellConfig":

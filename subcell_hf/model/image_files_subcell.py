@@ -1,9 +1,9 @@
 """Image files as the pipeline reads them: their numbers as they are stored, or a reason why they cannot be used."""
 
-import importlib
+import io
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -11,19 +11,22 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from .pictures_subcell import (
+    UnfitFileError,
+    import_optional,
+    noted_channels,
+    reduce_picture,
+    refuse_clipped,
+    signal_of_colours,
+    split_picture,
+)
+
 Pixels = NDArray[Any]
 
-__all__ = ["ImageFile", "UnfitFileError", "read_file", "read_plane", "signal_of_colours"]
+__all__ = ["ImageFile", "UnfitFileError", "read_bytes", "read_file", "read_plane", "signal_of_colours"]
 
-COLOUR_PLANES = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
 MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}  # two of them look alike: micro and mu
 LARGEST_ANISOTROPY = 1.01
-
-# What counts as a composite of several colours, measured on pictures of the Human Protein Atlas: after chroma
-# subsampling, 8e-5 of the pixels have a colour that exceeds half of the signal by more than 16 of 255.
-LEAK_FRACTION_OF_SIGNAL = 0.5
-LEAK_OFFSET = 16 / 255
-MOST_LEAKING_PIXELS = 1e-3
 
 JPEG_COMPRESSION = 7
 ORIENTATION = 274  # the tag of TIFF and EXIF
@@ -38,6 +41,7 @@ PALETTE_STEP = 257  # one step of 8 bits on a palette's scale of 16 bits
 class ImageFile(NamedTuple):
     """What a file holds: planes `[height, width]`, `[planes, height, width]`, or `[height, width, 3]` of a picture.
 
+    Several `channels` of one plane `[height, width]` are those of a channel sheet, from left to right.
     `pixel_size_problem` says why the pixel size in the file cannot be used, and `has_palette` that the values are
     numbers of colours, which may be labels, but no intensities. Where a picture's colours come from a palette, `labels`
     are their numbers.
@@ -50,10 +54,6 @@ class ImageFile(NamedTuple):
     pixel_size_problem: str | None = None
     has_palette: bool = False
     labels: Pixels | None = None
-
-
-class UnfitFileError(ValueError):
-    """A file that is whole, but not of a kind that can be used."""
 
 
 def read_plane(source: Any, channel: str) -> Any:
@@ -77,7 +77,9 @@ def read_plane(source: Any, channel: str) -> Any:
 def plane_of(file: ImageFile, channel: str, source: Any) -> Pixels:
     """The one plane of a file that has been read; see `read_plane`."""
     refuse_palette(file, source)
-    pixels = _reduce_picture(file.pixels, channel, source) if file.is_picture else file.pixels
+    if file.pixels.ndim == 2 and len(file.channels or ()) > 1:
+        raise ValueError(f"{source} is a sheet of {', '.join(file.channels or ())}; expected {channel} alone.")
+    pixels = reduce_picture(file.pixels, channel, source) if file.is_picture else file.pixels
     if pixels.ndim != 2:
         raise ValueError(f"{source} has the shape {pixels.shape}; expected one plane [height, width] of {channel}.")
     return pixels
@@ -113,30 +115,39 @@ def read_file(path: str | os.PathLike[str], named_channels: int = 0) -> ImageFil
         raise ValueError(f"{name} has an unknown file type; expected one of {', '.join(READERS)}.")
     if not Path(name).is_file():
         raise FileNotFoundError(f"There is no file {name}.")
+    return _read(reader, name, name, named_channels)
+
+
+def read_bytes(content: bytes | bytearray, where: str, named_channels: int = 0) -> ImageFile:
+    """Read the bytes of an image file, as `read_file` reads its path; `where` is what messages call them.
+
+    Raises:
+        ValueError: If they are none of `.npy`, TIFF, PNG or JPEG, or the file is damaged or would lose bits.
+        ImportError: If the library for this kind of file is missing.
+    """
+    kinds = [kind for start, kind in SIGNATURES.items() if content.startswith(start)]
+    if not kinds:
+        raise ValueError(f"{where} begins with {bytes(content[:8])!r}; expected a .npy, TIFF, PNG or JPEG file.")
+    return _read(READERS[kinds[0]], io.BytesIO(content), where, named_channels)
+
+
+def _read(reader: Callable[[Any, int], ImageFile], source: Any, where: str, named_channels: int) -> ImageFile:
     try:
-        return reader(name, named_channels)
+        return reader(source, named_channels)
     except (ImportError, MemoryError):
         raise
     except UnfitFileError as error:
-        raise UnfitFileError(f"{name} {error}") from error
+        raise UnfitFileError(f"{where} {error}") from error
     except Exception as error:  # decoders raise whatever they please; the file's name must not get lost
-        raise ValueError(f"{name} cannot be read ({error}); it may be damaged. Fetch it again.") from error
+        raise ValueError(f"{where} cannot be read ({error}); it may be damaged. Fetch it again.") from error
 
 
-def _import(module: str, package: str) -> Any:
-    # Not an import statement: transformers would demand the package of everybody who loads the pipeline.
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"Reading this file needs {package}: pip install {package}, or give arrays.") from error
-
-
-def _read_npy(path: str, _: int) -> ImageFile:
+def _read_npy(path: Any, _: int) -> ImageFile:
     return ImageFile(np.load(path, allow_pickle=False))
 
 
-def _read_picture(path: str, _: int) -> ImageFile:
-    with _import("PIL.Image", "pillow").open(path) as opened:
+def _read_picture(path: Any, _: int) -> ImageFile:
+    with import_optional("PIL.Image", "pillow").open(path) as opened:
         file = _read_opened(opened)
     return file._replace(pixels=file.pixels.astype(np.uint16)) if file.pixels.dtype == np.int32 else file
 
@@ -163,6 +174,30 @@ def read_picture(picture: Any, where: str) -> ImageFile:
         raise UnfitFileError(f"{where} {error}") from error
     except Exception as error:  # Pillow reads its files late, and raises whatever it pleases
         raise ValueError(f"{where} cannot be read ({error}); it may be damaged or closed. Open it again.") from error
+
+
+def read_channels(
+    picture: Any, order: Sequence[str], where: str, named: Sequence[str] | None = None
+) -> dict[str, Pixels]:
+    """The planes of one picture of a whole cell, see `split_picture`.
+
+    Args:
+        picture: An image of Pillow, an `ImageFile`, or an array `[height, width]` or `[height, width, 3]`.
+        order: Channels of the model, in its order.
+        where: What messages call it.
+        named: What the caller calls its channels.
+
+    Raises:
+        ValueError: If it cannot be read, or may be something else; the message says what to give instead.
+    """
+    file = read_picture(picture, where) if is_picture(picture) else picture
+    file = file if isinstance(file, ImageFile) else ImageFile(file, is_picture=file.ndim == 3)
+    refuse_palette(file, where)
+    planes = split_picture(file.pixels, order, where, named=named, noted=file.channels)
+    # Whoever opened an image of Pillow and converted it left no format, and perhaps not all bits.
+    if is_picture(picture) and picture.format is None and len(planes) > 1:
+        refuse_clipped(planes, where)
+    return planes
 
 
 def read_mask(source: Any, where: str) -> Any:
@@ -196,15 +231,16 @@ def _read_opened(picture: Any) -> ImageFile:
     if is_deep and len(picture.getbands()) > 1:
         raise UnfitFileError("has 16-bit colours, of which only 8 bits could be read; save grey PNG files or a TIFF.")
     refuse_orientation(picture.getexif().get(ORIENTATION, 1))  # loads a PNG
+    channels = noted_channels(picture)
     if picture.mode == "P":
-        return _read_palette(picture)
+        return _read_palette(picture)._replace(channels=channels)
     if picture.mode in ("LA", "RGBA"):
         low, high = picture.getchannel("A").getextrema()
         picture = picture.convert(picture.mode[:-1]) if low == high > 0 else picture
     pixels = np.asarray(picture)
     if picture.mode not in ("1", "L", "F", "RGB") and picture.mode[0] != "I":
         raise UnfitFileError(f"has the mode {picture.mode}; expected a grey or RGB picture. Convert it to one.")
-    return ImageFile(pixels, is_picture=pixels.ndim == 3)
+    return ImageFile(pixels, channels, is_picture=pixels.ndim == 3)
 
 
 def _read_palette(picture: Any) -> ImageFile:
@@ -227,7 +263,7 @@ def refuse_orientation(orientation: Any) -> None:
         )
 
 
-def _read_tiff(path: str, named_channels: int) -> ImageFile:
+def _read_tiff(path: Any, named_channels: int) -> ImageFile:
     with _open_tiff(path) as file:
         if len(file.series) != 1:
             raise UnfitFileError(f"holds {len(file.series)} images; expected one.")
@@ -255,13 +291,15 @@ def _read_tiff(path: str, named_channels: int) -> ImageFile:
     return ImageFile(pixels, channels, pixel_size_um, is_picture, pixel_size_problem, has_palette)
 
 
-def _open_tiff(path: str) -> Any:
+def _open_tiff(path: Any) -> Any:
     """Open a TIFF; planes that were written one after the other are pages of one image."""
-    tifffile = _import("tifffile", "tifffile")
+    tifffile = import_optional("tifffile", "tifffile")
     file = tifffile.TiffFile(path)
     shapes = {tuple(series.shape) for series in file.series} if file.is_shaped else set()
     if len(shapes) == 1 and len(file.series) > 1 and len(shapes.pop()) == 2:
         file.close()  # each call of tifffile's `TiffWriter.write` begins a series of its own
+        if isinstance(path, io.BytesIO):
+            path.seek(0)
         return tifffile.TiffFile(path, is_shaped=False)
     return file
 
@@ -345,7 +383,7 @@ def _read_ome(metadata: str) -> tuple[list[str] | None, float | None, str | None
     return channels, sizes_um[0], None
 
 
-READERS: dict[str, Callable[[str, int], ImageFile]] = {
+READERS: dict[str, Callable[[Any, int], ImageFile]] = {
     ".npy": _read_npy,
     ".tif": _read_tiff,
     ".tiff": _read_tiff,
@@ -356,45 +394,11 @@ READERS: dict[str, Callable[[str, int], ImageFile]] = {
     ".jpg": _read_picture,
     ".jpeg": _read_picture,
 }
-
-
-def _reduce_picture(pixels: Pixels, channel: str, path: Any) -> Pixels:
-    """The plane of an RGB picture that carries a channel, if no other carries signal."""
-    signal, leaking = signal_of_colours(pixels, COLOUR_PLANES.get(channel, ()))
-    if leaking > MOST_LEAKING_PIXELS:
-        means = pixels.reshape(-1, 3).mean(axis=0)
-        raise ValueError(
-            f"{path} is a composite: its red, green and blue have the means {means.round(1).tolist()}; expected signal "
-            f"in {channel} alone. Give each channel's own picture."
-        )
-    return signal
-
-
-def signal_of_colours(samples: Pixels, own: tuple[int, ...] = ()) -> tuple[Pixels, float]:
-    """The one channel that a colour picture shows: in red, green, blue, yellow, any other mixture, or grey.
-
-    Args:
-        samples: `[height, width, 3]`.
-        own: The samples in which the channel must be shown where it is not grey; empty allows any.
-
-    Returns:
-        The channel `[height, width]` in the picture's dtype, and the share of pixels whose colours disagree with it:
-        above `MOST_LEAKING_PIXELS`, the picture is a composite or shows another channel.
-    """
-    means = samples.reshape(-1, samples.shape[-1]).mean(axis=0)
-    lit = means >= LEAK_FRACTION_OF_SIGNAL * means.max()
-    signal, leaking = _signal_of_samples(samples, lit)
-    if own and not lit.all():  # near black, noise decides which samples are lit
-        leaking = max(leaking, _signal_of_samples(samples, np.isin(np.arange(len(lit)), own))[1])
-    return np.asarray(np.rint(signal) if samples.dtype.kind in "ui" else signal, samples.dtype), leaking
-
-
-def _signal_of_samples(samples: Pixels, lit: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
-    """Mean of the samples that carry a signal, and the share of pixels in which a sample disagrees with it."""
-    signal = samples[..., lit].mean(axis=-1, dtype=np.float32)
-    full_scale = float(np.iinfo(samples.dtype).max) if samples.dtype.kind in "ui" else float(samples.max())
-    leaking = np.zeros(signal.shape, bool)
-    for sample, is_lit in zip(np.moveaxis(samples, -1, 0), lit, strict=True):
-        leak = np.abs(sample - signal) if is_lit else sample
-        leaking |= leak > LEAK_FRACTION_OF_SIGNAL * signal + LEAK_OFFSET * full_scale
-    return signal, float(leaking.mean())
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+SIGNATURES = {
+    b"\x93NUMPY": ".npy",
+    b"\x89PNG": ".png",
+    b"\xff\xd8\xff": ".jpg",
+    **dict.fromkeys(TIFF_SIGNATURES, ".tif"),
+}
+"""First bytes → kind of file."""

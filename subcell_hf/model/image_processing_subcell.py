@@ -11,15 +11,14 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor, get_size_dict
 from transformers.processing_utils import ImagesKwargs
 
-from .image_files_subcell import is_picture, plane_of, read_mask, read_picture, refuse_palette
+from .channels_subcell import ChannelMapping, check_names, plan_passes, require
+from .image_files_subcell import ImageFile, is_picture, plane_of, read_channels, read_mask, read_picture
 
 LARGEST_RESCALING = 16.0  # beyond it a unit is wrong (nanometres, metres), not the microscope another
-PICTURE_COLOURS = ("red", "green", "blue")
 LARGEST_INTENSITY = 1e37  # differences of such numbers still fit into float32
 OVERRIDABLE = ("size", "do_resize", "do_center_crop", "do_pad", "do_normalize", "do_mask", "normalize")
 SERVICE_KEYS = {"image_processor_type", "processor_class", "feature_extractor_type", "auto_map"}  # transformers' own
 
-ChannelMapping = Mapping[str, str | Sequence[str]]
 Settings = dict[str, Any]
 
 
@@ -86,9 +85,9 @@ class SubCellImageProcessor(BaseImageProcessor):
         **kwargs: Any,
     ) -> None:
         foreign = sorted(name for name in kwargs if name not in SERVICE_KEYS and not name.startswith("_"))
-        _require(not foreign, f"SubCellImageProcessor has no settings {', '.join(foreign)}; see its documentation.")
+        require(not foreign, f"SubCellImageProcessor has no settings {', '.join(foreign)}; see its documentation.")
         super().__init__(**kwargs)
-        self.channels = _check_names(channels)
+        self.channels = check_names(channels)
         self.pixel_size_um = _check_pixel_size(pixel_size_um, "The processor's pixel_size_um")
         self.do_resize, self.do_center_crop, self.do_pad = do_resize, do_center_crop, do_pad
         self.do_normalize, self.do_mask = do_normalize, do_mask
@@ -113,8 +112,8 @@ class SubCellImageProcessor(BaseImageProcessor):
             images: A crop `[channels, height, width]` or `[height, width, channels]`, a stack of them, a dict of planes
                 `{"red": [height, width], …}`, a list of one crop's planes, or a list of any of these, crop by crop;
                 numpy, torch or Pillow, integers or floats of any depth, negative values too. Planes of a dict that the
-                model does not use are ignored. Pillow's RGB images hold planes `red`, `green`, `blue`; as a plane of a
-                dict, only the channel's own colour may carry signal.
+                model does not use are ignored. An image of Pillow alone is a channel sheet or shows channels in their
+                colours, see `split_picture`; as a plane of a dict, only the channel's own colour may carry signal.
             cell_masks: One mask `[height, width]` per crop, bool or 0/1 (0/255 in Pillow's images), 1 inside the cell;
                 optional.
             channels: Names of the planes of arrays in their order, the model's own order by default. Named planes that
@@ -134,14 +133,13 @@ class SubCellImageProcessor(BaseImageProcessor):
             ValueError: If an image, mask or setting cannot work; the message names the image's place in the batch.
         """
         settings = self._join_settings(kwargs)
-        _require(return_tensors in (None, "pt", "np"), f"return_tensors={return_tensors!r}; expected 'pt' or 'np'.")
+        require(return_tensors in (None, "pt", "np"), f"return_tensors={return_tensors!r}; expected 'pt' or 'np'.")
         mapping = self.channel_mapping if channel_mapping is None else channel_mapping
         passes, several = plan_passes(self.channels, mapping)
         wanted = list(dict.fromkeys(name for names in passes for name in names))
         # Planes without names stand in the model's order, unless several proteins would share a place there.
-        order = _check_names(channels) if channels is not None else [] if several else passes[0]
-        pictured = PICTURE_COLOURS if channels is None else order
-        crops = _read_crops(images, wanted, (order, pictured), settings)
+        order = check_names(channels) if channels is not None else [] if several else passes[0]
+        crops = _read_crops(images, wanted, (order, channels), settings)
         masks = _read_masks(cell_masks, crops)
         factors = self._read_factors(pixel_size_um, len(crops))
         groups: dict[Any, list[int]] = {}  # crops of one kind are worked on together
@@ -161,30 +159,69 @@ class SubCellImageProcessor(BaseImageProcessor):
             data["cell_masks"] = _unite([inside[:, 0] > 0 for _, inside in outputs if inside is not None], places)
         return BatchFeature({name: data[name].cpu().numpy() for name in data} if return_tensors == "np" else data)
 
+    def split_picture(
+        self, picture: Any, where: str = "The picture", channels: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """The planes of one picture of a whole cell, which every way to this model reads alike.
+
+        Args:
+            picture: A *channel sheet*, grey, the channels side by side in the model's order; or an RGB picture, where
+                each channel of the model is red, green or blue. Of Pillow, or `[height, width]`, `[height, width, 3]`.
+            where: What messages call it.
+            channels: Channels of the sheet from left to right, or of the three colours, if not as above.
+
+        Returns:
+            Channel → `[height, width]`, in the picture's dtype.
+
+        Raises:
+            ValueError: If it is neither, or may be something else; the message says what to give instead.
+        """
+        passes, several = plan_passes(self.channels, self.channel_mapping)
+        return read_channels(picture, [] if several else passes[0], where, channels)
+
+    def read_plane(self, picture: Any, channel: str | None, where: str) -> np.ndarray[Any, Any]:
+        """The one plane of a picture that shows a channel, grey or in the channel's colour, or the labels of a mask.
+
+        Args:
+            picture: Of Pillow, or an array `[height, width]` or `[height, width, 3]`.
+            channel: Name of the channel; None for a mask.
+            where: What messages call the picture.
+
+        Returns:
+            `[height, width]` in the picture's dtype; bool for a mask of 0 and 255.
+
+        Raises:
+            ValueError: If it cannot be read, shows other channels, or has another shape.
+        """
+        if channel is None:
+            return np.asarray(read_mask(picture, where))
+        file = read_picture(picture, where) if is_picture(picture) else ImageFile(picture, is_picture=picture.ndim == 3)
+        return plane_of(file, channel, where)
+
     def _join_settings(self, overrides: Settings) -> Settings:
         settings: Settings = {name: getattr(self, name) for name in OVERRIDABLE}
         settings |= {"input_data_format": None, "device": None, "return_cell_masks": False}
         foreign = sorted(set(overrides) - set(settings))
-        _require(not foreign, f"Unknown settings {', '.join(foreign)}; known settings: {', '.join(settings)}.")
+        require(not foreign, f"Unknown settings {', '.join(foreign)}; known settings: {', '.join(settings)}.")
         settings |= {name: value for name, value in overrides.items() if value is not None}
         size, normalize = dict(get_size_dict(settings["size"])), settings["normalize"]
         sound = set(size) == {"height", "width"} and all(isinstance(edge, int) and edge > 0 for edge in size.values())
-        _require(sound, f"size={size!r}; expected {{'height': …, 'width': …}} in whole pixels above 0.")
-        _require(normalize in ("image", "channel"), f"normalize={normalize!r}; expected 'image' or 'channel'.")
+        require(sound, f"size={size!r}; expected {{'height': …, 'width': …}} in whole pixels above 0.")
+        require(normalize in ("image", "channel"), f"normalize={normalize!r}; expected 'image' or 'channel'.")
         return settings | {"size": size}
 
     def _read_factors(self, pixel_size_um: Any, count: int) -> list[float]:
         """By how much every crop is enlarged to reach the model's pixel size."""
         given = pixel_size_um.tolist() if hasattr(pixel_size_um, "tolist") else pixel_size_um
         given = given if isinstance(given, list | tuple) else [given] * count
-        _require(len(given) == count, f"Got {len(given)} pixel sizes for {count} images; expected 1 or {count}.")
+        require(len(given) == count, f"Got {len(given)} pixel sizes for {count} images; expected 1 or {count}.")
         sizes = [_check_pixel_size(value, f"pixel_size_um of image {index}") for index, value in enumerate(given)]
         own = self.pixel_size_um
         factors = [size / own if size is not None and own is not None else 1.0 for size in sizes]
         for index, factor in enumerate(factors):
             change = f"Image {index} has pixels of {sizes[index]} µm, the model's have {own} µm"
             sound = 1 / LARGEST_RESCALING <= factor <= LARGEST_RESCALING
-            _require(sound, f"{change}, more than {LARGEST_RESCALING:g}-fold. Is the size given in micrometres?")
+            require(sound, f"{change}, more than {LARGEST_RESCALING:g}-fold. Is the size given in micrometres?")
         return factors
 
 
@@ -204,45 +241,9 @@ def scale_min_max(pixels: Tensor, normalize: str = "image") -> Tensor:
     return (pixels - low).div_(high - low + 1e-6)
 
 
-def plan_passes(channels: Sequence[str], mapping: ChannelMapping | None) -> tuple[list[list[str]], bool]:
-    """Which planes of the data take the places of the model's channels.
-
-    Args:
-        channels: The model's channels, in order.
-        mapping: Channel → name of the plane in the data; for one channel it may be a list of names.
-
-    Returns:
-        One list of plane names per pass, and whether a list of names asked for several passes.
-
-    Raises:
-        ValueError: If the mapping names channels that the model lacks, or lists for more than one channel.
-    """
-    mapping = mapping or {}
-    sound = set(mapping) <= set(channels)
-    _require(sound, f"channel_mapping maps {', '.join(mapping)}; the model's channels are {', '.join(channels)}.")
-    listed = [channel for channel, names in mapping.items() if not isinstance(names, str)]
-    if not listed:
-        return [[str(mapping.get(channel, channel)) for channel in channels]], False
-    sound = len(listed) == 1 and len(mapping[listed[0]]) > 0
-    _require(sound, f"channel_mapping lists names for {', '.join(listed)}; expected a filled list for one at most.")
-    return [plan_passes(channels, {**mapping, listed[0]: name})[0][0] for name in mapping[listed[0]]], True
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _check_names(names: Sequence[str]) -> list[str]:
-    checked = [names] if isinstance(names, str) else list(names)
-    sound = all(isinstance(name, str) and name for name in checked) and len(set(checked)) == len(checked) > 0
-    _require(sound, f"channels={names!r}; expected names such as 'green', at least one, without repetition.")
-    return checked
-
-
 def _check_pixel_size(value: Any, where: str) -> float | None:
     sound = value is None or (isinstance(value, int | float) and value is not True and 0 < value < float("inf"))
-    _require(sound, f"{where} is {value!r}; expected micrometres above 0, or None if unknown.")
+    require(sound, f"{where} is {value!r}; expected micrometres above 0, or None if unknown.")
     return None if value is None else float(value)
 
 
@@ -257,33 +258,33 @@ def _as_tensor(array: Any, where: str) -> Tensor:
 
 
 def _read_crops(
-    images: Any, wanted: list[str], orders: tuple[Sequence[str], Sequence[str]], settings: Settings
+    images: Any, wanted: list[str], orders: tuple[Sequence[str], Sequence[str] | None], settings: Settings
 ) -> list[Tensor]:
     """Every crop as `[planes, height, width]` in its own dtype, the planes being `wanted`.
 
-    `orders` names the planes of arrays and those of pictures in colour.
+    `orders` are the channels of planes without names, and what the caller names.
     """
     if not isinstance(images, list | tuple) and getattr(images, "ndim", 0) != 4:
         images = [images]
-    _require(len(images) > 0, "Got no images; expected at least one.")
+    require(len(images) > 0, "Got no images; expected at least one.")
     if len(wanted) > 1 and len(images) > 1 and all(map(_is_plane, images)):
         images = [images]  # a plane alone is no crop
     crops = []
     for index, image in enumerate(images):
         where = f"Image {index}"
         empty = isinstance(image, Mapping) and not image
-        _require(not empty, f"{where} has no planes; expected {', '.join(wanted)}.")
+        require(not empty, f"{where} has no planes; expected {', '.join(wanted)}.")
         names, image = _name_planes(image, orders, where)
-        _require(len(names) > 0, f"{where}: several proteins are mapped; name the planes by channels=[…].")
+        require(len(names) > 0, f"{where}: several proteins are mapped; name the planes by channels=[…].")
         if not isinstance(image, Mapping):
             image = _as_channels_first(_as_tensor(image, where), names, where, settings["input_data_format"])
         missing = not set(wanted) <= set(names)
-        _require(not missing, f"{where} has the channels {', '.join(names)}; expected {', '.join(wanted)}.")
+        require(not missing, f"{where} has the channels {', '.join(names)}; expected {', '.join(wanted)}.")
         if isinstance(image, Mapping):
             image = _join_planes({name: _read_plane(image[name], name, where) for name in wanted}, where, settings)
         elif names != wanted:
             image = image[[names.index(name) for name in wanted]]
-        _require(image.dtype != torch.bool, f"{where} is bool; expected intensities (a mask belongs in cell_masks).")
+        require(image.dtype != torch.bool, f"{where} is bool; expected intensities (a mask belongs in cell_masks).")
         crops.append(image)
     return crops
 
@@ -294,17 +295,14 @@ def _is_plane(image: Any) -> bool:
     return getattr(image, "ndim", 0) == 2
 
 
-def _name_planes(image: Any, orders: tuple[Sequence[str], Sequence[str]], where: str) -> tuple[list[str], Any]:
+def _name_planes(image: Any, orders: tuple[Sequence[str], Sequence[str] | None], where: str) -> tuple[list[str], Any]:
     """The names of a crop's planes, and the crop as an array or a dict by these names."""
     names = list(orders[0])
     if is_picture(image):
-        file = read_picture(image, where)
-        refuse_palette(file, where)
-        names = list(orders[1]) if file.is_picture else names
-        image = list(np.moveaxis(file.pixels, -1, 0)) if file.is_picture else file.pixels
+        image = read_channels(image, names, where, orders[1])
     if isinstance(image, list | tuple):
         sound = len(image) == len(names) or not names
-        _require(sound, f"{where} has {len(image)} planes; expected {len(names)}: {', '.join(names)}.")
+        require(sound, f"{where} has {len(image)} planes; expected {len(names)}: {', '.join(names)}.")
         image = dict(zip(names, image, strict=False))
     return list(image) if isinstance(image, Mapping) else names, image
 
@@ -317,14 +315,14 @@ def _read_plane(plane: Any, name: str, where: str) -> Tensor:
 def _join_planes(planes: Mapping[str, Tensor], where: str, settings: Settings) -> Tensor:
     shapes = {name: tuple(plane.shape) for name, plane in planes.items()}
     sound = len(set(shapes.values())) == 1 and all(len(shape) == 2 for shape in shapes.values())
-    _require(sound, f"{where} has planes of shapes {shapes}; expected one [height, width] for all.")
+    require(sound, f"{where} has planes of shapes {shapes}; expected one [height, width] for all.")
     dtypes = {name: plane.dtype for name, plane in planes.items()}
     if len(set(dtypes.values())) == 1:
         return torch.stack(list(planes.values()))
     alone = settings["normalize"] == "channel" or not settings["do_normalize"]
     # One minimum and maximum for 8 and 16 bits would blacken the former.
     sound = alone or all(dtype.is_floating_point for dtype in dtypes.values())
-    _require(sound, f"{where} mixes {dtypes}; convert to one depth (8 to 16 bit: × 257) or use normalize='channel'.")
+    require(sound, f"{where} mixes {dtypes}; convert to one depth (8 to 16 bit: × 257) or use normalize='channel'.")
     return torch.stack([plane.float() for plane in planes.values()])
 
 
@@ -335,8 +333,8 @@ def _as_channels_first(image: Tensor, names: list[str], where: str, layout: str 
     first = image.ndim == 3 and shape[0] == count and layout in (None, "channels_first")
     last = image.ndim == 3 and shape[2] == count and layout in (None, "channels_last")
     expected = f"expected {count} planes ({', '.join(names)}) {layout or 'first or last'}"
-    _require(first or last, f"{where} has the shape {shape}; {expected}. Name other planes by channels=[…].")
-    _require(not (first and last), f"{where}: {shape} may have its channels first or last; set input_data_format.")
+    require(first or last, f"{where} has the shape {shape}; {expected}. Name other planes by channels=[…].")
+    require(not (first and last), f"{where}: {shape} may have its channels first or last; set input_data_format.")
     return image if first else image.movedim(2, 0)
 
 
@@ -348,7 +346,7 @@ def _read_masks(cell_masks: Any, crops: list[Tensor]) -> list[Tensor] | None:
     read = {where: read_mask(mask, where) if is_picture(mask) else mask for where, mask in named.items()}
     masks = [_as_tensor(mask, where) for where, mask in read.items()]
     got, expected = [list(mask.shape) for mask in masks], [list(crop.shape[1:]) for crop in crops]
-    _require(got == expected, f"Cell masks have the shapes {got}; expected those of the images, {expected}.")
+    require(got == expected, f"Cell masks have the shapes {got}; expected those of the images, {expected}.")
     return masks
 
 
@@ -396,5 +394,5 @@ def _fit(pixels: Tensor, inside: Tensor | None, factor: float, settings: Setting
 def _unite(groups: list[Tensor], places: Tensor) -> Tensor:
     """Join the groups' results in the order of the batch."""
     sizes = sorted({tuple(group.shape[-2:]) for group in groups})
-    _require(len(sizes) == 1, f"The images end up at sizes {sizes}; expected one: use do_center_crop and do_pad.")
+    require(len(sizes) == 1, f"The images end up at sizes {sizes}; expected one: use do_center_crop and do_pad.")
     return groups[0] if len(groups) == 1 else torch.cat([group.to(groups[0].device) for group in groups])[places]

@@ -5,28 +5,38 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForImageClassification, Pipeline
 
+from .channels_subcell import plan_passes
 from .configuration_subcell import CUSTOM_PIPELINES, TASK
 from .image_files_subcell import (
     LARGEST_ANISOTROPY,
     ImageFile,
     UnfitFileError,
     plane_of,
+    read_bytes,
+    read_channels,
     read_file,
     read_mask,
     read_plane,
     refuse_palette,
 )
-from .image_processing_subcell import plan_passes
 
 Pixels = NDArray[Any]
 
 __all__ = ["TASK", "ImageFile", "SubCellPipeline", "read_file", "read_plane"]
 
-RESULT_OPTIONS = {"top_k": 5, "threshold": 0.0, "return_embedding": False, "return_attention": False}
+RESULT_OPTIONS = {
+    "top_k": 5, "threshold": None, "function_to_apply": None, "return_embedding": False, "return_attention": False
+}  # fmt: skip
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda logits: logits.softmax(-1),
+    "none": lambda logits: logits,
+}
 
 
 class SubCellPipeline(Pipeline):
@@ -41,20 +51,23 @@ class SubCellPipeline(Pipeline):
         # [{"label": "Nucleoplasm", "score": 0.93}, …]
         ```
 
-    An input is a dict of planes `{colour: file or array}`, a file with all channels (TIFF, OME-TIFF or `.npy`), an
-    array as the image processor takes it, or a dict `{"image": that file or array}`; or a list, dataset or generator
-    of these. A dict may also hold `"cell_mask"` (file or array), `"pixel_size_um"` and, beside `"image"`, `"channels"`.
+    An input is a dict of planes `{colour: file or array}`, a file with all channels, an array or an image of Pillow as
+    the image processor takes it, or a dict `{"image": that file or array}`; or a list, dataset or generator of these. A
+    dict may also hold `"cell_mask"` (file or array), `"pixel_size_um"` and, beside `"image"`, `"channels"`.
 
-    Planes may also be PNG or JPEG: grey of 8 or 16 bits, or RGB in which only the channel's own colour carries signal.
-    The planes of a file with all channels are in the model's order, unless `channels` says otherwise or an OME-TIFF
-    names them as the model or the channel mapping does. An OME-TIFF's own pixel size counts where none is given. URLs
-    are refused.
+    A file with all channels, given by its path or as bytes, is a TIFF, OME-TIFF or `.npy` with one plane for each, a
+    channel sheet, or an RGB picture where each channel of the model is red, green or blue; for both see
+    `SubCellImageProcessor.split_picture`. Planes may also be PNG or JPEG: grey of 8 or 16 bits, or RGB in which only
+    the channel's own colour carries signal. The planes of a file with all channels are in the model's order, unless
+    `channels` says otherwise or an OME-TIFF names them as the model or the channel mapping does. An OME-TIFF's own
+    pixel size counts where none is given. URLs are refused.
 
     Options, at construction or call, beside what the image processor takes (`channels`, `pixel_size_um`,
     `channel_mapping`, `size`, …):
 
     * `top_k`: how many locations, best first; 5 by default, None for all.
-    * `threshold`: the least score of a location that is reported; 0 by default.
+    * `threshold`: the least score of a location that is reported; by default all are.
+    * `function_to_apply`: what makes scores of logits, `"sigmoid"`, `"softmax"` or `"none"`; by default as trained.
     * `return_embedding`, `return_attention`: add the embedding `[width]` and the pooler's map `[heads, rows, columns]`,
       float32 numpy arrays.
     * `batch_size`: cells per forward.
@@ -98,11 +111,13 @@ class SubCellPipeline(Pipeline):
 
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         after = {name: parameters.pop(name) for name in RESULT_OPTIONS if name in parameters}
-        top_k, threshold = after.get("top_k"), after.get("threshold", 0.0)
+        top_k, threshold, function = after.get("top_k"), after.get("threshold"), after.get("function_to_apply")
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k={top_k!r}; expected a whole number above 0, or None for all locations.")
-        if not 0 <= threshold <= 1:
+        if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold!r}; expected a score from 0 to 1.")
+        if function is not None and function not in FUNCTIONS:
+            raise ValueError(f"function_to_apply={function!r}; expected one of {', '.join(FUNCTIONS)}.")
         return parameters, {}, after
 
     def preprocess(self, input_: Any, **settings: Any) -> dict[str, Any]:
@@ -131,8 +146,8 @@ class SubCellPipeline(Pipeline):
                     f"Beside 'image' is {', '.join(item)}; expected 'cell_mask', 'pixel_size_um', 'channels'."
                 )
             settings["channels"] = own_channels or settings.get("channels")
-            if isinstance(image, str | os.PathLike):
-                image = _read_all_planes(image, wanted, settings)
+            if isinstance(image, str | os.PathLike | bytes | bytearray):
+                image = _read_all_planes(image, [] if several else passes[0], wanted, settings)
         else:
             stray = [name for name in item if name not in wanted and ("mask" in name or "pixel" in name)]
             if stray:
@@ -162,7 +177,7 @@ class SubCellPipeline(Pipeline):
         options: dict[str, Any] = {**RESULT_OPTIONS, **postprocess_parameters}
         logits, proteins = model_outputs["logits"][0], model_outputs["proteins"]  # [labels] or [proteins, labels]
         multi_label = self.model.config.problem_type != "single_label_classification"
-        scores = logits.sigmoid() if multi_label else logits.softmax(-1)
+        scores = FUNCTIONS[options["function_to_apply"] or ("sigmoid" if multi_label else "softmax")](logits)
         ranked = [
             self._rank(row, options["top_k"], options["threshold"]) for row in scores.reshape(-1, scores.shape[-1])
         ]
@@ -177,11 +192,13 @@ class SubCellPipeline(Pipeline):
             result["attention"] = model_outputs["attention"][0].numpy()
         return result if len(result) > 1 else result["locations"]
 
-    def _rank(self, scores: Tensor, top_k: int | None, threshold: float) -> list[dict[str, Any]]:
+    def _rank(self, scores: Tensor, top_k: int | None, threshold: float | None) -> list[dict[str, Any]]:
         values, indices = scores.sort(descending=True, stable=True)
         pairs = list(zip(values.tolist(), indices.tolist(), strict=True))[:top_k]
         names: Any = self.model.config.id2label
-        return [{"label": names[index], "score": score} for score, index in pairs if score >= threshold]
+        return [
+            {"label": names[index], "score": score} for score, index in pairs if threshold is None or score >= threshold
+        ]
 
 
 class _Numbered(NamedTuple):
@@ -227,21 +244,24 @@ def _pixel_size_of(file: ImageFile, source: Any) -> float | None:
     return file.pixel_size_um
 
 
-def _read_all_planes(path: str | os.PathLike[str], wanted: set[str], settings: dict[str, Any]) -> Pixels:
-    """Read a file with all channels; what it says of itself settles what the user left open."""
-    file = read_file(path, len(settings["channels"] or ()))
-    refuse_palette(file, path)
-    if settings["channels"] is None and file.is_picture:
-        raise ValueError(f"{path} is an RGB picture; expected planes. Give a dict {{channel: file}} or channels=[…].")
-    if settings["channels"] is None and file.channels is not None:
+def _read_all_planes(source: Any, order: list[str], wanted: set[str], settings: dict[str, Any]) -> Any:
+    """Read a file with all channels, or its bytes; what it says of itself settles what the user left open."""
+    is_path = isinstance(source, str | os.PathLike)
+    where = os.fspath(source) if is_path else f"The image of {len(source):,} bytes"
+    named = settings["channels"]
+    file = read_file(source, len(named or ())) if is_path else read_bytes(source, where, len(named or ()))
+    refuse_palette(file, where)
+    if named is None and file.channels is not None:
         own = {name.casefold(): name for name in wanted}
-        names = [own.get(name.casefold(), name) for name in file.channels]
-        if not wanted <= set(names):
+        named = [own.get(name.casefold(), name) for name in file.channels]
+        if not wanted <= set(named):
             raise ValueError(
-                f"{path} names its channels {', '.join(file.channels)}; expected {', '.join(sorted(wanted))}. Give the "
-                "order as channels=[…], or channel_mapping={our channel: name in the file}."
+                f"{where} names its channels {', '.join(file.channels)}; expected {', '.join(sorted(wanted))}. Give "
+                "the order as channels=[…], or channel_mapping={our channel: name in the file}."
             )
-        settings["channels"] = names
+    settings["channels"] = named
     if settings.get("pixel_size_um") is None:
-        settings["pixel_size_um"] = _pixel_size_of(file, path)
+        settings["pixel_size_um"] = _pixel_size_of(file, where)
+    if file.is_picture or file.pixels.ndim == 2:
+        return read_channels(file, order, where, named)
     return file.pixels

@@ -42,6 +42,7 @@ from subcell_hf.hub.endpoint.endpoint_images import RequestError
 
 RYBG = CHANNEL_VARIANTS["rybg"]
 SIZE = 64
+PROCESSOR = SubCellImageProcessor(RYBG, SIZE, 0.64)
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
@@ -107,7 +108,7 @@ def save_all(folder: Path, images: dict[str, np.ndarray], suffix: str = ".png") 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_channel_files_keep_their_numbers(tmp_path: Path, suffix: str, dtype: str) -> None:
     images = planes(dtype=dtype)
-    found = read_channel_files(save_all(tmp_path, images, suffix))
+    found = read_channel_files(save_all(tmp_path, images, suffix), PROCESSOR)
     assert tuple(found) == RYBG
     for channel in RYBG:
         assert found[channel].dtype == dtype
@@ -123,7 +124,7 @@ def test_a_jpeg_in_its_colour_is_that_channel(tmp_path: Path) -> None:
         rgb[..., colours] = smooth[..., None]
         files[channel] = str(tmp_path / f"{channel}.jpg")
         Image.fromarray(rgb).save(str(files[channel]), quality=95)
-    for plane in read_channel_files(files).values():
+    for plane in read_channel_files(files, PROCESSOR).values():
         assert np.abs(plane.astype(int) - smooth).mean() < 3
 
 
@@ -133,7 +134,7 @@ def test_one_file_with_all_channels(tmp_path: Path, channels_last: bool) -> None
     names = ["green", "blue", "brightfield", "red", "yellow"]
     stack = np.stack([images.get(name, images["red"]) for name in names])
     np.save(tmp_path / "cell.npy", np.moveaxis(stack, 0, 2) if channels_last else stack)
-    found = read_stack(str(tmp_path / "cell.npy"), names, RYBG)
+    found = read_stack(str(tmp_path / "cell.npy"), names, RYBG, PROCESSOR)
     for channel in RYBG:
         np.testing.assert_array_equal(found[channel], images[channel])
 
@@ -164,9 +165,9 @@ def not_a_number(path: Path) -> None:
     [
         (lambda path: path.write_bytes(b""), r"green\.png is empty"),
         (lambda path: path.write_bytes(path.read_bytes()[:200]), "cannot be decoded"),
-        (lambda path: path.write_text("<script>alert(1)</script>"), "not a .npy, TIFF or PNG"),
+        (lambda path: path.write_text("<script>alert(1)</script>"), "not a .npy, TIFF, PNG or JPEG"),
         (lambda path: path.write_bytes(b"\xff\xd8\xff\xe0garbage"), "cannot be decoded"),
-        (composite, "shows other colours, expected green alone"),
+        (composite, "is a composite: .*expected signal in green alone"),
         (poisoned, "holds object"),
         (bomb, "60000"),
         (not_a_number, "NaN or infinite"),
@@ -181,7 +182,7 @@ def test_wrong_and_hostile_files_get_a_message(
     files = save_all(tmp_path, planes())
     change(tmp_path / "green.png")
     with pytest.raises(RequestError, match=expected):
-        read_channel_files(files)
+        read_channel_files(files, PROCESSOR)
     answer = demo.open_files(None, None, False, *files.values())
     assert 'class="message error"' in answer[0]
     assert answer[1] is None
@@ -194,7 +195,7 @@ def test_wrong_and_hostile_files_get_a_message(
         (None, RYBG, "No file"),
         ("cell.npy", RYBG[:3], "must contain each of red, yellow, blue, green once"),
         ("cell.npy", (*RYBG, "red"), r"each of .* once"),
-        ("cell.npy", (*RYBG, "mito"), r"\[4, 64, 64\], but the number of channel names is 5"),
+        ("cell.npy", (*RYBG, "mito"), r"\[4, 64, 64\]; expected planes of red, yellow, blue, green, mito"),
     ],
 )
 def test_stacks_whose_names_do_not_fit_are_refused(
@@ -202,7 +203,7 @@ def test_stacks_whose_names_do_not_fit_are_refused(
 ) -> None:
     np.save(tmp_path / "cell.npy", np.stack(list(planes().values())))
     with pytest.raises(RequestError, match=expected):
-        read_stack(None if path is None else str(tmp_path / path), names, RYBG)
+        read_stack(None if path is None else str(tmp_path / path), names, RYBG, PROCESSOR)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_stacks_whose_names_do_not_fit_are_refused(
 def test_wrong_masks_are_refused(tmp_path: Path, mask: np.ndarray, expected: str) -> None:
     np.save(tmp_path / "mask.npy", mask)
     with pytest.raises(RequestError, match=expected):
-        read_mask(str(tmp_path / "mask.npy"), (SIZE, SIZE))
+        read_mask(str(tmp_path / "mask.npy"), (SIZE, SIZE), PROCESSOR)
 
 
 # ---- What is shown ----

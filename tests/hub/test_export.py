@@ -44,6 +44,7 @@ def test_an_export_is_complete(exported: Path) -> None:
         "endpoint_images.py", "endpoint_batching.py", "config.json", "preprocessor_config.json", "model.safetensors",
         "modeling_subcell.py", "configuration_subcell.py", "image_processing_subcell.py", "pipeline_subcell.py",
         "example/red.png", "example/yellow.png", "example/blue.png", "example/green.png", "example/composite.png",
+        "example/sheet.png", "pictures_subcell.py",
     }  # fmt: skip
     assert "subcell_hf" not in (exported / "handler.py").read_text().replace("subcell_hf_", "")
     assert yaml.safe_load((exported / "CITATION.cff").read_text())["references"][0]["doi"].startswith("10.1101/")
@@ -80,7 +81,7 @@ def test_the_card_says_what_is_true(exported: Path) -> None:
     data = ModelCard(text).data
     assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "transformers", "image-classification")
     assert data.model_name == "tiny"
-    assert data["widget"][0]["src"] == "example/composite.png"
+    assert data["widget"][0]["src"] == "example/sheet.png"
     (result,) = data.eval_results
     assert (result.metric_type, result.metric_value, result.dataset_split) == ("macro_map", 0.5, "test")
     assert result.metric_args == {"interval_low": 0.4, "interval_high": 0.6, "level": 0.95}
@@ -170,7 +171,7 @@ def test_only_the_encoder(tmp_path: Path) -> None:
 def test_channels_of_another_assay(tmp_path: Path) -> None:
     model = save_tiny("SubCellModel", tmp_path / "model", channels=["er", "DNA 405/450", "mito"])
     folder = export_model(model, tmp_path / "out", sources=ExportSources(facts=write_facts(tmp_path)))
-    assert {path.stem for path in (folder / "example").iterdir()} == {"er", "channel_1", "mito", "composite"}
+    assert {path.stem for path in (folder / "example").iterdir()} == {"er", "channel_1", "mito", "composite", "sheet"}
     assert "| `DNA 405/450` | as named | plane 1 |" in (folder / "README.md").read_text()
 
 

@@ -1,7 +1,7 @@
 """Masks whose labels are numbers of a palette; images stored turned, several to a file, or in a wrong colour."""
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,18 @@ from PIL import Image
 
 from subcell_hf.hub.demo.demo_images import read_channel_files
 from subcell_hf.hub.demo.demo_images import read_mask as read_demo_mask
-from subcell_hf.hub.endpoint.endpoint_images import CELL_MASK, Budget, Limits, decode_image
+from subcell_hf.hub.endpoint import endpoint_images
+from subcell_hf.hub.endpoint.endpoint_images import Budget, Limits, decode_image
 from subcell_hf.images.decoders.file_metadata import ImageMetadata
 from subcell_hf.images.decoders.image import Image as ImageOfFile
 from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, find_fields
 from subcell_hf.images.files import read_image
 from subcell_hf.images.planes import check_label_mask, label_plane, single_plane
 from subcell_hf.model.image_files_subcell import read_mask, read_plane
+from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from tests.images.written_fields import random_plane
 
+PROCESSOR = SubCellImageProcessor()
 PLANE = random_plane(1)
 LABELS = np.zeros(PLANE.shape, np.uint8)
 LABELS[2:20, 2:20], LABELS[22:40, 4:30], LABELS[42:60, 6:30] = 1, 2, 5
@@ -40,11 +43,11 @@ def _pipeline_mask(path: Path) -> npt.NDArray[Any]:
 
 
 def _endpoint_mask(path: Path) -> npt.NDArray[Any]:
-    return decode_image(path.read_bytes(), path.name, Limits(), Budget(Limits()), CELL_MASK)
+    return _endpoint(path, None)
 
 
 def _demo_mask(path: Path) -> npt.NDArray[Any]:
-    return read_demo_mask(str(path), (LABELS.shape[0], LABELS.shape[1]))
+    return read_demo_mask(str(path), (LABELS.shape[0], LABELS.shape[1]), PROCESSOR)
 
 
 MASK_READERS = {"package": _package_mask, "pipeline": _pipeline_mask, "endpoint": _endpoint_mask, "demo": _demo_mask}
@@ -59,12 +62,13 @@ def _pipeline(path: Path) -> npt.NDArray[Any]:
     return plane
 
 
-def _endpoint(path: Path, channel: str = "green") -> npt.NDArray[Any]:
-    return decode_image(path.read_bytes(), path.name, Limits(), Budget(Limits()), channel)
+def _endpoint(path: Path, channel: str | None = "green") -> npt.NDArray[Any]:
+    decoded = decode_image(path.read_bytes(), path.name, Limits(), Budget(Limits()))
+    return endpoint_images.read_plane(decoded, PROCESSOR, channel, path.name)
 
 
 def _demo(path: Path) -> npt.NDArray[Any]:
-    return read_channel_files({"green": str(path)})["green"]
+    return read_channel_files({"green": str(path)}, PROCESSOR)["green"]
 
 
 READERS = {"package": _package, "pipeline": _pipeline, "endpoint": _endpoint, "demo": _demo}
@@ -137,15 +141,11 @@ def test_a_palette_mask_is_used_beside_its_field(tmp_path: Path) -> None:
     np.testing.assert_array_equal(field.read().label_mask, LABELS)
 
 
-@pytest.mark.parametrize("reader", ["package", "pipeline", "demo"])
+@pytest.mark.parametrize("reader", READERS)
 def test_pictures_with_a_palette_are_their_colours_or_refused(tmp_path: Path, reader: str) -> None:
     green = [(0, value, 0) for value in range(256)][::-1]
     _indexed(green, PLANE).save(tmp_path / "a.png")
-    if reader == "demo":
-        with pytest.raises(ValueError, match=r"a\.png has colours of a palette"):
-            READERS[reader](tmp_path / "a.png")
-    else:
-        np.testing.assert_array_equal(READERS[reader](tmp_path / "a.png"), 255 - PLANE)
+    np.testing.assert_array_equal(READERS[reader](tmp_path / "a.png"), 255 - PLANE)
     _indexed(green, PLANE).save(tmp_path / "clear.png", transparency=0)
     with pytest.raises(ValueError, match=r"clear\.png has .*[pP]alette"):
         READERS[reader](tmp_path / "clear.png")
@@ -161,17 +161,12 @@ def _turned_picture(path: Path, value: int) -> None:
     Image.fromarray(PLANE).save(path, exif=exif)
 
 
-def _read_by(names: Iterable[str], readers: Iterable[str]) -> list[tuple[str, str]]:
-    """Files with their readers; the endpoint reads no JPEG."""
-    return [pair for pair in product(names, readers) if pair != ("a.jpg", "endpoint")]
-
-
 TURNED: dict[str, Callable[[Path, int], None]] = {
     "a.tif": _turned_tiff, "a.png": _turned_picture, "a.jpg": _turned_picture
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "reader"), _read_by(TURNED, [*READERS, "mask"]))
+@pytest.mark.parametrize(("name", "reader"), product(TURNED, [*READERS, "mask"]))
 def test_turned_images_are_refused(tmp_path: Path, name: str, reader: str) -> None:
     read = {**READERS, "mask": lambda path: label_plane(read_image(path), PLANE.shape, "mask")}[reader]
     for value in (2, 6, 8):
@@ -182,7 +177,7 @@ def test_turned_images_are_refused(tmp_path: Path, name: str, reader: str) -> No
     assert read(tmp_path / name).shape == PLANE.shape
 
 
-@pytest.mark.parametrize(("name", "reader"), _read_by(["a.png", "a.jpg"], READERS))
+@pytest.mark.parametrize(("name", "reader"), product(["a.png", "a.jpg"], READERS))
 def test_files_of_several_pictures_are_refused(tmp_path: Path, name: str, reader: str) -> None:
     frames = [Image.fromarray(PLANE), Image.fromarray(PLANE[::-1].copy())]
     frames[0].save(tmp_path / name, "MPO" if name == "a.jpg" else "PNG", save_all=True, append_images=frames[1:])
@@ -219,9 +214,9 @@ def test_a_picture_in_another_channels_colour_is_refused_by_all(
         find_fields(tmp_path)[0].read()
     with pytest.raises(ValueError, match="composite"):
         read_plane(path, channel)
-    with pytest.raises(ValueError, match=f"expected {channel}"):
-        read_channel_files({channel: str(path)})
-    with pytest.raises(ValueError, match=f"expected {channel}"):
+    with pytest.raises(ValueError, match=f"is a composite: .*expected signal in {channel} alone"):
+        read_channel_files({channel: str(path)}, PROCESSOR)
+    with pytest.raises(ValueError, match=f"is a composite: .*expected signal in {channel} alone"):
         _endpoint(path, channel)
 
 
@@ -230,14 +225,14 @@ def test_its_own_colour_and_grey_are_read(tmp_path: Path, samples: tuple[int, ..
     path = _in_colour(tmp_path, "blue", samples)
     np.testing.assert_array_equal(find_fields(tmp_path)[0].read().pixels[0], PLANE)
     np.testing.assert_array_equal(read_plane(path, "blue"), PLANE)
-    np.testing.assert_array_equal(read_channel_files({"blue": str(path)})["blue"], PLANE)
+    np.testing.assert_array_equal(read_channel_files({"blue": str(path)}, PROCESSOR)["blue"], PLANE)
 
 
 def test_noise_near_black_is_no_other_colour(tmp_path: Path) -> None:
     path = _in_colour(tmp_path, "green", (0, 1), (PLANE > 100).astype(np.uint8))
     expected = find_fields(tmp_path)[0].read().pixels[0]
     np.testing.assert_array_equal(read_plane(path, "green"), expected)
-    np.testing.assert_array_equal(read_channel_files({"green": str(path)})["green"], expected)
+    np.testing.assert_array_equal(read_channel_files({"green": str(path)}, PROCESSOR)["green"], expected)
 
 
 def test_a_mapped_name_may_be_shown_in_any_colour(tmp_path: Path) -> None:

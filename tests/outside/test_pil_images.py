@@ -83,8 +83,8 @@ def test_colours_are_planes_by_name() -> None:
     torch.testing.assert_close(ordered(palette)["pixel_values"][0], torch.from_numpy(shown[[2, 0, 1]]))
     several = ordered([palette, picture])["pixel_values"]
     torch.testing.assert_close(several[1], expected[0, [2, 0, 1]], atol=0, rtol=0)
-    for processor in (SubCellImageProcessor(COLOURS), named):
-        with pytest.raises(ValueError, match="Image 0 has the channels red, green, blue; expected"):
+    for processor, lacking in ((SubCellImageProcessor(COLOURS), "yellow"), (named, "dna and er and actin")):
+        with pytest.raises(ValueError, match=f"Image 0 is an RGB picture without a colour for {lacking}"):
             processor(picture)
 
 
@@ -169,7 +169,7 @@ def test_the_pipeline_reads_them_too(tmp_path: Path) -> None:
     several = locate([pictures, by_name, planes])
     for found in several:
         np.testing.assert_array_equal(found["embedding"], several[2]["embedding"])
-    with pytest.raises(ValueError, match=r"Image 0 has the shape \[64, 64\]; expected 4 planes \(red, yellow"):
+    with pytest.raises(ValueError, match="Image 0 is a grey picture of 64×64 px; as a sheet of 4 channels"):
         locate(pictures)
 
 

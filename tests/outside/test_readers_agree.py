@@ -1,4 +1,4 @@
-"""Images are read in four places, three of which travel alone: the same files give the same numbers, or none."""
+"""Images are decoded in three places, two of which travel alone: the same files give the same numbers, or none."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 
 from subcell_hf import SubCellConfig, SubCellForImageClassification, SubCellImageProcessor
 from subcell_hf.hub.demo.demo_images import read_channel_files
+from subcell_hf.hub.endpoint import endpoint_images
 from subcell_hf.hub.endpoint.endpoint_images import Budget, Limits, decode_image
 from subcell_hf.images.files import read_image
 from subcell_hf.images.planes import single_plane
@@ -22,6 +23,7 @@ from tests.hub.tiny_models import TINY
 from tests.images.written_fields import COLOURS, random_plane
 
 PLANE = random_plane(1)
+PROCESSOR = SubCellImageProcessor()
 NOTHING = np.zeros_like(PLANE)
 RAMP = np.arange(256, dtype=np.uint16) * 257
 
@@ -36,11 +38,12 @@ def _pipeline(path: Path) -> npt.NDArray[Any]:
 
 
 def _endpoint(path: Path) -> npt.NDArray[Any]:
-    return decode_image(path.read_bytes(), "green", Limits(), Budget(Limits()))
+    decoded = decode_image(path.read_bytes(), "green", Limits(), Budget(Limits()))
+    return endpoint_images.read_plane(decoded, PROCESSOR, "green", "green")
 
 
 def _demo(path: Path) -> npt.NDArray[Any]:
-    return read_channel_files({"green": str(path)})["green"]
+    return read_channel_files({"green": str(path)}, PROCESSOR)["green"]
 
 
 READERS = {"package": _package, "pipeline": _pipeline, "endpoint": _endpoint, "demo": _demo}
@@ -118,7 +121,7 @@ def test_unfit_files_are_refused_by_all(tmp_path: Path, kind: str, reader: str) 
 
 def test_opaque_alpha_is_dropped_where_colour_tiffs_are_read(tmp_path: Path) -> None:
     path = _tiff(_rgba(np.full_like(PLANE, 255)), photometric="rgb", extrasamples=["unassalpha"])(tmp_path)
-    for name in ("package", "pipeline", "demo"):
+    for name in READERS:
         np.testing.assert_array_equal(READERS[name](path), PLANE, err_msg=name)
 
 
@@ -127,7 +130,7 @@ def test_hpa_pictures_give_equal_planes(hpa_fields: Path, colour: str) -> None:
     path = hpa_fields / f"800_A6_1_{colour}.jpg"
     expected = _package(path)
     np.testing.assert_array_equal(read_plane(path, colour), expected)
-    np.testing.assert_array_equal(read_channel_files({colour: str(path)})[colour], expected)
+    np.testing.assert_array_equal(read_channel_files({colour: str(path)}, PROCESSOR)[colour], expected)
 
 
 # --- the pipeline's files with all channels ------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def _card_data(model: CardModel, facts: CardFacts, grams: float | None) -> Model
             "hardware_used": f"{facts.hardware.get('processes', 1)} × {facts.hardware.get('device', 'unknown')}",
         }
     if model.classifies:
-        more["widget"] = [{"src": "example/composite.png", "example_title": "Simulated cell"}]
+        more["widget"] = [{"src": "example/sheet.png", "example_title": "Simulated cell"}]
     if facts.base_model:
         more["base_model"] = facts.base_model
     if facts.datasets:

@@ -90,7 +90,7 @@ class Demo:
         """Read one file per channel."""
 
         def read() -> Picture:
-            planes = read_channel_files(dict(zip(self.channels, files, strict=True)))
+            planes = read_channel_files(dict(zip(self.channels, files, strict=True)), self.model.processor)
             return self._open(planes, mask, pixel_size_um)
 
         return self._answer(read, hide)
@@ -100,7 +100,12 @@ class Demo:
     ) -> tuple[Any, ...]:
         """Read one file with all channels."""
         names = [name.strip() for name in (order or "").split(",") if name.strip()]
-        return self._answer(lambda: self._open(read_stack(path, names, self.channels), mask, pixel_size_um), hide)
+
+        def read() -> Picture:
+            planes = read_stack(path, names, self.channels, self.model.processor)
+            return self._open(planes, mask, pixel_size_um)
+
+        return self._answer(read, hide)
 
     def open_example(self, name: str | None, hide: bool) -> tuple[Any, ...]:
         """Read an example by its name."""
@@ -109,7 +114,8 @@ class Demo:
             folder = self.settings.examples.get(name or "")
             if folder is None:
                 raise RequestError("Choose one of the examples.")
-            planes = read_channel_files({channel: str(folder / f"{channel}.png") for channel in self.channels})
+            files = {channel: str(folder / f"{channel}.png") for channel in self.channels}
+            planes = read_channel_files(files, self.model.processor)
             size_um = float((folder / "pixel_size_um.txt").read_text(encoding="utf-8"))
             return self._open(planes, str(folder / "mask.png"), size_um)
 
@@ -134,7 +140,7 @@ class Demo:
             raise RequestError(f"The pixel size is {pixel_size_um:g} µm: expected 0.005 to 10, or an empty field.")
         shape = next(iter(planes.values())).shape
         size_um = pixel_size_um or self.model.processor.pixel_size_um
-        cells = read_mask(mask, shape) if mask else find_cells(planes, size_um)
+        cells = read_mask(mask, shape, self.model.processor) if mask else find_cells(planes, size_um)
         return Picture(planes, cells, size_um, is_size_assumed=pixel_size_um is None)
 
     def _answer(self, read: Callable[[], Picture], hide: bool, cell: int | None = None) -> tuple[Any, ...]:

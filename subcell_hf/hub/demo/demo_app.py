@@ -78,7 +78,8 @@ def _inputs(demo: Demo) -> dict[str, Any]:
             button = gr.Button("Analyse the cell", variant="primary", elem_id="open-files")
             buttons["files"] = (button, [mask, size, hide, *files])
         with gr.Tab("One file"):
-            stack = gr.File(label="TIFF or .npy, one plane per channel", file_types=KINDS, elem_id="file-stack")
+            rgb = "RGB picture, " if set(demo.channels) <= {"red", "green", "blue"} else ""
+            stack = gr.File(label=f"Channel sheet, {rgb}TIFF or .npy", file_types=KINDS, elem_id="file-stack")
             order = gr.Textbox(", ".join(demo.channels), label="Channels in the order of the file")
             button = gr.Button("Analyse the cell", variant="primary", elem_id="open-stack")
             buttons["stack"] = (button, [mask, size, hide, stack, order])

@@ -2,14 +2,20 @@
 
 A request is JSON: `{"inputs": …, "parameters": {…}}`. An input is one cell, or a list of cells:
 
-* `{"red": FILE, "yellow": FILE, "blue": FILE, "green": FILE}`: one file per channel of the model, or
-* `{"image": FILE, "channels": ["red", …]}`: one file with all planes, in the model's order where no names are given;
-* beside either: `"cell_mask": FILE` and `"pixel_size_um": number`.
+* FILE: one file of the whole cell: a channel sheet (a grey picture with the channels side by side, in the model's
+  order), an RGB picture if each channel of the model is red, green or blue, or one plane for each channel; it is
+  answered as the Hub's tasks are, with `[{"label", "score"}, …]`, or with the embedding if the model has no classifier;
+* `{"red": FILE, "yellow": FILE, "blue": FILE, "green": FILE}`: one file per channel of the model;
+* `{"image": FILE, "channels": ["red", …]}`: a FILE as the first, with the names of its channels if not the model's;
+* beside either of the two: `"cell_mask": FILE` and `"pixel_size_um": number`.
 
-FILE is the base64 text of an `.npy`, TIFF or grey PNG file: in lines or not, URL-safe or not, also as a `data:` URL.
-Parameters: `top_k` (5) and `threshold` (0) of the locations, and the switches `embedding` (true), `probabilities`
-(false), `attention` (false). The answer, or each of a list, holds `locations`, `embedding`, `probabilities`,
-`attention` as asked for.
+FILE is the base64 text of an `.npy`, TIFF, PNG or JPEG file: in lines or not, URL-safe or not, also as a `data:` URL.
+Where the server decodes pictures itself, it is an image of Pillow. `subcell serve` also takes the bytes of a FILE as
+they are, without JSON. Parameters: `top_k` (5) and `threshold` of the locations, `function_to_apply` to the logits
+(`sigmoid`, `softmax` or `none`; default: as trained), `normalize` (false) the embedding to length 1, the switches
+`embedding` (true), `probabilities` (false), `attention` (false), and `task`. The answer, or each of a list, holds
+`locations`, `embedding`, `probabilities`, `attention` as asked for. The `task` `image-classification` or
+`feature-extraction` asks for the labels or the embedding alone; a switch asks a FILE for all.
 
 Nothing in a request is taken for a path, and no pickle is opened. URLs are refused unless the operator names the hosts
 that may be asked. Concurrent requests share forward passes. The operator's environment variables, with their defaults:
@@ -28,9 +34,25 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 from subcell_hf.hub.endpoint.endpoint_batching import Cell, MicroBatcher
-from subcell_hf.hub.endpoint.endpoint_images import CELL_MASK, Budget, Limits, Pixels, RequestError, read_file
+from subcell_hf.hub.endpoint.endpoint_images import (
+    Budget,
+    Limits,
+    Pixels,
+    RequestError,
+    read_file,
+    read_plane,
+    read_planes,
+)
 
 SWITCHES = {"embedding": True, "probabilities": False, "attention": False}
+DEFAULTS = {"top_k": 5, "threshold": None, "function_to_apply": None, "normalize": False, "task": None, **SWITCHES}
+FUNCTIONS: dict[str, Any] = {
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda logits: logits.softmax(-1),
+    "none": lambda logits: logits,
+}
+CLASSIFY = "image-classification"
+TASKS = (CLASSIFY, "feature-extraction", "image-feature-extraction")
 
 
 class EndpointHandler:
@@ -60,10 +82,10 @@ class EndpointHandler:
         """Answer one request.
 
         Args:
-            data: `{"inputs": …, "parameters": …}`, see the module.
+            data: `{"inputs": …, "parameters": …}`, see the module; a FILE may also be bytes.
 
         Returns:
-            A dict that JSON can hold, or a list of them where `inputs` is a list.
+            What JSON can hold: a dict, or a list for a FILE; a list of these where `inputs` is a list.
 
         Raises:
             RequestError: If the request cannot be answered; the message says why.
@@ -77,7 +99,10 @@ class EndpointHandler:
             budget = Budget(self.limits)
             cells = [self._read_cell(item, f"inputs[{number}]", budget) for number, item in enumerate(listed)]
             futures = self.batcher.submit(cells)
-        answers = [self._shorten(future.result(), options) for future in futures]
+        answers = [
+            self._answer(future.result(), options, is_file=not isinstance(item, Mapping))
+            for item, future in zip(listed, futures, strict=True)
+        ]
         return answers if isinstance(inputs, list) else answers[0]
 
     # ---- Reading a request ----
@@ -88,63 +113,65 @@ class EndpointHandler:
         given = data.get("parameters") or {}
         if not isinstance(given, Mapping):
             raise RequestError(f"parameters is a {type(given).__name__}; expected an object.")
-        unknown = sorted(set(given) - {"top_k", "threshold", *SWITCHES})
+        # `InferenceClient.feature_extraction` sends its parameters beside the inputs; `options` are of the Hub itself.
+        given = {name: data[name] for name in data if name not in ("inputs", "parameters", "options")} | dict(given)
+        unknown = sorted(map(str, set(given) - set(DEFAULTS)))
         if unknown:
             raise RequestError(f"Unknown parameters: {', '.join(unknown)}; handler.py documents the parameters.")
-        options = {"top_k": 5, "threshold": 0.0, **SWITCHES, **given}
+        options = DEFAULTS | given | {"is_detailed": any(given.get(name) for name in SWITCHES)}
         if type(options["top_k"]) is not int or options["top_k"] < 1:
             raise RequestError(f"top_k is {options['top_k']!r}; expected a whole number above 0.")
-        if type(options["threshold"]) not in (int, float) or not 0 <= options["threshold"] <= 1:
-            raise RequestError(f"threshold is {options['threshold']!r}; expected a number from 0 to 1.")
-        for name in SWITCHES:
+        threshold = options["threshold"]
+        if threshold is not None and (type(threshold) not in (int, float) or not 0 <= threshold <= 1):
+            raise RequestError(f"threshold is {threshold!r}; expected a number from 0 to 1.")
+        for name in (*SWITCHES, "normalize"):
             if type(options[name]) is not bool:
                 raise RequestError(f"{name} is {options[name]!r}; expected true or false.")
+        for name, choices in (("function_to_apply", tuple(FUNCTIONS)), ("task", TASKS)):
+            if options[name] is not None and options[name] not in choices:
+                raise RequestError(f"{name} is {options[name]!r}; expected one of {', '.join(choices)}.")
+        if options["task"] == CLASSIFY and not self.classes:
+            raise RequestError("This model computes embeddings only; it has no locations to classify.")
         return options
 
     def _read_cell(self, item: Any, where: str, budget: Budget) -> Cell:
-        if not isinstance(item, Mapping):
+        if item is None or isinstance(item, int | float | list):
             raise RequestError(
-                f"{where} is a {type(item).__name__}; expected an object with a file for each of "
+                f"{where} is a {type(item).__name__}; expected a file, or an object with a file for each of "
                 f"{', '.join(self.channels)}, or with 'image'."
             )
-        given = dict(item)
+        given = dict(item) if isinstance(item, Mapping) else {}
         mask, pixel_size_um = given.pop("cell_mask", None), given.pop("pixel_size_um", None)
         if pixel_size_um is not None and (type(pixel_size_um) not in (int, float) or not 0 < pixel_size_um < 1000):
             raise RequestError(f"{where}.pixel_size_um is {pixel_size_um!r}; expected micrometres above 0.")
-        if "image" in given and "image" not in self.channels:
-            names = given.pop("channels", None) or self.channels
-            planes = self._name_planes(
-                read_file(given.pop("image"), f"{where}.image", self.limits, budget), names, where
-            )
+        if not isinstance(item, Mapping):
+            planes = self._read_whole(item, None, where, budget)
+        elif "image" in given and "image" not in self.channels:
+            image, names = given.pop("image"), given.pop("channels", None)
             if given:
                 raise RequestError(f"{where} has {', '.join(map(str, given))} beside 'image'; leave them out.")
+            sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
+            if names is not None and (not sound or set(self.channels) - set(names)):
+                raise RequestError(f"{where}.channels is {names!r}; expected a list with {', '.join(self.channels)}.")
+            planes = self._read_whole(image, names, f"{where}.image", budget)
         else:
             wrong = sorted(set(self.channels) ^ set(given))
             if wrong:
                 raise RequestError(
                     f"{where} has the wrong channels {', '.join(wrong)}; expected {', '.join(self.channels)}."
                 )
-            planes = {
-                name: read_file(given[name], f"{where}.{name}", self.limits, budget, name) for name in self.channels
-            }
-        inside = None if mask is None else read_file(mask, f"{where}.cell_mask", self.limits, budget, CELL_MASK)
+            planes = {name: self._read_plane(given[name], name, f"{where}.{name}", budget) for name in self.channels}
+        inside = None if mask is None else self._read_plane(mask, None, f"{where}.cell_mask", budget)
         if inside is not None and np.isin(inside, (0, 255)).all():
             inside = inside > 0  # in image files, 255 means True
         return Cell(planes, inside, None if pixel_size_um is None else float(pixel_size_um))
 
-    def _name_planes(self, stack: Pixels, names: Any, where: str) -> dict[str, Pixels]:
-        sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        if not sound or set(self.channels) - set(names):
-            raise RequestError(f"{where}.channels is {names!r}; expected a list with {', '.join(self.channels)}.")
-        if stack.ndim == 3 and stack.shape[0] != len(names) and stack.shape[2] == len(names):
-            stack = np.moveaxis(stack, 2, 0)
-        if stack.ndim == 2 and len(names) == 1:
-            stack = stack[None]
-        if stack.ndim != 3 or len(stack) != len(names):
-            raise RequestError(
-                f"{where}.image has the shape {stack.shape}; expected planes of {', '.join(names)}.", 422
-            )
-        return {name: stack[index] for index, name in enumerate(names) if name in self.channels}
+    def _read_whole(self, image: Any, names: list[str] | None, where: str, budget: Budget) -> dict[str, Pixels]:
+        decoded = read_file(image, where, self.limits, budget, len(names or self.channels))
+        return read_planes(decoded, self.processor, self.channels, names, where)
+
+    def _read_plane(self, file: Any, channel: str | None, where: str, budget: Budget) -> Pixels:
+        return read_plane(read_file(file, where, self.limits, budget), self.processor, channel, where)
 
     # ---- Computing ----
 
@@ -165,29 +192,43 @@ class EndpointHandler:
                 "The embedding is not finite; the image contains NaN, infinite or very large numbers.", 422
             )
         if logits is not None:
-            columns["probabilities"] = (logits.sigmoid() if self.multi_label else logits.softmax(-1)).float().cpu()
+            columns["logits"] = logits.float().cpu()
         if attentions is not None:
             columns["attention"] = attentions.float().cpu()
         return [{name: column[row] for name, column in columns.items()} for row in range(len(cells))]
 
-    def _shorten(self, found: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    def _answer(self, found: Mapping[str, Any], options: Mapping[str, Any], *, is_file: bool) -> Any:
         """What was asked for, as JSON can hold it."""
-        answer: dict[str, Any] = {}
-        scores: list[float] | None = found["probabilities"].tolist() if "probabilities" in found else None
-        if scores is not None:
-            ranked = sorted(zip(scores, self.classes, strict=True), key=lambda pair: -pair[0])
-            answer["locations"] = [
-                {"label": label, "score": score}
-                for score, label in ranked[: options["top_k"]]
-                if score >= options["threshold"]
-            ]
-            if options["probabilities"]:
-                answer["probabilities"] = dict(zip(self.classes, scores, strict=True))
-        elif options["probabilities"]:
-            raise RequestError("This model computes embeddings only; leave out probabilities.")
-        for name in ("embedding", "attention"):
-            if options[name]:
-                if name not in found:
-                    raise RequestError(f"This model's pooling has no {name} map; leave it out.")
-                answer[name] = found[name].tolist()
+        embedding = found["embedding"]
+        if options["normalize"]:
+            embedding = torch.nn.functional.normalize(embedding, dim=0)
+        task = options["task"]
+        if task is None and is_file and not options["is_detailed"]:
+            task = CLASSIFY if self.classes else TASKS[1]
+        if task not in (None, CLASSIFY):
+            return embedding.tolist()
+        scores = self._scores(found, options)
+        ranked = sorted(zip(scores, self.classes, strict=True), key=lambda pair: -pair[0])[: options["top_k"]]
+        least = options["threshold"]
+        locations = [{"label": label, "score": score} for score, label in ranked if least is None or score >= least]
+        if task == CLASSIFY:
+            return locations
+        answer: dict[str, Any] = {"locations": locations} if self.classes else {}
+        if options["probabilities"]:
+            if not self.classes:
+                raise RequestError("This model computes embeddings only; leave out probabilities.")
+            answer["probabilities"] = dict(zip(self.classes, scores, strict=True))
+        if options["embedding"]:
+            answer["embedding"] = embedding.tolist()
+        if options["attention"]:
+            if "attention" not in found:
+                raise RequestError("This model's pooling has no attention map; leave it out.")
+            answer["attention"] = found["attention"].tolist()
         return answer
+
+    def _scores(self, found: Mapping[str, Any], options: Mapping[str, Any]) -> list[float]:
+        if not self.classes:
+            return []
+        function = options["function_to_apply"] or ("sigmoid" if self.multi_label else "softmax")
+        scores: list[float] = FUNCTIONS[function](found["logits"]).tolist()
+        return scores

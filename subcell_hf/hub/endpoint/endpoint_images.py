@@ -1,7 +1,8 @@
-"""Images out of requests: base64 text or allowed URLs → arrays, with limits that hold before anything is decoded.
+"""Images out of requests: bytes, base64 text or allowed URLs → planes, with limits that hold before decoding.
 
 Lies beside `handler.py` on the Hub and is self-contained like it. Headers are read first: files that are too large,
-contain objects, or are not `.npy`, TIFF or PNG are refused before memory is allocated for them.
+contain objects, or are not `.npy`, TIFF, PNG or JPEG are refused before memory is allocated for them. What a picture
+shows is decided by the model's image processor, as in the pipeline.
 """
 
 import base64
@@ -13,8 +14,9 @@ import struct
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -23,22 +25,17 @@ from PIL import Image
 
 Pixels = NDArray[Any]
 
-PNG_SIGNATURE, NPY_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"
+PNG_SIGNATURE, JPEG_SIGNATURE, NPY_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x93NUMPY"
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+SIGNATURES = (PNG_SIGNATURE, JPEG_SIGNATURE, NPY_SIGNATURE, *TIFF_SIGNATURES)
 TIFF_COMPRESSIONS = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "ZSTD"}
 MAX_PLANES = 16
 ORIENTATION = 274  # the tag of TIFF and EXIF
 PALETTE_STEP = 257  # one step of 8 bits on a palette's scale of 16 bits
 
-# What counts as a composite of several colours, measured on pictures of the Human Protein Atlas: after chroma
-# subsampling, 8e-5 of the pixels have a colour that exceeds half of the signal by more than 16 of 255.
-LEAK_FRACTION_OF_SIGNAL = 0.5
-LEAK_OFFSET = 16 / 255
-MOST_LEAKING_PIXELS = 1e-3
 FETCH_TIMEOUT_S = 10.0
 _URL_SAFE = str.maketrans("-_", "+/")
-CELL_MASK = "cell_mask"
-SAMPLES_OF_CHANNELS = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
+PNG_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type in the header
 
 
 class RequestError(ValueError):
@@ -107,31 +104,45 @@ class Budget:
             raise RequestError(f"At {where} the images exceed {self.decoded_total:,} bytes once decoded.", 413)
 
 
-def read_file(value: Any, where: str, limits: Limits, budget: Budget, channel: str = "") -> Pixels:
-    """A file of a request → its pixels.
+class Colours(NamedTuple):
+    """A TIFF whose samples `[height, width, 3]` are red, green and blue."""
+
+    pixels: Pixels
+
+
+Decoded = Pixels | Colours | Image.Image
+"""Planes `[height, width]` or `[planes, height, width]`, or a picture."""
+
+
+def read_file(value: Any, where: str, limits: Limits, budget: Budget, tiles: int = 1) -> Decoded:
+    """A file of a request, decoded.
 
     Args:
-        value: Base64 text of an `.npy`, TIFF or PNG file, a `data:` URL, or a URL whose host the operator allows.
+        value: Bytes of an `.npy`, TIFF, PNG or JPEG file, the base64 text of one, a `data:` URL, a URL whose host the
+            operator allows, or an image of Pillow.
         where: What to call it in messages.
         limits: What it may cost.
         budget: What is left for this request.
-        channel: What it holds: the name of a channel, of which a picture must show the colour, or `CELL_MASK`, labels,
-            which a PNG may number as colours of a palette; empty where it may hold anything.
-
-    Returns:
-        `[height, width]` or `[planes, height, width]`, in the file's own dtype.
+        tiles: How many images it may show side by side.
 
     Raises:
         RequestError: If it is none of these, or larger than allowed.
     """
-    if not isinstance(value, str):
+    if isinstance(value, Image.Image):
+        gate = _Gate(where, limits.max_edge_px * tiles, budget)
+        gate.check((value.height, value.width, len(value.getbands())), np.dtype(np.uint8))
+        return value
+    if isinstance(value, bytes | bytearray):
+        content = bytes(value)
+        budget.take(len(content), where)
+    elif not isinstance(value, str):
         raise RequestError(f"{where} is a {type(value).__name__}; expected a file's bytes as base64 text.")
-    if "://" in value[:16]:
+    elif "://" in value[:16]:
         content = _fetch(value, where, limits.url_hosts, budget)
     else:
         budget.take(len(value), where)
         content = _decode_base64(value, where)
-    return decode_image(content, where, limits, budget, channel)
+    return decode_image(content, where, limits, budget, tiles)
 
 
 def _decode_base64(value: str, where: str) -> bytes:
@@ -148,27 +159,77 @@ def _decode_base64(value: str, where: str) -> bytes:
         content = base64.b64decode(text + "=" * missing, validate=True)
     except (binascii.Error, ValueError) as error:
         raise RequestError(f"{where} is not base64 text ({error}); paths are not read.") from error
-    if missing and not content.startswith((NPY_SIGNATURE, PNG_SIGNATURE, *TIFF_SIGNATURES)):
+    if missing and not content.startswith(SIGNATURES):
         raise RequestError(f"{where} is not base64 text (Incorrect padding); paths are not read.")
     return content
 
 
-def decode_image(content: bytes, where: str, limits: Limits, budget: Budget, channel: str = "") -> Pixels:
-    """Decode an `.npy`, TIFF or PNG file; arguments, result and errors as in `read_file`."""
+def decode_image(content: bytes, where: str, limits: Limits, budget: Budget, tiles: int = 1) -> Decoded:
+    """Decode an `.npy`, TIFF, PNG or JPEG file; arguments, result and errors as in `read_file`."""
     if content.startswith(NPY_SIGNATURE):
-        reader = _read_npy
+        reader: Any = _read_npy
     elif content.startswith(PNG_SIGNATURE):
         reader = _read_png
+    elif content.startswith(JPEG_SIGNATURE):
+        reader = _read_jpeg
     elif content.startswith(TIFF_SIGNATURES):
         reader = _read_tiff
     else:
-        raise RequestError(f"{where} is not a .npy, TIFF or PNG file; it begins with {content[:8]!r}.", 415)
+        raise RequestError(f"{where} is not a .npy, TIFF, PNG or JPEG file; it begins with {content[:8]!r}.", 415)
     try:
-        return reader(content, where, _Gate(where, limits.max_edge_px, budget, channel))
+        decoded: Decoded = reader(content, where, _Gate(where, limits.max_edge_px * tiles, budget))
     except RequestError:
         raise
     except Exception as error:  # decoders raise all kinds of errors, and none of them may end the endpoint
         raise RequestError(f"{where} cannot be decoded ({type(error).__name__}: {error}).", 422) from error
+    return decoded
+
+
+def read_planes(
+    decoded: Decoded, processor: Any, channels: Sequence[str], names: Sequence[str] | None, where: str
+) -> dict[str, Pixels]:
+    """The planes of a file that holds a whole cell.
+
+    Args:
+        decoded: What `read_file` made of it.
+        processor: The model's image processor, which decides what a picture shows.
+        channels: Those of the model, in its order.
+        names: What the planes are called, if not as those of the model.
+        where: What to call it in messages.
+
+    Raises:
+        RequestError: With status 422, if the planes do not fit the names, or the picture is ambiguous.
+    """
+    if isinstance(decoded, Image.Image | Colours) or decoded.ndim == 2:
+        picture = decoded.pixels if isinstance(decoded, Colours) else decoded
+        try:
+            planes: dict[str, Pixels] = processor.split_picture(picture, where, names)
+        except ValueError as error:
+            raise RequestError(str(error), 422) from error
+        return planes
+    stack, listed = decoded, list(names or channels)
+    if stack.ndim == 3 and stack.shape[0] != len(listed) and stack.shape[2] == len(listed):
+        stack = np.moveaxis(stack, 2, 0)
+    if stack.ndim != 3 or len(stack) != len(listed):
+        raise RequestError(f"{where} has the shape {list(stack.shape)}; expected planes of {', '.join(listed)}.", 422)
+    return dict(zip(listed, stack, strict=True))
+
+
+def read_plane(decoded: Decoded, processor: Any, channel: str | None, where: str) -> Pixels:
+    """The one plane of a file that shows a channel, or the labels of a mask if `channel` is None.
+
+    Raises:
+        RequestError: With status 422, if it shows something else.
+    """
+    if channel is None and isinstance(decoded, Image.Image) and decoded.format == "JPEG":
+        raise RequestError(f"{where} is a JPEG; its compression changes labels. Send a PNG, TIFF or .npy mask.", 422)
+    if channel is None and isinstance(decoded, Colours):
+        raise RequestError(f"{where} is a colour picture; expected labels. Save the labels rather than a view.", 422)
+    try:
+        plane: Pixels = processor.read_plane(getattr(decoded, "pixels", decoded), channel, where)
+    except ValueError as error:
+        raise RequestError(str(error), 422) from error
+    return plane
 
 
 @dataclass(frozen=True)
@@ -178,7 +239,6 @@ class _Gate:
     where: str
     max_edge_px: int
     budget: Budget
-    channel: str = ""
 
     def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         if dtype.kind not in "uifb" or dtype.itemsize > 8:  # objects would be pickles
@@ -217,83 +277,27 @@ def _read_npy(content: bytes, where: str, gate: _Gate) -> Pixels:
     return pixels
 
 
-def _read_png(content: bytes, where: str, gate: _Gate) -> Pixels:
+def _read_png(content: bytes, where: str, gate: _Gate) -> Image.Image:
     width, height, depth, colours = struct.unpack(">IIBB", content[16:26])
-    gate.check(
-        (height, width, 3) if colours == 2 else (height, width), np.dtype(np.uint16 if depth == 16 else np.uint8)
-    )
-    if colours == 3 and gate.channel != CELL_MASK:
-        raise RequestError(f"{where} has colours of a palette; expected a grey PNG, or RGB of 8 bits.", 422)
-    # Pillow would silently reduce 16-bit colours to 8 bits.
-    if colours not in (0, 2, 3) or (depth == 16 and colours == 2):
-        raise RequestError(f"{where} has {depth}-bit colours; expected a grey PNG, or RGB of 8 bits.", 422)
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-        if getattr(picture, "n_frames", 1) > 1:
-            raise RequestError(f"{where} contains several images; expected one.", 422)
-        pixels = np.asarray(picture)
-        refuse_orientation(picture.getexif().get(ORIENTATION, 1), where)
-        if colours == 3:
-            return _labels_of_palette(picture, pixels)
-    if colours == 0:
-        return pixels.astype(np.uint16) if depth == 16 else pixels
-    return only_colour(pixels, gate.channel, where)
+    if colours not in PNG_BANDS:
+        raise RequestError(f"{where} has the unknown colour type {colours}; save it as a grey or RGB PNG.", 422)
+    shape = (height, width, PNG_BANDS[colours])
+    gate.check(shape, np.dtype(np.uint16 if depth == 16 else np.uint8))
+    if depth == 16 and colours != 0:  # Pillow would silently reduce them to 8 bits
+        raise RequestError(f"{where} has 16-bit colours; expected a grey PNG, or RGB of 8 bits.", 422)
+    picture = Image.open(io.BytesIO(content), formats=["PNG"])
+    picture.load()
+    return picture
 
 
-def _labels_of_palette(picture: Image.Image, numbers: Pixels) -> Pixels:
-    """Grey values where a palette is grey, else the numbers of its colours."""
-    palette = np.asarray(picture.getpalette(), np.uint8).reshape(-1, 3)
-    if (palette == palette[:, :1]).all():
-        return np.asarray(picture.convert("RGB"))[..., 0]
-    return numbers
+def _read_jpeg(content: bytes, where: str, gate: _Gate) -> Image.Image:
+    picture = Image.open(io.BytesIO(content), formats=["JPEG"])
+    gate.check((picture.height, picture.width, len(picture.getbands())), np.dtype(np.uint8))
+    picture.load()
+    return picture
 
 
-def only_colour(pixels: Pixels, channel: str, where: str) -> Pixels:
-    """The one plane of an RGB picture that carries a channel.
-
-    Raises:
-        RequestError: With status 422, if another colour carries signal.
-    """
-    signal, leaking = signal_of_colours(pixels, SAMPLES_OF_CHANNELS.get(channel, ()))
-    if leaking > MOST_LEAKING_PIXELS:
-        expected = f"{channel} alone" if channel in SAMPLES_OF_CHANNELS else "one"
-        raise RequestError(
-            f"{where} shows other colours, expected {expected}: give one image per channel, not a composite.",
-            422,
-        )
-    return signal
-
-
-def signal_of_colours(samples: Pixels, own: tuple[int, ...] = ()) -> tuple[Pixels, float]:
-    """The one channel that a colour picture shows: in red, green, blue, yellow, any other mixture, or grey.
-
-    Args:
-        samples: `[height, width, 3]`.
-        own: The samples in which the channel must be shown where it is not grey; empty allows any.
-
-    Returns:
-        The channel `[height, width]` in the picture's dtype, and the share of pixels whose colours disagree with it:
-        above `MOST_LEAKING_PIXELS`, the picture is a composite or shows another channel.
-    """
-    means = samples.reshape(-1, samples.shape[-1]).mean(axis=0)
-    lit = means >= LEAK_FRACTION_OF_SIGNAL * means.max()
-    signal, leaking = _signal_of_samples(samples, lit)
-    if own and not lit.all():  # near black, noise decides which samples are lit
-        leaking = max(leaking, _signal_of_samples(samples, np.isin(np.arange(len(lit)), own))[1])
-    return np.asarray(np.rint(signal) if samples.dtype.kind in "ui" else signal, samples.dtype), leaking
-
-
-def _signal_of_samples(samples: Pixels, lit: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
-    """Mean of the samples that carry a signal, and the share of pixels in which a sample disagrees with it."""
-    signal = samples[..., lit].mean(axis=-1, dtype=np.float32)
-    full_scale = float(np.iinfo(samples.dtype).max) if samples.dtype.kind in "ui" else float(samples.max())
-    leaking = np.zeros(signal.shape, bool)
-    for sample, is_lit in zip(np.moveaxis(samples, -1, 0), lit, strict=True):
-        leak = np.abs(sample - signal) if is_lit else sample
-        leaking |= leak > LEAK_FRACTION_OF_SIGNAL * signal + LEAK_OFFSET * full_scale
-    return signal, float(leaking.mean())
-
-
-def _read_tiff(content: bytes, where: str, gate: _Gate) -> Pixels:
+def _read_tiff(content: bytes, where: str, gate: _Gate) -> Pixels | Colours:
     # No OME: its XML may name other files. Pages are counted as they are read, for a small file can list millions.
     with tifffile.TiffFile(io.BytesIO(content), is_ome=False) as file:
         planes: list[Pixels] = []
@@ -316,10 +320,13 @@ def _read_tiff(content: bytes, where: str, gate: _Gate) -> Pixels:
             problem = photometric_problem(page) or _missing_pixels(page, len(content))
             if problem:
                 raise RequestError(f"{where} {problem}", 422)
+            is_colour = getattr(page.photometric, "name", "") == "RGB" and page.axes.endswith("S")
             planes.append(_without_alpha(page.asarray(), page, where))
     if len({(plane.shape, plane.dtype) for plane in planes}) != 1:
         raise RequestError(f"{where} has pages of several sizes; expected one for all.", 422)
-    return planes[0] if len(planes) == 1 else np.stack(planes)
+    if len(planes) > 1:
+        return np.stack(planes)
+    return Colours(planes[0]) if is_colour and planes[0].shape[2:] == (3,) else planes[0]
 
 
 def photometric_problem(page: Any) -> str | None:

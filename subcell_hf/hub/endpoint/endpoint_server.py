@@ -1,6 +1,7 @@
 """A small HTTP server around the endpoint's handler: to try a model locally, and to test what the Hub would run.
 
-`POST /` takes a request as `handler.py` describes it and answers JSON; `GET /health` answers once the model is loaded.
+`POST /` takes a request as `handler.py` describes it, or the bytes of one image file, and answers JSON. As on the Hub,
+`POST /pipeline/TASK` names the task, and `?top_k=3` sets a parameter. `GET /health` answers once the model is loaded.
 Errors are JSON too: `{"error": reason}` with a status of 400 to 431 for what the request did wrong, 503 where too much
 is waiting. It is no public server: put one that speaks TLS and knows its users in front of it.
 """
@@ -15,11 +16,11 @@ import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from subcell_hf.hub.endpoint.endpoint_clients import Clients
-from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
-from subcell_hf.hub.endpoint.endpoint_images import RequestError
+from subcell_hf.hub.endpoint.endpoint_handler import TASKS, EndpointHandler
+from subcell_hf.hub.endpoint.endpoint_images import SIGNATURES, RequestError
 
 MAX_ANSWERED = 32
 """Requests that are decoded and answered at once; others wait, complete as they are."""
@@ -27,6 +28,8 @@ PATIENCE_S = 300.0
 """How long a client may take to send a request."""
 
 _PIECE_BYTES = 1 << 16
+_PATHS = {"/": {}, **{f"/pipeline/{task}": {"task": task} for task in TASKS}}
+"""Where requests are posted, and what the path says."""
 _LONGEST_REASON = 1000
 _DRAIN_S = 2.0
 
@@ -115,19 +118,22 @@ class _Connection(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path if self.path.startswith("/") else self.path
         if path == "/health" and self.command in ("GET", "HEAD"):
             self._send(200, {"status": "ready"})
-        elif path == "/" and self.command == "POST":
-            self._answer()
+        elif path in _PATHS and self.command == "POST":
+            self._answer(_PATHS[path])
         else:
             self.close_connection = True  # a body, if any, is not read
             status = 404 if self.command in ("GET", "HEAD", "POST") else 405
-            self._send(status, {"error": "Unknown path or method; expected POST / or GET /health."})
+            expected = f"expected POST to {', '.join(_PATHS)}, or GET /health"
+            self._send(status, {"error": f"Unknown path or method; {expected}."})
             self._drain()
 
-    def _answer(self) -> None:
+    def _answer(self, said: dict[str, Any]) -> None:
         try:
             body = self._read_body()
             with self.server.answering:
-                status, content = 200, self.server.handler(_read_json(body))
+                request = _read_request(body, self.headers.get("Content-Type", ""))
+                said = said | _read_query(urlsplit(self.path).query)
+                status, content = 200, self.server.handler(_with_parameters(request, said))
         except RequestError as error:
             status, content = error.status, {"error": str(error)[:_LONGEST_REASON]}
         except ConnectionError:
@@ -231,7 +237,7 @@ class _Connection(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         if status == 405:
-            self.send_header("Allow", "POST" if self.path == "/" else "GET, HEAD")
+            self.send_header("Allow", "POST" if urlsplit(self.path).path in _PATHS else "GET, HEAD")
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
@@ -239,8 +245,29 @@ class _Connection(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _read_json(body: bytearray) -> Any:
+def _read_request(body: bytearray, content_type: str) -> Any:
+    """What the handler takes: the content of JSON, or a file that was sent as it is, whatever its type is called."""
+    if body.startswith(SIGNATURES) or content_type.lower().startswith("image/"):
+        return {"inputs": bytes(body)}
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"The request is not JSON ({error}).") from error
+        kinds = "nor a PNG, JPEG, TIFF or .npy file"
+        raise RequestError(f"The request is empty or not JSON ({error}), {kinds}.") from error
+
+
+def _read_query(query: str) -> dict[str, Any]:
+    """Parameters in an address; numbers, `true` and `false` as in JSON."""
+    values = {}
+    for name, text in parse_qsl(query[:_LONGEST_REASON], keep_blank_values=True):
+        try:
+            values[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            values[name] = text
+    return values
+
+
+def _with_parameters(request: Any, said: dict[str, Any]) -> Any:
+    """A request with what its address says; its own parameters win, and what is no request is left to the handler."""
+    own = (request.get("parameters") or {}) if isinstance(request, dict) else None
+    return {**request, "parameters": said | own} if said and isinstance(own, dict) else request

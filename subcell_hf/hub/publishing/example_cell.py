@@ -15,10 +15,13 @@ from PIL import Image
 from subcell_hf.augmentation.view_pictures import compose_colours
 from subcell_hf.cells.single_cells import CropSettings, crop_field
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
+from subcell_hf.model.pictures_subcell import sheet_png
 from subcell_hf.ontology import CHANNEL_STAINS, PROTEIN_CHANNEL, PUBLISHED_PIXEL_SIZE_UM
 from subcell_hf.simulation.simulate import ProteinStyle, SimulatedAntibody, simulate_field
 
 EXAMPLE_FOLDER = "example"
+SHEET_FILE = f"{EXAMPLE_FOLDER}/sheet.png"
+"""The channels side by side: the one file that the Hub's widget sends."""
 _FIELD_UM = 82.0
 _LARGEST_EDGE_PX = 640
 _COARSEST_UM = 0.32  # structures of a simulated cell need this
@@ -34,7 +37,7 @@ class ExampleCell:
         cell_mask: `[edge, edge]` True inside the cell.
         channels: The model's names of the planes.
         pixel_size_um: Edge of a pixel in micrometres.
-        files: Path in the repository → bytes of a PNG: one per channel and a composite.
+        files: Path in the repository → bytes of a PNG: one per channel, a sheet of all and a composite.
         planes: Channel → path of its file.
     """
 
@@ -72,6 +75,7 @@ def make_example(processor: SubCellImageProcessor, seed: int = 24, location: str
     pixels = crops.pixels[chosen][[field.channels.index(stain) for stain in stains]]
     planes = {name: f"{EXAMPLE_FOLDER}/{_plain(name, index)}.png" for index, name in enumerate(channels)}
     files = {path: _png(plane) for path, plane in zip(planes.values(), pixels, strict=True)}
+    files[SHEET_FILE] = sheet_png(dict(zip(channels, pixels, strict=True)))
     scaled = torch.from_numpy(pixels) / max(int(pixels.max()), 1)
     composite = (compose_colours(scaled, stains) * 255).round().to(torch.uint8).numpy()
     files[f"{EXAMPLE_FOLDER}/composite.png"] = _png(composite)
@@ -88,7 +92,8 @@ def _assign_stains(channels: Sequence[str]) -> list[str]:
 
 def _plain(name: str, index: int) -> str:
     """A channel's name as the name of a file."""
-    return name if re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name) else f"channel_{index}"
+    is_plain = re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name) and name.lower() not in ("composite", "sheet")
+    return name if is_plain else f"channel_{index}"
 
 
 def _png(pixels: npt.NDArray[Any]) -> bytes:
