@@ -87,6 +87,7 @@ COMMANDS = (
     hub.push_shards,
     hub.push_metrics,
     hub.publish,
+    hub.sheet,
     hub.serve,
     hub.demo,
 )

@@ -218,6 +218,19 @@ def publish(
     typer.echo(publish_models(owner, variants or (), source=source, output=output, **asdict(push)).describe())
 
 
+def sheet(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="A file per channel, or one TIFF with all.")],
+    output: Annotated[Path, typer.Option(help="PNG to write.")],
+    model: Annotated[str | None, typer.Option(help=f"For its channels: {_MODEL}")] = None,
+    channels: Annotated[str | None, typer.Option(help="Channels in the order of the files: rybg, …, or names.")] = None,
+) -> None:
+    """Join the channels of a cell into one grey picture, as widgets, InferenceClient and pipeline take it."""
+    from subcell_hf.workflows.hub.sheets import write_sheet
+
+    written = write_sheet(files, output, model=model, channels=channels)
+    typer.echo(f"{written.path} shows {', '.join(written.channels)}, {written.width_px}×{written.height_px} px each.")
+
+
 def serve(
     model: Annotated[str, typer.Argument(help=_MODEL)],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -229,7 +242,8 @@ def serve(
 
     hide_weight_bars()
     with open_endpoint(model, host, port) as server:
-        typer.echo(f"POST JSON to http://{host}:{server.server_port}/ ; see help(subcell_hf.hub.EndpointHandler).")
+        where = f"http://{host}:{server.server_port}/"
+        typer.echo(f"POST an image file or JSON to {where} ; see help(subcell_hf.hub.EndpointHandler).")
         try:
             server.serve_forever()
         except KeyboardInterrupt:

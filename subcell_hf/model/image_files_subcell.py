@@ -11,19 +11,11 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from .pictures_subcell import (
-    UnfitFileError,
-    import_optional,
-    noted_channels,
-    reduce_picture,
-    refuse_clipped,
-    signal_of_colours,
-    split_picture,
-)
+from .pictures_subcell import UnfitFileError, import_optional, noted_channels, reduce_picture, split_picture
 
 Pixels = NDArray[Any]
 
-__all__ = ["ImageFile", "UnfitFileError", "read_bytes", "read_file", "read_plane", "signal_of_colours"]
+__all__ = ["ImageFile", "UnfitFileError", "read_bytes", "read_file", "read_plane"]
 
 MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}  # two of them look alike: micro and mu
 LARGEST_ANISOTROPY = 1.01
@@ -193,11 +185,9 @@ def read_channels(
     file = read_picture(picture, where) if is_picture(picture) else picture
     file = file if isinstance(file, ImageFile) else ImageFile(file, is_picture=file.ndim == 3)
     refuse_palette(file, where)
-    planes = split_picture(file.pixels, order, where, named=named, noted=file.channels)
     # Whoever opened an image of Pillow and converted it left no format, and perhaps not all bits.
-    if is_picture(picture) and picture.format is None and len(planes) > 1:
-        refuse_clipped(planes, where)
-    return planes
+    is_converted = is_picture(picture) and picture.format is None
+    return split_picture(file.pixels, order, where, named=named, noted=file.channels, is_converted=is_converted)
 
 
 def read_mask(source: Any, where: str) -> Any:

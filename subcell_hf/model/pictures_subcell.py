@@ -1,4 +1,4 @@
-"""What a picture shows: one channel in its colour, several in colours of their own, or several side by side."""
+"""What a picture shows: one channel in its colour, several as red, green and blue, or several side by side."""
 
 import importlib
 import io
@@ -50,11 +50,12 @@ def split_picture(
     *,
     named: Sequence[str] | None = None,
     noted: Sequence[str] | None = None,
+    is_converted: bool = False,
 ) -> dict[str, Pixels]:
     """The planes of a picture that shows a whole cell.
 
     A grey picture (also one of equal red, green and blue) is a channel sheet: the channels side by side, `noted` or in
-    the given order; without a note, each must be a square. Another picture shows channels in colours of their own.
+    the given order; without a note, each must be a square. Another picture shows channels as red, green and blue.
 
     Args:
         pixels: `[height, width]`, or `[height, width, 3]` of red, green and blue.
@@ -62,6 +63,7 @@ def split_picture(
         where: What messages call the picture.
         named: What the caller calls the channels of a sheet from left to right, or the three colours.
         noted: What the file says of the channels of a sheet.
+        is_converted: Whether somebody may have cut 16 bits to 8.
 
     Returns:
         Channel → `[height, width]`, in the picture's dtype.
@@ -72,7 +74,10 @@ def split_picture(
     if pixels.ndim == 3 and (pixels != pixels[..., :1]).any():
         return _split_colours(pixels, order, where, named)
     grey = pixels[..., 0] if pixels.ndim == 3 else pixels
-    return _split_sheet(grey, named or noted or order, where, is_said=bool(named or noted))
+    planes = _split_sheet(grey, named or noted or order, where, is_said=bool(named or noted))
+    if is_converted and len(planes) > 1:
+        _refuse_cut(planes, where)
+    return planes
 
 
 def _split_colours(pixels: Pixels, order: Sequence[str], where: str, named: Sequence[str] | None) -> dict[str, Pixels]:
@@ -122,7 +127,7 @@ def expected_inputs(order: Sequence[str]) -> str:
     return f"{expected}, a TIFF with one plane for each, or a file for each: {{channel: file}}"
 
 
-def refuse_clipped(planes: Mapping[str, Pixels], where: str) -> None:
+def _refuse_cut(planes: Mapping[str, Pixels], where: str) -> None:
     """Refuse a sheet of 8 bits that looks as if Pillow had made it from 16; raises UnfitFileError."""
     pixels = np.stack(list(planes.values()))
     saturated = float((pixels == 255).mean()) if pixels.dtype == np.uint8 else 0.0

@@ -32,6 +32,8 @@ from .hub.publishing import push_metrics as push_metrics
 from .hub.publishing import push_shards as push_shards
 from .hub.serving import open_endpoint as open_endpoint
 from .hub.serving import serve_demo as serve_demo
+from .hub.sheets import Sheet as Sheet
+from .hub.sheets import write_sheet as write_sheet
 from .hub.weights import PublishedModels as PublishedModels
 from .hub.weights import fetch_models as fetch_models
 from .hub.weights import publish_models as publish_models
