@@ -166,7 +166,7 @@ TURNED: dict[str, Callable[[Path, int], None]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "reader"), product(TURNED, [*READERS, "mask"]))
+@pytest.mark.parametrize(("name", "reader"), list(product(TURNED, [*READERS, "mask"])))
 def test_turned_images_are_refused(tmp_path: Path, name: str, reader: str) -> None:
     read = {**READERS, "mask": lambda path: label_plane(read_image(path), PLANE.shape, "mask")}[reader]
     for value in (2, 6, 8):
@@ -177,7 +177,7 @@ def test_turned_images_are_refused(tmp_path: Path, name: str, reader: str) -> No
     assert read(tmp_path / name).shape == PLANE.shape
 
 
-@pytest.mark.parametrize(("name", "reader"), product(["a.png", "a.jpg"], READERS))
+@pytest.mark.parametrize(("name", "reader"), list(product(["a.png", "a.jpg"], READERS)))
 def test_files_of_several_pictures_are_refused(tmp_path: Path, name: str, reader: str) -> None:
     frames = [Image.fromarray(PLANE), Image.fromarray(PLANE[::-1].copy())]
     frames[0].save(tmp_path / name, "MPO" if name == "a.jpg" else "PNG", save_all=True, append_images=frames[1:])
