@@ -4,8 +4,8 @@
 
 The reference does what SubCellPortable does: it reads the four PNG files of one cell, scales them, runs the forward in
 fp32 with a batch of one and all attentions computed, two classifiers after it, and saves a .npy for every cell. Ours is
-the whole command from listing the files to `embeddings.parquet`, pictures and AnnData left out, in bf16 where the
-device is faster with it, and once more in fp32. Same files, same weights, one process, taken in turn; loading the
+the whole command from listing the files to `embeddings.parquet`, pictures and AnnData left out, in the precision that
+is faster on the device, and once more in fp32. Same files, same weights, one process, taken in turn; loading the
 weights is left out on both sides.
 Prints one JSON line; ratio is ours by default to the reference, in cells per second.
 """
@@ -25,7 +25,8 @@ import torch
 
 from subcell_hf.inference.engine.embedding import EmbedSettings, Processes, embed_cells
 from subcell_hf.inference.engine.forward import BatchEmbedder
-from subcell_hf.inference.models.loading import ModelFolder, choose_device, choose_precision, find_models
+from subcell_hf.inference.models.loading import ModelFolder, choose_device, find_models
+from subcell_hf.inference.models.precision import choose_precision
 from subcell_hf.inference.sources.recognition import SourceOptions, open_source
 from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
@@ -105,12 +106,12 @@ def keep_loaded_models() -> None:
 def main() -> None:
     """Measure both ways in turn."""
     device = choose_device(arguments.device)
-    precision = choose_precision("auto", device)
     keep_loaded_models()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         crops, path = write_inputs(folder, arguments.cells, arguments.image_size_px, arguments.size)
         models = find_models(str(path))
+        precision = choose_precision("auto", models, device).name
         reference = SubCellForImageClassification.from_pretrained(path, attn_implementation="eager").eval().to(device)
         times: dict[str, list[float]] = {"reference": [], precision: [], "fp32": []}
         results: dict[str, np.ndarray] = {}

@@ -5,17 +5,23 @@
 The reference is the published way of working: transformers' ViT in fp32, one cell at a time, attentions always
 computed, the gated pooling and two classifiers after it. Both sides have the same shapes. Peak is the best rate of a
 large square matmul in the same run; the share of it counts the multiplications of the forward, two operations each, and
-nothing else.
+nothing else. `transformers` is the encoder alone of transformers' ViT, in fp32 with fused attention at our batch.
+`auto` is the way that `subcell embed --precision auto` takes here; `peak_memory_bytes` is what a way needs beyond
+weights and images.
 Prints one JSON line; ratio is the best of our rates to the reference.
 """
 
 import argparse
+import ctypes
 import json
 import platform
-import resource
+import re
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,23 +29,31 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTConfig, ViTModel
 
+from subcell_hf.inference.models.layer_times import LayerShape, time_layer
 from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification
+
+Way = tuple[Callable[[], object], int]
+"""A forward pass, and the number of its cells."""
+
+MISSING = {
+    "openvino": "no float model for OpenVINO is measured yet",
+    "openvino_int8": "no int8 model for OpenVINO is measured yet",
+}
+"""Ways that are not measured, and why."""
+
+
+def build_vit(config: SubCellConfig, device: torch.device, attention: str) -> ViTModel:
+    """The ViT of transformers in our shapes."""
+    sizes = {**SIZES[arguments.size], "image_size": config.image_size, "num_channels": config.num_channels}
+    vit = ViTModel(ViTConfig(**sizes, layer_norm_eps=1e-12), add_pooling_layer=False)
+    vit.set_attn_implementation(attention)
+    return vit.to(device).eval()
 
 
 def build_reference(config: SubCellConfig, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
     """The published forward: eager attention with its probabilities, pooling, two classifiers one after the other."""
-    vit = ViTModel(
-        ViTConfig(
-            **SIZES[arguments.size],
-            image_size=config.image_size,
-            num_channels=config.num_channels,
-            layer_norm_eps=1e-12,
-        ),
-        add_pooling_layer=False,
-    )
-    vit.set_attn_implementation("eager")
-    vit = vit.to(device).eval()
+    vit = build_vit(config, device, "eager")
     width = config.hidden_size
     value, gate, score = torch.nn.Linear(width, 512), torch.nn.Linear(width, 512), torch.nn.Linear(512, 2)
     pool = torch.nn.ModuleList([value, gate, score]).to(device)
@@ -84,23 +98,40 @@ def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * edge**3 / min(seconds(lambda: left @ right, device) for _ in range(8))
 
 
-@torch.inference_mode()
-def main() -> None:
-    """Measure every way in turn, round by round, so that all meet the same machine."""
-    device = torch.device(arguments.device)
-    torch.manual_seed(0)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    config = SubCellConfig.from_size(arguments.size, image_size=arguments.image_size_px, classifier_ensemble_size=2)
+def resident(field: str) -> int:
+    """Bytes of resident memory of this process, `VmRSS` now or `VmHWM` at most."""
+    kilobytes = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return 0 if kilobytes is None else int(kilobytes[1]) * 1024
+
+
+def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes that a forward pass needs beyond what is held before; None where the system does not say."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    if sys.platform != "linux":
+        return None
+    ctypes.CDLL(None).malloc_trim(0)  # else it would use what an earlier way has given back
+    Path("/proc/self/clear_refs").write_text("5")  # the maximum starts anew
+    before = resident("VmRSS")
+    run()
+    return resident("VmHWM") - before
+
+
+def build_ways(config: SubCellConfig, images: torch.Tensor) -> tuple[dict[str, Way], int]:
+    """Forward passes by name, and the operations of one cell of ours."""
+    device = images.device
     model = SubCellForImageClassification(config).eval().to(device)
     half = SubCellForImageClassification(config).eval().to(device, torch.bfloat16)
-    images = torch.rand(arguments.batch, config.num_channels, *config.image_height_width, device=device)
     with FlopCounterMode(display=False) as counter:
         model(images[:1], output_attentions=True)
-    operations = counter.get_total_flops()
-    reference = build_reference(config, device)
+    reference, vit = build_reference(config, device), build_vit(config, device, "sdpa")
     few = images[: arguments.reference_cells]
-    ways: dict[str, tuple[Callable[[], object], int]] = {
+    ways: dict[str, Way] = {
         "reference": (lambda: reference(few), len(few)),
+        "transformers": (lambda: vit(images), len(images)),
         "fp32": (lambda: model(images), len(images)),
         "bf16": (lambda: half(images.bfloat16()), len(images)),
     }
@@ -108,10 +139,22 @@ def main() -> None:
         compiled, compiled_half = torch.compile(model), torch.compile(half)
         ways["fp32_compiled"] = (lambda: compiled(images), len(images))
         ways["bf16_compiled"] = (lambda: compiled_half(images.bfloat16()), len(images))
+    return ways, counter.get_total_flops()
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure every way in turn, round by round, so that all meet the same machine."""
+    device = torch.device(arguments.device)
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    config = SubCellConfig.from_size(arguments.size, image_size=arguments.image_size_px, classifier_ensemble_size=2)
+    images = torch.rand(arguments.batch, config.num_channels, *config.image_height_width, device=device)
+    ways, operations = build_ways(config, images)
     for run, _ in ways.values():
         run()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    auto = time_layer(LayerShape.of_config(config), device, again=True)
+    memory = {name: peak_memory(run, device) for name, (run, _) in ways.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
     peaks: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for _ in range(arguments.rounds):
@@ -121,14 +164,12 @@ def main() -> None:
             times[name].append(seconds(run, device))
     rates = {name: cells / statistics.median(times[name]) for name, (_, cells) in ways.items()}
     peak = {name: max(values) for name, values in peaks.items()}
-    memory = (
-        torch.cuda.max_memory_allocated()
-        if device.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
-    figures = {
+    figures: dict[str, Any] = {
         "cells_per_s": {name: round(rate, 3) for name, rate in rates.items()},
         "ratio_to_reference": {name: round(rate / rates["reference"], 2) for name, rate in rates.items()},
+        "missing_ways": MISSING,
+        "auto": auto.fastest,
+        "layer_ms": {name: round(1e3 * value / auto.images, 2) for name, value in auto.seconds.items()},
         "matmul_peak_gflops": {name: round(value / 1e9, 1) for name, value in peak.items()},
         "share_of_matmul_peak": {
             name: round(rate * operations / peak["bf16" if "bf16" in name else "fp32"], 3)
@@ -140,12 +181,13 @@ def main() -> None:
         "image_size_px": arguments.image_size_px,
         "rounds": arguments.rounds,
     }
+    ours = [ratio for name, ratio in figures["ratio_to_reference"].items() if name not in ("reference", "transformers")]
     machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
     print(
         json.dumps(
             {
                 "name": "forward",
-                "ratio": max(figures["ratio_to_reference"].values()),
+                "ratio": max(ours),
                 "reference": "transformers ViT, eager fp32, one cell at a time with attentions, pooling, 2 classifiers",
                 "figures": figures,
                 "machine": f"{machine}, {torch.get_num_threads()} threads",

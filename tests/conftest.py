@@ -22,14 +22,15 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep remote code that tests load out of the user's cache; transformers reads the variable when it is imported."""
-    folder = Path(config.rootpath) / "build" / "modules_cache"
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ["HF_MODULES_CACHE"] = str(folder)
+    """Keep what tests load and measure out of the user's caches; libraries read these variables at their import."""
+    for variable, name in (("HF_MODULES_CACHE", "modules_cache"), ("HF_HOME", "hf_home")):
+        folder = Path(config.rootpath) / "build" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ[variable] = str(folder)
 
 
 def pytest_collection_finish() -> None:
-    """Exempt modules and tests from garbage collections: a full one, as trainings call for, would take half a second."""
+    """Exempt modules and tests from garbage collections: a full one, as trainings ask for, would take half a second."""
     gc.collect()
     gc.freeze()
 

@@ -64,7 +64,7 @@ def embed(
         bool, typer.Option("--exclude-border", help="Exclude cells that touch the border of their field.")
     ] = False,
     split: Annotated[str | None, typer.Option(help="For shards: use only the cells of this split.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 if it is faster on the device.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: the one measured as faster here.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ….")] = "auto",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per forward pass; default: automatic, halved if memory runs out.")

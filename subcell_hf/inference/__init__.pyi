@@ -1,11 +1,15 @@
 from .engine.embedding import EmbedReport as EmbedReport
 from .engine.embedding import embed_cells as embed_cells
 from .engine.runs import EmbedSettings as EmbedSettings
+from .models.layer_times import LayerShape as LayerShape
+from .models.layer_times import LayerTimes as LayerTimes
+from .models.layer_times import time_layer as time_layer
 from .models.loading import CellEncoder as CellEncoder
 from .models.loading import ModelFolder as ModelFolder
 from .models.loading import choose_device as choose_device
-from .models.loading import choose_precision as choose_precision
 from .models.loading import find_models as find_models
+from .models.precision import ChosenPrecision as ChosenPrecision
+from .models.precision import choose_precision as choose_precision
 from .models.variants import Variant as Variant
 from .sources.blocks import CellBlock as CellBlock
 from .sources.blocks import CellSource as CellSource

@@ -24,6 +24,8 @@ LOCK_FILE = ".lock"
 
 _UNWRITABLE = {EACCES, EPERM, EROFS}
 _POLL_S = 0.5
+_QUIET_POLLS = 6
+"""Polls before it is said that, and for whom, somebody waits: most wait for a moment only."""
 
 _logger = logging.getLogger(__name__)
 
@@ -141,7 +143,7 @@ def _hold(path: Path, claimed: Path, shared: bool, wait: bool) -> Iterator[None]
 
 def _acquire(path: Path, claimed: Path, shared: bool, wait: bool) -> int | None:
     """The descriptor that holds the lock; None where there can be none."""
-    announced = False
+    polls = 0
     while True:
         descriptor = _open(path, claimed)
         if descriptor is None:
@@ -162,8 +164,8 @@ def _acquire(path: Path, claimed: Path, shared: bool, wait: bool) -> int | None:
                     f"{claimed} is in use: {holder} is writing there. Wait until it has finished, or choose "
                     f"another output."
                 )
-            if not announced:
-                announced = True
+            polls += 1
+            if polls == _QUIET_POLLS:
                 _logger.warning("%s is in use: waiting for %s to finish.", claimed, holder)
             time.sleep(_POLL_S)
             continue

@@ -13,7 +13,8 @@ import subcell_hf
 from subcell_hf.errors import InputError
 from subcell_hf.inference.engine.batches import read_ahead
 from subcell_hf.inference.engine.forward import BatchEmbedder
-from subcell_hf.inference.models.loading import CellEncoder, choose_device, choose_precision, find_models
+from subcell_hf.inference.models.loading import CellEncoder, choose_device, find_models
+from subcell_hf.inference.models.precision import choose_precision
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from tests.inference.embedding_runs import random_crops, save_tiny_model
 
@@ -100,6 +101,6 @@ def test_models_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="needs --models"):
         find_models("auto")
     with pytest.raises(InputError, match="Unknown precision"):
-        choose_precision("fp8", torch.device("cpu"))
+        choose_precision("fp8", (), torch.device("cpu"))
     with pytest.raises(InputError, match="'warp' cannot be used"):
         choose_device("warp")

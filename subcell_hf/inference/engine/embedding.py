@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,15 @@ from subcell_hf.images.unused import unused_of
 from subcell_hf.inference.engine.batches import BatchReader, ReadPart
 from subcell_hf.inference.engine.forward import BatchEmbedder
 from subcell_hf.inference.engine.parts import PartResults, PartsFolder, plan_parts
-from subcell_hf.inference.engine.runs import EmbedRun, EmbedSettings, claim_run, write_part
-from subcell_hf.inference.models.loading import ModelFolder, choose_device, choose_precision
+from subcell_hf.inference.engine.runs import EmbedRun, EmbedSettings, claim_planning, claim_run, write_part
+from subcell_hf.inference.models.loading import ModelFolder, choose_device
+from subcell_hf.inference.models.precision import (
+    AUTO_PRECISION,
+    PRECISIONS,
+    ChosenPrecision,
+    check_precision,
+    choose_precision,
+)
 from subcell_hf.inference.sources.blocks import CellSource
 from subcell_hf.inference.sources.recognition import SourceOptions
 from subcell_hf.parallel.processes import Processes
@@ -45,6 +54,8 @@ _LIBRARIES = (
     "imagecodecs",
     "pyarrow",
 )
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,13 +113,18 @@ def embed_cells(
         OSError: If a file cannot be written.
     """
     settings, processes = settings or EmbedSettings(), processes or Processes.of_environment()
-    run, shown = _prepare(source, models, output, settings, processes, record or {})
-    defaults = _named_values({"options": settings_to_json(SourceOptions())})
-    if run.folder.is_joined():
-        run.folder.open(shown, defaults)
-        return _finished(run)
+    check_precision(settings.precision)
+    device = choose_device(settings.device, processes.local_rank)
+    names = list(source.names())
+    if not names:
+        raise InputError("The input contains no cells and no fields of view. Give another input.")
+    prepare = partial(_open, source, models, output, settings, processes, record or {}, names, device)
+    if PartsFolder(output, 0).is_joined():
+        return _finished(prepare())
     with claim_run(output, processes):
-        run.folder.open(shown, defaults)
+        # Who comes first decides on the precision; processes of one launch may differ in what they measure.
+        with claim_planning(output, processes):
+            run = prepare()
         return _finished(run) if run.folder.is_joined() else _embed(run)
 
 
@@ -149,20 +165,25 @@ def _embed(run: EmbedRun) -> EmbedReport:
             return replace(_finished(run), resumed_parts=resumed)
 
 
-def _prepare(
+def _open(
     source: CellSource,
     models: Sequence[ModelFolder],
     output: Path,
     settings: EmbedSettings,
     processes: Processes,
     record: Mapping[str, Any],
-) -> tuple[EmbedRun, Mapping[str, Any]]:
-    """Plan the run; also returns the settings that its folder is to be opened with."""
-    device = choose_device(settings.device, processes.local_rank)
-    precision = choose_precision(settings.precision, device)
-    names = list(source.names())
-    if not names:
-        raise InputError("The input contains no cells and no fields of view. Give another input.")
+    names: list[str],
+    device: torch.device,
+) -> EmbedRun:
+    """Plan the run, and open its folder."""
+    recorded = PartsFolder(output, 0).recorded_precision()
+    if settings.precision == AUTO_PRECISION and recorded in PRECISIONS:
+        chosen = ChosenPrecision(recorded, "as this run began")
+    else:
+        chosen = choose_precision(settings.precision, models, device)
+    if settings.precision == AUTO_PRECISION and processes.rank == 0:
+        _logger.info("Precision %s: %s.", chosen.name, chosen.reason)
+    precision = chosen.name
     parts = plan_parts(names, source.blocks_per_read, source.blocks_per_part)
     budget = PictureBudget.of_fields(names, settings.pictures)
     shown = {
@@ -178,7 +199,8 @@ def _prepare(
     folder = PartsFolder(output, len(parts), fingerprint)
     run = EmbedRun(source, tuple(models), settings, processes, names, parts, folder, budget, device, precision)
     run.record = {**record, "fingerprint": fingerprint, "settings": shown}
-    return run, shown
+    folder.open(shown, _named_values({"options": settings_to_json(SourceOptions())}))
+    return run
 
 
 def _named_values(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,15 +12,8 @@ import torch
 from torch import Tensor
 
 from subcell_hf.inference.engine.batches import Batch, Place, ReadPart
+from subcell_hf.inference.models.layer_times import LayerShape
 from subcell_hf.inference.models.loading import CellEncoder, ModelFolder
-from subcell_hf.model.configuration_subcell import SubCellConfig
-
-CPU_ACTIVATIONS = 2 * 785 * 3072
-"""Size of a layer's widest activations (tokens × width) that fits a CPU's caches: two cells of ViT-B/16 at 448 px.
-Larger batches are not faster (benchmarks/forward.py)."""
-
-MOST_CELLS_ON_CPU = 64
-"""Batch size of a small model; at this size, the fixed cost of a forward pass is negligible."""
 
 CUDA_BATCH = 256
 """First batch size on a GPU; halved each time memory runs out."""
@@ -68,7 +61,8 @@ class BatchEmbedder:
         models = tuple(models)
         self.models = {model.variant.name: model for model in models}
         self.device, self.precision = device, precision
-        self.batch_size = batch_size or (CUDA_BATCH if device.type == "cuda" else min(map(_cpu_batch, models)))
+        on_cpu = min(LayerShape.of_model(model).cpu_batch for model in models)
+        self.batch_size = batch_size or (CUDA_BATCH if device.type == "cuda" else on_cpu)
         self._encoders: dict[str, CellEncoder] = {}
         self._processors: dict[str, Any] = {}
         # Images are copied and scaled beside the forward of the batch before.
@@ -171,16 +165,6 @@ class BatchEmbedder:
             start += self.batch_size
         columns = zip(*outputs, strict=True)
         return [None if column[0] is None else torch.cat([t for t in column if t is not None]) for column in columns]
-
-
-def _cpu_batch(model: ModelFolder) -> int:
-    """Cells whose activations fill a CPU's caches."""
-    if model.config.get("backbone_config"):
-        return 2  # another family's encoder is taken to be as large as the published one
-    config = SubCellConfig.from_dict(model.config)
-    height, width = (max(1, (model.variant.crop_px or edge) // config.patch_size) for edge in config.image_height_width)
-    activations = (height * width + 1) * max(config.hidden_size, config.intermediate_size)
-    return min(max(1, CPU_ACTIVATIONS // activations), MOST_CELLS_ON_CPU)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

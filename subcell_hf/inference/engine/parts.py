@@ -202,10 +202,14 @@ class PartsFolder:
         if strangers and not begun and not all(name.startswith(".") for name in strangers):
             raise InputError(
                 f"{self.output} contains {', '.join(sorted(strangers)[:3])} and is not a run of subcell embed. "
-                f"Choose a "
-                "new folder (--output)."
+                "Choose a new folder (--output)."
             )
         write_record(self.folder / _PLAN_FILE, plan)
+
+    def recorded_precision(self) -> str:
+        """Precision of the run that the folder holds; empty where it holds none, or one that does not say."""
+        record = read_run(self.output) or read_record(self.folder / _PLAN_FILE) or {}
+        return str(record.get("settings", {}).get("precision", ""))
 
     def is_joined(self) -> bool:
         """Whether the run is complete."""

@@ -25,7 +25,8 @@ class EmbedSettings:
 
     Attributes:
         device: `"auto"`, or as torch names it.
-        precision: `"auto"`, `"fp32"` or `"bf16"`.
+        precision: `"auto"`, which is that of the run that is resumed, or else the fastest on this machine; `"fp32"` or
+            `"bf16"`.
         batch_size: Images of a forward; None: chosen here, and halved when memory runs out.
         workers: Processes that read and crop; 0: a thread beside the model.
         pictures: How many cells get a picture at most.
@@ -100,6 +101,16 @@ def claim_run(output: Path, processes: Processes) -> Iterator[None]:
             yield
         return
     with claim_folder(output, shared=True), claim_folder(output, lock=f".process-{processes.rank}.lock"):
+        yield
+
+
+@contextmanager
+def claim_planning(output: Path, processes: Processes) -> Iterator[None]:
+    """Let the processes of a launch open the folder of their run one after the other."""
+    if processes.world_size == 1:
+        yield
+        return
+    with claim_folder(output, lock=".planning.lock", wait=True):
         yield
 
 

@@ -18,7 +18,6 @@ from subcell_hf.storage.model_folders import check_model, load_weights, read_pro
 from subcell_hf.weights.model_names import find_folder
 
 AUTO = "auto"
-PRECISIONS = ("auto", "fp32", "bf16")
 
 _CLASSIFIER = "SubCellForImageClassification"
 
@@ -193,31 +192,6 @@ def _check_together(found: Sequence[ModelFolder]) -> None:
                     f"{other.name} has {len(other.classes)} classes and {model.name} others ({len(model.classes)}); "
                     "expected the same for every row of a table."
                 )
-
-
-def choose_precision(asked: str, device: torch.device) -> str:
-    """Choose the precision of a model: by default bf16 where the device multiplies it faster.
-
-    Args:
-        asked: `"auto"`, `"fp32"` or `"bf16"`.
-        device: The device to work on.
-
-    Returns:
-        `"fp32"` or `"bf16"`.
-
-    Raises:
-        InputError: If the name is unknown.
-    """
-    if asked not in PRECISIONS:
-        raise InputError(f"Unknown precision {asked!r}: choose one of {', '.join(PRECISIONS)}.")
-    if asked != "auto":
-        return asked
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device.type == "cpu":
-        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
-    return "fp32"
 
 
 def choose_device(asked: str, local_rank: int = 0) -> torch.device:

@@ -1,0 +1,270 @@
+"""How long one transformer layer takes on this machine, in each precision: measured, not guessed from the hardware.
+
+Whether bf16 is faster than fp32 depends on the processor, on its instructions, on torch and on the shape of the model:
+of two CPUs with instructions for bf16, one embeds twice as fast with them and the other half as fast. So one layer of
+the model's own shape is timed, which takes less than a second, and the result is kept for the next time.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subcell_hf.inference.models.loading import ModelFolder
+from subcell_hf.inference.models.machine import describe_machine
+from subcell_hf.model.configuration_subcell import SubCellConfig
+from subcell_hf.model.modeling_subcell import SubCellLayer
+from subcell_hf.storage.records import read_record, write_record
+from subcell_hf.weights.fetching import weights_cache
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Precision → dtype of the transformer."""
+
+SMALLEST_COSINE = 0.999
+"""A precision counts only if what the layer adds to its input has at least this cosine to that in fp32."""
+
+CPU_ACTIVATIONS = 2 * 785 * 3072
+"""Size of a layer's widest activations (tokens × width) that fits a CPU's caches: two cells of ViT-B/16 at 448 px.
+Larger batches are not faster (benchmarks/forward.py)."""
+
+MOST_CELLS_ON_CPU = 64
+"""Batch size of a small model; at this size, the fixed cost of a forward pass is negligible."""
+
+_GPU_IMAGES = 16
+_BUDGET_S = 0.9
+_MOST_ROUNDS = 8
+_PROBE_TOKENS, _PROBES = 8, 3
+_HOPELESS = 3.0
+"""Times as long as in fp32 that a few tokens may take; without instructions for bf16 all of them would take seconds."""
+_CACHE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What the time of a transformer layer depends on.
+
+    Attributes:
+        hidden_size: Width of a token.
+        num_attention_heads: Attention heads.
+        intermediate_size: Width of the feed-forward layer.
+        tokens: Tokens of an image, CLS included.
+        num_hidden_layers: Number of such layers in the model.
+    """
+
+    hidden_size: int = 768
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    tokens: int = 785
+    num_hidden_layers: int = 12
+
+    @classmethod
+    def of_model(cls, model: ModelFolder) -> "LayerShape":
+        """Shape of a model's layers; another family's backbone is taken to have that of the published ViT-B at 448 px.
+
+        Args:
+            model: The model.
+        """
+        if model.config.get("backbone_config"):
+            return cls()
+        return cls.of_config(SubCellConfig.from_dict(model.config), model.variant.crop_px)
+
+    @classmethod
+    def of_config(cls, config: SubCellConfig, image_px: int | None = None) -> "LayerShape":
+        """Shape of the layers of a ViT.
+
+        Args:
+            config: Its configuration.
+            image_px: Edge of the images; None: that of the configuration.
+        """
+        edges = ((image_px or edge) // config.patch_size for edge in config.image_height_width)
+        return cls(
+            config.hidden_size,
+            config.num_attention_heads,
+            config.intermediate_size,
+            1 + math.prod(max(1, edge) for edge in edges),
+            config.num_hidden_layers,
+        )
+
+    @property
+    def cpu_batch(self) -> int:
+        """Images whose activations fill a CPU's caches."""
+        activations = self.tokens * max(self.hidden_size, self.intermediate_size)
+        return min(max(1, CPU_ACTIVATIONS // activations), MOST_CELLS_ON_CPU)
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """What was measured of one layer on one machine.
+
+    Attributes:
+        shape: Of the layer.
+        images: Images of a forward pass.
+        seconds: Precision → shortest time of a forward pass; without those that cannot be used.
+        cosine: Precision → cosine of what the layer adds to its input, to that in fp32; the smallest of the images.
+    """
+
+    shape: LayerShape
+    images: int
+    seconds: Mapping[str, float]
+    cosine: Mapping[str, float]
+
+    @property
+    def fastest(self) -> str:
+        """The fastest precision that is accurate enough; fp32 where the difference is within 5 %."""
+        accurate = {name: self.seconds[name] for name, cosine in self.cosine.items() if cosine >= SMALLEST_COSINE}
+        best = min(accurate, key=accurate.__getitem__, default="fp32")
+        return best if self.seconds[best] < 0.95 * self.seconds["fp32"] else "fp32"
+
+    def cells_per_s(self, precision: str) -> float | None:
+        """Normal rate of the whole model, as far as its layers determine it; None where it cannot be used.
+
+        Args:
+            precision: `"fp32"` or `"bf16"`.
+        """
+        if precision not in self.seconds:
+            return None
+        return self.images / (self.shape.num_hidden_layers * self.seconds[precision])
+
+    def explain(self) -> str:
+        """Why `fastest` is the choice, as half a sentence."""
+        measured = [name for name in DTYPES if name in self.seconds]
+        spent = {name: f"{name} {1e3 * self.seconds[name] / self.images:.3g} ms" for name in measured}
+        if len(spent) == 1:
+            return f"a layer takes {spent['fp32']} per image, bf16 many times as long"
+        inaccurate = [name for name in spent if self.cosine[name] < SMALLEST_COSINE]
+        spoiled = f"; {', '.join(inaccurate)} is not accurate here" if inaccurate else ""
+        return f"time of a layer per image: {', '.join(spent.values())}{spoiled}"
+
+
+def time_layer(shape: LayerShape, device: torch.device, *, again: bool = False) -> LayerTimes:
+    """Time one layer in each precision, or read what was measured before on the same machine.
+
+    Precisions take turns and the shortest time of each counts, so that other work on the machine disturbs all of them
+    alike. What is measured is kept in `layer_times.json` in the cache folder of Hugging Face, by machine, versions and
+    shape; of several measurements the shortest times are kept. A cache that cannot be read or written is ignored.
+
+    Args:
+        shape: Of the layer.
+        device: Where to compute.
+        again: Whether to measure even if the cache has an entry.
+
+    Returns:
+        The times.
+    """
+    # Half of a batch: its precisions compare as those of a whole one, in half the time.
+    images = max(1, shape.cpu_batch // 2) if device.type == "cpu" else _GPU_IMAGES
+    key = _key(shape, device, images)
+    known = _read_cache().get(key)
+    if known is not None and not again:
+        return _from_json(shape, images, known)
+    found = _measure(shape, device, images)
+    if known is not None:
+        earlier = _from_json(shape, images, known)
+        seconds = {name: min(value, earlier.seconds.get(name, value)) for name, value in found.seconds.items()}
+        found = LayerTimes(shape, images, {**earlier.seconds, **seconds}, {**earlier.cosine, **found.cosine})
+    # Read again: another process may have written in the meantime.
+    entries = {**_read_cache(), key: {"seconds": dict(found.seconds), "cosine": dict(found.cosine)}}
+    with suppress(OSError):
+        cache_file().parent.mkdir(parents=True, exist_ok=True)
+        write_record(cache_file(), {"version": _CACHE_VERSION, "entries": entries})
+    return found
+
+
+def cache_file() -> Path:
+    """Where measurements are kept."""
+    return weights_cache() / "layer_times.json"
+
+
+def _key(shape: LayerShape, device: torch.device, images: int) -> str:
+    sizes = ", ".join(f"{name} {value}" for name, value in asdict(shape).items() if name != "num_hidden_layers")
+    return f"{describe_machine(device)}, torch {torch.__version__}; {sizes}, images {images}"
+
+
+def _read_cache() -> dict[str, Any]:
+    with suppress(OSError):
+        record = read_record(cache_file())
+        if record is not None and record.get("version") == _CACHE_VERSION:
+            return dict(record["entries"])
+    return {}
+
+
+def _from_json(shape: LayerShape, images: int, entry: Mapping[str, Any]) -> LayerTimes:
+    return LayerTimes(shape, images, entry["seconds"], entry["cosine"])
+
+
+@torch.inference_mode()
+def _measure(shape: LayerShape, device: torch.device, images: int) -> LayerTimes:
+    deadline = time.perf_counter() + _BUDGET_S
+    exact = _make_layer(shape).to(device)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(images, shape.tokens, shape.hidden_size, generator=generator).to(device)
+    runs: dict[str, Callable[[Tensor], Tensor]] = {}
+    outputs: dict[str, Tensor] = {}
+    probes: dict[str, float] = {}
+    for name, dtype in DTYPES.items():
+        run = _forward(copy.deepcopy(exact).to(dtype), dtype)
+        try:
+            few = tokens[:1, :_PROBE_TOKENS]
+            probes[name] = min(_seconds(run, few, device) for _ in range(_PROBES))
+            if name != "fp32" and probes[name] > _HOPELESS * probes["fp32"]:
+                continue
+            outputs[name] = run(tokens).float() - tokens  # what the layer adds
+        except RuntimeError:  # a device without this dtype
+            if name == "fp32":
+                raise
+            continue
+        runs[name] = run
+    seconds = dict.fromkeys(runs, math.inf)
+    for number in range(_MOST_ROUNDS):
+        if number and time.perf_counter() > deadline:
+            break
+        for name, run in runs.items():
+            seconds[name] = min(seconds[name], _seconds(run, tokens, device))
+    reference = outputs["fp32"].flatten(1)
+    cosine = {
+        name: float(torch.cosine_similarity(output.flatten(1), reference, dim=1).min())
+        for name, output in outputs.items()
+    }
+    return LayerTimes(shape, images, seconds, cosine)
+
+
+def _forward(layer: SubCellLayer, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    def run(tokens: Tensor) -> Tensor:
+        output: Tensor = layer(tokens.to(dtype))[0]
+        return output
+
+    return run
+
+
+def _make_layer(shape: LayerShape) -> SubCellLayer:
+    """A layer with random weights, which leave torch's own random numbers as they are."""
+    config = SubCellConfig.from_dict({"attn_implementation": "sdpa"})
+    with torch.device("meta"):
+        layer = SubCellLayer(config, shape.hidden_size, shape.num_attention_heads, shape.intermediate_size).eval()
+    layer = layer.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in layer.named_parameters():
+        if "layernorm" in name:
+            parameter.fill_(name.endswith("weight"))
+        else:
+            bound = shape.hidden_size**-0.5
+            parameter.uniform_(-bound, bound, generator=generator)
+    return layer
+
+
+def _seconds(run: Callable[[Tensor], Tensor], tokens: Tensor, device: torch.device) -> float:
+    accelerator = torch.accelerator if device.type != "cpu" else None
+    if accelerator is not None:
+        accelerator.synchronize(device)
+    started = time.perf_counter()
+    run(tokens)
+    if accelerator is not None:
+        accelerator.synchronize(device)
+    return time.perf_counter() - started

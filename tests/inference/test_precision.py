@@ -1,0 +1,114 @@
+"""The precision of a run: measured once for a machine, kept by the run, the same for all of its processes."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from subcell_hf.inference.engine.embedding import Processes
+from subcell_hf.inference.models import layer_times
+from subcell_hf.inference.models.layer_times import LayerShape, LayerTimes, cache_file, time_layer
+from subcell_hf.inference.models.loading import find_models
+from subcell_hf.inference.models.precision import choose_precision
+from subcell_hf.storage.records import read_record, write_record
+from subcell_hf.tables.run_record import read_run
+from tests.inference.embedding_runs import run, save_tiny_model, write_fields
+
+CPU = torch.device("cpu")
+TINY = LayerShape(16, 2, 32, 17, 3)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf_home"))
+    return tmp_path / "hf_home"
+
+
+def pretend(seconds: Mapping[str, float]) -> None:
+    """Change what was measured of all shapes so far."""
+    record = read_record(cache_file())
+    assert record is not None
+    entries = {key: {**entry, "seconds": seconds} for key, entry in record["entries"].items()}
+    write_record(cache_file(), {**record, "entries": entries})
+
+
+def test_a_layer_is_measured_once_and_leaves_random_numbers_alone() -> None:
+    state = torch.random.get_rng_state()
+    found = time_layer(TINY, CPU)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(0 < seconds < math.inf for seconds in found.seconds.values())
+    assert found.cosine["fp32"] == pytest.approx(1)
+    assert found.cells_per_s("fp32") == pytest.approx(found.images / (3 * found.seconds["fp32"]))
+    assert time_layer(TINY, CPU) == found
+    pretend({"fp32": 1e-9, "bf16": 9.0})
+    assert time_layer(TINY, CPU).seconds == {"fp32": 1e-9, "bf16": 9.0}
+    again = time_layer(TINY, CPU, again=True).seconds
+    assert again["fp32"] == 1e-9  # the shortest time that was ever measured
+    assert again["bf16"] < 9
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"version": 1, "entries": {}, "record_sha256": "0"}'])
+def test_a_cache_that_cannot_be_read_is_measured_anew(damage: str) -> None:
+    cache_file().parent.mkdir(parents=True)
+    cache_file().write_text(damage)
+    found = time_layer(TINY, CPU)
+    assert time_layer(TINY, CPU) == found
+
+
+def test_a_home_that_cannot_be_written_is_no_obstacle(home: Path) -> None:
+    home.write_text("a file where a folder would be")
+    assert time_layer(TINY, CPU).seconds["fp32"] > 0
+
+
+def test_shapes_and_machines_do_not_share_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    time_layer(TINY, CPU)
+    pretend({"fp32": 1e-9})
+    assert time_layer(LayerShape(16, 2, 32, 18, 3), CPU).seconds["fp32"] > 1e-9
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    assert time_layer(TINY, CPU).seconds["fp32"] > 1e-9
+
+
+def test_without_instructions_for_it_bf16_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_times, "_HOPELESS", 0.0)
+    found = time_layer(TINY, CPU)
+    assert found.fastest == "fp32"
+    assert found.cells_per_s("bf16") is None
+    assert found.explain().endswith("bf16 many times as long")
+
+
+@pytest.mark.parametrize(
+    ("bf16_s", "cosine", "expected"),
+    [
+        (0.8, 0.9999, "bf16"),
+        (0.97, 0.9999, "fp32"),
+        (1.3, 0.9999, "fp32"),
+        (0.5, 0.99, "fp32"),
+        (0.5, math.nan, "fp32"),
+    ],
+)
+def test_the_fastest_accurate_precision_is_taken(bf16_s: float, cosine: float, expected: str) -> None:
+    times = LayerTimes(TINY, 1, {"fp32": 1.0, "bf16": bf16_s}, {"fp32": 1.0, "bf16": cosine})
+    assert times.fastest == expected
+
+
+def test_a_run_keeps_its_precision_whatever_is_measured_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 2)
+    caplog.set_level("INFO", "subcell_hf")
+    found = find_models(str(model))
+    choose_precision("auto", found, CPU)
+    pretend({"fp32": 1.0, "bf16": 0.5})
+    first = run(fields, model, tmp_path / "out", processes=Processes(0, 2), precision="auto")
+    assert not first.complete
+    assert "Precision bf16: time of a layer per image: fp32" in caplog.text
+    pretend({"fp32": 0.5, "bf16": 1.0})  # as on another machine of the launch
+    second = run(fields, model, tmp_path / "out", processes=Processes(1, 2), precision="auto")
+    assert second.complete
+    assert read_run(tmp_path / "out")["precision"] == "bf16"
+    assert run(fields, model, tmp_path / "out", precision="auto").complete
+    assert "Precision bf16: as this run began" in caplog.text
+    assert not list((tmp_path / "out").glob(".*"))
+    run(fields, model, tmp_path / "new", precision="auto")
+    assert read_run(tmp_path / "new")["precision"] == "fp32"
