@@ -16,8 +16,12 @@ class StoreError(InputError):
     """A data store does not support what reading from it requires; the data themselves are not at fault."""
 
 
-class UnreachableError(OSError):
-    """A data store did not answer after all retries. Run the same command again later; it resumes."""
+class UnreachableError(RuntimeError):
+    """A data store did not answer after all retries. Run the same command again later; it resumes.
+
+    It is no `OSError`, which would be held against the input that was being read: the run ends, and nothing is skipped.
+    The command line shows only the message and exits with code 2.
+    """
 
 
 KILLED_WORKER = "A worker process was killed, most likely for memory. Run the same command again, with fewer --workers."

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import typer
 
-from subcell_hf.errors import KILLED_WORKER, InputError, InputWarning, KilledWorkerError
+from subcell_hf.errors import KILLED_WORKER, InputError, InputWarning, KilledWorkerError, UnreachableError
 from subcell_hf.extras import explain_missing
 
 BAD_INPUT = 2
@@ -88,7 +88,7 @@ def ending_plainly() -> Iterator[None]:
             code = _end(message)
         except EOFError as error:  # of which typer would make "Aborted." without a reason
             code = _end(f"A file is incomplete: {str(error) or 'it ends too early'}. Copy the input again.")
-        except InputError as error:
+        except (InputError, UnreachableError) as error:
             code = _end(str(error))
         except OSError as error:
             code = _end(_explain(error))

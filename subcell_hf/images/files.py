@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from subcell_hf.errors import UnreachableError
 from subcell_hf.images.decoders.file_metadata import ImageMetadata
 from subcell_hf.images.decoders.image import MAX_DECODED_BYTES, FieldError, Image, ImageHeader, check_size, too_large
 from subcell_hf.images.decoders.ome_zarr import read_ome_zarr, zarr_header
@@ -93,7 +94,7 @@ def read_image(
         if len(image.axes) != image.pixels.ndim:
             raise ValueError(f"axes {image.axes} do not fit the shape {image.pixels.shape}")
         return image
-    except FieldError:
+    except (FieldError, UnreachableError):
         raise
     except MemoryError as error:
         raise FieldError(
@@ -126,7 +127,7 @@ def read_header(path: Path, position: int | None = None, page: int | None = None
                     return stored_header(suffix, path, page)
             if start.startswith(_TIFF_MAGICS):
                 return tiff_header(stream, path, position, page)
-    except FieldError:
+    except (FieldError, UnreachableError):
         raise
     except Exception as error:  # as in `read_image`
         raise FieldError(f"{path} is truncated or corrupt ({type(error).__name__}: {error}). Copy it again.") from error

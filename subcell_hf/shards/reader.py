@@ -52,7 +52,8 @@ class ShardReader:
 
     Raises:
         InputError: If the index, the table of cells or the list of files is not as it must be.
-        OSError: If the folder cannot be read; `UnreachableError` where a network is at fault.
+        OSError: If the folder cannot be read.
+        UnreachableError: If a network is at fault.
     """
 
     def __init__(self, url: str | Path, *, compare_files: bool = True) -> None:
@@ -110,7 +111,8 @@ class ShardReader:
 
         Raises:
             InputError: If a cell's bytes are not those that were written; `StoreError` where no cell can be read.
-            OSError: If a shard cannot be read; `UnreachableError` where a network is at fault.
+            OSError: If a shard cannot be read.
+            UnreachableError: If a network is at fault.
         """
         form = self.index.crop_format
         pixels = np.empty((len(rows), *form.shape), form.dtype)

@@ -50,7 +50,8 @@ def with_converted_metadata(image: Path, known: ImageMetadata) -> ImageMetadata:
         The metadata; with a problem where both say a pixel size, and not the same.
 
     Raises:
-        InputError: If the OME-XML is damaged, or a server does not answer.
+        InputError: If the OME-XML is damaged.
+        UnreachableError: If a server does not answer.
     """
     has_names = bool(known.channel_names) and not all(map(_PLACEHOLDER.fullmatch, known.channel_names))
     if has_names and known.pixel_size_um is not None:
@@ -71,7 +72,8 @@ def read_series(root: Path) -> dict[str, ConvertedSeries]:
     """Path of each image below a converted folder → what the OME-XML says of it; nothing where there is no such file.
 
     Raises:
-        InputError: If it is damaged, or a server does not answer.
+        InputError: If it is damaged.
+        UnreachableError: If a server does not answer.
     """
     file = root.joinpath(*_FILE)
     if isinstance(root, RemotePath):

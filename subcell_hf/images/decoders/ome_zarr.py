@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, UnreachableError
 from subcell_hf.images.decoders.converted_zarr import with_converted_metadata
 from subcell_hf.images.decoders.file_metadata import metadata_from_ome_zarr
 from subcell_hf.images.decoders.image import FieldError, Image, ImageHeader, check_size
@@ -104,6 +104,8 @@ def _open(path: Path) -> _Opened:
         array = zarr.open_array(store, path=dataset, mode="r")
         if len(axes) != array.ndim:
             raise ValueError(f"axes {axes} do not fit the shape {array.shape}")
+    except UnreachableError:
+        raise
     except InputError as error:
         raise FieldError(str(error)) from error
     except Exception as error:  # metadata of strangers: zarr raises nearly anything
@@ -166,6 +168,8 @@ def _has_content_elsewhere(opened: _Opened, missing: Sequence[_Region]) -> bool:
         check_size(Path(level.path), _stored_chunk(level), level.dtype, _MOST_LEVEL_CHUNK_BYTES)
         shrunk = np.asarray(level[...])
         factors = [full / small for full, small in zip(array.shape, shrunk.shape, strict=True)]
+    except UnreachableError:
+        raise
     except Exception:  # no such level, or a damaged one, shows nothing
         return False
     for region in missing:

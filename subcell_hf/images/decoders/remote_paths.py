@@ -8,10 +8,13 @@ from typing import Any, Self
 
 import fsspec
 
-from subcell_hf.errors import InputError
+from subcell_hf.storage.downloads.persistence import read_persistently
 
 SCHEMES = ("http", "https", "s3")
 """Kinds of URLs that are read as folders."""
+
+SILENCE_S = 60.0
+"""How long a web server may send nothing before the request is made again."""
 
 _ABSENT = (403, 404, 410)
 """How servers answer for files that are not there; those that forbid to list a folder say 403."""
@@ -46,22 +49,21 @@ class RemotePath(PosixPath):
 
         Raises:
             FileNotFoundError: If it is not there.
-            InputError: If the server does not answer.
+            UnreachableError: If the server does not answer, or answers with an error, again and again.
         """
         url, scheme = str(self), self.scheme
         system = fsspec.filesystem(scheme, **storage_options(scheme))
-        try:
-            content: bytes = system.cat_file(url)
-        except (FileNotFoundError, PermissionError) as error:
-            raise FileNotFoundError(errno.ENOENT, "not there", url) from error
-        except Exception as error:  # whatever the library behind the scheme raises
-            if getattr(error, "status", None) in _ABSENT:
-                raise FileNotFoundError(errno.ENOENT, "not there", url) from error
-            reason = f"{type(error).__name__}: {error}".rstrip(": ")
-            raise InputError(
-                f"{url} cannot be read ({reason}). Check the address and the network, or copy the images here first."
-            ) from error
-        return content
+
+        def read() -> bytes:
+            try:
+                content: bytes = system.cat_file(url)
+            except Exception as error:  # whatever the library behind the scheme raises
+                if is_refused(error):
+                    raise FileNotFoundError(errno.ENOENT, "not there, or not allowed to read", url) from error
+                raise
+            return content
+
+        return read_persistently(read, url)
 
     def read_text(self, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
         """Content of the file as text."""
@@ -92,6 +94,11 @@ class RemotePath(PosixPath):
         return True
 
 
+def is_refused(error: Exception) -> bool:
+    """Whether a server says that a file is not there, or may not be read."""
+    return isinstance(error, FileNotFoundError | PermissionError) or getattr(error, "status", None) in _ABSENT
+
+
 def path_of(text: str | Path) -> Path:
     """A path, or the `RemotePath` of a URL; also of one whose double slash was lost in a path."""
     scheme, colon, rest = str(text).partition(":/")
@@ -101,10 +108,15 @@ def path_of(text: str | Path) -> Path:
 def storage_options(scheme: str) -> dict[str, Any]:
     """Options of fsspec for a scheme; S3 is read anonymously where there are no credentials.
 
+    A web server may be slow, but not silent: a transfer has no limit as long as something arrives.
+
     Raises:
         ModuleNotFoundError: If the library for S3 is not installed.
     """
-    return {"anon": _lacks_credentials()} if scheme == "s3" else {}
+    if scheme == "s3":
+        return {"anon": _lacks_credentials()}
+    timeout = import_module("aiohttp").ClientTimeout(total=None, sock_connect=SILENCE_S, sock_read=SILENCE_S)
+    return {"client_kwargs": {"timeout": timeout}}
 
 
 @lru_cache

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,13 +11,15 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from subcell_hf.images.decoders.image import FieldError
-from subcell_hf.images.decoders.remote_paths import RemotePath, storage_options
+from subcell_hf.images.decoders.remote_paths import RemotePath, is_refused, storage_options
+from subcell_hf.storage.downloads.persistence import read_persistently_async
 
 REMOTE_READS = 16
 """Requests at once: a server's answers take long, not processors."""
 
 _GROUP_FILES = (".zgroup", ".zattrs", "zarr.json")
 _FACTS_FILES = ("zarr.json", ".zattrs")
+_METADATA_FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 _BLOSC_HEADER_BYTES = 16
 
 
@@ -68,12 +71,30 @@ class CheckedStore(WrapperStore[Store]):
         self.missing: set[str] = set()
         self.blosc_keys: Collection[str] = ()
 
+    async def _get_remote(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
+        try:
+            return await self._store.get(key, prototype, byte_range)
+        except Exception as error:  # whatever the library behind the scheme raises
+            if not is_refused(error):
+                raise
+            if key.rpartition("/")[2] in _METADATA_FILES:
+                return None
+            raise FieldError(
+                f"{self.path}: the server does not allow to read {key} (403 Forbidden). Check the permissions, or copy "
+                "the image here first."
+            ) from error
+
     def _with_store(self, store: Store) -> Self:
         return type(self)(store, self.path)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """One value, as `Store.get` gives it."""
-        found = await super().get(key, prototype, byte_range)
+        if isinstance(self.path, RemotePath):
+            found = await read_persistently_async(
+                partial(self._get_remote, key, prototype, byte_range), f"{self.path}/{key}"
+            )
+        else:
+            found = await super().get(key, prototype, byte_range)
         if found is None:
             self.missing.add(key)
         elif key in self.blosc_keys:

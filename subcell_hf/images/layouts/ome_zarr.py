@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import UnreachableError
 from subcell_hf.images.decoders.converted_zarr import read_series
 from subcell_hf.images.decoders.file_metadata import WellSample
 from subcell_hf.images.decoders.remote_paths import RemotePath
@@ -53,14 +53,14 @@ def list_zarr_images(path: Path, stem: str) -> list[ZarrImage]:
         At least one. What cannot be read is listed as an image, and reading it says why.
 
     Raises:
-        InputError: If a server does not answer.
+        UnreachableError: If a server does not answer.
     """
     outer, inside = _enclosing(path)
     if inside:
         stem = _ZARR_SUFFIX.sub("", outer.name)
     try:
         images = list(_images_inside(path)) or [((), "")]
-    except InputError:
+    except UnreachableError:
         raise
     except Exception:  # `read_ome_zarr` reports it when the image's turn comes
         images = [((), "")]
@@ -78,9 +78,9 @@ def _samples(path: Path) -> dict[str, WellSample]:
     """Where on a plate the images of a converted file were taken, where they do not lie in folders of their wells."""
     try:
         series = read_series(path) if _CONVERTED in read_facts(path) else {}
-    except Exception as error:  # no OME-Zarr, or damaged metadata, of which reading says why
-        if isinstance(path, RemotePath) and isinstance(error, InputError):
-            raise
+    except UnreachableError:
+        raise
+    except Exception:  # no OME-Zarr, or damaged metadata, of which reading says why
         return {}
     return {name: one.sample for name, one in series.items() if one.sample is not None}
 
@@ -126,7 +126,7 @@ def _images_of_well(path: Path) -> list[tuple[_Parts, str]]:
     try:
         images = read_facts(path)["well"]["images"]
         return [(_way(image["path"]), str(image.get("acquisition", ""))) for image in images]
-    except InputError:
+    except UnreachableError:
         raise
     except Exception:  # a well that is lost or damaged: its own folder is listed, and reading it says why
         return [((), "")]

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from subcell_hf.errors import InputError
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.decoders.remote_paths import RemotePath
 from subcell_hf.images.decoders.zarr_stores import REMOTE_READS, read_facts
@@ -77,7 +76,5 @@ def _inner_labels(image: Path) -> list[str]:
     """Names of the label images that an OME-Zarr lists."""
     try:
         return [str(label) for label in read_facts(image / _LABELS_FOLDER).get("labels", ())]
-    except InputError:  # of a server
-        raise
     except (OSError, ValueError, TypeError, RecursionError):  # no labels, or none that can be listed
         return []
