@@ -30,6 +30,7 @@ from subcell_hf.training.localization.localization_folder import (
 )
 from subcell_hf.training.precision import tf32_products
 from subcell_hf.training.pretraining.arguments import as_words
+from subcell_hf.weights.model_names import find_folder
 
 logger = logging.getLogger("subcell_hf.workflows.train_localization")  # also where this file is the program that runs
 
@@ -62,7 +63,7 @@ def train_localization(recipe: str | Path = "localization", **arguments: Any) ->
         ```python
         from subcell_hf.workflows import train_localization
 
-        result = train_localization(table="run", encoder="subcell-rybg", output="located", max_epochs=50)
+        result = train_localization(table="run", encoder="mae-rybg", output="located", max_epochs=50)
         print(result.model, result.macro_map)
         ```
 
@@ -90,10 +91,11 @@ def run_localization(settings: ParsedLocalization) -> LocalizationTraining:
             embeddings.
         FloatingPointError: If a member's loss is not finite.
     """
-    config = check_model(settings.encoder)  # before the training, not after it
-    read_processor(settings.encoder, config)
+    encoder, _ = find_folder(settings.encoder)
+    config = check_model(encoder)  # before the training, not after it
+    read_processor(encoder, config)
     whole = read_table(settings.table)
-    check_classifier_folder(settings.output, settings.encoder, config, whole.embeddings.shape[1])
+    check_classifier_folder(settings.output, encoder, config, whole.embeddings.shape[1])
     table = _only_labelled(whole, settings.table)
     targets = location_targets(list(table.cells["locations"]), settings.classes)
     splits = _split_table(table, settings.split_by, settings.split_seed)
@@ -114,7 +116,7 @@ def run_localization(settings: ParsedLocalization) -> LocalizationTraining:
     best = [history[epoch] for history, epoch in zip(ensemble.history, ensemble.best_epochs, strict=True)]
     log = {"seeds": ensemble.seeds, "best_epochs": ensemble.best_epochs, "history": ensemble.history}
     files = {"training_log.json": json.dumps(log, indent=1)}
-    model = save_classifier(ensemble, settings.encoder, settings.output, settings.classes, settings.settings, files)
+    model = save_classifier(ensemble, encoder, settings.output, settings.classes, settings.settings, files)
     members = counted(len(best), "member")
     logger.info(f"Wrote {model}: {members}, macro mAP {np.mean(best):.4f} on the validation cells.")
     return LocalizationTraining(

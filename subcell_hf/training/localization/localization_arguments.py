@@ -27,7 +27,9 @@ class LocalizationArguments:
     """What is read and written."""
 
     table: str | None = field(default=None, metadata={"help": "Embedding table with a column `locations`."})
-    encoder: str | None = field(default=None, metadata={"help": "Folder of the model that computed the embeddings."})
+    encoder: str | None = field(
+        default=None, metadata={"help": "Model (folder, Hub id, published name) that computed the embeddings."}
+    )
     output: str | None = field(default=None, metadata={"help": "Folder to write; new or empty."})
     classes: str = field(
         default="reported", metadata={"help": f"Which locations to predict: {', '.join(LOCATION_CLASSES)}."}
@@ -45,7 +47,7 @@ class ParsedLocalization:
 
     Attributes:
         table: Embedding table.
-        encoder: Folder of the model that computed the embeddings.
+        encoder: Folder, Hub id or name of the model that computed the embeddings.
         output: Folder to write.
         classes: Names of the locations to predict.
         split_by: `"gene"` or `"antibody"`, if the table has no splits.
