@@ -39,23 +39,30 @@ def hide_weight_bars() -> None:
         enable_progress_bars()
 
 
-def progress_bar(total: int, unit: str, description: str, *, shown: bool = True) -> Any:
+def progress_bar(
+    total: int | None, unit: str, description: str, *, shown: bool = True, done: int = 0, scaled: bool = False
+) -> Any:
     """A bar for a job of known length, to be used in a `with` block.
 
     Off a terminal, where a bar would fill the log with its drawings, it is a line at the beginning, one each
     `LINE_INTERVAL_S`, and one at the end.
 
     Args:
-        total: Steps of the job.
+        total: Steps of the job; None if that is unknown.
         unit: What a step is called.
         description: What the job is called.
         shown: Whether to show anything.
+        done: Steps that were done before.
+        scaled: Whether to show thousands and millions of steps with a prefix, as of bytes.
 
     Returns:
         A `tqdm` bar. `update(0)` redraws it where it is time to, with a text given by
         `set_postfix_str(…, refresh=False)`.
     """
-    options: dict[str, Any] = {"total": total, "unit": unit, "desc": description, "miniters": 0, "disable": not shown}
+    options: dict[str, Any] = {
+        "total": total, "unit": unit, "desc": description, "miniters": 0, "disable": not shown, "initial": done,
+        "unit_scale": scaled,
+    }  # fmt: skip
     if issubclass(tqdm, notebook_tqdm) or sys.stderr.isatty():
         return tqdm(**options)
     return tqdm(**options, file=_LinesOfLog(), mininterval=LINE_INTERVAL_S, bar_format=_LINE)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
 from subcell_hf.errors import InputError
+from subcell_hf.progress import progress_bar
 from subcell_hf.storage.atomic import flush_to_disk, write_atomically
 
 
@@ -174,11 +173,11 @@ def _transfer(url: str, part: Path, progress: bool) -> str:
         total = have + int(response.headers.get("Content-Length") or -have)
         with write_atomically(_state_of(part)) as file:
             file.write(json.dumps({"url": url, "etag": etag}).encode())
-        bar = tqdm(
-            total=total or None, initial=have, unit="B", unit_scale=True, disable=None if progress else True,
-            desc=Path(urlsplit(url).path).name,
-        )  # fmt: skip
-        with bar, part.open("ab" if have else "wb") as file:
+        name = Path(urlsplit(url).path).name
+        with (
+            progress_bar(total or None, "B", name, shown=progress, done=have, scaled=True) as bar,
+            part.open("ab" if have else "wb") as file,
+        ):
             while block := response.read(_BLOCK_BYTES):
                 file.write(block)
                 bar.update(len(block))

@@ -53,6 +53,7 @@ class Bucket:
         files: Path → content.
         cut_after: Path → how many bytes of it come before the connection breaks, once.
         gone_after: Path → how many bytes of it come before the server breaks down.
+        stall_after: Path → how many bytes of it come before the server sends nothing more for a while, once.
         redirected: Path → other path.
         broken: Whether the server has broken down: every request gets status 503.
         answers_head: Whether it answers questions about files.
@@ -63,11 +64,13 @@ class Bucket:
         self.files: dict[str, bytes] = {}
         self.cut_after: dict[str, int] = {}
         self.gone_after: dict[str, int] = {}
+        self.stall_after: dict[str, int] = {}
         self.redirected: dict[str, str] = {}
         self.broken = False
         self.answers_head = True
         self.requests: list[tuple[str, str]] = []
         self.url = ""
+        self.closing = threading.Event()
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         bucket = self
@@ -110,6 +113,10 @@ class Bucket:
                 end = bucket.cut_after.pop(path, None)
                 if path in bucket.gone_after:
                     end, bucket.broken = bucket.gone_after.pop(path), True
+                if path in bucket.stall_after:
+                    self.wfile.write(content[start : bucket.stall_after.pop(path)])
+                    bucket.closing.wait(20)
+                    return
                 self.wfile.write(content[start:end])
 
             def log_message(self, *args: Any) -> None:
@@ -129,5 +136,6 @@ def serve_bucket(files: dict[str, bytes]) -> Iterator[Bucket]:
     try:
         yield served
     finally:
+        served.closing.set()
         server.shutdown()
         server.server_close()

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,27 @@ def test_without_a_network_what_came_is_kept(bucket: Bucket, tmp_path: Path) -> 
     assert look_up_file(f"{bucket.url}/b") == look_up_file(f"{bucket.url}/a")
     download_file(f"{bucket.url}/b", tmp_path / "b", progress=False)
     assert (tmp_path / "b").read_bytes() == original
+
+
+def test_a_server_that_stalls_is_asked_again(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "_TIMEOUT_S", 0.3)
+    bucket.files["a"] = bytes(range(256)) * 1000
+    bucket.stall_after["a"] = 70_000
+    download_file(f"{bucket.url}/a", tmp_path / "a", progress=False)
+    assert (tmp_path / "a").read_bytes() == bucket.files["a"]
+    assert [path for path, _ in bucket.requests] == ["a", "a"]
+
+
+def test_of_two_that_need_a_model_one_downloads_it(bucket: Bucket, weights: dict[str, bytes], tmp_path: Path) -> None:
+    bucket.files = weights
+    with ThreadPoolExecutor(2) as pool:
+        both = [
+            pool.submit(fetch_weights, "vit-bg", source=bucket.url, cache=tmp_path, progress=False) for _ in range(2)
+        ]
+        first, second = (each.result() for each in both)
+    assert first.folder == second.folder
+    assert sorted((first.new, second.new)) == [False, True]
+    assert sorted(path for path, _ in bucket.requests) == sorted(published_variants()["vit-bg"].files)
 
 
 def test_a_file_that_changed_meanwhile_is_brought_anew(bucket: Bucket, tmp_path: Path) -> None:
