@@ -53,6 +53,7 @@ EXTRAS = {
     "hub": ("nbformat",),
     "demo": ("gradio",),
     "cellpose": ("cellpose",),
+    "stardist": ("cellcast",),
     "microscopes": ("liffile", "nd2", "pylibCZIrw"),
     "cluster": ("ray",),
     "deepspeed": ("deepspeed",),

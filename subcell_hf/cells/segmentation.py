@@ -1,6 +1,8 @@
 """`FieldOfView` without masks → label mask."""
 
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +12,7 @@ from skimage.filters import sobel, threshold_li, threshold_otsu
 from skimage.segmentation import expand_labels, watershed
 
 from subcell_hf.cells.custom_segmentation import import_function, run_custom
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, UnreachableError
 from subcell_hf.images.files import FieldError
 from subcell_hf.images.masks.nuclei import (
     NUCLEUS_CHANNEL,
@@ -33,6 +35,10 @@ _BODY_OPENING_UM = 1.6
 _BODY_SMOOTHING_UM = 0.8
 _BODY_THRESHOLD_FACTOR = 1.15
 _EDGE_WEIGHT_UM = 3.2
+# Set on simulated fields, so that the cells of the HPA field, which its protein fills, stay as they are.
+_SMALLEST_CELL_PER_NUCLEUS = 1.7
+_PARTIAL_CELL_UM = 8.0
+_STARDIST_PIXEL_UM = 0.5
 _SEED_MARGIN_UM = 1.2  # carries the seed over the nuclear rim, which is an edge like the cell's own
 
 
@@ -60,8 +66,8 @@ def segment_cells(
 
     Args:
         field: The field; its own label mask, if any, is not looked at.
-        method: One of `SEGMENTERS`: `"watershed"` needs nothing but the field, `"cellpose"` the extra of that name; or
-            a custom segmenter, or where it lies: `"module:function"` or `"file.py:function"`.
+        method: One of `SEGMENTERS`: `"watershed"` needs nothing but the field, `"cellpose"` and `"stardist"` the extras
+            of these names; or a custom segmenter, or where it lies: `"module:function"` or `"file.py:function"`.
         trusted: Whether to take every label of a custom segmenter as one cell, without the checks of
             `check_instances`.
         options: Passed on to the method.
@@ -113,8 +119,9 @@ def find_segmenter(method: str | Segmenter) -> Callable[..., npt.NDArray[np.int3
 def segment_by_watershed(field: FieldOfView) -> npt.NDArray[np.int32]:
     """Nuclei as seeds, grown over the cell bodies; where bodies touch, along the edge between them.
 
-    Nuclei come from `blue`, bodies from `red` and `yellow` as far as there, else from the protein. A seeded watershed
-    climbs a landscape of edges minus brightness, so that borders fall on dark seams and on steps of brightness alike.
+    Nuclei come from `blue`, bodies from `red` and `yellow` as far as there, else from the protein; where that fills no
+    more than the surroundings of a nucleus, the cell is what lies within 8 um of it. A seeded watershed climbs a
+    landscape of edges minus brightness, so that borders fall on dark seams and on steps of brightness alike.
 
     Args:
         field: The field; its pixel size must be known.
@@ -159,9 +166,12 @@ def _working_factor(field: FieldOfView) -> int:
 def _grow_over_bodies(field: FieldOfView, nuclei: npt.NDArray[np.int32], factor: int) -> npt.NDArray[np.int32]:
     """Grow nuclei, whose pixel is `factor` of the field's, and bring the cells to the field's size."""
     pixel_um = field.pixel_size_um * factor
-    body_channels = [name for name in CELL_BODY_CHANNELS if name in field.channels] or [PROTEIN_CHANNEL]
-    bodies = [_normalise(shrink(channel_of(field, name), factor), pixel_um) for name in body_channels]
+    body_channels = [name for name in CELL_BODY_CHANNELS if name in field.channels]
+    stained = body_channels or [PROTEIN_CHANNEL]
+    bodies = [_normalise(shrink(channel_of(field, name), factor), pixel_um) for name in stained]
     labels = _grow_cells(nuclei, np.sqrt(np.mean(bodies, axis=0)), pixel_um)
+    if not body_channels:
+        labels = _complete_cells(labels, nuclei, pixel_um)
     return _number_in_reading_order(_enlarge(labels, factor, field.pixels.shape[1:]))
 
 
@@ -196,9 +206,69 @@ def segment_by_cellpose(field: FieldOfView, diameter_um: float = 25.0, gpu: bool
     return _number_in_reading_order(np.asarray(labels, np.int32))
 
 
+def segment_by_stardist(field: FieldOfView, weights: str | Path | None = None) -> npt.NDArray[np.int32]:
+    """Nuclei as StarDist's model `2D_versatile_fluo` finds them, grown over the cell bodies by the built-in method.
+
+    The model runs on the CPU through cellcast, which fetches its weights when they are first used, and keeps them in
+    `~/.cache/cellcast/weights`.
+
+    Args:
+        field: The field; the model sees `blue` at about 0.5 um per pixel, at which nuclei are 20 to 40 px wide.
+        weights: A file of weights in cellcast's format (`.bpk`); None: those that cellcast fetches.
+
+    Returns:
+        `[height, width]` int32 labels: 0 is background, each cell has a different number.
+
+    Raises:
+        FieldError: If a channel is missing, or the model fails on the field.
+        ImportError: If cellcast is not installed.
+        UnreachableError: If the weights can be neither fetched nor read.
+    """
+    height, width = field.pixels.shape[1:]
+    factor = max(1, round(_STARDIST_PIXEL_UM / field.pixel_size_um))
+    plane = shrink(channel_of(field, NUCLEUS_CHANNEL), factor)
+    model = _load_stardist(None if weights is None else str(weights))
+    try:
+        nuclei = np.asarray(model.predict_fluo(plane))
+    except BaseException as error:
+        if not _is_panic(error):
+            raise
+        said = f"Field {field.name!r}: StarDist failed ({error}). Leave the field out, or give a mask."
+        raise FieldError(said) from error
+    enlarged = np.kron(nuclei.astype(np.int32), np.ones((factor, factor), np.int32))
+    return grow_nuclei(field, enlarged[:height, :width])
+
+
+@cache
+def _load_stardist(weights: str | None) -> Any:
+    try:
+        from cellcast.models import StarDist2D
+    except ImportError as error:
+        raise ImportError(
+            "Segmentation with StarDist requires the package cellcast, not installed here. "
+            "Install with: pip install subcell-hf[stardist]"
+        ) from error
+    try:
+        return StarDist2D.init_fluo(weights, False)
+    except BaseException as error:
+        if not _is_panic(error):
+            raise
+        place = weights or "~/.cache/cellcast/weights/stardist_2d_versatile_fluo.bpk"
+        raise UnreachableError(
+            f"The weights of StarDist can be neither fetched nor read: {error} Run the same command again with a "
+            f"network, or copy the file {place} from a machine that has it; if it is there, it is damaged: remove it."
+        ) from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether code in Rust has failed, which is no `Exception` in Python."""
+    return type(error).__name__ == "PanicException"
+
+
 SEGMENTERS: dict[str, Callable[..., npt.NDArray[np.int32]]] = {
     "watershed": segment_by_watershed,
     "cellpose": segment_by_cellpose,
+    "stardist": segment_by_stardist,
 }
 """Methods of `segment_cells` by name."""
 
@@ -224,6 +294,19 @@ def _grow_cells(
     smooth = ndimage.gaussian_filter(brightness, _BODY_SMOOTHING_UM / pixel_um)
     landscape = _EDGE_WEIGHT_UM / pixel_um * sobel(smooth) - smooth
     return np.asarray(watershed(landscape, seeds, mask=inside), np.int32)
+
+
+def _complete_cells(
+    cells: npt.NDArray[np.int32], nuclei: npt.NDArray[np.int32], pixel_um: float
+) -> npt.NDArray[np.int32]:
+    """Grow the cells of which the protein shows a part alone by one length around their nuclei, over the background.
+
+    A nuclear protein, or one in few vesicles, outlines no cell.
+    """
+    cell_px, nucleus_px = (np.bincount(labels.ravel(), minlength=nuclei.max() + 1) for labels in (cells, nuclei))
+    is_partial = cell_px < _SMALLEST_CELL_PER_NUCLEUS * nucleus_px
+    near = expand_labels(nuclei, _PARTIAL_CELL_UM / pixel_um)
+    return np.asarray(np.where((cells == 0) & is_partial[near], near, cells), np.int32)
 
 
 def _enlarge(labels: npt.NDArray[np.int32], factor: int, shape: tuple[int, ...]) -> npt.NDArray[np.int32]:

@@ -60,8 +60,8 @@ PlateMaps = Annotated[
 Segmentation = Annotated[
     str,
     typer.Option(
-        help="Segmentation of fields without masks: watershed, cellpose, or a Python function, file.py:function or "
-        "module:function."
+        help="Segmentation of fields without masks: watershed, cellpose, stardist, or a Python function, "
+        "file.py:function or module:function."
     ),
 ]
 

@@ -36,8 +36,8 @@ def crop_images(
         output: Folder to write; new, empty, or of an earlier run with the same settings, which is resumed.
         settings: Sizes and filters; None: those of the published models.
         reading: How to read the images.
-        segmentation: `"watershed"`, `"cellpose"` or `"module:function"`, for fields without masks or boxes; see
-            `segment_cells`.
+        segmentation: `"watershed"`, `"cellpose"`, `"stardist"` or `"module:function"`, for fields without masks or
+            boxes; see `segment_cells`.
         boxes: Table of bounding boxes: `field_of_view,cell_id,top,left,height,width` in pixels.
         workers: Number of processes.
         strict: Whether to stop at the first field that cannot be used.

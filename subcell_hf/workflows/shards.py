@@ -51,7 +51,7 @@ def shard_images(
         output: Folder to write; new, empty, or of an earlier run of the same inputs, which is resumed.
         settings: Size of the shards, locations, splits.
         reading: How to read images; default where `source` holds crops.
-        segmentation: `"watershed"`, `"cellpose"` or `"module:function"`, for images without masks; see
+        segmentation: `"watershed"`, `"cellpose"`, `"stardist"` or `"module:function"`, for images without masks; see
             `segment_cells`.
         workers: Number of processes.
         strict: Whether to stop at the first field that cannot be used.

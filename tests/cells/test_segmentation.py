@@ -2,16 +2,20 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
+from subcell_hf.cells import segmentation
 from subcell_hf.cells.segmentation import grow_nuclei, segment_by_watershed, segment_cells
+from subcell_hf.errors import UnreachableError
 from subcell_hf.images.fields_of_view import FieldError, find_fields, iterate_fields
 from subcell_hf.types import FieldOfView
 
@@ -112,9 +116,11 @@ def test_a_cell_without_a_body_signal_keeps_its_nucleus() -> None:
     field, truth = disks(0.32, bodies=False)
     pixels = field.pixels.copy()
     pixels[1] = 0
-    found = segment_cells(replace(field, pixels=pixels))
+    found = segment_cells(replace(field, pixels=pixels, channels=("blue", "red")))
     assert found.max() == 3
     assert (np.bincount(found.ravel())[1:] < np.bincount(truth.ravel())[1:]).all()
+    without_protein = segment_cells(replace(field, pixels=pixels))  # which says nothing of the body: 8 um around nuclei
+    assert best_overlaps(truth, without_protein).min() > 0.8
 
 
 def test_cells_reach_the_border_of_the_field() -> None:
@@ -133,8 +139,16 @@ def test_fields_that_cannot_be_segmented() -> None:
         segment_cells(replace(field, channels=("blue", "mito")))
     with pytest.raises(FieldError, match="no cell was found by watershed"):
         segment_cells(replace(field, pixels=np.full_like(field.pixels, 7)))
-    with pytest.raises(ValueError, match="Unknown segmentation method 'magic': choose one of watershed, cellpose"):
+    with pytest.raises(ValueError, match="segmentation method 'magic': choose one of watershed, cellpose, stardist"):
         segment_cells(field, "magic")
+
+
+def test_a_protein_that_fills_part_of_the_cell_does_not_make_cells_small() -> None:
+    field, truth = disks(0.32)
+    nuclear = replace(field, pixels=np.stack([field.pixels[0]] * 2))
+    assert best_overlaps(truth, segment_cells(nuclear)).min() > 0.6
+    with_body = replace(field, pixels=field.pixels[[0, 0, 1]], channels=("blue", "green", "red"))
+    np.testing.assert_array_equal(segment_cells(with_body), segment_cells(field))  # a stain of bodies decides alone
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cellpose") is not None, reason="cellpose is installed")
@@ -179,3 +193,79 @@ def test_cellpose_is_called_as_its_fourth_version_asks(monkeypatch: pytest.Monke
     assert labels.shape == truth.shape
     assert np.unique(labels).tolist() == list(range(labels.max() + 1))  # without gaps, whatever it returned
     assert best_overlaps(truth, labels).min() > 0.4
+
+
+class PanicException(BaseException):  # as failures of Rust reach Python
+    """Stands for the exception of cellcast's library."""
+
+
+class StandInForStarDist:
+    """Takes what we give to `cellcast.models.StarDist2D`, by its names in 0.3.2, and finds bright nuclei.
+
+    cellcast's weights come from GitHub, which tests do not ask: this holds the call to its signature.
+    """
+
+    loaded: ClassVar[list[str | None]] = []
+
+    @staticmethod
+    def init_fluo(weights_path: str | None = None, gpu: bool | None = None) -> "StandInForStarDist":
+        assert gpu is False
+        StandInForStarDist.loaded.append(weights_path)
+        if weights_path == "damaged.bpk":
+            raise PanicException("Failed to load the weights: InvalidMagicNumber")
+        if weights_path == "interrupted.bpk":
+            raise KeyboardInterrupt
+        return StandInForStarDist()
+
+    def predict_fluo(self, data, pmin=None, pmax=None, prob_threshold=None, nms_threshold=None) -> npt.NDArray:
+        if not data.any():
+            raise PanicException("index out of bounds")
+        assert data.dtype == np.float32
+        assert data.shape == (160, 160)  # at 0.5 um per pixel
+        return ndimage.label(data > data.max() / 2)[0].astype(np.uint64) * 3
+
+
+@pytest.fixture
+def stardist(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[StandInForStarDist]]:
+    models = ModuleType("cellcast.models")
+    models.StarDist2D = StandInForStarDist
+    monkeypatch.setitem(sys.modules, "cellcast", ModuleType("cellcast"))
+    monkeypatch.setitem(sys.modules, "cellcast.models", models)
+    StandInForStarDist.loaded.clear()
+    segmentation._load_stardist.cache_clear()
+    yield StandInForStarDist
+    segmentation._load_stardist.cache_clear()
+
+
+def test_nuclei_of_stardist_are_grown_over_the_cell_bodies(stardist: type[StandInForStarDist]) -> None:
+    field, truth = disks(0.25)
+    labels = segment_cells(replace(field, channels=("blue", "red")), "stardist")
+    assert (labels.dtype, labels.shape, labels.max()) == (np.int32, truth.shape, 3)
+    assert best_overlaps(truth, labels).min() > 0.8
+    segment_cells(replace(field, channels=("blue", "green")), "stardist")
+    assert stardist.loaded == [None]  # once for each process
+
+
+def test_weights_of_stardist_that_cannot_be_had_end_the_run(stardist: type[StandInForStarDist]) -> None:
+    field, _ = disks(0.25)
+    with pytest.raises(UnreachableError, match=r"read: .*InvalidMagic.*copy the file damaged\.bpk from"):
+        segment_cells(field, "stardist", weights="damaged.bpk")
+    with pytest.raises(KeyboardInterrupt):
+        segment_cells(field, "stardist", weights="interrupted.bpk")
+    with pytest.raises(FieldError, match=r"StarDist failed \(index out of bounds\)"):
+        segment_cells(replace(field, pixels=np.zeros_like(field.pixels)), "stardist")
+
+
+def test_cellcast_itself_fails_in_one_sentence(tmp_path: Path) -> None:
+    """The library as it is: weights that are none make it panic."""
+    pytest.importorskip("cellcast", reason="cellcast, whose weights come from GitHub, is not installed")
+    segmentation._load_stardist.cache_clear()
+    (tmp_path / "none.bpk").write_bytes(b"none")
+    with pytest.raises(UnreachableError, match="can be neither fetched nor read: Failed to load"):
+        segment_cells(disks(0.25)[0], "stardist", weights=tmp_path / "none.bpk")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cellcast") is not None, reason="cellcast is installed")
+def test_stardist_says_how_to_install_it() -> None:
+    with pytest.raises(ImportError, match=r"pip install subcell-hf\[stardist\]"):
+        segment_cells(disks(0.32)[0], "stardist")
