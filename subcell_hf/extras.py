@@ -15,6 +15,7 @@ from lazy_loader import attach_stub
 
 EXTRAS = {
     "data": (
+        "aiohttp",
         "fsspec",
         "imagecodecs",
         "jinja2",

@@ -23,8 +23,9 @@ class FieldOfView:
         label_mask: `[height, width]` integer instance labels, 0 is background; None where cells are not segmented yet.
         metadata: Everything known of the field: `antibody`, `gene`, `locations` (joined by `;`), `cell_line`, `plate`,
             `well`, `sample` and whatever columns the user added.
-        pixel_size_from: Where `pixel_size_um` comes from: `"option"`, `"metadata"`, `"file"`, `"HPA name"`, or
-            `"model"` for single cells that are taken to be at the model's scale; empty where nobody said.
+        pixel_size_from: Where `pixel_size_um` comes from: `"option"`, `"metadata"`, `"file"`, `"HPA name"`,
+            `"published"` for published cells, or `"model"` for single cells that are taken to be at the model's scale;
+            empty where nobody said.
     """
 
     name: str
@@ -48,6 +49,7 @@ class FieldCrops:
         pixel_size_um: Edge of a crop's pixel in micrometres.
         cells: One record per cell: `cell_id` (`"<field>_<label>"`, unique), `field_of_view`, `label`, the field's
             metadata and the quality columns, which begin with `qc_`.
+        skipped: Cells of the field that could not be used: name and reason.
     """
 
     field_of_view: str
@@ -56,6 +58,7 @@ class FieldCrops:
     channels: tuple[str, ...]
     pixel_size_um: float
     cells: tuple[Mapping[str, Any], ...]
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 class CropBatch(TypedDict):

@@ -4,6 +4,9 @@ from .folder import count_crops as count_crops
 from .folder import read_crop_table as read_crop_table
 from .folder import read_crops as read_crops
 from .folder import read_field_crops as read_field_crops
+from .published.choice import CellChoice as CellChoice
+from .published.crops import PublishedCrops as PublishedCrops
+from .published.crops import open_published_crops as open_published_crops
 from .segmentation import SEGMENTERS as SEGMENTERS
 from .segmentation import Segmenter as Segmenter
 from .segmentation import grow_nuclei as grow_nuclei

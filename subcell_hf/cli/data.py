@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.option_groups import ImageOptions, Segmentation, grouped
+from subcell_hf.cli.option_groups import CellOptions, ImageOptions, Segmentation, grouped
 from subcell_hf.errors import counted
 
 
@@ -153,14 +153,16 @@ def crops(
 @grouped
 def shards(
     source: Annotated[
-        Path,
-        typer.Argument(metavar="INPUT", help="Output folder of `subcell crops`, or images, which are cropped first."),
+        str,
+        typer.Argument(metavar="INPUT", help="Crops, images, which are cropped first, or hpa: for published cells."),
     ],
     output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],
     *,
+    cells: CellOptions,
     split_by: Annotated[
-        str, typer.Option(help="gene: antibodies of one gene stay together; antibody; or none for no splits.")
-    ] = "gene",
+        str | None,
+        typer.Option(help="gene (default): antibodies of one gene stay together; antibody; none; for hpa: published."),
+    ] = None,
     fractions: Annotated[
         str, typer.Option(help="Fraction of the antibodies in each split.")
     ] = "train=0.8,validation=0.1,test=0.1",
@@ -195,13 +197,15 @@ def shards(
         fields_per_shard=fields_per_shard,
         classes=tuple(read_lines(classes)) if classes else training_locations(),
         source=description,
-        split_by=None if split_by == "none" else split_by,
         split_fractions=parse_fractions(fractions),
         seed=seed,
     )
     report = shard_images(
         source,
         output,
+        split_by=split_by,
+        split=cells.split,
+        choice=cells.choice(),
         settings=settings,
         reading=images.reading(channels),
         segmentation=segmentation,

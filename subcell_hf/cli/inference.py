@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.option_groups import ImageOptions, Segmentation, grouped
+from subcell_hf.cli.option_groups import CellOptions, ImageOptions, Segmentation, grouped
 
 
 @grouped
@@ -16,7 +16,7 @@ def embed(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="Folder of images, one image, a table, a folder of subcell crops, or a folder or URL of shards.",
+            help="Images, a table, a folder of subcell crops, a folder or URL of shards, or hpa: for published cells.",
         ),
     ],
     model: Annotated[
@@ -63,7 +63,7 @@ def embed(
     exclude_border: Annotated[
         bool, typer.Option("--exclude-border", help="Exclude cells that touch the border of their field.")
     ] = False,
-    split: Annotated[str | None, typer.Option(help="For shards: use only the cells of this split.")] = None,
+    cells: CellOptions,
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: the one measured as faster here.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ….")] = "auto",
     batch_size: Annotated[
@@ -105,7 +105,8 @@ def embed(
         filters=CropSettings(min_area_um2=min_area_um2, max_area_um2=max_area_um2, exclude_border=exclude_border),
         segmentation=segmentation,
         single_cells=single_cells,
-        split=split,
+        split=cells.split,
+        choice=cells.choice(),
         crop_px=crop_size_px,
     )
     given = EmbedInput(

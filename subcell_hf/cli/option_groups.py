@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 if TYPE_CHECKING:
+    from subcell_hf.cells.published.choice import CellChoice
     from subcell_hf.images.reading_options import ReadingOptions
 
 
@@ -64,6 +65,23 @@ Segmentation = Annotated[
         "file.py:function or module:function."
     ),
 ]
+
+
+@dataclass(frozen=True)
+class CellOptions:
+    """Which cells are used: options of the commands that take `hpa:`."""
+
+    split: Annotated[str | None, typer.Option(help="For shards and hpa: use only the cells of this split.")] = None
+    antibodies: Annotated[Path | None, typer.Option(help="For hpa: text file with one antibody per line.")] = None
+    cell_lines: Annotated[str | None, typer.Option(help="For hpa: comma-separated names of cell lines.")] = None
+    max_cells: Annotated[int | None, typer.Option(min=1, help="For hpa: use at most so many cells.")] = None
+
+    def choice(self) -> "CellChoice":
+        """The published cells that are used, as the rooms below take it."""
+        from subcell_hf.cells.published.choice import CellChoice
+
+        lines = tuple(name.strip() for name in self.cell_lines.split(",")) if self.cell_lines else ()
+        return CellChoice(self.antibodies, lines, self.max_cells)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from subcell_hf.errors import InputError
-from subcell_hf.images.fields_of_view import UNUSABLE, reason_of
+from subcell_hf.images.fields_of_view import UNUSABLE, FieldError, reason_of
 from subcell_hf.shards.archive import EncodedCell, ShardWriter, cell_key, deal_parts, encode_field
 from subcell_hf.shards.cell_table import CELL_COLUMNS
 from subcell_hf.shards.codec import CropFormat
@@ -45,6 +45,14 @@ class CropSource(Protocol):
 
     def fingerprint(self) -> str:
         """A text that changes when the inputs change, or the way they are cropped."""
+
+
+@runtime_checkable
+class AnnouncedSource(Protocol):
+    """A source that fetches what will be read next while its crops are compressed."""
+
+    def announce(self, names: Sequence[str]) -> None:
+        """Which fields will be read next, in order."""
 
 
 class ShardGroup(NamedTuple):
@@ -119,6 +127,8 @@ def write_shard(source: CropSource, job: ShardJob) -> None:
     skipped: list[tuple[str, str]] = []
     rows: list[dict[str, Any]] = []
     part = 0
+    if isinstance(source, AnnouncedSource):
+        source.announce([name for group in job.groups for name in group.fields])
     with write_atomically(job.shard) as file:
         writer = ShardWriter(file, job.crop_format)
         for group in job.groups:
@@ -136,15 +146,16 @@ def write_shard(source: CropSource, job: ShardJob) -> None:
 def _encode_group(
     source: CropSource, job: ShardJob, group: ShardGroup, skipped: list[tuple[str, str]]
 ) -> list[EncodedCell]:
-    """The compressed cells of a group, sorted by field; bad fields are added to `skipped`."""
+    """The compressed cells of a group, sorted by field; bad fields and cells are added to `skipped`."""
     cells: list[EncodedCell] = []
     for name in group.fields:
         try:
             crops = source.read(name)
+            if job.strict and crops.skipped:
+                raise FieldError(": ".join(crops.skipped[0]))
             if len(crops.cells):
                 cells += encode_field(crops, group.antibody, job.crop_format, job.classes)
-            else:
-                skipped.append((name, "it has no cell"))
+            skipped += crops.skipped or ([] if crops.cells else [(name, "it has no cell")])
         except UNUSABLE as error:
             if job.strict:
                 raise InputError(f"Field of view {name}: {reason_of(error)}") from error

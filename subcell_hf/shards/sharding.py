@@ -93,7 +93,7 @@ class ShardReport:
 
     Attributes:
         index: The index of the folder.
-        skipped: Field of view and reason, for every field that could not be used; also in `skipped.csv`.
+        skipped: Field of view, or cell, and reason, for all that could not be used; also in `skipped.csv`.
         resumed_shards: Shards that an earlier run had completed.
     """
 
@@ -196,7 +196,7 @@ def _first_format(source: CropSource, plan: Sequence[Sequence[ShardGroup]]) -> C
             crops = source.read(name)
             if len(crops.cells):
                 return format_of(crops)
-            reason = f"{name} has no cells"
+            reason = ": ".join(crops.skipped[0]) if crops.skipped else f"{name} has no cells"
         except UNUSABLE as error:
             reason = f"{name}: {reason_of(error)}"
     raise InputError(

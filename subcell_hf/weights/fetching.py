@@ -16,10 +16,11 @@ from subcell_hf.errors import InputError, counted
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification
 from subcell_hf.storage.atomic import write_atomically
+from subcell_hf.storage.downloads.cached_files import cache_folder
+from subcell_hf.storage.downloads.files import FileFacts, facts_of_file, find_difference
 from subcell_hf.storage.folder_lock import claim_folder
 from subcell_hf.storage.plain_files import read_json
 from subcell_hf.weights.conversion import convert
-from subcell_hf.weights.downloads import FileFacts, facts_of_file, find_difference
 from subcell_hf.weights.file_sources import CopiedFiles, FileServer, name_missing, refuse_twins
 from subcell_hf.weights.published_variants import (
     PublishedVariant,
@@ -66,7 +67,7 @@ class FetchedModel:
 
 def weights_cache() -> Path:
     """Folder of fetched weights, in that of Hugging Face (`HF_HOME`)."""
-    return Path(constants.HF_HOME) / "subcell"
+    return cache_folder()
 
 
 def fetched_folder(variant: str, cache: Path | None = None) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from subcell_hf.errors import InputError, counted
-from subcell_hf.weights.downloads import FileFacts, download_file, facts_of_file, find_difference, look_up_file
+from subcell_hf.storage.downloads.files import FileFacts, download_file, facts_of_file, find_difference, look_up_file
 
 _REQUESTS_AT_ONCE = 16
 

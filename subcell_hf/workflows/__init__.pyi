@@ -50,6 +50,7 @@ from .shards import change_splits as change_splits
 from .shards import check_shards as check_shards
 from .shards import draw_views as draw_views
 from .shards import shard_images as shard_images
+from .shards import shard_published_cells as shard_published_cells
 from .tables import AggregatedTable as AggregatedTable
 from .tables import aggregate_table as aggregate_table
 from .tables import draw_report as draw_report

@@ -12,9 +12,10 @@ from huggingface_hub import constants
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from subcell_hf.errors import InputError
-from subcell_hf.weights import downloads, fetching
+from subcell_hf.storage.downloads import files as downloads
+from subcell_hf.storage.downloads.files import FileFacts, download_file, look_up_file
+from subcell_hf.weights import fetching
 from subcell_hf.weights.conversion import convert
-from subcell_hf.weights.downloads import FileFacts, download_file, look_up_file
 from subcell_hf.weights.fetching import fetch_weights, fetched_folder
 from subcell_hf.weights.published_variants import published_variants
 from tests.weights.published_layout import Bucket, draw_published_files, serve_bucket, write_files

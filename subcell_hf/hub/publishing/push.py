@@ -288,8 +288,8 @@ def _digest(content: Content, checksum: "hashlib._Hash") -> str:
 def readable_size(count: int) -> str:
     """Bytes as text, such as `"2.1 kB"`."""
     value = float(count)
-    for unit in ("B", "kB", "MB"):
+    for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
-    return f"{value:.1f} GB"
+    return f"{value:.1f} TB"

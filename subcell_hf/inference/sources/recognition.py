@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from subcell_hf.cells.published.choice import CellChoice
+from subcell_hf.cells.published.crops import open_published_crops
+from subcell_hf.cells.published.facts import antibodies_of_split, published_place
 from subcell_hf.cells.segmentation import find_segmenter
 from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.errors import InputError
@@ -23,6 +26,7 @@ from subcell_hf.inference.sources.cell_sources import (
     list_images,
     read_planes,
 )
+from subcell_hf.inference.sources.published_crops import PublishedCells
 from subcell_hf.inference.sources.shard_cells import ShardCells
 from subcell_hf.shards.index import CELLS_FILE, INDEX_FILE
 
@@ -41,8 +45,9 @@ class SourceOptions:
         segmentation: How to find cells in fields that have no mask, see `segment_cells`.
         single_cells: Whether every image shows one cell; None: it does where it is no larger than the model's window
             and has no mask.
-        split: Of shards: take only this split.
+        split: Of shards and published cells: take only this split.
         crop_px: Edge of the window in the model's pixels, where the user chose one.
+        choice: Of published cells: which to take.
     """
 
     reading: ReadingOptions = field(default_factory=ReadingOptions)
@@ -51,6 +56,7 @@ class SourceOptions:
     single_cells: bool | None = None
     split: str | None = None
     crop_px: int | None = None
+    choice: CellChoice = field(default_factory=CellChoice)
 
 
 def open_source(
@@ -59,8 +65,8 @@ def open_source(
     """Recognise an input.
 
     Args:
-        path: Folder of images, image, table, folder of crops, folder or URL of shards, or URL of an OME-Zarr, which
-            has a folder that ends in `.zarr`.
+        path: Folder of images, image, table, folder of crops, folder or URL of shards, URL of an OME-Zarr, which has a
+            folder that ends in `.zarr`, or `hpa:` for the published cells.
         models: To choose from, the largest first.
         options: How to understand it.
 
@@ -74,6 +80,11 @@ def open_source(
     find_segmenter(options.segmentation)
     models = tuple(models)
     variants = tuple(model.variant for model in models)
+    if (place := published_place(str(path))) is not None:
+        _refuse_options(options, "published cells", {"split", "crop_px", "choice"})
+        return _open_published(place, variants, options), models, "published cells"
+    if options.choice != CellChoice():
+        raise InputError(f"Antibodies, cell lines and a number of cells can be chosen for hpa: only, not for {path}.")
     local = path_of(path)
     is_zarr = isinstance(local, RemotePath) and any(part.lower().endswith(_ZARR) for part in local.parts)
     if ("://" in str(path) and not is_zarr) or (not is_zarr and _holds_shards(local)):
@@ -92,6 +103,15 @@ def open_source(
     return ImageCells(local, variants, options.reading, options.filters, options.segmentation), models, why
 
 
+def _open_published(place: str, variants: tuple[Variant, ...], options: SourceOptions) -> PublishedCells:
+    cutting = {variant.crop_settings(CropSettings()) for variant in variants}
+    if len(cutting) > 1:
+        raise InputError("The models expect crops of different sizes. Embed the published cells with each by itself.")
+    antibodies = antibodies_of_split(options.split)
+    crops = open_published_crops(place, options.choice, split_antibodies=antibodies, settings=cutting.pop())
+    return PublishedCells(crops, variants)
+
+
 def _holds_shards(folder: Path) -> bool:
     return (folder / INDEX_FILE).is_file() or (folder / CELLS_FILE).is_file()
 
@@ -99,7 +119,7 @@ def _holds_shards(folder: Path) -> bool:
 def _refuse_options(options: SourceOptions, what: str, allowed: set[str]) -> None:
     """An option that would be ignored is a mistake."""
     default = SourceOptions()
-    for name in ("reading", "filters", "segmentation", "single_cells", "split", "crop_px"):
+    for name in ("reading", "filters", "segmentation", "single_cells", "split", "crop_px", "choice"):
         given: Any = getattr(options, name)
         if name not in allowed and given != getattr(default, name):
             raise InputError(

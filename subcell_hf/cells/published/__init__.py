@@ -1,0 +1,1 @@
+"""The single cells that SubCell was trained on, read from its public bucket."""

@@ -1,0 +1,81 @@
+"""PNG of 8 bits → planes, compared with its checksums, as fast as its content can be unpacked.
+
+The PNG decoders of imagecodecs unpack with zlib, and return interleaved samples. libdeflate unpacks twice as fast, and
+rows in which each sample is stored as the difference to its left neighbour, which is OpenCV's way among others, are
+summed plane by plane. Files with other filters are decoded by libpng. `benchmarks/published_cells.py` compares them.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+
+from subcell_hf.images.decoders.image import FieldError
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_COLOUR_TYPES = {1: 0, 4: 6}
+"""Samples per pixel → colour type: grey, or red, green, blue and alpha."""
+_HEADER = ">IIBBBBB"
+_DIFFERENCES = 1
+_MAX_EDGE_PX = 16_384
+
+
+def decode_png_planes(data: bytes, samples: int, where: str) -> npt.NDArray[np.uint8]:
+    """Decode a PNG of 8 bits per sample; an alpha is a plane like the others.
+
+    Args:
+        data: The file.
+        samples: Samples of a pixel: 1, or 4.
+        where: What to call the file in messages.
+
+    Returns:
+        `[samples, height, width]`, in the order of the file: red, green, blue, alpha.
+
+    Raises:
+        FieldError: If it is no such PNG, truncated, or differs from its checksums.
+    """
+    chunks = _chunks(data, where)
+    kind, header = next(chunks)
+    if kind != b"IHDR" or len(header) != struct.calcsize(_HEADER):
+        raise FieldError(f"{where} is a damaged PNG: it does not begin with a header. Download it again.")
+    width, height, bits, colour_type, _, _, interlaced = struct.unpack(_HEADER, header)
+    if (bits, colour_type, interlaced) != (8, _COLOUR_TYPES[samples], 0) or not 0 < max(width, height) <= _MAX_EDGE_PX:
+        raise FieldError(
+            f"{where} is a PNG of {width} x {height} px, {bits} bits, colour type {colour_type}, expected 8 bits and "
+            f"{samples} sample{'s' if samples > 1 else ''} per pixel."
+        )
+    content = b"".join(chunk for kind, chunk in chunks if kind == b"IDAT")
+    rows = np.empty((height, 1 + width * samples), np.uint8)  # a byte for its filter before each row
+    try:
+        unpacked = imagecodecs.deflate_decode(content, out=rows.reshape(-1).data)
+    except imagecodecs.DeflateError as error:
+        raise FieldError(f"{where} is a damaged PNG: {error}. Download it again.") from error
+    if len(unpacked) != rows.size:
+        raise FieldError(f"{where} is a damaged PNG: it holds {len(unpacked)} bytes, expected {rows.size}.")
+    if (rows[:, 0] != _DIFFERENCES).any():
+        decoded = imagecodecs.png_decode(data).reshape(height, width, -1)
+        return np.ascontiguousarray(decoded[..., :samples].transpose(2, 0, 1))
+    planes = np.ascontiguousarray(rows[:, 1:].reshape(height, width, samples).transpose(2, 0, 1))
+    imagecodecs.delta_decode(planes, axis=-1, out=planes)
+    return planes
+
+
+def _chunks(data: bytes, where: str) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and content of every chunk, compared with its checksum."""
+    view, position, kind = memoryview(data), len(_SIGNATURE), b""
+    if data[:position] != _SIGNATURE:
+        raise FieldError(f"{where} is no PNG: it begins with {data[:12]!r}. Download it again.")
+    while kind != b"IEND":
+        end = position + 8 + int.from_bytes(view[position : position + 4], "big")
+        if end + 4 > len(data):
+            raise FieldError(f"{where} is a truncated PNG of {len(data):,} bytes. Download it again.")
+        kind = bytes(view[position + 4 : position + 8])
+        if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise FieldError(
+                f"{where} is a damaged PNG: the checksum of its chunk at byte {position} differs. Download it again."
+            )
+        yield kind, view[position + 8 : end]
+        position = end + 4
