@@ -3,9 +3,8 @@
 import re
 import unicodedata
 from collections.abc import Mapping
-from pathlib import Path
 
-from subcell_hf.images.files import image_suffix, longest_suffix
+from subcell_hf.images.files import Named, image_suffix, longest_suffix
 from subcell_hf.images.wells import standard_well
 from subcell_hf.ontology import CHANNEL_STAINS
 
@@ -67,17 +66,17 @@ def is_thumbnail(name: str) -> bool:
     return "thumb" in name.lower() and _THUMBNAIL.search(name) is not None
 
 
-def other_image_suffix(path: Path) -> str | None:
+def other_image_suffix(file: Named) -> str | None:
     """The ending of a kind of images that is not read; None for images that are, and for any other file."""
-    if image_suffix(path) is not None:
+    if image_suffix(file) is not None:
         return None
-    return longest_suffix(path.name.lower().removesuffix(".gz"), _OTHER_IMAGES)
+    return longest_suffix(file.name.lower().removesuffix(".gz"), _OTHER_IMAGES)
 
 
-def image_stem(path: Path) -> str:
+def image_stem(file: Named) -> str:
     """An image's name without what marks it as an image."""
-    suffix = image_suffix(path) or other_image_suffix(path) or ""
-    name = path.name.removesuffix(".gz") if not path.name.lower().endswith(suffix) else path.name
+    suffix = image_suffix(file) or other_image_suffix(file) or ""
+    name = file.name.removesuffix(".gz") if not file.name.lower().endswith(suffix) else file.name
     return normal_form(name[: len(name) - len(suffix)])
 
 
@@ -103,24 +102,24 @@ def plate_well_sample(field_name: str) -> dict[str, str]:
     return {**match.groupdict(), "well": standard_well(match["well"])} if match else {}
 
 
-def is_named_by_hpa(path: Path) -> bool:
+def is_named_by_hpa(file: Named) -> bool:
     """Whether a file is named as the Human Protein Atlas names its own: `<number>_<well>_<number>_<colour>`."""
-    field_name, _, colour = image_stem(path).rpartition("_")
+    field_name, _, colour = image_stem(file).rpartition("_")
     return colour in CHANNEL_STAINS and _HPA_FIELD.fullmatch(field_name) is not None
 
 
-def companion_of(path: Path) -> tuple[str, str] | None:
+def companion_of(file: Named) -> tuple[str, str] | None:
     """Of which image a file is an output of a segmentation program, and why it is not used as it is.
 
     Args:
-        path: An image file whose name does not end in a channel.
+        file: An image file whose name does not end in a channel.
 
     Returns:
         Stem of the image, and the reason; the reason is `CELLPOSE_MASKS` for Cellpose's label masks, which can be used;
         None where the name is none of such an output.
     """
-    stem = image_stem(path)
-    if path.name.lower().endswith("_seg.npy") and (match := _CELLPOSE_ARCHIVE.fullmatch(stem)):
+    stem = image_stem(file)
+    if file.name.lower().endswith("_seg.npy") and (match := _CELLPOSE_ARCHIVE.fullmatch(stem)):
         reason = (
             "Cellpose's archive of masks and flows, which is not read: have Cellpose save the masks as TIFF "
             "(--save_tif), which gives <image>_cp_masks.tif"
@@ -138,9 +137,9 @@ def companion_of(path: Path) -> tuple[str, str] | None:
     return match["image"].removesuffix(".ome"), reason
 
 
-def layout_of(path: Path) -> tuple[str, str] | None:
+def layout_of(file: Named) -> tuple[str, str] | None:
     """Microscope whose layout of files a name follows, and the index that belongs to it; None for other names."""
     for microscope, (index, pattern) in _LAYOUTS.items():
-        if pattern.fullmatch(image_stem(path)):
+        if pattern.fullmatch(image_stem(file)):
             return microscope, index
     return None

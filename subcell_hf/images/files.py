@@ -10,9 +10,10 @@ import math
 import os
 import stat
 import zlib
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -44,19 +45,35 @@ _KNOWN_SUFFIXES = frozenset(
     (*_UNPACKED_SUFFIXES, *(f"{suffix}.gz" for suffix in _UNPACKED_SUFFIXES), ".zarr", ".ome.zarr", *STORED_SUFFIXES)
 )
 _MOST_SUFFIX_PARTS = 3
+_REMEMBERED_ENDINGS = 1024
 _GZIP_BLOCK_BYTES = 2**20
 _MOST_CHANNELS = 16
 
 
-def image_suffix(path: Path) -> str | None:
+class Named(Protocol):
+    """A file's path, or what else knows its name."""
+
+    @property
+    def name(self) -> str:
+        """Without the folder."""
+
+
+def image_suffix(file: Named) -> str | None:
     """The part of a file's name that marks it as an image, `.zarr` folders included; None for any other file."""
-    return longest_suffix(path.name, _KNOWN_SUFFIXES)
+    return longest_suffix(file.name, _KNOWN_SUFFIXES)
 
 
-def longest_suffix(name: str, known: Container[str]) -> str | None:
+def longest_suffix(name: str, known: frozenset[str]) -> str | None:
     """The longest ending of a file's name, such as `.ome.tif.gz`, that is among the known ones; None where none is."""
-    parts = name.lower().rsplit(".", _MOST_SUFFIX_PARTS)
-    for first in range(1, len(parts)):
+    _, dot, ending = name.partition(".")
+    return _longest_of_ending(ending, known) if dot else None
+
+
+@lru_cache(_REMEMBERED_ENDINGS)
+def _longest_of_ending(ending: str, known: frozenset[str]) -> str | None:
+    """Of what follows the first dot: most files of a folder have that in common."""
+    parts = ending.lower().rsplit(".", _MOST_SUFFIX_PARTS - 1)
+    for first in range(len(parts)):
         suffix = f".{'.'.join(parts[first:])}"
         if suffix in known:
             return suffix

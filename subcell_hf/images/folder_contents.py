@@ -2,13 +2,17 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
 from subcell_hf.images.file_names import is_system_file, is_thumbnail, legible, other_image_suffix
 from subcell_hf.images.files import image_suffix
+from subcell_hf.images.listed_fields import FilePlace, garbage_kept
 
 CROPS_FILE = "crops.json"
 """Marks a folder as one of crops; such a folder inside of a folder of images is passed by."""
@@ -18,6 +22,7 @@ _OUTPUT_FILES = (CROPS_FILE, "run.json")
 
 _ZARR = ".zarr"
 _LEAST_SHARE = 0.5
+_DIGITS = str.maketrans("123456789", "000000000")
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z]\w{0,4}$")
 
 
@@ -32,16 +37,27 @@ class FolderContent:
         problems: File or folder → why it could not even be listed; there may be images behind it.
         unused: File or folder → why it is left out on purpose.
         documents: All other files: indices, tables and notes.
+        names: Folder → the names of everything in it, also of what is left out.
+        linked: Folders in which two names may mean one file.
     """
 
     root: Path = field(default_factory=Path)
-    images: list[Path] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)
+    images: list[FilePlace] = field(default_factory=list)
+    others: list[FilePlace] = field(default_factory=list)
     problems: dict[Path, str] = field(default_factory=dict)
-    unused: dict[Path, str] = field(default_factory=dict)
-    documents: list[Path] = field(default_factory=list)
+    unused: dict[Path | FilePlace, str] = field(default_factory=dict)
+    documents: list[FilePlace] = field(default_factory=list)
+    names: dict[str, frozenset[str]] = field(default_factory=dict)
+    linked: set[str] = field(default_factory=set)
+
+    @cached_property
+    def shapes(self) -> Counter[str]:
+        """The names of images with `0` for every digit → how many have them: a plate has few, of thousands of names."""
+        names = "\0".join([image.name for image in self.images])  # no name has that character
+        return Counter(names.translate(_DIGITS).split("\0")) if names else Counter()
 
 
+@garbage_kept()
 def list_images(folder: Path) -> FolderContent:
     """List the images of a folder at any depth.
 
@@ -79,40 +95,48 @@ def _list_one(parent: Path, may_be_output: bool, content: FolderContent, links: 
     """Sort the entries of one folder into the content; yields the folders in it."""
     try:
         with os.scandir(parent) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+            entries = sorted(found, key=attrgetter("name"))
     except OSError as error:
         content.problems[parent] = f"The folder {parent} cannot be listed: {error.strerror}."
         return
-    if may_be_output and any(entry.name in _OUTPUT_FILES for entry in entries):
+    folder = str(parent)
+    content.names[folder] = names = frozenset([entry.name for entry in entries])
+    # Asked of all names at once, as a plate has tens of thousands.
+    together = "".join(names)
+    are_legible, may_be_thumbnails = legible(together) == together, "thumb" in together.lower()
+    if may_be_output and not names.isdisjoint(_OUTPUT_FILES):
         return
+    if len({entry.inode() for entry in entries}) < len(entries) or any(entry.is_symlink() for entry in entries):
+        content.linked.add(folder)
     for entry in entries:
-        path = parent / entry.name
-        if is_system_file(entry.name):
+        name = entry.name
+        if is_system_file(name):
             continue
-        is_folder = _is_folder(entry)
-        is_zarr = is_folder and (entry.name.lower().endswith(_ZARR) or is_zarr_folder(path))
-        is_read = is_zarr or image_suffix(path) is not None
-        is_image = is_read or other_image_suffix(path) is not None
-        if not (
-            is_image or is_folder or (entry.is_symlink() and not path.exists() and not _FILE_SUFFIX.search(entry.name))
-        ):
-            content.documents.append(path)
+        place = FilePlace(folder, name)
+        kind: list[FilePlace] | None = None
+        if _is_folder(entry):
+            if name.lower().endswith(_ZARR) or is_zarr_folder(place.path):
+                kind = content.images
+        elif image_suffix(place) is not None:
+            kind = content.images
+        elif other_image_suffix(place) is not None:
+            kind = content.others
+        # A link that leads nowhere may have led to a folder.
+        elif not entry.is_symlink() or _FILE_SUFFIX.search(name) or place.path.exists():
+            content.documents.append(place)
             continue
-        if legible(entry.name) != entry.name:
-            content.problems[path] = (
-                f"The name {legible(entry.name)} in {parent} is not UTF-8. Rename it, for example with convmv."
+        if not are_legible and legible(name) != name:
+            content.problems[place.path] = (
+                f"The name {legible(name)} in {parent} is not UTF-8. Rename it, for example with convmv."
             )
-        elif is_thumbnail(entry.name):
-            content.unused[path] = "a thumbnail, by its name"
-        elif is_folder and not is_zarr:
-            if entry.is_symlink():
-                links.append(path)
-            else:
-                yield path
-        elif is_image:
-            (content.images if is_read else content.others).append(path)
+        elif may_be_thumbnails and is_thumbnail(name):
+            content.unused[place] = "a thumbnail, by its name"
+        elif kind is not None:
+            kind.append(place)
+        elif entry.is_symlink():
+            links.append(place.path)
         else:
-            links.append(path)  # a link that leads nowhere, and may have led to a folder
+            yield place.path
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -134,12 +158,14 @@ def _identity_or_none(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def recognised_by_names(images: Sequence[Path], pattern: re.Pattern[str]) -> str | None:
+def recognised_by_names(content: FolderContent, pattern: re.Pattern[str]) -> str | None:
     """The phrase that says by which names a layout was recognised: at least half of the images must have such a name.
 
     Args:
-        images: Of a folder.
-        pattern: Of their whole names.
+        content: Of a folder.
+        pattern: Of the whole names of images; it must not distinguish digits.
     """
-    fitting = [path for path in images if pattern.fullmatch(path.name)]
-    return f"names such as {fitting[0].name}" if fitting and len(fitting) >= _LEAST_SHARE * len(images) else None
+    count = sum(images for shape, images in content.shapes.items() if pattern.fullmatch(shape))
+    if not count or count < _LEAST_SHARE * len(content.images):
+        return None
+    return f"names such as {next(image.name for image in content.images if pattern.fullmatch(image.name))}"

@@ -10,9 +10,10 @@ from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
 from subcell_hf.images.decoders.stored_images import STORED_SUFFIXES, StoredImage, list_stored_images
 from subcell_hf.images.decoders.tiff import Position
 from subcell_hf.images.files import image_positions
+from subcell_hf.images.layouts.gathered_planes import fields_of_planes
 from subcell_hf.images.layouts.ome_zarr import list_zarr_images
-from subcell_hf.images.listed_fields import ListedField
-from subcell_hf.images.plane_listing import ListedPlane, PlaneListing, channel_labels, fields_of_planes
+from subcell_hf.images.listed_fields import FilePlace, ListedField
+from subcell_hf.images.plane_listing import ListedPlane, PlaneListing, channel_labels
 from subcell_hf.images.reading_options import ReadingOptions
 
 _NO_FOLDERS = str.maketrans("/\\", "__")
@@ -84,7 +85,7 @@ def _list_stored(path: Path, stem: str, options: ReadingOptions) -> list[ListedF
         first = len(planes)
         planes += [
             ListedPlane(
-                file=path,
+                file=FilePlace.of(path),
                 channel=names[channel],
                 well=image.well,
                 site=site,

@@ -23,10 +23,11 @@ from subcell_hf.images.layouts import (
 )
 from subcell_hf.images.layouts.channel_names import list_by_names
 from subcell_hf.images.layouts.field_tables import FIELD_TABLE, list_table
+from subcell_hf.images.layouts.gathered_planes import fields_of_planes
 from subcell_hf.images.layouts.named_files import compile_pattern, list_by_pattern
-from subcell_hf.images.listed_fields import Listing
+from subcell_hf.images.listed_fields import FilePlace, Listing, garbage_kept
 from subcell_hf.images.masks.named_masks import MaskPattern, without_masks
-from subcell_hf.images.plane_listing import Layout, fields_of_planes
+from subcell_hf.images.plane_listing import Layout
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.tables import open_table
 from subcell_hf.storage.foreign_tables import ForeignTable
@@ -72,10 +73,12 @@ def list_any(folder: Path, options: ReadingOptions, index: Path | None = None) -
         content.images = without_masks(content.images, MaskPattern(options.masks))
     layout = None if index is None else layout_of_index(index)
     if index is not None and layout is not None:
-        content.documents = [path for path in content.documents if not _is_other_index(path, index, layout)]
+        content.documents = [file for file in content.documents if not _is_other_index(file, index, layout)]
     if options.pattern is not None:
-        listing = fields_of_planes(list_by_pattern(content, compile_pattern(options.pattern)), folder, options)
-        return replace(_with_rest(listing, content), layout="named by a pattern", recognised_by=options.pattern)
+        with garbage_kept():
+            planes = list_by_pattern(content, compile_pattern(options.pattern))
+            listing = _with_rest(fields_of_planes(planes, folder, options, content.names), content)
+        return replace(listing, layout="named by a pattern", recognised_by=options.pattern)
     found = {one: why for one in LAYOUTS if layout in (None, one) and (why := one.recognise(content))}
     if len(found) > 1:
         described = " and ".join(f"{one.name} ({why})" for one, why in found.items())
@@ -83,16 +86,18 @@ def list_any(folder: Path, options: ReadingOptions, index: Path | None = None) -
     if not found:
         return list_by_names(content, options)
     ((layout, why),) = found.items()
-    listing = fields_of_planes(layout.list_planes(content, options), folder, options)
-    return replace(_with_rest(listing, content), layout=layout.name, recognised_by=why)
+    with garbage_kept():
+        planes = layout.list_planes(content, options)
+        listing = _with_rest(fields_of_planes(planes, folder, options, content.names), content)
+    return replace(listing, layout=layout.name, recognised_by=why)
 
 
-def _is_other_index(path: Path, index: Path, layout: Layout) -> bool:
+def _is_other_index(file: FilePlace, index: Path, layout: Layout) -> bool:
     """Whether a file beside an index is the same of another plate or set: its name fits the same pattern."""
-    names = (path.name.lower(), index.name.lower())
+    names = (file.name.lower(), index.name.lower())
     return (
-        path.parent == index.parent
-        and path.name != index.name
+        file.folder == str(index.parent)
+        and file.name != index.name
         and any(all(fnmatch(name, pattern) for name in names) for pattern in layout.index_names)
     )
 
@@ -114,7 +119,8 @@ def list_any_table(path: Path, options: ReadingOptions) -> Listing:
     if options.illumination and name != loaddata.LOADDATA:
         raise FieldError(f"{path} is a {name}, which lists no illumination functions. Leave --illumination out.")
     if list_planes is not None:
-        listing = list_planes(path, table, options)
+        with garbage_kept():
+            listing = list_planes(path, table, options)
     else:
         listing = Listing(tuple(list_table(path, options.channel_mapping, options.path_mapping)))
     return replace(listing, layout=name, recognised_by=f"the columns of {path.name}")
@@ -122,10 +128,10 @@ def list_any_table(path: Path, options: ReadingOptions) -> Listing:
 
 def _with_rest(listing: Listing, content: FolderContent) -> Listing:
     """Name the images that the layout does not list."""
-    used = {str(path) for item in listing.fields for path in item.files}
+    used = {plane.file for item in listing.fields for stack in item.channel_planes.values() for plane in stack}
     unused = dict(listing.unused)
-    for path in map(str, (*content.images, *content.others)):
-        if path not in used:
-            unused.setdefault(path, "not listed in the metadata of the plate")
-    unused |= {str(path): reason for path, reason in content.unused.items()}
+    for file in (*content.images, *content.others):
+        if file not in used:
+            unused.setdefault(str(file), "not listed in the metadata of the plate")
+    unused |= {str(file): reason for file, reason in content.unused.items()}
     return replace(listing, unused={legible(name): reason for name, reason in unused.items()})

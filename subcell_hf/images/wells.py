@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 _WELL = re.compile(r"\s*([Aa]?[A-Za-z])[\s_-]*0*([1-9]\d?)\s*")
 _WELL_AND_POINT = re.compile(r"(.+?)_\d+")
@@ -10,8 +11,11 @@ _NUMBER = re.compile(r"0{0,2}[1-9][0-9]?")
 
 _MOST_ROWS = 52
 _MOST_COLUMNS = 99
+_REMEMBERED = 4096
+"""Wells of a plate are named thousands of times."""
 
 
+@lru_cache(_REMEMBERED)
 def well_name(row: int, column: int) -> str:
     """`(1, 2)` → `A02`; rows of 1,536-well plates continue with `AA`.
 
@@ -36,12 +40,14 @@ def row_letters(row: int) -> str:
     return chr(ord("A") + row - 1) if row <= 26 else "A" + chr(ord("A") + row - 27)
 
 
+@lru_cache(_REMEMBERED)
 def standard_well(text: str) -> str:
     """`a1`, `A01`, `C - 5` → `A01`, `C05`; text that names no well as it is."""
     match = _WELL.fullmatch(text)
     return f"{match[1].upper()}{int(match[2]):02d}" if match else text
 
 
+@lru_cache(_REMEMBERED)
 def well_position(well: str) -> tuple[int, int] | None:
     """Row and column of a well, both from 1; None where it is no well."""
     match = _WELL.fullmatch(well)

@@ -1,25 +1,66 @@
-"""XML that other people wrote: in any encoding that it declares, without entities and document types."""
+"""XML that other people wrote: in any encoding that it declares, without entities and document types.
 
+Files are parsed block by block, and only what is asked for is kept: an index lists tens of thousands of images.
+"""
+
+import io
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element
+from typing import Any, NamedTuple, TypeVar
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
 
 from subcell_hf.errors import InputError
 
-_BLOCK_CHARACTERS = 2**20
+_BLOCK_CHARACTERS = 2**16
+_HEAD_BYTES = 200
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _DECLARED = re.compile(rb"""^<\?xml[^>]*encoding=["']([A-Za-z0-9._-]+)["']""")
-_TYPE = re.compile(r"<!(?:DOCTYPE|ENTITY)", re.IGNORECASE)
 
 
-def read_xml_elements(path: Path, *names: str) -> Iterator[Element]:
-    """The elements of some names in a file, each complete, as they come; memory does not grow with the file's elements.
+_Found = TypeVar("_Found")
+
+
+class XmlRecord(NamedTuple):
+    """An element of which only texts are wanted; they have no space around them.
+
+    Attributes:
+        tag: Its name.
+        attributes: Name → value.
+        text: Its own text, before any other element in it.
+        texts: Name → text of the wanted elements directly in it, before any other element in them; the first of each.
+    """
+
+    tag: str
+    attributes: dict[str, str]
+    text: str
+    texts: dict[str, str]
+
+
+def read_xml_records(path: Path, wanted: Mapping[str, Collection[str]]) -> Iterator[XmlRecord]:
+    """The elements of some names in a file as records, as they come; memory does not grow with the file.
 
     Names have no namespace, neither in the arguments nor in the result. A matching element inside another one is part
     of that element and is not yielded separately.
+
+    Args:
+        path: The file.
+        wanted: Name of an element → names of the elements in it whose texts are wanted.
+
+    Raises:
+        InputError: If the file is no XML, declares entities or a document type, or is not in the encoding it declares.
+        OSError: If it cannot be opened.
+    """
+    found: list[XmlRecord] = []
+    return _parse(_blocks_of(path), path, _record_parser(wanted, found), found)
+
+
+def read_xml_elements(path: Path, *names: str) -> Iterator[Element]:
+    """The elements of some names in a file, each complete, as they come; memory does not grow with their number.
+
+    Names, of attributes as well, have no namespace, neither in the arguments nor in the result. A matching element
+    inside another one is part of that element and is not yielded separately.
 
     Args:
         path: The file.
@@ -29,11 +70,12 @@ def read_xml_elements(path: Path, *names: str) -> Iterator[Element]:
         InputError: If the file is no XML, declares entities or a document type, or is not in the encoding it declares.
         OSError: If it cannot be opened.
     """
-    return parse_xml_elements(_decode(path), path, *names)
+    found: list[Element] = []
+    return _parse(_blocks_of(path), path, _element_parser(names, found), found)
 
 
 def parse_xml_elements(text: str, path: Path, *names: str) -> Iterator[Element]:
-    """As `read_xml_elements`, of a text without its XML declaration.
+    """As `read_xml_elements`, of a text.
 
     Args:
         text: The XML.
@@ -43,29 +85,8 @@ def parse_xml_elements(text: str, path: Path, *names: str) -> Iterator[Element]:
     Raises:
         InputError: If it is no XML, or declares entities or a document type.
     """
-    if declared := _TYPE.search(text):
-        raise InputError(f"{path} declares {declared[0]}; files with such declarations are not read.")
-    parser: Any = ElementTree.XMLPullParser(("start", "end"))
-    above: list[Element] = []
-    inside = 0
-    try:
-        for start in range(0, len(text), _BLOCK_CHARACTERS):
-            parser.feed(text[start : start + _BLOCK_CHARACTERS])
-            for event, element in parser.read_events():
-                if event == "start":
-                    element.tag = element.tag.rpartition("}")[2]
-                    inside += element.tag in names
-                    above.append(element)
-                    continue
-                above.pop()
-                inside -= element.tag in names
-                if not inside and element.tag in names:
-                    yield element
-                if not inside and above:
-                    above[-1].remove(element)
-        parser.close()
-    except ElementTree.ParseError as error:
-        raise InputError(f"{path} is not complete XML ({error}). Copy the file again from its source.") from error
+    found: list[Element] = []
+    return _parse(iter((text,)), path, _element_parser(names, found), found)
 
 
 def text_of(element: Element, *names: str) -> str:
@@ -77,15 +98,137 @@ def text_of(element: Element, *names: str) -> str:
     return ""
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
-    declared = _DECLARED.match(data[:200])
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
-    encoding = encoding or (declared[1].decode() if declared else "utf-8")
+class _PlainNames(dict[str, str]):
+    """A name as it is written → the name without its prefix."""
+
+    def __missing__(self, name: str) -> str:
+        self[name] = name.rpartition(":")[2]
+        return self[name]
+
+
+class _Children(dict[str, str | None]):
+    """The name of an element as it is written → without its prefix where its text is wanted, else None."""
+
+    def __init__(self, wanted: Collection[str]):
+        super().__init__()
+        self._wanted = wanted
+
+    def __missing__(self, name: str) -> str | None:
+        plain = name.rpartition(":")[2]
+        self[name] = plain if plain in self._wanted else None
+        return self[name]
+
+
+def _record_parser(wanted: Mapping[str, Collection[str]], found: list[XmlRecord]) -> Any:
+    """A parser that appends records; between them it calls nothing but `outside`."""
+    parser, plain = expat.ParserCreate(), _PlainNames()
+    parser.buffer_text = True
+    children = {name: _Children(names) for name, names in wanted.items()}
+    kept: Mapping[str, str | None] = {}
+    tag, said, texts, parts = "", dict[str, str](), dict[str, str](), list[str]()
+    # How many elements are open within the record, and the one whose text the parts are; the record's own is ''.
+    depth = 0
+    current: str | None = None
+
+    def outside(name: str, attributes: dict[str, str]) -> None:
+        nonlocal kept, tag, said, texts, current
+        tag = plain[name]
+        if tag in children:
+            kept, current, texts = children[tag], "", {}
+            said = {plain[name]: value for name, value in attributes.items()}
+            parser.StartElementHandler, parser.EndElementHandler = inside, end
+            parser.CharacterDataHandler = parts.append
+
+    def inside(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth, current
+        if current is not None:
+            texts.setdefault(current, "".join(parts).strip())
+        depth += 1
+        current = kept[name] if depth == 1 else None
+        parts.clear()
+
+    def end(name: str) -> None:
+        nonlocal depth, current
+        if current is not None:
+            texts.setdefault(current, "".join(parts).strip())
+            current = None
+        if depth:
+            depth -= 1
+        else:
+            parts.clear()
+            found.append(XmlRecord(tag, said, texts.pop(""), texts))
+            parser.StartElementHandler, parser.EndElementHandler = outside, None
+            parser.CharacterDataHandler = None
+
+    parser.StartElementHandler = outside
+    return parser
+
+
+def _element_parser(names: Collection[str], found: list[Element]) -> Any:
+    """A parser that appends whole elements."""
+    parser, plain = expat.ParserCreate(), _PlainNames()
+    parser.buffer_text = True
+    builder: Any = None
+    depth = 0
+
+    def outside(name: str, attributes: dict[str, str]) -> None:
+        nonlocal builder
+        if plain[name] in names:
+            builder = TreeBuilder()
+            parser.StartElementHandler, parser.EndElementHandler = inside, end
+            parser.CharacterDataHandler = builder.data
+            inside(name, attributes)
+
+    def inside(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        builder.start(plain[name], {plain[name]: value for name, value in attributes.items()})
+
+    def end(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(plain[name])
+        if not depth:
+            found.append(builder.close())
+            parser.StartElementHandler, parser.EndElementHandler = outside, None
+            parser.CharacterDataHandler = None
+
+    parser.StartElementHandler = outside
+    return parser
+
+
+def _parse(blocks: Iterator[str], path: Path, parser: Any, found: list[_Found]) -> Iterator[_Found]:
+    """Feed a parser, and yield what it finds."""
+
+    def refuse(*_: object) -> None:
+        raise InputError(f"{path} declares <!DOCTYPE; files with such declarations are not read.")
+
+    parser.StartDoctypeDeclHandler = refuse
     try:
-        text = data.decode(encoding)
-    except (UnicodeDecodeError, LookupError) as error:
-        raise InputError(
-            f"{path} is not text in its declared encoding {encoding} ({error}). Copy the file again."
-        ) from error
-    return re.sub(r"^\s*<\?xml[^>]*\?>", "", text)
+        for block in blocks:
+            parser.Parse(block)
+            yield from found
+            found.clear()
+        parser.Parse("", True)
+    except expat.ExpatError as error:
+        raise InputError(f"{path} is not complete XML ({error}). Copy the file again from its source.") from error
+
+
+def _blocks_of(path: Path) -> Iterator[str]:
+    """The text of a file; space before its declaration, which XML does not allow, is left out."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+        file.seek(0)
+        declared = _DECLARED.match(head)
+        encoding = next((name for mark, name in _MARKS if head.startswith(mark)), None)
+        encoding = encoding or (declared[1].decode() if declared else "utf-8")
+        try:
+            text = io.TextIOWrapper(file, encoding, newline="\n")  # the parser itself knows ends of lines
+            start = text.read(_BLOCK_CHARACTERS)
+            yield re.sub(r"^\s*(?=<\?xml)", "", start)
+            while block := text.read(_BLOCK_CHARACTERS):
+                yield block
+        except (UnicodeError, LookupError) as error:
+            raise InputError(
+                f"{path} is not text in its declared encoding {encoding} ({error}). Copy the file again."
+            ) from error

@@ -8,8 +8,9 @@ from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.file_names import image_stem, is_named_by_hpa, split_stem
 from subcell_hf.images.folder_contents import list_images
 from subcell_hf.images.image_tables.path_mapping import PathMapping
-from subcell_hf.images.listed_fields import ListedField, Listing
-from subcell_hf.images.plane_listing import ListedPlane, PlaneListing, fields_of_planes
+from subcell_hf.images.layouts.gathered_planes import fields_of_planes
+from subcell_hf.images.listed_fields import FilePlace, ListedField, Listing
+from subcell_hf.images.plane_listing import ListedPlane, PlaneListing
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import standard_well
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
@@ -58,7 +59,7 @@ def list_atlas_table(path: Path, table: ForeignTable, options: ReadingOptions) -
         )
     texts = {name: table.text(name) for name in table.columns}
     rows = [dict(zip(texts, values, strict=True)) for values in zip(*texts.values(), strict=True)]
-    images: dict[str, list[tuple[str, Path]]] = {}
+    images: dict[str, list[tuple[str, FilePlace]]] = {}
     for image in list_images(path.parent).images:
         name, channel = split_stem(image_stem(image), _COLOURS)
         if channel in _COLOURS:
@@ -89,7 +90,7 @@ def list_atlas_table(path: Path, table: ForeignTable, options: ReadingOptions) -
     return replace(listing, fields=tuple(map(_with_atlas_pixel_size, listing.fields)))
 
 
-def _atlas_plane(channel: str, image: Path, name: str, row: dict[str, str]) -> ListedPlane:
+def _atlas_plane(channel: str, image: FilePlace, name: str, row: dict[str, str]) -> ListedPlane:
     known = {key: value for key, value in row.items() if key not in _PLACE and key != "linkprefix"}
     # Our tables, and those of the Atlas's own downloads, join locations by semicolons.
     known |= {"sample": row["sample"], "locations": row.get("locations", "").replace(",", ";")}

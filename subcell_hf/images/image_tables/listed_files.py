@@ -6,15 +6,16 @@ folders and endings are often spelt differently from the index.
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 
 from subcell_hf.errors import InputWarning, counted
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.file_names import normal_form
+from subcell_hf.images.listed_fields import FilePlace
 
 
-def file_beside(folder: Path, text: str) -> Path:
+def file_beside(folder: str, text: str) -> FilePlace:
     r"""The file that an index names by a path from its folder, such as `Images\r01c01.tiff`.
 
     Args:
@@ -22,7 +23,21 @@ def file_beside(folder: Path, text: str) -> Path:
         text: With slashes or backslashes between folders.
     """
     text = text.strip()
-    return folder / text if "\\" not in text else folder.joinpath(*PureWindowsPath(text).parts)
+    if "\\" in text:
+        return FilePlace.of(Path(folder, *PureWindowsPath(text).parts))
+    return FilePlace.below(folder, text)
+
+
+class _Names(dict[str, frozenset[str]]):
+    """Folder → the names in it, read from the disk where they are first asked for."""
+
+    def __missing__(self, folder: str) -> frozenset[str]:
+        try:
+            with os.scandir(folder) as found:
+                self[folder] = frozenset([entry.name for entry in found])
+        except OSError:
+            self[folder] = frozenset()
+        return self[folder]
 
 
 class FilesOnDisk:
@@ -30,49 +45,52 @@ class FilesOnDisk:
 
     Args:
         root: Folder of the input; None: files may lie anywhere.
+        names: Folder → the names in it, of folders that have been looked through.
     """
 
-    def __init__(self, root: Path | None):
+    def __init__(self, root: Path | None, names: Mapping[str, frozenset[str]] | None = None):
         self._given = root
         self._root = None if root is None else Path(os.path.normpath(root.absolute()))
-        # Texts rather than paths: plates have tens of thousands of planes.
-        self._names: dict[str, frozenset[str]] = {}
+        self._names = _Names(names or {})
         self._spellings: dict[str, Mapping[str, Sequence[str]]] = {}
         self._inside: dict[str, bool] = {}
-        self._renamed: dict[Path, Path] = {}
+        self._renamed: dict[FilePlace, FilePlace] = {}
 
-    def holds(self, path: Path) -> bool:
+    def holds(self, file: FilePlace) -> bool:
         """Whether a file is there, under exactly this name."""
-        folder, name = os.path.split(path)
-        return name in self._names_in(folder)
+        return file.name in self._names[file.folder]
 
-    def is_inside(self, path: Path) -> bool:
-        """Whether a file lies in the input, by name alone: links within it lead where its user wants."""
+    def missing(self, files: Iterable[FilePlace]) -> list[FilePlace]:
+        """Those of many files that are not there under exactly their names."""
+        names = self._names
+        return [file for file in files if file.name not in names[file.folder]]
+
+    def is_inside(self, folder: str) -> bool:
+        """Whether a folder lies in the input, by name alone: links within it lead where its user wants."""
         if self._root is None:
             return True
-        folder, _ = os.path.split(path)
         if folder not in self._inside:
             self._inside[folder] = Path(os.path.normpath(Path(folder).absolute())).is_relative_to(self._root)
         return self._inside[folder]
 
-    def find(self, path: Path) -> Path:
+    def find(self, file: FilePlace) -> FilePlace:
         """A file as it is called here: as given, or the one whose path differs in nothing but the case of letters.
 
         Args:
-            path: The file, as given where nothing like it is there.
+            file: As given where nothing like it is there.
 
         Raises:
             FieldError: If several files may be meant.
         """
-        found = [path] if self.holds(path) else self._alike(path)
+        found = [file] if self.holds(file) else [FilePlace.of(path) for path in self._alike(file.path)]
         if len(found) > 1:
             raise FieldError(
-                f"{' and '.join(map(str, found))} are both called as {path} but for the case of letters. Rename or "
+                f"{' and '.join(map(str, found))} are both called as {file} but for the case of letters. Rename or "
                 "remove one of them."
             )
-        if found and normal_form(str(found[0])) != normal_form(str(path)):
-            self._renamed[path] = found[0]
-        return found[0] if found else path
+        if found and normal_form(str(found[0])) != normal_form(str(file)):
+            self._renamed[file] = found[0]
+        return found[0] if found else file
 
     def note_renamed(self) -> None:
         """Note which files were found under a name in another case of letters."""
@@ -90,26 +108,17 @@ class FilesOnDisk:
         if path in (path.parent, self._given, self._root):
             return [path]
         folders = self._alike(path.parent)
-        if path.parent not in folders and self._names_in(str(path.parent)):  # one that is found, but not listed above
+        if path.parent not in folders and self._names[str(path.parent)]:  # one that is found, but not listed above
             folders = [path.parent, *folders]
         return [
             folder / name for folder in folders for name in self._spellings_in(str(folder)).get(_key(path.name), ())
         ]
 
-    def _names_in(self, folder: str) -> frozenset[str]:
-        if folder not in self._names:
-            try:
-                with os.scandir(folder or os.curdir) as found:
-                    self._names[folder] = frozenset(entry.name for entry in found)
-            except OSError:
-                self._names[folder] = frozenset()
-        return self._names[folder]
-
     def _spellings_in(self, folder: str) -> Mapping[str, Sequence[str]]:
         """Name without case → the names of a folder that are the same without it."""
         if folder not in self._spellings:
             spellings: dict[str, list[str]] = {}
-            for name in sorted(self._names_in(folder)):
+            for name in sorted(self._names[folder]):
                 spellings.setdefault(_key(name), []).append(name)
             self._spellings[folder] = spellings
         return self._spellings[folder]

@@ -8,8 +8,9 @@ from pathlib import Path
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.file_names import image_stem
 from subcell_hf.images.image_tables.path_mapping import PathMapping
-from subcell_hf.images.listed_fields import Listing
-from subcell_hf.images.plane_listing import ListedPlane, PlaneListing, fields_of_planes, square_pixel_um
+from subcell_hf.images.layouts.gathered_planes import fields_of_planes
+from subcell_hf.images.listed_fields import FilePlace, Listing
+from subcell_hf.images.plane_listing import ListedPlane, PlaneListing, square_pixel_um
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import standard_well, well_at
 from subcell_hf.storage.foreign_tables import ForeignTable
@@ -76,9 +77,9 @@ def list_loaddata(path: Path, table: ForeignTable, options: ReadingOptions) -> L
         for number, row in enumerate(rows, 1)
         if not any(_file_of(row, name) for name in channels)
     }
-    left_out = {}
+    left_out: dict[FilePlace, str] = {}
     if functions and not options.illumination:
-        left_out[path] = (
+        left_out[FilePlace.of(path)] = (
             f"its illumination functions ({', '.join(functions.values())}) are not applied; --illumination divides the "
             "images by them"
         )

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
+from subcell_hf.images.listed_fields import FilePlace
+
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _WINDOWS = re.compile(r"[A-Za-z]:(/|$)|//")
 _ESCAPED = ("http://", "https://")
@@ -24,16 +26,16 @@ class PathMapping:
         places = {_normal(old): new for old, new in mapping.items()}
         self._places = sorted(places.items(), key=lambda pair: -len(pair[0]))
 
-        self._found: dict[str, Path] = {}
+        self._found: dict[str, str] = {}
 
-    def locate(self, text: str) -> Path:
+    def locate(self, text: str) -> FilePlace:
         """The file that a cell of the table names; an address that is not mapped as it is, which no disk holds."""
         text = _normal(text)
         folder, stroke, name = text.rpartition("/")
         folder = folder or stroke
         if folder not in self._found:
-            self._found[folder] = self._locate_folder(folder)
-        return self._found[folder] / (unquote(name) if text.startswith(_ESCAPED) else name)
+            self._found[folder] = str(self._locate_folder(folder))
+        return FilePlace.below(self._found[folder], unquote(name) if text.startswith(_ESCAPED) else name)
 
     def _locate_folder(self, folder: str) -> Path:
         for old, new in self._places:

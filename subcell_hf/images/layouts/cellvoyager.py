@@ -3,7 +3,9 @@
 Channels are numbered; the protocol (`.mes`) says what each number is, where it was exported with the images.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -22,11 +24,10 @@ from subcell_hf.images.plane_listing import (
 )
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import well_name
-from subcell_hf.storage.xml_files import read_xml_elements
+from subcell_hf.storage.xml_files import XmlRecord, read_xml_elements, read_xml_records
 
 _RECORDS = "measurementdata.mlf"
 _DETAIL = "MeasurementDetail.mrf"
-_NAMESPACE = "{http://www.yokogawa.co.jp/BTS/BTSSchema/1.0}"
 _CORRECTIONS = {"DC_": "a dark image that corrects others", "SC_": "a shading image that corrects others"}
 
 
@@ -35,16 +36,20 @@ def _recognise(content: FolderContent) -> str | None:
 
 
 def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
-    listing = list_plates(documents_named(content, _RECORDS), _read_plate, size_from=_DETAIL)
-    left_out = {path: why for path in content.images if (why := _CORRECTIONS.get(path.name[:3].upper()))}
+    read = partial(_read_plate, folders=content.names)
+    listing = list_plates(documents_named(content, _RECORDS), read, size_from=_DETAIL)
+    left_out = {image: why for image in content.images if (why := _CORRECTIONS.get(image.name[:3].upper()))}
     return replace(listing, left_out=left_out)
 
 
-def _read_plate(records: Path) -> ListedPlate:
-    detail = _beside(records, _DETAIL)
+def _read_plate(records: Path, folders: Mapping[str, frozenset[str]]) -> ListedPlate:
+    folder = str(records.parent)
+    names = folders[folder]
+    detail = _beside(records, _DETAIL, names)
     if not detail.is_file():
         raise FieldError(f"{detail} is missing, which says plate, channels and pixel size. Copy it as well.")
-    (about,) = (_with_plain_names(element) for element in read_xml_elements(detail, "MeasurementDetail"))
+    about: Any
+    (about,) = read_xml_elements(detail, "MeasurementDetail")
     plate = about.find("MeasurementSamplePlate").get("Name") or records.parent.name
     sizes_um = {
         channel.get("Ch"): square_pixel_um(
@@ -52,12 +57,13 @@ def _read_plate(records: Path) -> ListedPlate:
         )
         for channel in about.iter("MeasurementChannel")
     }
-    protocol = _beside(records, PureWindowsPath(about.get("MeasurementSettingFileName", "")).name or "no protocol")
-    names = _channel_names(protocol) if protocol.is_file() else {}
+    protocol = PureWindowsPath(about.get("MeasurementSettingFileName", "")).name
+    described = _beside(records, protocol, names) if protocol else None
+    channels = _channel_names(described) if described is not None and described.is_file() else {}
     planes = [
-        (int(element.get("Ch")), _plane(element, records.parent, plate, sizes_um, names))
-        for element in map(_with_plain_names, read_xml_elements(records, "MeasurementRecord"))
-        if element.get("Type") == "IMG" and element.text  # the instrument's errors have records, too
+        (int(record.attributes["Ch"]), _plane(record, folder, plate, sizes_um, channels))
+        for record in read_xml_records(records, {"MeasurementRecord": ()})
+        if record.attributes.get("Type") == "IMG" and record.text  # the instrument's errors have records, too
     ]
     planes.sort(key=lambda numbered: numbered[0])  # they are listed as they were taken
     return ListedPlate(
@@ -65,16 +71,16 @@ def _read_plate(records: Path) -> ListedPlate:
     )
 
 
-def _beside(records: Path, name: str) -> Path:
+def _beside(records: Path, name: str, names: Iterable[str]) -> Path:
     """A file beside another, its name in any case: the instrument's Windows ignores case."""
-    found = (path for path in records.parent.iterdir() if path.name.lower() == name.lower())
-    return next(found, records.with_name(name))
+    return records.with_name(next((other for other in names if other.lower() == name.lower()), name))
 
 
 def _channel_names(protocol: Path) -> dict[str, str]:
     """Number of a channel → its name: the number, its dye or light, and its filter."""
     names = {}
-    for element in map(_with_plain_names, read_xml_elements(protocol, "Channel")):
+    element: Any
+    for element in read_xml_elements(protocol, "Channel"):
         number, passed = element.get("Ch", ""), element.get("Acquisition", "")
         light = element.get("Fluorophore") or element.get("Target", "")
         described = light if passed in light else f"{light} {passed}"
@@ -82,26 +88,22 @@ def _channel_names(protocol: Path) -> dict[str, str]:
     return names
 
 
-def _plane(record: Any, folder: Path, plate: str, sizes_um: dict[str, float], names: dict[str, str]) -> ListedPlane:
-    number, x, y = record.get("Ch"), record.get("X"), record.get("Y")
+def _plane(
+    record: XmlRecord, folder: str, plate: str, sizes_um: dict[str, float], channels: dict[str, str]
+) -> ListedPlane:
+    said = record.attributes
+    number, x, y = said["Ch"], said.get("X"), said.get("Y")
     return ListedPlane(
         file=file_beside(folder, record.text),
-        channel=names.get(number, f"Ch{number}"),
+        channel=channels.get(number) or f"Ch{number}",
         plate=plate,
-        well=well_name(int(record.get("Row")), int(record.get("Column"))),
-        site=record.get("FieldIndex"),
-        z=int(record.get("ZIndex", 0)),
-        time=int(record.get("TimePoint", 0)),
+        well=well_name(int(said["Row"]), int(said["Column"])),
+        site=said["FieldIndex"],
+        z=int(said.get("ZIndex", 0)),
+        time=int(said.get("TimePoint", 0)),
         pixel_size_um=sizes_um[number],
         stage_um=(float(x), float(y)) if x and y else None,
     )
-
-
-def _with_plain_names(element: Any) -> Any:
-    """An element, and those within it, with attributes that bear no namespace."""
-    for one in element.iter():
-        one.attrib = {name.removeprefix(_NAMESPACE): value for name, value in one.attrib.items()}
-    return element
 
 
 LAYOUT = Layout("Yokogawa CellVoyager", _recognise, _list_planes, (_RECORDS, _DETAIL.lower()))

@@ -1,7 +1,8 @@
 """Which files of a folder belong to which field of view, by their names."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 
@@ -23,7 +24,15 @@ from subcell_hf.images.file_names import (
 )
 from subcell_hf.images.files import image_suffix
 from subcell_hf.images.folder_contents import FolderContent
-from subcell_hf.images.listed_fields import ListedField, Listing, PlaneFile, name_apart, one_file_twice
+from subcell_hf.images.listed_fields import (
+    FilePlace,
+    ListedField,
+    Listing,
+    PlaneFile,
+    garbage_kept,
+    name_apart,
+    one_file_twice,
+)
 from subcell_hf.images.positions import list_positions
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
@@ -49,14 +58,14 @@ def list_by_names(content: FolderContent, options: ReadingOptions) -> Listing:
     folder = content.root
     known = {**{name: name for name in (*CHANNEL_STAINS, *(options.channels or ()))}, **options.channel_mapping}
     known = {normal_form(name): channel for name, channel in known.items()}
-    parts = {path: _name_and_channel(path, known) for path in (*content.images, *content.others)}
+    with garbage_kept():
+        parts = {file: _name_and_channel(file, known) for file in (*content.images, *content.others)}
     in_planes = any(channel not in (None, MASK_NAME) for _, channel in parts.values())
-    fields, unused = _list_planes(parts, known, folder) if in_planes else _list_stacks(parts, folder, options)
-    fields = [replace(item, folder=_folder_of(item, folder)) for item in fields]
+    fields, unused = _list_planes(parts, known, content) if in_planes else _list_stacks(parts, folder, options)
     unused |= content.unused
     return Listing(
         (*name_apart(fields), *_unlisted(content, known, folder)),
-        {legible(str(path)): reason for path, reason in unused.items()},
+        {legible(str(file)): reason for file, reason in unused.items()},
         PLANES_BY_NAME if in_planes else STACKS,
         "names that end in a channel" if in_planes else "no name ends in a channel",
     )
@@ -72,7 +81,7 @@ def list_file(image: Path, options: ReadingOptions) -> Listing:
     stem = image_stem(image)
     items = list_positions(image, stem, options)
     owners = {stem, *(item.name for item in items)}
-    masks: dict[str, list[Path]] = {}
+    masks: dict[str, list[FilePlace]] = {}
     unused: dict[Path, str] = {}
     base = split_stem(stem, _COLOURS)[0].removesuffix(".ome")
     is_zarr = is_zarr_folder(image)
@@ -82,33 +91,32 @@ def list_file(image: Path, options: ReadingOptions) -> Listing:
         name, channel = split_stem(image_stem(path), {})
         owner, reason = (name.removesuffix(".ome"), CELLPOSE_MASKS) if channel else companion_of(path) or ("", "")
         if owner in owners and reason == CELLPOSE_MASKS:
-            masks.setdefault(owner, []).append(image.parent / path.name)
+            masks.setdefault(owner, []).append(FilePlace.of(image.parent / path.name))
         elif owner in owners:
             unused[image.parent / path.name] = reason
         elif channel and owner == base:
             unused[image.parent / path.name] = f"the mask of {owner}: to use it for this image, rename it {stem}_mask"
     fields = [_with_masks(item, masks.pop(item.name, [])) for item in items]
     unused |= {
-        path: f"a mask of several images: give each its own, such as {items[0].name}_{MASK_NAME}"
-        for paths in masks.values()
-        for path in paths
+        file.path: f"a mask of several images: give each its own, such as {items[0].name}_{MASK_NAME}"
+        for files in masks.values()
+        for file in files
     }
     said = {legible(str(path)): reason for path, reason in unused.items()}
     recognised = (OME_ZARR, "the attributes of its groups") if is_zarr else (STACKS, "one image")
     return Listing(tuple(fields), said, *recognised)
 
 
-def _name_and_channel(path: Path, known: Mapping[str, str]) -> tuple[str, str | None]:
+def _name_and_channel(file: FilePlace, known: Mapping[str, str]) -> tuple[str, str | None]:
     """A CZI, LIF or ND2 holds its channels, whatever its name ends in."""
-    stem = image_stem(path)
-    return (stem, None) if image_suffix(path) in STORED_SUFFIXES else split_stem(stem, known)
+    stem = image_stem(file)
+    return (stem, None) if image_suffix(file) in STORED_SUFFIXES else split_stem(stem, known)
 
 
-def _folder_of(item: ListedField, root: Path) -> str:
-    """The folder of a field's files, below the root; that of the whole plate for images of an OME-Zarr."""
-    if not item.files:
-        return ""
-    folders = item.files[0].parent.relative_to(root).parts
+@lru_cache
+def _folder_below(folder: str, root: Path) -> str:
+    """A folder of a field's files, below the root; that of the whole plate for images of an OME-Zarr."""
+    folders = Path(folder).relative_to(root).parts
     return normal_form("/".join(takewhile(lambda name: image_suffix(Path(name)) is None, folders)))
 
 
@@ -126,151 +134,162 @@ def _unlisted(content: FolderContent, known: Mapping[str, str], root: Path) -> I
     yield from (ListedField(name=name, problem=problem) for name, problem in problems.items())
 
 
-_Parts = Mapping[Path, tuple[str, str | None]]
-_Found = tuple[list[ListedField], dict[Path, str]]
+_Parts = Mapping[FilePlace, tuple[str, str | None]]
+_Found = tuple[list[ListedField], dict[FilePlace | Path, str]]
 
 
-def _list_planes(parts: _Parts, known: Mapping[str, str], root: Path) -> _Found:
+@garbage_kept()
+def _list_planes(parts: _Parts, known: Mapping[str, str], content: FolderContent) -> _Found:
     """Fields of one file per channel."""
-    groups: dict[tuple[Path, str], dict[str, list[Path]]] = {}
+    groups: dict[tuple[str, str], dict[str, list[FilePlace]]] = {}
     fields: list[ListedField] = []
-    unused: dict[Path, str] = {}
+    unused: dict[FilePlace | Path, str] = {}
     rest = []
-    for path, (name, channel) in parts.items():
+    for file, (name, channel) in parts.items():
         if channel is None:
-            rest.append(path)
+            rest.append(file)
         else:
-            groups.setdefault((path.parent, name), {}).setdefault(channel, []).append(path)
+            groups.setdefault((file.folder, name), {}).setdefault(channel, []).append(file)
     images = {key for key, files in groups.items() if files.keys() != {MASK_NAME}}
-    for path in rest:
-        image, reason = companion_of(path) or (None, "")
-        if image is not None and reason == CELLPOSE_MASKS and (path.parent, image) in images:
-            groups[path.parent, image].setdefault(MASK_NAME, []).append(path)
-        elif image is not None and (path.parent, split_stem(image, known)[0]) in images:
-            unused[path] = _OF_ONE_CHANNEL if reason == CELLPOSE_MASKS else reason
-        elif _is_other_kind(path):
-            unused[path] = _other_kind(path)
-        elif image_suffix(path) in STORED_SUFFIXES:
-            unused[path] = "it holds several channels, beside files of one channel each: to use it, give it alone"
+    for file in rest:
+        image, reason = companion_of(file) or (None, "")
+        if image is not None and reason == CELLPOSE_MASKS and (file.folder, image) in images:
+            groups[file.folder, image].setdefault(MASK_NAME, []).append(file)
+        elif image is not None and (file.folder, split_stem(image, known)[0]) in images:
+            unused[file] = _OF_ONE_CHANNEL if reason == CELLPOSE_MASKS else reason
+        elif _is_other_kind(file):
+            unused[file] = _other_kind(file)
+        elif image_suffix(file) in STORED_SUFFIXES:
+            unused[file] = "it holds several channels, beside files of one channel each: to use it, give it alone"
         else:
-            fields.append(_stray(path, known, root))
+            fields.append(_stray(file, known, content.root))
     for (folder, name), files in groups.items():
         if (folder, name) in images:
-            fields.append(_field_of_planes(name, files))
+            below = _folder_below(folder, content.root)
+            fields.append(_field_of_planes(name, files, below, folder in content.linked))
         elif (folder, split_stem(name, known)[0]) in images:
             unused |= dict.fromkeys(files[MASK_NAME], _OF_ONE_CHANNEL)
         else:
-            fields += [_mask_without_image(path, root) for path in files[MASK_NAME]]
+            fields += [_mask_without_image(file, content.root) for file in files[MASK_NAME]]
     return fields, unused
 
 
-def _is_other_kind(path: Path) -> bool:
-    return image_suffix(path) is None and not is_zarr_folder(path)
+def _is_other_kind(file: FilePlace) -> bool:
+    return image_suffix(file) is None and not is_zarr_folder(file.path)
 
 
-def _other_kind(path: Path) -> str:
-    suffix = other_image_suffix(path)
+def _other_kind(file: FilePlace) -> str:
+    suffix = other_image_suffix(file)
     return f"{suffix} files are not read: {'unpack it' if suffix == '.zarr.zip' else 'save it as TIFF or PNG'}"
 
 
-def _mask_without_image(path: Path, root: Path) -> ListedField:
+def _mask_without_image(file: FilePlace, root: Path) -> ListedField:
     return ListedField(
-        name=_below(path, root),
-        problem=f"{path} is a mask without its image. Put it beside its image, or move it away.",
+        name=_below(file.path, root),
+        problem=f"{file} is a mask without its image. Put it beside its image, or move it away.",
     )
 
 
-def _stray(path: Path, known: Mapping[str, str], root: Path) -> ListedField:
+def _stray(file: FilePlace, known: Mapping[str, str], root: Path) -> ListedField:
     problem = (
-        f"The name of {path} does not end in a channel, as others here do: expected <field of view>_<channel> with one "
+        f"The name of {file} does not end in a channel, as others here do: expected <field of view>_<channel> with one "
         f"of {', '.join(known)}. Rename it, map its channel (--channel-mapping), or move it away."
     )
-    return ListedField(name=_below(path, root), problem=problem)
+    return ListedField(name=_below(file.path, root), problem=problem)
 
 
-def _field_of_planes(name: str, files: Mapping[str, list[Path]]) -> ListedField:
-    planes = {channel: paths[0] for channel, paths in files.items() if channel != MASK_NAME}
-    by_hpa = all(is_named_by_hpa(path) for path in planes.values())
+def _field_of_planes(name: str, files: Mapping[str, list[FilePlace]], folder: str, may_repeat: bool) -> ListedField:
+    planes = {channel: found[0] for channel, found in files.items() if channel != MASK_NAME}
+    by_hpa = all(map(is_named_by_hpa, planes.values()))
     return ListedField(
         name=name,
-        channel_planes={channel: (PlaneFile(path),) for channel, path in planes.items()},
+        channel_planes={channel: (PlaneFile(file),) for channel, file in planes.items()},
         mask_file=_one_mask(files.get(MASK_NAME, [])),
         metadata=plate_well_sample(name),
         default_pixel_size_um=PUBLISHED_PIXEL_SIZE_UM if by_hpa else None,
         default_pixel_size_from="HPA name" if by_hpa else "",
-        problem=_problem_of_planes(name, files),
+        folder=folder,
+        problem=_problem_of_planes(name, files, may_repeat),
     )
 
 
-def _problem_of_planes(name: str, files: Mapping[str, list[Path]]) -> str | None:
+def _problem_of_planes(name: str, files: Mapping[str, list[FilePlace]], may_repeat: bool) -> str | None:
     masks = files.get(MASK_NAME, [])
-    for channel, paths in files.items():
-        if len(paths) > 1 and not (channel == MASK_NAME and _one_mask(paths)):
-            names = ", ".join(path.name for path in paths)
+    for channel, found in files.items():
+        if len(found) > 1 and not (channel == MASK_NAME and _one_mask(found)):
+            names = ", ".join(file.name for file in found)
             return f"Field {name!r} has more than one file for {channel}: {names}. Remove or rename all but one."
-    for path in (path for paths in files.values() for path in paths if _is_other_kind(path)):
-        return f"Field {name!r}: {path}: {_other_kind(path)}."
+    for file in [file for found in files.values() for file in found]:
+        if _is_other_kind(file):
+            return f"Field {name!r}: {file}: {_other_kind(file)}."
     if masks and image_suffix(masks[0]) in _LOSSY_SUFFIXES:
         return f"Field {name!r}: label mask {masks[0]} is not lossless, expected PNG, TIFF or .npy rather than JPEG."
-    return one_file_twice(name, {channel: paths[0] for channel, paths in files.items()})
+    return one_file_twice(name, {channel: found[0].path for channel, found in files.items()}) if may_repeat else None
 
 
-def _one_mask(masks: list[Path]) -> Path | None:
+def _one_mask(masks: Sequence[FilePlace]) -> Path | None:
     """The mask of a field: one named by its user comes before Cellpose's."""
-    named = [path for path in masks if (companion_of(path) or ("", ""))[1] != CELLPOSE_MASKS] or masks
-    return named[0] if len(named) == 1 else None
+    named = [file for file in masks if (companion_of(file) or ("", ""))[1] != CELLPOSE_MASKS] or masks
+    return named[0].path if len(named) == 1 else None
 
 
 def _list_stacks(parts: _Parts, root: Path, options: ReadingOptions) -> _Found:
     """Fields of one file each, or of one position of a file."""
-    masks: dict[tuple[Path, str], list[Path]] = {}
-    unused: dict[Path, str] = {}
-    found = {path: list_positions(path, name, options) for path, (name, channel) in parts.items() if channel is None}
-    stems = {(path.parent, name): path for path, (name, channel) in parts.items() if channel is None}
-    stems |= {(path.parent, item.name): path for path, items in found.items() for item in items}
+    masks: dict[tuple[str, str], list[FilePlace]] = {}
+    unused: dict[FilePlace | Path, str] = {}
+    found = {
+        file: list_positions(file.path, name, options) for file, (name, channel) in parts.items() if channel is None
+    }
+    stems = {(file.folder, name): file for file, (name, channel) in parts.items() if channel is None}
+    stems |= {(file.folder, item.name): file for file, items in found.items() for item in items}
     stacks = []
-    for path, (name, channel) in parts.items():
-        image, reason = companion_of(path) or (None, "")
+    for file, (name, channel) in parts.items():
+        image, reason = companion_of(file) or (None, "")
         if channel == MASK_NAME:
-            masks.setdefault((path.parent, name.removesuffix(".ome")), []).append(path)
-        elif image is None or (path.parent, image) not in stems:
-            stacks.append(path)
+            masks.setdefault((file.folder, name.removesuffix(".ome")), []).append(file)
+        elif image is None or (file.folder, image) not in stems:
+            stacks.append(file)
         elif reason == CELLPOSE_MASKS:
-            masks.setdefault((path.parent, image), []).append(path)
+            masks.setdefault((file.folder, image), []).append(file)
         else:
-            unused[path] = reason
+            unused[file] = reason
     fields = [
-        _field_of_stack(path, item, masks.pop((path.parent, item.name), [])) for path in stacks for item in found[path]
+        _field_of_stack(file, item, masks.pop((file.folder, item.name), []), root)
+        for file in stacks
+        for item in found[file]
     ]
-    for key, paths in masks.items():
+    for key, files in masks.items():
         images = found[stems[key]] if key in stems else []
         fields += [
-            _mask_of_several(path, images, root) if images else _mask_without_image(path, root) for path in paths
+            _mask_of_several(file, images, root) if images else _mask_without_image(file, root) for file in files
         ]
     return fields, unused
 
 
-def _mask_of_several(path: Path, images: list[ListedField], root: Path) -> ListedField:
+def _mask_of_several(file: FilePlace, images: list[ListedField], root: Path) -> ListedField:
     return ListedField(
-        name=_below(path, root),
-        problem=f"{path} is a mask of {images[0].origin}, which holds {len(images)} images: expected one mask for "
+        name=_below(file.path, root),
+        problem=f"{file} is a mask of {images[0].origin}, which holds {len(images)} images: expected one mask for "
         f"each, such as {images[0].name}_{MASK_NAME}. Split it, or move it away.",
     )
 
 
-def _field_of_stack(path: Path, item: ListedField, masks: list[Path]) -> ListedField:
+def _field_of_stack(file: FilePlace, item: ListedField, masks: list[FilePlace], root: Path) -> ListedField:
     problem = item.problem
-    if (layout := layout_of(path)) is not None:
+    if (layout := layout_of(file)) is not None:
         problem = (
-            f"{path} is named as {layout[0]} names its files, one for each channel, and the index that describes them "
+            f"{file} is named as {layout[0]} names its files, one for each channel, and the index that describes them "
             f"is not there. Copy {layout[1]} as well; or rename the files to <field of view>_<channel>, or say with a "
             "regular expression what their names mean (--pattern)."
         )
-    elif _is_other_kind(path):
-        problem = f"{path}: {_other_kind(path)}."
-    return _with_masks(replace(item, problem=problem), masks)
+    elif _is_other_kind(file):
+        problem = f"{file}: {_other_kind(file)}."
+    folder = str(item.files[0].parent)
+    return _with_masks(replace(item, problem=problem, folder=_folder_below(folder, root)), masks)
 
 
-def _with_masks(item: ListedField, masks: list[Path]) -> ListedField:
-    problem = item.problem or (_problem_of_planes(item.name, {MASK_NAME: masks}) if masks else None)
+def _with_masks(item: ListedField, masks: list[FilePlace]) -> ListedField:
+    if not masks:
+        return item
+    problem = item.problem or _problem_of_planes(item.name, {MASK_NAME: masks}, may_repeat=False)
     return replace(item, mask_file=_one_mask(masks), problem=problem)

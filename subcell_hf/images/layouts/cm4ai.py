@@ -15,6 +15,7 @@ from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.file_names import image_stem, split_stem
 from subcell_hf.images.files import image_suffix
 from subcell_hf.images.folder_contents import FolderContent
+from subcell_hf.images.listed_fields import FilePlace
 from subcell_hf.images.plane_listing import Layout, ListedPlane, PlaneListing, documents_named, recognised_by
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.tables import read_table
@@ -52,8 +53,9 @@ class _Fact:
 
 def _crates(content: FolderContent) -> list[Path]:
     """Crates with images in folders of colours; an RO-Crate may hold anything else."""
-    folders = {image.parent.parent for image in content.images if _colour(image)}
-    return [path for path in documents_named(content, _CRATE) if path.parent in folders]
+    crates = documents_named(content, _CRATE)
+    folders = {image.parent.parent for image in content.images if _colour(image)} if crates else ()
+    return [path for path in crates if path.parent in folders]
 
 
 def _recognise(content: FolderContent) -> str | None:
@@ -76,7 +78,7 @@ def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListin
     return PlaneListing(sorted(planes, key=lambda plane: order.index(plane.channel)))
 
 
-def _colour(image: Path) -> str | None:
+def _colour(image: FilePlace) -> str | None:
     """The channel of an image in a folder of its colour."""
     channel = split_stem(image_stem(image), _COLOURS)[1]
     return channel if channel in _COLOURS and image.parent.name.lower() == channel else None
@@ -86,7 +88,7 @@ def _read_crate(crate: Path, content: FolderContent) -> Iterator[ListedPlane]:
     folder = crate.parent
     entries = [entry for entry in read_json(crate)["@graph"] if isinstance(entry, dict)]
     listed = {image: entry for entry in entries if (image := _image_of(entry, folder)) is not None}
-    images = dict.fromkeys((*listed, *(path for path in content.images if path.parent.parent == folder)))
+    images = dict.fromkeys((*listed, *(image for image in content.images if image.parent.parent == folder)))
     facts: dict[str, list[_Fact]] = {}
     for image, entry in listed.items():
         facts.setdefault(_name_of(image), []).append(_Fact(_CRATE, _facts_of_entry(entry)))
@@ -109,17 +111,17 @@ def _read_crate(crate: Path, content: FolderContent) -> Iterator[ListedPlane]:
         )
 
 
-def _name_of(image: Path) -> str:
+def _name_of(image: FilePlace) -> str:
     return split_stem(image_stem(image), _COLOURS)[0]
 
 
-def _image_of(entry: Mapping[str, Any], folder: Path) -> Path | None:
+def _image_of(entry: Mapping[str, Any], folder: Path) -> FilePlace | None:
     """The image that an entry of a crate describes, where it is one in a folder of its colour."""
     text = str(entry.get("contentUrl") or entry.get("@id") or "")
     if "://" in text and not text.startswith("file:"):
         return None
     parts = PurePosixPath(re.sub(r"^file:/*", "", text)).parts[-2:]
-    image = folder.joinpath(*parts)
+    image = FilePlace.of(folder.joinpath(*parts))
     return image if len(parts) == 2 and ".." not in parts and image_suffix(image) and _colour(image) else None
 
 

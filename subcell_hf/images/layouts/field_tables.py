@@ -1,5 +1,6 @@
 """Tables that list fields of view, as SubCellPortable has them."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from subcell_hf.images.file_names import MASK_NAME, normal_form
 from subcell_hf.images.files import FieldError
 from subcell_hf.images.image_tables.listed_files import FilesOnDisk, file_beside
 from subcell_hf.images.image_tables.path_mapping import PathMapping
-from subcell_hf.images.listed_fields import ListedField, PlaneFile, one_file_twice
+from subcell_hf.images.listed_fields import FilePlace, ListedField, PlaneFile, one_file_twice
 from subcell_hf.images.tables import read_table
 from subcell_hf.ontology import CHANNEL_STAINS
 
@@ -74,7 +75,7 @@ def _field_of_row(
     ambiguous: list[str] = []
 
     def find(text: str) -> Path:
-        path = Path(text) if places is None else places.locate(text)
+        path = Path(text) if places is None else places.locate(text).path
         try:
             return _beside(table, str(path), disk)
         except FieldError as error:
@@ -102,7 +103,7 @@ def _field_of_row(
         problem = f"Row {number} of {table} (not counting empty ones and comments) has no output_prefix, a unique name."
     return ListedField(
         name,
-        {channel: (PlaneFile(path),) for channel, path in files.items()},
+        {channel: (PlaneFile(FilePlace.of(path)),) for channel, path in files.items()},
         mask_file=mask,
         metadata=metadata,
         problem=problem,
@@ -111,5 +112,5 @@ def _field_of_row(
 
 def _beside(table: Path, text: str, disk: FilesOnDisk) -> Path:
     """A path of a table: absolute, or relative to the table, or else to the working directory."""
-    found = (disk.find(file_beside(folder, text)) for folder in (table.parent, Path()))
-    return next((path for path in found if disk.holds(path)), Path(text))
+    found = (disk.find(file_beside(folder, text)) for folder in (str(table.parent), os.curdir))
+    return next((file.path for file in found if disk.holds(file)), Path(text))

@@ -4,7 +4,6 @@ The index wins over the images' tags: their resolution is that of the camera, no
 """
 
 from pathlib import Path
-from typing import Any
 
 from subcell_hf.images.folder_contents import FolderContent
 from subcell_hf.images.image_tables.listed_files import file_beside
@@ -20,10 +19,18 @@ from subcell_hf.images.plane_listing import (
 )
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import well_name
-from subcell_hf.storage.xml_files import read_xml_elements, text_of
+from subcell_hf.storage.xml_files import read_xml_records
 
 _INDEX_NAMES = ("index.idx.xml", "index.xml")
 _CHANNEL_FACTS = ("ChannelName", "ImageResolutionX", "ImageResolutionY")
+_WANTED = {
+    "Plate": ("Name", "PlateID", "PlateRows", "PlateColumns"),
+    "Entry": _CHANNEL_FACTS,
+    "Image": (
+        "URL", "ChannelID", "Row", "Col", "FieldID", "PlaneID", "TimepointID", "PositionX", "PositionY",
+        *_CHANNEL_FACTS,
+    ),
+}  # fmt: skip
 _METRE_UM = 1e6
 
 
@@ -38,33 +45,33 @@ def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListin
 def _read_index(index: Path) -> ListedPlate:
     channels: dict[str, dict[str, str]] = {}
     planes: list[ListedPlane] = []
-    plate, shape = "", None
-    for element in read_xml_elements(index, "Plate", "Entry", "Image"):
-        if element.tag == "Plate":
-            plate = text_of(element, "Name", "PlateID")
-            shape = int(text_of(element, "PlateRows")), int(text_of(element, "PlateColumns"))
-        elif element.tag == "Entry":
+    plate, shape, where, folder = "", None, str(index), str(index.parent)
+    for record in read_xml_records(index, _WANTED):
+        said = record.texts
+        if record.tag == "Plate":
+            plate = said.get("Name") or said.get("PlateID", "")
+            shape = int(said["PlateRows"]), int(said["PlateColumns"])
+        elif record.tag == "Entry":
             # From version 6 on, what all images of a channel share is said here alone.
-            known = channels.setdefault(element.get("ChannelID", ""), {})
-            known |= {name: text for name in _CHANNEL_FACTS if (text := text_of(element, name))}
-        elif text_of(element, "URL"):  # wells name their images by elements of the same name
-            planes.append(_plane(element, channels, index, plate))
+            known = channels.setdefault(record.attributes.get("ChannelID", ""), {})
+            known |= {name: text for name, text in said.items() if text}
+        elif said.get("URL"):  # wells name their images by elements of the same name
+            planes.append(_plane(said, channels.get(said.get("ChannelID", ""), {}), where, folder, plate))
     return ListedPlate(plate, planes, shape)
 
 
-def _plane(element: Any, channels: dict[str, dict[str, str]], index: Path, plate: str) -> ListedPlane:
-    number = text_of(element, "ChannelID")
-    name, width, height = (text_of(element, fact) or channels.get(number, {}).get(fact, "") for fact in _CHANNEL_FACTS)
-    x, y = text_of(element, "PositionX"), text_of(element, "PositionY")
+def _plane(said: dict[str, str], of_channel: dict[str, str], where: str, folder: str, plate: str) -> ListedPlane:
+    name, width, height = [said.get(fact) or of_channel.get(fact, "") for fact in _CHANNEL_FACTS]
+    x, y = said.get("PositionX"), said.get("PositionY")
     return ListedPlane(
-        file=file_beside(index.parent, text_of(element, "URL")),
-        channel=name or f"channel {number}",
+        file=file_beside(folder, said["URL"]),
+        channel=name or f"channel {said.get('ChannelID', '')}",
         plate=plate,
-        well=well_name(int(text_of(element, "Row")), int(text_of(element, "Col"))),
-        site=text_of(element, "FieldID"),
-        z=int(text_of(element, "PlaneID") or 0),
-        time=int(text_of(element, "TimepointID") or 0),
-        pixel_size_um=square_pixel_um(width, height, index, _METRE_UM) if width and height else None,
+        well=well_name(int(said["Row"]), int(said["Col"])),
+        site=said.get("FieldID", ""),
+        z=int(said.get("PlaneID") or 0),
+        time=int(said.get("TimepointID") or 0),
+        pixel_size_um=square_pixel_um(width, height, where, _METRE_UM) if width and height else None,
         stage_um=(float(x) * _METRE_UM, float(y) * _METRE_UM) if x and y else None,
     )
 

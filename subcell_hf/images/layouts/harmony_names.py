@@ -12,6 +12,7 @@ from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.files import read_header
 from subcell_hf.images.folder_contents import FolderContent, recognised_by_names
 from subcell_hf.images.layouts import harmony
+from subcell_hf.images.listed_fields import FilePlace
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
@@ -30,15 +31,15 @@ _NAME = re.compile(
 
 
 def _recognise(content: FolderContent) -> str | None:
-    return None if harmony.LAYOUT.recognise(content) else recognised_by_names(content.images, _NAME)
+    return None if harmony.LAYOUT.recognise(content) else recognised_by_names(content, _NAME)
 
 
 def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
-    folders: dict[Path, list[re.Match[str]]] = {}
-    for path in content.images:
-        if found := _NAME.fullmatch(path.name):
-            folders.setdefault(path.parent, []).append(found)
-    return list_plates(folders, lambda folder: _read_folder(folder, folders[folder]), size_wins=False)
+    folders: dict[str, list[re.Match[str]]] = {}
+    for image in content.images:
+        if found := _NAME.fullmatch(image.name):
+            folders.setdefault(image.folder, []).append(found)
+    return list_plates(map(Path, folders), lambda folder: _read_folder(folder, folders[str(folder)]), size_wins=False)
 
 
 def _read_folder(folder: Path, files: Sequence[re.Match[str]]) -> ListedPlate:
@@ -50,7 +51,7 @@ def _read_folder(folder: Path, files: Sequence[re.Match[str]]) -> ListedPlate:
     series = sorted({(int(found["slow"]), int(found["fast"])) for found in files})
     planes = [
         ListedPlane(
-            file=folder / found[0],
+            file=FilePlace(str(folder), found[0]),
             channel=names[int(found["channel"])],
             plate=plate,
             well=well_name(int(found["row"]), int(found["column"])),

@@ -43,11 +43,11 @@ def _read_experiment(experiment: Path) -> ListedPlate:
     tables = sorted(path for path in experiment.parent.iterdir() if fnmatch(path.name.lower(), "image_metadata_*.csv"))
     if not tables:
         raise FieldError(f"{experiment} has no image_metadata_1.csv beside it, which lists images. Copy it as well.")
-    planes = [_plane(row, experiment.parent, name, size_um) for table in tables for row in read_table(table)]
+    planes = [_plane(row, str(experiment.parent), name, size_um) for table in tables for row in read_table(table)]
     return ListedPlate(name, planes, (int(described["Rows"]), int(described["Columns"])))
 
 
-def _plane(row: dict[str, str], folder: Path, plate: str, size_um: float) -> ListedPlane:
+def _plane(row: dict[str, str], folder: str, plate: str, size_um: float) -> ListedPlane:
     x, y = row.get("FieldOffsetPointX"), row.get("FieldOffsetPointY")
     return ListedPlane(
         file=file_beside(folder, f"{row['ImageSubFolderPath']}\\{row['ImageFileName']}"),

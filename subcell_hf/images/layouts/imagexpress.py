@@ -8,12 +8,14 @@ once is copied into every Z-step. Pixel size and position are in the images, whi
 import filecmp
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.files import read_header
 from subcell_hf.images.folder_contents import FolderContent, recognised_by_names
+from subcell_hf.images.listed_fields import FilePlace
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
@@ -40,8 +42,7 @@ _TRUE = "TRUE"
 _WITH_WAVE = re.compile(rf"(?=.*_w\d){_NAME.pattern}", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class _Named:
+class _Named(NamedTuple):
     """What the name and the folders of an image say; `wave` is 1 where the plate has one wavelength."""
 
     well: str
@@ -51,46 +52,45 @@ class _Named:
     step: int | None
 
 
-_Found = Mapping[_Named, list[Path]]
+_Match = tuple[FilePlace, re.Match[str]]
+_Found = Mapping[_Named, list[FilePlace]]
 
 
 def _recognise(content: FolderContent) -> str | None:
     indices = documents_named(content, *_INDEX_NAMES)
     if indices:
         return recognised_by(indices)
-    return recognised_by_names(content.images, _WITH_WAVE)
+    return recognised_by_names(content, _WITH_WAVE)
 
 
 def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
-    files: dict[Path, list[Path]] = {}
-    for path in content.images:
-        if _NAME.fullmatch(path.name):
-            files.setdefault(path.parent, []).append(path)
+    folders: dict[str, list[_Match]] = {}
+    for image in content.images:
+        if match := _NAME.fullmatch(image.name):
+            folders.setdefault(image.folder, []).append((image, match))
+    files = {Path(folder): own for folder, own in folders.items()}
     indices = documents_named(content, *_INDEX_NAMES)
-    folders = {index.parent for index in indices}
+    with_index = {index.parent for index in indices}
     # MetaXpress repeats the file in every folder of a plate.
-    topmost = [index for index in indices if not any(parent in folders for parent in index.parent.parents)]
-    left_out: dict[Path, str] = {}
+    topmost = [index for index in indices if not any(parent in with_index for parent in index.parent.parents)]
+    left_out: dict[FilePlace, str] = {}
     if not topmost:
-        plates: dict[Path, list[Path]] = {}
-        for folder, paths in files.items():
-            plates.setdefault(_plate_folder(folder), []).extend(paths)
+        plates: dict[Path, list[_Match]] = {}
+        for folder, matches in files.items():
+            plates.setdefault(_plate_folder(folder), []).extend(matches)
         listing = list_plates(plates, lambda folder: _read_names(folder, plates[folder], left_out), size_wins=False)
         return replace(listing, left_out=left_out)
 
     def read(index: Path) -> ListedPlate:
-        folders = [folder for folder in files if index.parent in (folder, *folder.parents)]
-        own = [path for folder in folders for path in files[folder]]
+        own = [
+            match for folder, matches in files.items() if index.parent in (folder, *folder.parents) for match in matches
+        ]
         if sum(other.parent == index.parent for other in topmost) == 1:
             return _read_plate(index, index.parent.name, own, left_out)
-        return _read_plate(index, index.stem, [path for path in own if _base(path) == index.stem.lower()], left_out)
+        own = [(image, match) for image, match in own if match["base"].lower() == index.stem.lower()]
+        return _read_plate(index, index.stem, own, left_out)
 
     return replace(list_plates(topmost, read, size_wins=False), left_out=left_out)
-
-
-def _base(path: Path) -> str:
-    found = _NAME.fullmatch(path.name)
-    return found["base"].lower() if found else ""
 
 
 def _plate_folder(folder: Path) -> Path:
@@ -104,17 +104,17 @@ def _number_of(folder: Path, form: re.Pattern[str]) -> int | None:
     return next((int(match[1]) for match in matches if match), None)
 
 
-def _read_names(folder: Path, files: Sequence[Path], left_out: dict[Path, str]) -> ListedPlate:
+def _read_names(folder: Path, files: Sequence[_Match], left_out: dict[FilePlace, str]) -> ListedPlate:
     """A plate whose `.HTD` is not there: its channels are called as the first image of each says."""
     named = _by_place(files)
-    first: dict[int, Path] = {}
-    for place, paths in named.items():
-        first.setdefault(place.wave, paths[0])
-    names = {wave: _illumination(first[wave]) or f"w{wave}" for wave in sorted(first)}
+    first: dict[int, FilePlace] = {}
+    for place, images in named.items():
+        first.setdefault(place.wave, images[0])
+    names = {wave: _illumination(first[wave].path) or f"w{wave}" for wave in sorted(first)}
     names = {wave: f"{name} w{wave}" if list(names.values()).count(name) > 1 else name for wave, name in names.items()}
     stacks: dict[_Named, list[_Named]] = {}
     for place in sorted(named, key=lambda place: (place.wave, place.step or 0)):
-        stacks.setdefault(replace(place, step=None), []).append(place)
+        stacks.setdefault(place._replace(step=None), []).append(place)
     flat = {wave for wave in names if _is_copied(named, wave)}
     return ListedPlate(
         folder.name,
@@ -134,27 +134,25 @@ def _illumination(path: Path) -> str:
         return ""
 
 
-def _by_place(files: Iterable[Path]) -> _Found:
+def _by_place(files: Iterable[_Match]) -> _Found:
     """What names and folders say → the files for which they say it; several are an error of the field."""
-    found: dict[_Named, list[Path]] = {}
-    folders: dict[Path, tuple[int | None, int | None]] = {}
-    for path in files:
-        if match := _NAME.fullmatch(path.name):
-            if path.parent not in folders:
-                folders[path.parent] = _number_of(path.parent, _STEP), _number_of(path.parent, _TIME)
-            step, time = folders[path.parent]
-            place = _Named(
-                standard_well(match["well"]), int(match["site"] or 1), int(match["wave"] or 1), time or 1, step
-            )
-            found.setdefault(place, []).append(path)
+    found: dict[_Named, list[FilePlace]] = {}
+    folders: dict[str, tuple[int | None, int]] = {}
+    for image, match in files:
+        if image.folder not in folders:
+            folders[image.folder] = _number_of(image.parent, _STEP), _number_of(image.parent, _TIME) or 1
+        step, time = folders[image.folder]
+        well, site, wave = match.group("well", "site", "wave")
+        place = _Named(standard_well(well), int(site or 1), int(wave or 1), time, step)
+        found.setdefault(place, []).append(image)
     return found
 
 
-def _plane(path: Path, plate: str, channel: str, named: _Named) -> ListedPlane:
-    return ListedPlane(path, channel, plate, named.well, str(named.site), z=named.step or 0, time=named.time)
+def _plane(file: FilePlace, plate: str, channel: str, named: _Named) -> ListedPlane:
+    return ListedPlane(file, channel, plate, named.well, str(named.site), named.step or 0, named.time)
 
 
-def _read_plate(index: Path, plate: str, files: Sequence[Path], left_out: dict[Path, str]) -> ListedPlate:
+def _read_plate(index: Path, plate: str, files: Sequence[_Match], left_out: dict[FilePlace, str]) -> ListedPlate:
     facts = _read_facts(index)
     rows, columns = int(facts["YWells"][0]), int(facts["XWells"][0])
     waves = range(1, int(facts["NWavelengths"][0]) + 1)
@@ -170,16 +168,14 @@ def _read_plate(index: Path, plate: str, files: Sequence[Path], left_out: dict[P
             for time in range(1, int(facts["TimePoints"][0]) + 1):
                 for wave in collected:
                     own = [_Named(well, site, wave, time, step) for step in _steps(steps, projected)]
-                    planes += (
-                        _plane(path, plate, names[wave], named)
-                        for named in _chosen(own, found, left_out, wave in flat)
-                        for path in found.get(named) or [_expected(named, index)]
-                    )
+                    for named in _chosen(own, found, left_out, wave in flat) if steps else own:
+                        files_of = found.get(named) or (_expected(named, index),)
+                        planes += [_plane(file, plate, names[wave], named) for file in files_of]
     listed = {plane.file for plane in planes}
     left_out |= {
-        path: "not among the wells, sites and wavelengths of the .HTD"
-        for path in files
-        if path not in listed and path not in left_out
+        image: "not among the wells, sites and wavelengths of the .HTD"
+        for image, _ in files
+        if image not in listed and image not in left_out
     }
     return ListedPlate(plate, planes, (rows, columns))
 
@@ -191,7 +187,7 @@ def _steps(steps: int, projected: bool) -> list[int | None]:
     return list(range(steps + 1)) if projected else list(range(1, steps + 1))
 
 
-def _chosen(own: list[_Named], found: _Found, left_out: dict[Path, str], is_flat: bool) -> list[_Named]:
+def _chosen(own: list[_Named], found: _Found, left_out: dict[FilePlace, str], is_flat: bool) -> list[_Named]:
     """Which of the planes of one wavelength, at one place and time, make its stack; others are left out."""
     there = [named for named in own if named in found]
     slices = [named for named in own if named.step != 0]
@@ -206,23 +202,23 @@ def _chosen(own: list[_Named], found: _Found, left_out: dict[Path, str], is_flat
     return slices
 
 
-def _expected(named: _Named, index: Path) -> Path:
+def _expected(named: _Named, index: Path) -> FilePlace:
     """Where an image that is not there should lie, without its UUID."""
     folder = index.parent / f"TimePoint_{named.time}"
     if named.step is not None:
         folder /= f"ZStep_{named.step}"
-    return folder / f"{index.stem}_{named.well}_s{named.site}_w{named.wave}.TIF"
+    return FilePlace(str(folder), f"{index.stem}_{named.well}_s{named.site}_w{named.wave}.TIF")
 
 
 def _is_copied(found: _Found, wave: int) -> bool:
     """Whether a wavelength was taken once and copied into every Z-step, by the first place that has several."""
-    first: dict[_Named, Path] = {}
-    for named, (path, *_) in found.items():
+    first: dict[_Named, FilePlace] = {}
+    for named, (image, *_) in found.items():
         if named.wave == wave and named.step is not None:
-            place = replace(named, step=None)
+            place = named._replace(step=None)
             if place in first:
-                return filecmp.cmp(first[place], path, shallow=False)
-            first[place] = path
+                return filecmp.cmp(first[place].path, image.path, shallow=False)
+            first[place] = image
     return False
 
 

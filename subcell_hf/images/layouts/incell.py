@@ -36,11 +36,11 @@ def _read_index(index: Path) -> ListedPlate:
     name = stack.get("PlateID") or index.stem
     calibration, described = next(stack.iter("ObjectiveCalibration")), next(stack.iter("Plate"))
     size_um = square_pixel_um(calibration.get("pixel_width"), calibration.get("pixel_height"), index)
-    planes = [_plane(image, index.parent, name, size_um) for image in stack.iter("Image")]
+    planes = [_plane(image, str(index.parent), name, size_um) for image in stack.iter("Image")]
     return ListedPlate(name, planes, (int(described.get("rows")), int(described.get("columns"))))
 
 
-def _plane(image: Any, folder: Path, plate: str, size_um: float) -> ListedPlane:
+def _plane(image: Any, folder: str, plate: str, size_um: float) -> ListedPlane:
     place, offset = image.find("Identifier"), image.find("OffsetFromWellCenter")
     excitation, emission = (image.find(name).get("name") for name in ("ExcitationFilter", "EmissionFilter"))
     return ListedPlane(

@@ -5,20 +5,20 @@ they are there `plate`, `site`, `z` and `time`.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.folder_contents import FolderContent, recognised_by_names
+from subcell_hf.images.listed_fields import FilePlace
 from subcell_hf.images.plane_listing import Layout, ListedPlane, PlaneListing
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import standard_well
 
 GROUPS = ("plate", "well", "site", "channel", "z", "time")
 """Names that a pattern may give its groups; CellProfiler's capital letters are understood."""
-
-_NUMBERS = ("z", "time")
 
 _INSTRUMENTS = {
     # F7_01_1_2_DAPI_001.tif: well, read, number of the channel, site, channel, time point
@@ -59,43 +59,47 @@ def list_by_pattern(content: FolderContent, pattern: re.Pattern[str]) -> PlaneLi
         content: What lies in the folder.
         pattern: Searched in the name of every image, or, where it holds a `/`, in its path below the folder.
     """
-    planes, left_out = [], {}
+    named: list[tuple[FilePlace, Sequence[str]]] = []
+    left_out: dict[FilePlace, str] = {}
     within_path = "/" in pattern.pattern
-    for path in content.images:
-        found = pattern.search(path.relative_to(content.root).as_posix() if within_path else path.name)
+    for image in content.images:
+        found = pattern.search(image.path.relative_to(content.root).as_posix() if within_path else image.name)
         if found is None:
-            left_out[path] = "its name does not fit the pattern"
+            left_out[image] = "its name does not fit the pattern"
         else:
-            planes.append((path, {name.lower(): value or "" for name, value in found.groupdict().items()}))
-    if not planes:
+            named.append((image, found.groups("")))
+    if not named:
         raise FieldError(
             f"No image in {content.root} fits the pattern {pattern.pattern!r}. The first is "
             f"{content.images[0].name if content.images else 'not there'}."
         )
-    return PlaneListing(list(_planes(planes)), left_out=left_out)
+    places = {name.lower(): number - 1 for name, number in pattern.groupindex.items()}
+    return PlaneListing(list(_planes(named, [places.get(name) for name in GROUPS])), left_out=left_out)
 
 
-def _planes(named: Iterable[tuple[Path, Mapping[str, str]]]) -> Iterable[ListedPlane]:
-    named = list(named)
-    orders = {
-        name: {text: number for number, text in enumerate(sorted({parts.get(name, "") for _, parts in named}))}
-        for name in _NUMBERS
-    }
-    for path, parts in named:
-        z, time = (parts.get(name, "") for name in _NUMBERS)
+def _planes(named: Sequence[tuple[FilePlace, Sequence[str]]], places: Sequence[int | None]) -> Iterable[ListedPlane]:
+    """Planes by what names say; `places` says at which place of that each of `GROUPS` is."""
+    z_order, time_order = ([] if place is None else sorted({said[place] for _, said in named}) for place in places[-2:])
+    z_numbers = {text: number for number, text in enumerate(z_order)}
+    time_numbers = {text: number for number, text in enumerate(time_order)}
+    folder_names = {folder: Path(folder).name for folder in {file.folder for file, _ in named}}
+    # What a pattern does not name is an empty text behind its own groups.
+    values_of = itemgetter(*(-1 if place is None else place for place in places))
+    for file, said in named:
+        plate, well, site, channel, z, time = values_of((*said, ""))
         yield ListedPlane(
-            file=path,
-            channel=parts["channel"],
-            plate=parts.get("plate") or path.parent.name,
-            well=standard_well(parts.get("well", "")),
-            site=str(int(parts["site"])) if parts.get("site", "").isdecimal() else parts.get("site", ""),
-            z=int(z) if z.isdecimal() else orders["z"][z],
-            time=int(time) if time.isdecimal() else orders["time"][time],
+            file,
+            channel,
+            plate or folder_names[file.folder],
+            standard_well(well),
+            str(int(site)) if site.isdecimal() else site,
+            int(z) if z.isdecimal() else z_numbers.get(z, 0),
+            int(time) if time.isdecimal() else time_numbers.get(time, 0),
         )
 
 
 def _recognise(pattern: re.Pattern[str], content: FolderContent) -> str | None:
-    return recognised_by_names(content.images, pattern)
+    return recognised_by_names(content, pattern)
 
 
 def _list_planes(pattern: re.Pattern[str], content: FolderContent, options: ReadingOptions) -> PlaneListing:

@@ -60,7 +60,7 @@ def _planes_of(image: Any, index: Path, sample: WellSample | None, options: Read
         problem = metadata.pixel_size_problem
     return [
         ListedPlane(
-            file=file_beside(index.parent, file),
+            file=file_beside(str(index.parent), file),
             channel=names[c] if c < len(names) else f"channel {c}",
             plate=sample.plate if sample else "",
             well=sample.well if sample else "",

@@ -70,7 +70,7 @@ def _planes(image: Any, index: Path, plate: str) -> list[ListedPlane]:
             raise ValueError(f"the name {name!r} does not say a well")
         planes.append(
             ListedPlane(
-                file=file_beside(index.parent, name),
+                file=file_beside(str(index.parent), name),
                 channel=names[int(data.get("FirstC", 0))],
                 plate=plate,
                 well=standard_well(said["well"]),

@@ -17,7 +17,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
 from subcell_hf.images.file_names import image_stem, is_system_file, legible, normal_form
-from subcell_hf.images.listed_fields import ListedField
+from subcell_hf.images.listed_fields import FilePlace, ListedField
 from subcell_hf.images.wells import standard_well
 
 PLACEHOLDERS = {
@@ -253,6 +253,6 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
-def without_masks(images: Iterable[Path], pattern: MaskPattern) -> list[Path]:
+def without_masks(images: Iterable[FilePlace], pattern: MaskPattern) -> list[FilePlace]:
     """Images of a folder that are no masks by a pattern."""
-    return [path for path in images if pattern.parts_of(path) is None]
+    return [image for image in images if pattern.parts_of(image.path) is None]

@@ -80,15 +80,15 @@ def test_folders_of_other_machines_are_mapped(tmp_path: Path, written: str, old:
 
 def test_the_longest_mapping_wins_and_folders_match_as_a_whole(tmp_path: Path) -> None:
     places = PathMapping(tmp_path / "t.csv", {"s3://b/a": "/one", "s3://b/a/c/": "/two", "https://h/x": "/web"})
-    assert places.locate("s3://b/a/c/i.tif") == Path("/two/i.tif")
-    assert places.locate("s3://b/a/cc/i.tif") == Path("/one/cc/i.tif")
+    assert places.locate("s3://b/a/c/i.tif").path == Path("/two/i.tif")
+    assert places.locate("s3://b/a/cc/i.tif").path == Path("/one/cc/i.tif")
     assert str(places.locate("s3://b/ab/i.tif")).startswith("s3:")
-    assert places.locate("https://h/x/a%20b.tif") == Path("/web/a b.tif")
-    assert places.locate("file:///data/a%20b.tif") == Path("/data/a b.tif")
-    assert places.locate("images\\i.tif") == tmp_path / "images" / "i.tif"
-    assert places.locate("i.tif") == tmp_path / "i.tif"
-    assert places.locate("/i.tif") == Path("/i.tif")
-    assert PathMapping(tmp_path / "t.csv", {"C:": "/c"}).locate("c:\\i.tif") == Path("/c/i.tif")
+    assert places.locate("https://h/x/a%20b.tif").path == Path("/web/a b.tif")
+    assert places.locate("file:///data/a%20b.tif").path == Path("/data/a b.tif")
+    assert places.locate("images\\i.tif").path == tmp_path / "images" / "i.tif"
+    assert places.locate("i.tif").path == tmp_path / "i.tif"
+    assert places.locate("/i.tif").path == Path("/i.tif")
+    assert PathMapping(tmp_path / "t.csv", {"C:": "/c"}).locate("c:\\i.tif").path == Path("/c/i.tif")
     with pytest.raises(InputError, match="is not OLD=NEW"):
         parse_path_mapping(["s3://b"])
 

@@ -1,0 +1,230 @@
+"""Planes that a layout lists → fields of view, checked against the disk.
+
+Planes become channels, Z-stacks and fields, and what cannot be right is said for the field that it concerns.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from subcell_hf.errors import counted
+from subcell_hf.images.decoders.image import FieldError
+from subcell_hf.images.image_tables.listed_files import FilesOnDisk
+from subcell_hf.images.listed_fields import FilePlace, ListedField, Listing, PlaneFile
+from subcell_hf.images.plane_listing import SEPARATORS, ListedPlane, PlaneListing
+from subcell_hf.images.reading_options import ReadingOptions
+from subcell_hf.images.wells import well_position
+
+_MOST_NAMED = 3
+_LARGEST_PLATE = (32, 48)
+
+_place_of = attrgetter("field_name", "plate", "well", "site", "time")
+
+
+def fields_of_planes(
+    listing: PlaneListing, root: Path | None, options: ReadingOptions, names: Mapping[str, frozenset[str]] | None = None
+) -> Listing:
+    """Gather planes into fields of view.
+
+    A field is called `<plate>_<well>_<site>`, with `_t<time point>` where a plate, or a site of no plate, has several,
+    and with `-` for the separators of paths.
+
+    Args:
+        listing: What a layout lists.
+        root: Folder of the input; planes outside of it are refused. None: they may lie anywhere.
+        options: Channels that are not asked for may be missing.
+        names: Folder → the names in it, of folders that have been looked through.
+    """
+    groups: dict[tuple[str, str, str, str, int], list[ListedPlane]] = {}
+    for plane in listing.planes:
+        groups.setdefault(_place_of(plane), []).append(plane)
+    times: dict[tuple[str, str], set[int]] = {}
+    for planes in groups.values():
+        times.setdefault(_series_of(planes[0]), set()).add(planes[0].time)
+    disk = FilesOnDisk(root, names)
+    fields = []
+    for (field_name, plate, well, site, time), planes in groups.items():
+        suffix = f"t{time}" if len(times[_series_of(planes[0])]) > 1 else ""
+        parts = (field_name,) if field_name else [_one_part(part) for part in (listing.prefix, plate, well, site)]
+        name = "_".join([part for part in (*parts, suffix) if part])
+        fields.append(_field_of(name, planes, listing, disk, options))
+    disk.note_renamed()
+    fields += [ListedField(name=name, problem=problem) for name, problem in listing.problems.items()]
+    return Listing(tuple(fields), {str(file): reason for file, reason in listing.left_out.items()})
+
+
+def _one_part(text: str) -> str:
+    return SEPARATORS.sub("-", text) if "/" in text or "\\" in text else text
+
+
+def _series_of(plane: ListedPlane) -> tuple[str, str]:
+    return plane.plate, "" if plane.plate else plane.site
+
+
+def _as_on_disk(plane: ListedPlane, disk: FilesOnDisk) -> ListedPlane:
+    """A plane whose files are called as on the disk."""
+    try:
+        return plane._replace(
+            file=disk.find(plane.file), illumination=plane.illumination and disk.find(plane.illumination)
+        )
+    except FieldError as error:
+        return plane._replace(problem=plane.problem or str(error))
+
+
+class _Gathered:
+    """The planes of one field.
+
+    Attributes:
+        channels: Our channel name → its planes.
+        planes: All of them, channel by channel.
+        columns: The same, attribute by attribute.
+        sizes_um: Different pixel sizes, in ascending order.
+    """
+
+    def __init__(self, planes: Sequence[ListedPlane], mapping: Mapping[str, str]):
+        channels: dict[str, list[ListedPlane]] = {}
+        for plane in planes:
+            channels.setdefault(mapping.get(plane.channel, plane.channel), []).append(plane)
+        self.channels = channels
+        if len(channels) < len(planes):
+            planes = [plane for stack in channels.values() for plane in stack]
+        self.planes = planes
+        columns: Any = ListedPlane._make(zip(*planes, strict=True))
+        self.columns = columns
+        self.sizes_um = sorted({*columns.pixel_size_um} - {None})
+
+
+def _field_of(
+    name: str, planes: Sequence[ListedPlane], listing: PlaneListing, disk: FilesOnDisk, options: ReadingOptions
+) -> ListedField:
+    missing = disk.missing(_files_of(planes))
+    if missing:
+        planes = [_as_on_disk(plane, disk) for plane in planes]
+        missing = disk.missing(_files_of(planes))
+    gathered, first = _Gathered(planes, options.channel_mapping), planes[0]
+    metadata = {"plate": first.plate, "well": first.well, "site": first.site}
+    if first.stage_um is not None:
+        metadata |= {"stage_x_um": f"{first.stage_um[0]:.6g}", "stage_y_um": f"{first.stage_um[1]:.6g}"}
+    if any(gathered.columns.metadata):
+        metadata = {**metadata, **_shared_metadata(planes), **metadata}
+    sizes_um = gathered.sizes_um
+    return ListedField(
+        name=name,
+        channel_planes={channel: _stack_of(stack) for channel, stack in gathered.channels.items()},
+        illumination={
+            channel: stack[0].illumination.path
+            for channel, stack in gathered.channels.items()
+            if stack[0].illumination is not None
+        },
+        metadata={key: value for key, value in metadata.items() if value},
+        pixel_size_um=sizes_um[0] if sizes_um else None,
+        pixel_size_from=listing.pixel_size_from if sizes_um else "",
+        pixel_size_wins=listing.size_wins,
+        files_missing=tuple(map(_as_written, missing)),
+        problem=next(_problems(name, gathered, missing, listing, disk, options), None),
+    )
+
+
+def _files_of(planes: Sequence[ListedPlane]) -> Iterable[FilePlace]:
+    """The files of planes and their illumination functions, each once."""
+    return dict.fromkeys(file for plane in planes for file in (plane.file, plane.illumination) if file is not None)
+
+
+def _stack_of(planes: Sequence[ListedPlane]) -> tuple[PlaneFile, ...]:
+    """The planes of one channel, from below."""
+    if len(planes) == 1:
+        return (PlaneFile(planes[0].file, planes[0].page, planes[0].position),)
+    return tuple(
+        PlaneFile(plane.file, plane.page, plane.position) for plane in sorted(planes, key=lambda plane: plane.z)
+    )
+
+
+def _shared_metadata(planes: Sequence[ListedPlane]) -> Mapping[str, str]:
+    """What all planes of a field say alike."""
+    known = list({id(plane.metadata): plane.metadata for plane in planes if plane.metadata is not None}.values())
+    first = known[0] if known else {}
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in known[1:])}
+
+
+def _as_written(file: FilePlace) -> str:
+    """A path, or an address that was taken for one and lost a stroke."""
+    return re.sub(r"^([a-z][a-z0-9]+):/(?!/)", r"\1://", str(file))
+
+
+def _problems(
+    name: str,
+    gathered: _Gathered,
+    missing: Sequence[FilePlace],
+    listing: PlaneListing,
+    disk: FilesOnDisk,
+    options: ReadingOptions,
+) -> Iterator[str]:
+    """What makes a field unusable, one sentence each."""
+    planes, columns, channels, sizes = gathered.planes, gathered.columns, gathered.channels, gathered.sizes_um
+    first = planes[0]
+    yield from (f"Field {name!r}: {problem}" for problem in columns.problem if problem)
+    if not all(map(disk.is_inside, {file.folder for file in columns.file})):
+        outside = next(file for file in columns.file if not disk.is_inside(file.folder))
+        yield f"Field {name!r}: {outside} lies outside of the input. Give the folder that holds the whole plate."
+    shape, position = listing.shapes.get(first.plate, _LARGEST_PLATE), well_position(first.well)
+    if position is not None and (position[0] > shape[0] or position[1] > shape[1]):
+        yield (
+            f"Field {name!r}: well {first.well} lies beyond plate {first.plate!r} of {shape[0]} rows and {shape[1]} "
+            "columns. One of both is wrong: correct the metadata, or leave the well out."
+        )
+    for channel, stack in channels.items():
+        if len(stack) > 1:
+            yield from _problems_of_stack(name, channel, stack)
+    if len({*zip(columns.file, columns.page, columns.position, strict=True)}) < len(planes):
+        yield from _files_of_two_channels(name, channels)
+    if len(sizes) > 1 and sizes[-1] > 1.01 * sizes[0]:
+        yield (
+            f"Field {name!r}: its planes have pixel sizes of {sizes[0]:g} and {sizes[-1]:g} um, expected one. Give the "
+            "true size (--pixel-size-um)."
+        )
+    asked = options.channels
+    wanted = [plane for channel, stack in channels.items() if asked is None or channel in asked for plane in stack]
+    lacking = [file for file in _files_of(wanted) if file in missing] if missing else []
+    if lacking:
+        yield _problem_of_gaps(name, planes, lacking, missing, listing)
+
+
+def _problems_of_stack(name: str, channel: str, stack: Sequence[ListedPlane]) -> Iterator[str]:
+    names = {plane.channel for plane in stack}
+    if len(names) > 1:
+        yield f"Field {name!r}: {' and '.join(sorted(names))} are both mapped to {channel}, expected one of them."
+    if len({plane.z for plane in stack}) < len(stack):
+        repeated = next(plane.z for plane in stack if sum(other.z == plane.z for other in stack) > 1)
+        paths = [plane.file for plane in stack if plane.z == repeated]
+        differ = len({path.name for path in paths}) == len(paths)
+        files = ", ".join(path.name if differ else str(path) for path in paths)
+        yield f"Field {name!r} has several planes {repeated} of channel {channel}: {files}. Remove all but one."
+
+
+def _files_of_two_channels(name: str, channels: Mapping[str, Sequence[ListedPlane]]) -> Iterator[str]:
+    places: dict[tuple[FilePlace, int | None, int | None], str] = {}
+    for channel, stack in channels.items():
+        for plane in stack:
+            other = places.setdefault((plane.file, plane.page, plane.position), channel)
+            if other != channel:
+                yield f"Field {name!r} has one file for {other} and {channel}: {plane.file}. Give each its own."
+
+
+def _problem_of_gaps(
+    name: str,
+    planes: Sequence[ListedPlane],
+    lacking: Sequence[FilePlace],
+    missing: Collection[FilePlace],
+    listing: PlaneListing,
+) -> str:
+    named = ", ".join(file.name for file in lacking[:_MOST_NAMED])
+    named += ", …" if len(lacking) > _MOST_NAMED else ""
+    functions = {plane.illumination for plane in planes if plane.illumination is not None}
+    also = f" and {counted(len(functions), 'illumination function')}" if functions else ""
+    lost = sum(file in missing for file in (*(plane.file for plane in planes), *functions))
+    return (
+        f"Field {name!r}: {lost} of {counted(len(planes), 'listed plane')}{also} "
+        f"{'is' if lost == 1 else 'are'} not on the disk: {named}. {listing.remedy}"
+    )
