@@ -27,6 +27,7 @@ MIN_IS_WHITE = (
     "does not say; expected MinIsBlack. In ImageJ choose Image > Lookup Tables > Invert LUT (and Edit > Invert, if the "
     "signal is dark then), and save it again."
 )
+MOST_PAGES = 10_000  # of a TIFF
 PALETTE_STEP = 257  # one step of 8 bits on a palette's scale of 16 bits
 
 
@@ -285,6 +286,8 @@ def _open_tiff(path: Any) -> Any:
     """Open a TIFF; planes that were written one after the other are pages of one image."""
     tifffile = import_optional("tifffile", "tifffile")
     file = tifffile.TiffFile(path)
+    if list(file.pages[MOST_PAGES : MOST_PAGES + 1]):  # a small file that is damaged can list millions
+        raise UnfitFileError(f"lists more than {MOST_PAGES} pages; expected one per channel. It may be damaged.")
     shapes = {tuple(series.shape) for series in file.series} if file.is_shaped else set()
     if len(shapes) == 1 and len(file.series) > 1 and len(shapes.pop()) == 2:
         file.close()  # each call of tifffile's `TiffWriter.write` begins a series of its own

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import tifffile
 import webdataset
 import zarr
+from PIL import Image
 
 from subcell_hf.cells.cropping import crop_fields
 from subcell_hf.cells.folder import read_crops
@@ -22,6 +24,8 @@ from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
 from subcell_hf.hub.endpoint.endpoint_images import Limits, RequestError
 from subcell_hf.images.fields_of_view import ReadingOptions, find_fields
+from subcell_hf.model.image_files_subcell import read_bytes
+from subcell_hf.model.pictures_subcell import sheet_png
 from subcell_hf.shards.codec import decode_sample
 from subcell_hf.shards.inspection import inspect_shards
 from subcell_hf.shards.reader import ShardReader
@@ -181,6 +185,32 @@ def answer_body(folder: Path) -> None:
     _handler(str(model))(body)
 
 
+def write_picture(ending: str) -> Callable[[Path], None]:
+    """One file of a cell, as widgets send it: a channel sheet, or a stack."""
+
+    def write(folder: Path) -> None:
+        planes = stack("uint8")[..., : SHAPE[0]]
+        sheet = Image.fromarray(np.hstack(list(planes)))
+        content = {
+            ".png": lambda: sheet_png(dict(zip(COLOURS, planes, strict=True))),
+            ".jpg": lambda: imagecodecs.jpeg_encode(np.asarray(sheet)),
+            ".tif": lambda: _encoded_tiff(planes),
+        }[ending]()
+        (folder / f"picture{ending}").write_bytes(content)
+        if not (folder.parent / "model").is_dir():
+            save_tiny("SubCellForImageClassification", folder.parent / "model")
+
+    return write
+
+
+def answer_picture(folder: Path) -> None:
+    """As the endpoint's server takes bytes that are no JSON, and as the pipeline reads them."""
+    model = next(folder.parents[1].glob("sound/sheets/model"))
+    content = next((path.read_bytes() for path in folder.glob("picture.*") if path.is_file()), b"")
+    read_bytes(content, "picture")
+    _handler(str(model))({"inputs": content})
+
+
 def _npy(pixels: npt.NDArray[Any]) -> bytes:
     file = io.BytesIO()
     np.save(file, pixels)
@@ -247,6 +277,13 @@ IMAGE_KINDS = [
     ),
     Kind("inspection", {"uint8": _shards()}, read_inspected, 3, refusals=(FileNotFoundError, IsADirectoryError)),
     Kind("webdataset", {"uint8": _shards()}, read_webdataset, 4),
+    Kind(
+        "sheets",
+        {ending[1:]: write_picture(ending) for ending in (".png", ".jpg", ".tif")},
+        answer_picture,
+        6,
+        refusals=(ValueError,),
+    ),
     Kind(
         "endpoint",
         {

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import pytest
 import tifffile
 import torch
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -137,6 +141,31 @@ def test_one_file_with_all_channels(tmp_path: Path, channels_last: bool) -> None
     found = read_stack(str(tmp_path / "cell.npy"), names, RYBG, PROCESSOR)
     for channel in RYBG:
         np.testing.assert_array_equal(found[channel], images[channel])
+
+
+@pytest.mark.parametrize("kind", ["sheet.png", "sheet.jpg", "sheet.tif"])
+def test_a_sheet_holds_all_channels(tmp_path: Path, demo: Demo, kind: str) -> None:
+    smooth = np.outer(np.linspace(0, 250, SIZE), np.linspace(0, 1, SIZE)).astype(np.uint8)
+    images = {channel: smooth // (index + 1) for index, channel in enumerate(RYBG)}
+    Image.fromarray(np.hstack(list(images.values()))).save(tmp_path / kind)
+    for channel, plane in read_stack(str(tmp_path / kind), RYBG, RYBG, PROCESSOR).items():
+        assert np.abs(plane.astype(int) - images[channel]).max() <= (8 if kind == "sheet.jpg" else 0)
+    answer = demo.open_stack(None, None, False, str(tmp_path / kind), ", ".join(RYBG))
+    assert f"{SIZE}×{SIZE} px" in answer[0]
+
+
+def test_colours_are_channels_where_the_model_has_them(tmp_path: Path, demo: Demo) -> None:
+    """In the model's order, the text field says nothing of the picture's own order."""
+    rgb = np.random.default_rng(0).integers(0, 200, (SIZE, SIZE, 3)).astype(np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb")
+    names = CHANNEL_VARIANTS["rbg"]
+    for file in ("a.png", "a.tif"):
+        found = read_stack(str(tmp_path / file), names, names, SubCellImageProcessor(names, SIZE, 0.64))
+        for sample, channel in enumerate(("red", "green", "blue")):
+            np.testing.assert_array_equal(found[channel], rgb[..., sample])
+    answer = demo.open_stack(None, None, False, str(tmp_path / "a.png"), ", ".join(RYBG))
+    assert "a.png is an RGB picture without a colour for yellow" in answer[0]
 
 
 def composite(path: Path) -> None:
@@ -416,6 +445,27 @@ def test_a_space_is_complete(space: Path) -> None:
     for path in space.glob("*.py"):
         assert "from subcell_hf.hub" not in path.read_text(encoding="utf-8")
     assert not [path for path in space.rglob("*") if path.suffix in (".pkl", ".pt", ".bin", ".pth")]
+
+
+def test_the_requirements_of_a_space_are_what_its_code_needs_and_what_was_tested(model: Path, space: Path) -> None:
+    """Whether they install together was tried with pip's dry run; this holds without a network."""
+    header = yaml.safe_load((space / "README.md").read_text(encoding="utf-8").split("---")[1])
+    lines = (space / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    needed = [Requirement(line) for line in lines if line and not line.startswith(("#", "--"))]
+    for requirement in needed:
+        assert requirement.specifier.contains(version(requirement.name)), requirement
+    package = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    python = header["python_version"]
+    assert isinstance(python, str)  # 3.10 as a number would be 3.1
+    assert python in SpecifierSet(package["requires-python"])
+    assert header["sdk_version"] in {entry.name: entry.specifier for entry in needed}["gradio"]
+    listed = {"PIL" if entry.name == "pillow" else entry.name for entry in needed}
+    # The Space runs the code of the model as well.
+    for path in [*space.glob("*.py"), *model.glob("*_subcell*.py")]:
+        imported = re.findall(r"^\s*(?:from|import) (\w+)|import_optional\(\"(\w+)", path.read_text(), re.MULTILINE)
+        foreign = {a or b for a, b in imported} - sys.stdlib_module_names - {other.stem for other in space.glob("*.py")}
+        optional = {"subcell_hf", "huggingface_hub", "torchvision"}  # beside it, of transformers, or not used here
+        assert foreign <= listed | optional, path.name
 
 
 def test_a_space_replaces_only_spaces(model: Path, space: Path, tmp_path: Path) -> None:

@@ -39,7 +39,11 @@ _APP_FILES = {
 
 _EXAMPLES = ("Mitochondria", "Nucleoli", "Golgi apparatus", "Plasma membrane", "Nucleoplasm")
 _MOST_REFERENCE_CELLS = 1500
+_PYTHON = "3.11"
+"""The Hub's own default, 3.10, is older than what the model's code is written for."""
 _REQUIREMENTS = """\
+# The wheels of PyPI bring gigabytes of CUDA, of which a Space on a CPU has no use.
+--extra-index-url https://download.pytorch.org/whl/cpu
 gradio>=6
 imagecodecs>=2025.3
 jinja2>=3.1
@@ -187,6 +191,7 @@ def _readme(title: str, repository: str) -> str:
         "colorTo": "blue",
         "sdk": "gradio",
         "sdk_version": version("gradio"),
+        "python_version": _PYTHON,
         "app_file": "app.py",
         "license": "mit",
         "models": [repository],
