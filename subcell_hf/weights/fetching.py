@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from subcell_hf.errors import InputError, counted
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification
+from subcell_hf.progress import progress_bar
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.downloads.cached_files import cache_folder
 from subcell_hf.storage.downloads.files import FileFacts, facts_of_file, find_difference
@@ -65,14 +66,9 @@ class FetchedModel:
         )
 
 
-def weights_cache() -> Path:
-    """Folder of fetched weights, in that of Hugging Face (`HF_HOME`)."""
-    return cache_folder()
-
-
 def fetched_folder(variant: str, cache: Path | None = None) -> Path | None:
     """Folder of a model that was fetched before; None where it was not."""
-    folder = (cache or weights_cache()) / "models" / variant
+    folder = (cache or cache_folder()) / "models" / variant
     return folder if (folder / _FETCHED_FILE).is_file() else None
 
 
@@ -99,7 +95,7 @@ def fetch_weights(
         variant: One of `published_variants()`.
         source: Address of a mirror, or folder of files that were copied by hand; None: `SUBCELL_MIRROR`, or SubCell's
             public bucket.
-        cache: Where to keep it; None: `weights_cache()`.
+        cache: Where to keep it; None: `subcell` in the cache of Hugging Face (`HF_HOME`).
         progress: Whether to show progress on stderr.
 
     Raises:
@@ -108,7 +104,7 @@ def fetch_weights(
         OSError: If the cache cannot be written.
     """
     chosen, terms = published_variant(variant), str(download_facts()["license"])
-    cache = cache or weights_cache()
+    cache = cache or cache_folder()
     found = fetched_folder(variant, cache)
     if found is not None:
         return FetchedModel(variant, found, False, terms)
@@ -168,8 +164,10 @@ def _bring(
     others = {key for other in published_variants().values() for key in other.files} - {*missing}
     refuse_twins(place, sizes, sorted(others))
     _announce(variant, place, sizes, files)
-    for key in missing:
-        paths[key], facts[key] = place.bring(key, files / key, known.get(key), progress)
+    total = sum(size or 0 for size in sizes.values()) if all(sizes.values()) else None
+    with progress_bar(total, "B", f"SubCell {variant.name}", shown=progress, scaled=True) as bar:
+        for key in missing:
+            paths[key], facts[key] = place.bring(key, files / key, known.get(key), bar.update)
     return paths, facts
 
 

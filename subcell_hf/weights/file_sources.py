@@ -1,7 +1,7 @@
 """Where published files come from: a server of the bucket's layout, or a folder of files that were copied by hand."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
@@ -41,10 +41,12 @@ class FileServer:
         """The server's mark of the content of a file whose size was asked for; empty if it has none."""
         return self._marks[key]
 
-    def bring(self, key: str, target: Path, known: FileFacts | None, progress: bool) -> tuple[Path, FileFacts]:
-        """Download a file; returns where it is, and what came."""
+    def bring(
+        self, key: str, target: Path, known: FileFacts | None, advance: Callable[[int], object]
+    ) -> tuple[Path, FileFacts]:
+        """Download a file, with `advance` as in `download_file`; returns where it is, and what came."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        return target, download_file(self._address(key), target, known, progress=progress)
+        return target, download_file(self._address(key), target, known, advance=advance)
 
     def _address(self, key: str) -> str:
         return f"{self.url}/{quote(key)}"
@@ -81,7 +83,9 @@ class CopiedFiles:
         """Checksum of a file."""
         return self._facts_of(self._found[key][0]).sha256
 
-    def bring(self, key: str, target: Path, known: FileFacts | None, progress: bool) -> tuple[Path, FileFacts]:
+    def bring(
+        self, key: str, target: Path, known: FileFacts | None, advance: Callable[[int], object]
+    ) -> tuple[Path, FileFacts]:
         """Check a file, which stays where it is; returns where it is, and what it is."""
         first, *others = self._found[key]
         facts = self._facts_of(first)
@@ -92,6 +96,7 @@ class CopiedFiles:
             )
         if difference := find_difference(facts, known):
             raise InputError(f"{first} is not the file it should be: {difference}. Copy it again.")
+        advance(facts.size_bytes)
         return first, facts
 
     def _facts_of(self, path: Path) -> FileFacts:

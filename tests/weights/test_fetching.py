@@ -59,8 +59,10 @@ def test_a_variant_loads_and_gives_the_numbers_of_its_files(
 def test_a_broken_transfer_goes_on_where_it_broke(bucket: Bucket, tmp_path: Path) -> None:
     bucket.files["a"] = bytes(range(256)) * 40_000
     bucket.cut_after["a"] = 3_000_000
-    facts = download_file(f"{bucket.url}/a", tmp_path / "a", progress=False)
+    steps: list[int] = []
+    facts = download_file(f"{bucket.url}/a", tmp_path / "a", advance=steps.append)
     assert (tmp_path / "a").read_bytes() == bucket.files["a"]
+    assert sum(steps) == len(bucket.files["a"])
     assert [asked for _, asked in bucket.requests] == ["", "bytes=3000000-"]
     assert facts.sha256 == hashlib.sha256(bucket.files["a"]).hexdigest()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -111,8 +111,8 @@ def gather_facts(
     if variant is not None:
         told |= _published_facts(variant, config, fetched)
         told["repository"] = repository
-        if str(told.get("base_model")).partition("/")[2] == repository.partition("/")[2]:
-            del told["base_model"]  # encoder and classifiers are in one repository
+        if fetched:  # encoder and classifiers are in one repository
+            told.pop("base_model", None)
     if record is not None:
         told |= _read_record(record)
     if facts is not None:

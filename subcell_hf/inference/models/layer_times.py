@@ -21,8 +21,8 @@ from subcell_hf.inference.models.loading import ModelFolder
 from subcell_hf.inference.models.machine import describe_machine
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell import SubCellLayer
+from subcell_hf.storage.downloads.cached_files import cache_folder
 from subcell_hf.storage.records import read_record, write_record
-from subcell_hf.weights.fetching import weights_cache
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Precision → dtype of the transformer."""
@@ -179,7 +179,7 @@ def time_layer(shape: LayerShape, device: torch.device, *, again: bool = False) 
 
 def cache_file() -> Path:
     """Where measurements are kept."""
-    return weights_cache() / "layer_times.json"
+    return cache_folder() / "layer_times.json"
 
 
 def _key(shape: LayerShape, device: torch.device, images: int) -> str:

@@ -5,6 +5,7 @@ import json
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -48,7 +49,14 @@ class FileFacts:
     etag: str = ""
 
 
-def download_file(url: str, target: Path, expected: FileFacts | None = None, *, progress: bool = True) -> FileFacts:
+def download_file(
+    url: str,
+    target: Path,
+    expected: FileFacts | None = None,
+    *,
+    progress: bool = True,
+    advance: Callable[[int], object] | None = None,
+) -> FileFacts:
     """Download a file.
 
     What has come before a transfer broke is kept beside the target and continued, if the server still has the same
@@ -59,6 +67,8 @@ def download_file(url: str, target: Path, expected: FileFacts | None = None, *, 
         target: File to write; its folder exists.
         expected: What the file must be, if that is known.
         progress: Whether to show progress on stderr.
+        advance: Called with the number of further bytes that are here, instead of showing progress; negative where a
+            file that had changed is downloaded from its beginning.
 
     Returns:
         What came.
@@ -69,7 +79,7 @@ def download_file(url: str, target: Path, expected: FileFacts | None = None, *, 
     """
     part = target.with_name(f"{target.name}.download")
     try:
-        etag = str(_attempts(_ATTEMPTS)(_transfer, url, part, progress))
+        etag = str(_attempts(_ATTEMPTS)(_transfer, url, part, progress and advance is None, _Position(advance)))
     except _BROKEN as error:
         kept = part.stat().st_size if part.exists() else 0
         reason = getattr(error, "reason", None) or error
@@ -153,7 +163,19 @@ def facts_of_file(path: Path) -> FileFacts:
     return FileFacts(path.stat().st_size, _checksum(path, "sha256"))
 
 
-def _transfer(url: str, part: Path, progress: bool) -> str:
+class _Position:
+    """How much of a file is here, reported as steps."""
+
+    def __init__(self, advance: Callable[[int], object] | None) -> None:
+        self._advance, self._reported = advance, 0
+
+    def move(self, size_bytes: int) -> None:
+        if self._advance is not None:
+            self._advance(size_bytes - self._reported)
+        self._reported = size_bytes
+
+
+def _transfer(url: str, part: Path, progress: bool, position: _Position) -> str:
     """Bring the rest of a file; returns the server's mark of it."""
     state = _read_state(part)
     have = part.stat().st_size if part.exists() and state.get("url") == url and state.get("etag") else 0
@@ -178,9 +200,12 @@ def _transfer(url: str, part: Path, progress: bool) -> str:
             progress_bar(total or None, "B", name, shown=progress, done=have, scaled=True) as bar,
             part.open("ab" if have else "wb") as file,
         ):
+            position.move(have)
             while block := response.read(_BLOCK_BYTES):
                 file.write(block)
+                have += len(block)
                 bar.update(len(block))
+                position.move(have)
     size = part.stat().st_size
     if total and size != total:
         if size > total:

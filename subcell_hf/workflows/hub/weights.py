@@ -11,7 +11,8 @@ from subcell_hf.errors import InputError, counted
 from subcell_hf.hub.publishing.collections import collect_repositories
 from subcell_hf.hub.publishing.push import NO_TOKEN, PushPlan
 from subcell_hf.progress import hide_weight_bars
-from subcell_hf.weights.fetching import FetchedModel, fetch_weights, weights_cache
+from subcell_hf.storage.downloads.cached_files import cache_folder
+from subcell_hf.weights.fetching import FetchedModel, fetch_weights
 from subcell_hf.weights.published_variants import published_variant, published_variants, suggest_variants
 from subcell_hf.workflows.hub.publishing import PushOptions, export_repository, push_folder
 
@@ -112,7 +113,7 @@ def publish_models(
     if not dry_run and not get_token():
         raise InputError(f"No token found to publish as {owner}: {NO_TOKEN}.")
     hide_weight_bars()
-    folder = weights_cache() / "repositories" / owner if output is None else Path(output)
+    folder = cache_folder() / "repositories" / owner if output is None else Path(output)
     options = PushOptions(private=private, dry_run=dry_run, message="Publish SubCell's weights with subcell_hf")
     plans = {}
     for number, name in enumerate(names, 1):
