@@ -124,7 +124,7 @@ def expected_inputs(order: Sequence[str]) -> str:
     expected = f"one grey picture with {', '.join(order)} side by side, all square (`subcell sheet` makes one)"
     if set(order) <= set(PICTURE_COLOURS):
         expected += f", an RGB picture with {', '.join(order)} in their colours"
-    return f"{expected}, a TIFF with one plane for each, or a file for each: {{channel: file}}"
+    return f"{expected}, a TIFF with one plane for each, or one file per channel"
 
 
 def _refuse_cut(planes: Mapping[str, Pixels], where: str) -> None:

@@ -1,9 +1,11 @@
 """Looks and words of the demo; lies beside `app.py` on the Hub."""
 
 HELP = """
-**Input:** one cell, or a field of view. PNG, JPEG, TIFF or `.npy`, 8 or 16 bits, up to 3,072 px and 64 MB in
-all. Upload one image per channel, or one TIFF or `.npy` file with all channels. Cells of a field are segmented if the
-demo was installed with its image tools, or taken from a mask that you upload.
+**Input:** one cell, or a field of view. PNG, JPEG, TIFF or `.npy`, 8 or 16 bits, up to 3,072 px and 64 MB in all.
+Upload one image per channel, or one file with all: a channel sheet (one grey picture with the channels side by side, all
+square), an RGB picture if each channel of the model is red, green or blue, or a TIFF or `.npy` with one plane per
+channel. Cells of a field are segmented if the demo was installed with its image tools, or taken from a mask that you
+upload.
 
 **Output:** the probability of each location, the attention of the model (the weights of its attention pooling, mean
 over heads), the embedding to download, and the cell on a map (UMAP) of reference cells. The map is computed in advance.
@@ -25,6 +27,7 @@ CSS = """
 .location .bar, .legend i:not(.own) { border: 1px solid rgba(150,150,150,.75); box-sizing: border-box; }
 .picture .image-container > button, .picture .image-frame, .picture img { width: 100%; }
 .picture img { object-fit: contain; image-rendering: pixelated; }
+#seen img, #attention img { image-rendering: auto; }
 .map svg { width: 100%; max-width: 460px; background: #f2f2f2; border-radius: 8px; }
 .map h3 { margin: 0 0 .4em; }
 .map .how { font-size: .85em; opacity: .75; }

@@ -53,7 +53,7 @@ def draw_seen(reading: CellReading, channels: Sequence[str]) -> Rgb:
     """What the model saw, in colours, with the outline of the cell."""
     rgb = _compose(dict(zip(channels, reading.pixel_values, strict=True)))
     if reading.cell_mask is not None:
-        rgb[_outline(reading.cell_mask.astype(np.int32))] = (255, 255, 255)
+        rgb[_thick(_outline(reading.cell_mask.astype(np.int32)))] = (255, 255, 255)
     return rgb
 
 
@@ -71,7 +71,7 @@ def draw_attention(reading: CellReading) -> Rgb | None:
     share = 0.25 + 0.6 * heat
     rgb = np.moveaxis(grey * (1 - share) + colours * share, 0, 2).clip(0, 255).astype(np.uint8)
     if reading.cell_mask is not None:
-        rgb[_outline(reading.cell_mask.astype(np.int32))] = (255, 255, 255)
+        rgb[_thick(_outline(reading.cell_mask.astype(np.int32)))] = (255, 255, 255)
     return np.ascontiguousarray(rgb)
 
 
