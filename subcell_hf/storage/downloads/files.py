@@ -201,7 +201,7 @@ def _transfer(url: str, part: Path, progress: bool, position: _Position) -> str:
             part.open("ab" if have else "wb") as file,
         ):
             position.move(have)
-            while block := response.read(_BLOCK_BYTES):
+            while block := response.read1(_BLOCK_BYTES):  # what has come, so that it is kept if no more comes
                 file.write(block)
                 have += len(block)
                 bar.update(len(block))
