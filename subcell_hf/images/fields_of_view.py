@@ -7,6 +7,7 @@ from pathlib import Path
 
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
 from subcell_hf.images.decoders.remote_paths import RemotePath, path_of
+from subcell_hf.images.decoders.unread_formats import why_unread
 from subcell_hf.images.field_source import FieldSource, channel_order
 from subcell_hf.images.file_names import legible
 from subcell_hf.images.files import IMAGE_SUFFIXES, FieldError, image_suffix
@@ -130,13 +131,15 @@ def list_fields(source: str | Path, options: ReadingOptions | None = None) -> Fo
         listing = list_any_table(source, options)
     elif is_image:
         listing = list_file(source, options)
+    elif (reason := why_unread(source.name)) is not None:
+        raise FieldError(f"{source} cannot be read: {reason}.")
     else:
         raise FieldError(
             f"{source} is neither a folder nor a table ({', '.join(TABLE_SUFFIXES)}) nor an image "
             f"({', '.join(IMAGE_SUFFIXES)}, .zarr)."
         )
     if not listing.fields:
-        others = [f" Not used: {file}: {reason}." for file, reason in listing.unused.items()]
+        others = [f" Not used: {file}: {reason}." for file, reason in (*listing.unused.items(), *_unread_in(source))]
         raise FieldError(
             f"{source} holds no image, expected files such as 800_A1_1_green.png ({', '.join(IMAGE_SUFFIXES)})."
             + "".join(others[:1])
@@ -157,6 +160,12 @@ def list_fields(source: str | Path, options: ReadingOptions | None = None) -> Fo
         checked, unused = with_named_masks(checked, unused, MaskPattern(options.masks), source)
     sources = (FieldSource(item, options) for item in sorted(checked, key=lambda item: item.name))
     return FoundFields(tuple(sources), unused, listing.layout, listing.recognised_by)
+
+
+def _unread_in(source: Path) -> list[tuple[Path, str]]:
+    """The first file of a folder without images that is of a known kind."""
+    files = sorted(source.rglob("*")) if source.is_dir() and not isinstance(source, RemotePath) else []
+    return [(path, reason) for path in files if (reason := why_unread(path.name))][:1]
 
 
 def iterate_fields(source: str | Path, options: ReadingOptions | None = None) -> Iterator[FieldOfView]:

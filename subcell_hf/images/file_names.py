@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
+from subcell_hf.images.decoders.unread_formats import UNREAD_SUFFIXES
 from subcell_hf.images.files import Named, image_suffix, longest_suffix
 from subcell_hf.images.wells import standard_well
 from subcell_hf.ontology import CHANNEL_STAINS
@@ -11,18 +12,12 @@ from subcell_hf.ontology import CHANNEL_STAINS
 MASK_NAME = "mask"
 CELLPOSE_MASKS = "cp_masks"
 
+_UNREAD = frozenset(UNREAD_SUFFIXES)
 _HPA_FIELD = re.compile(r"\d+_[A-H]\d\d?_\d+")
 _PLATE_WELL_SAMPLE = re.compile(r"(?P<plate>.+)_(?P<well>[^_]+)_(?P<sample>[^_]+)")
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _THUMBNAIL = re.compile(rf"(?:^|[^a-z])thumb(?:nail)?s?(?:$|[^a-z]|{_UUID})", re.IGNORECASE)
 _SYSTEM_NAMES = frozenset({"@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "lost+found"})
-
-# Kinds of images that microscopes and other programs write, and that are not read here.
-_OTHER_IMAGES = frozenset((
-    ".avif", ".bmp", ".c01", ".dcm", ".dv", ".flex", ".gif", ".heic", ".ics", ".ids", ".ims", ".jfif", ".jp2",
-    ".jpe", ".jxl", ".lsm", ".mha", ".mrc", ".mrxs", ".ndpi", ".nii", ".nrrd", ".oib", ".oif", ".pgm",
-    ".pnm", ".ppm", ".qptiff", ".r3d", ".scn", ".sld", ".stk", ".svs", ".tga", ".vsi", ".webp", ".zarr.zip", ".zvi",
-))  # fmt: skip
 
 # Cellpose names its files after the image: https://cellpose.readthedocs.io/en/latest/outputs.html
 _CELLPOSE_OTHERS = re.compile(
@@ -36,10 +31,13 @@ _LIKE_A_MASK = re.compile(
     re.IGNORECASE,
 )
 _LAYOUTS = {
-    "Phenix and Operetta": ("Index.idx.xml", re.compile(r"r\d+c\d+f\d+p\d+-ch\d+(?:sk\d+|fk\d+|fl\d+)*")),
+    "Phenix and Operetta": (
+        "Index.idx.xml", re.compile(r"r\d+c\d+f\d+p\d+(?:rc\d+)?-ch\d+(?:sk\d+|fk\d+|fl\d+)*|\d{6}-\d+-\d{9}")
+    ),
     "ImageXpress": ("the .HTD", re.compile(r".*[A-P]\d\d_s\d+_w\d[0-9A-F-]*")),
     "CellVoyager": (
-        "MeasurementData.mlf and MeasurementDetail.mrf", re.compile(r".*T\d{4}F\d{3}L\d\dA\d\dZ\d\dC\d\d")
+        "MeasurementData.mlf and MeasurementDetail.mrf",
+        re.compile(r".*T\d{4}F\d{3}L\d\dA\d\dZ\d\dC\d\d|W\d{4}F\d{4}T\d{4}Z\d{3}C\d+"),
     ),
     "IN Cell": ("the .xdce", re.compile(r".*\(fld \d+ wv .+\)")),
     "scanR": ("metadata.ome.xml", re.compile(r"[A-Z]{1,2}\d+--W\d+--P\d+--Z\d+--T\d+--.+")),
@@ -70,7 +68,7 @@ def other_image_suffix(file: Named) -> str | None:
     """The ending of a kind of images that is not read; None for images that are, and for any other file."""
     if image_suffix(file) is not None:
         return None
-    return longest_suffix(file.name.lower().removesuffix(".gz"), _OTHER_IMAGES)
+    return longest_suffix(file.name.lower().removesuffix(".gz"), _UNREAD)
 
 
 def image_stem(file: Named) -> str:

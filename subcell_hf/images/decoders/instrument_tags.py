@@ -1,4 +1,4 @@
-"""What instruments write into the tags of plain TIFFs: MetaXpress's MetaSeries XML, and Harmony's measurement."""
+"""What instruments write into the tags of plain TIFFs: MetaXpress's MetaSeries XML, Gen5's and Harmony's."""
 
 import re
 from pathlib import Path
@@ -11,6 +11,7 @@ from subcell_hf.storage.xml_files import parse_xml_elements, text_of
 
 _HARMONY_TAG = 65500
 _METASERIES_START = "<MetaData>"
+_GEN5_ROOT = "<BTIImageMetaData"
 _DECLARATION = re.compile(r"^\ufeff?\s*<\?xml[^>]*\?>")
 _METRE_UM = 1e6
 
@@ -30,9 +31,11 @@ def metadata_from_page(page: Any, path: Path) -> ImageMetadata:
     try:
         if description.startswith(_METASERIES_START):
             return _from_metaseries(description, path)
+        if _GEN5_ROOT in description[:1000]:
+            return _from_gen5(description, path, page.imagewidth, page.imagelength)
         if harmony is not None and b"<TiffImageDescription" in bytes(harmony.value)[:1000]:
             return _from_harmony(bytes(harmony.value).rstrip(b"\0").decode("utf-8", "replace"), path)
-    except (InputError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+    except (InputError, ValueError, LookupError, ArithmeticError, AttributeError, StopIteration) as error:
         return ImageMetadata((), None, f"the instrument's XML in the file's tags cannot be used ({error})")
     return metadata_from_tiff_tags(page)
 
@@ -51,6 +54,13 @@ def _from_metaseries(text: str, path: Path) -> ImageMetadata:
     known = described([name] if name else [], *(in_um(size, unit) for size in sizes))
     stage_um = (float(x), float(y)) if x and y else None
     return ImageMetadata(known.channel_names, known.pixel_size_um, known.pixel_size_problem, stage_um)
+
+
+def _from_gen5(text: str, path: Path, width: int, height: int) -> ImageMetadata:
+    """Facts of BioTek's Gen5, which says the size of the whole image in micrometres."""
+    acquisition = next(parse_xml_elements(_DECLARATION.sub("", text), path, "ImageAcquisition"))
+    whole = [text_of(acquisition, f"Image{side}Microns") for side in ("Width", "Height")]
+    return described([], *(float(um or 0) / pixels for um, pixels in zip(whole, (width, height), strict=True)))
 
 
 def _from_harmony(text: str, path: Path) -> ImageMetadata:

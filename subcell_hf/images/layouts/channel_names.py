@@ -9,6 +9,7 @@ from pathlib import Path
 from subcell_hf.images.decoders.ome_zarr import is_zarr_folder
 from subcell_hf.images.decoders.remote_paths import RemotePath
 from subcell_hf.images.decoders.stored_images import STORED_SUFFIXES
+from subcell_hf.images.decoders.unread_formats import why_unread
 from subcell_hf.images.file_names import (
     CELLPOSE_MASKS,
     MASK_NAME,
@@ -179,8 +180,7 @@ def _is_other_kind(file: FilePlace) -> bool:
 
 
 def _other_kind(file: FilePlace) -> str:
-    suffix = other_image_suffix(file)
-    return f"{suffix} files are not read: {'unpack it' if suffix == '.zarr.zip' else 'save it as TIFF or PNG'}"
+    return why_unread(file.name.removesuffix(".gz")) or f"{file.name} is of a kind that is not read"
 
 
 def _mask_without_image(file: FilePlace, root: Path) -> ListedField:

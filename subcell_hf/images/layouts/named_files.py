@@ -21,14 +21,36 @@ GROUPS = ("plate", "well", "site", "channel", "z", "time")
 """Names that a pattern may give its groups; CellProfiler's capital letters are understood."""
 
 _INSTRUMENTS = {
-    # F7_01_1_2_DAPI_001.tif: well, read, number of the channel, site, channel, time point
-    "BioTek Cytation (Gen5)": (r"(?P<well>[A-P]\d{1,2})_\d+_\d+_(?P<site>\d+)_(?P<channel>[^_]+)_(?P<time>\d+)\.tiff?"),
+    # F7_01_1_2_DAPI_001.tif: well, read, number of the channel, site, channel, time point; B2_-1_1_1Z0_Tsf[GFP]_001.tif
+    "BioTek Cytation (Gen5)": (
+        r"(?P<well>[A-P]\d{1,2})_-?\d+_\d+_(?P<site>\d+)(?:Z(?P<z>\d+))?_(?P<channel>.+)_(?P<time>-?\d+)\.tiff?"
+    ),
     # AS_09125_050116030001_D03f00d0.tif: protocol, plate, well, field, channel
     "Cellomics ArrayScan": r".+_(?P<plate>\d+)_(?P<well>[A-P]\d{2})f(?P<site>\d+)(?P<channel>d\d+)\.(?:tiff?|c01)",
     # Green_A1_1_00d04h00m.tif, Green_A1_1_2024y01m02d_03h04m.tif: channel (as named on export), well, site, time
     "Incucyte": (
         r"(?P<channel>.+)_(?P<well>[A-P]\d{1,2})_(?P<site>\d+)_"
         r"(?P<time>\d{4}y\d\dm\d\dd_\d\dh\d\dm|\d\dd\d\dh\d\dm)\.tiff?"
+    ),
+    # exp_s01_t01_z05_c1.tif, exp_B02_s1c1_ORG.tif: name of the file, well, scene, time, Z-plane, channel
+    "Zeiss ZEN (export to TIFF)": (
+        r"(?P<plate>.+?)(?:_(?P<well>[A-P]\d{1,2}))?_s(?P<site>\d+)(?:_?t(?P<time>\d+))?(?:_?z(?P<z>\d+))?"
+        r"_?(?P<channel>c\d+)(?:_ORG)?\.tiff?"
+    ),
+    # Plate_TileScan 1_A_1_R1_z00_ch00.tif: names of project and scan, row, column, region, time, Z-plane, channel
+    "Leica LAS X (export of a plate to TIFF)": (
+        r"(?P<plate>.+?)_(?P<well>[A-P]_?\d{1,2})_R(?P<site>\d+)(?:_t(?P<time>\d+))?(?:_z(?P<z>\d+))?"
+        r"_(?P<channel>ch\d+)\.tiff?"
+    ),
+    # exp_w1DAPI_s1_t1.TIF: name, number and name of the wavelength, stage position, time; no UUID as of MetaXpress
+    "MetaMorph": (
+        r"(?!.*[0-9A-F]{8}-[0-9A-F]{4}-)(?P<plate>.+)_w\d+(?P<channel>[^_\d][^_]*)(?:_s(?P<site>\d+))?"
+        r"(?:_t(?P<time>\d+))?(?<!\.ome)\.tiff?"
+    ),
+    # WellB02_PointB02_0001_ChannelDAPI_Seq0003.tif: well, point, channel, number of the image
+    "Nikon JOBS (export to TIFF)": (
+        r"Well(?P<well>[A-P]\d{1,2})_(?:Point(?P<site>[^_]+(?:_\d+)?)_)?(?:Z(?P<z>\d+)_)?Channel(?P<channel>[^_,]+)"
+        r"_Seq\d+\.tiff?"
     ),
 }
 

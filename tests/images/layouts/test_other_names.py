@@ -1,0 +1,142 @@
+"""Names of exports of microscopes' programs, and kinds of files that are not read: listed, or refused by name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, find_fields, list_fields
+
+PIXELS = np.arange(1, 401, dtype=np.uint16).reshape(20, 20)
+
+EXPORTS = {
+    "Gen5 Z-stack": (
+        ["A1_01_1_2Z0_DAPI_001.tif", "A1_01_1_2Z1_DAPI_001.tif", "A1_01_2_2Z0_GFP 469,525_001.tif"],
+        "BioTek Cytation (Gen5)", ("A01", "2"), {"DAPI": 2, "GFP 469,525": 1},
+    ),
+    "Gen5 processed": (
+        ["P24_-1_1_1_Tsf[Tex_Red 586,647]_001.tif", "P24_-1_2_1_Tsf[DAPI 377,447]_001.tif"],
+        "BioTek Cytation (Gen5)", ("P24", "1"), {"Tsf[Tex_Red 586,647]": 1, "Tsf[DAPI 377,447]": 1},
+    ),
+    "ArrayScan": (
+        ["MFGTMP-PC_140206180002_C07f02d0.TIF", "MFGTMP-PC_140206180002_C07f02d1.TIF"],
+        "Cellomics ArrayScan", ("C07", "2"), {"d0": 1, "d1": 1},
+    ),
+    "ZEN": (
+        ["exp-01_s02_z1_c1.tif", "exp-01_s02_z2_c1.tif", "exp-01_s02_z1_c2.tif", "exp-01_s02_z2_c2.tif"],
+        "Zeiss ZEN", ("", "2"), {"c1": 2, "c2": 2},
+    ),
+    "ZEN originals": (["e_B4_s1c1_ORG.tif", "e_B4_s1c2_ORG.tif"], "Zeiss ZEN", ("B04", "1"), {"c1": 1, "c2": 1}),
+    "LAS X": (
+        ["Project_TileScan 1_C_11_R2_z00_ch00.tif", "Project_TileScan 1_C_11_R2_z00_ch01.tif"],
+        "Leica LAS X", ("C11", "2"), {"ch00": 1, "ch01": 1},
+    ),
+    "MetaMorph": (["a b_w1DAPI_s3.TIF", "a b_w2FITC 100_s3.TIF"], "MetaMorph", ("", "3"), {"DAPI": 1, "FITC 100": 1}),
+    "JOBS": (
+        ["WellB02_PointB02_0003_ChannelDAPI_Seq0000.tif", "WellB02_PointB02_0003_ChannelGFP_Seq0001.tif"],
+        "Nikon JOBS", ("B02", "B02_0003"), {"DAPI": 1, "GFP": 1},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_names_of_exports(name: str, tmp_path: Path) -> None:
+    files, layout, (well, site), channels = EXPORTS[name]
+    for file in files:
+        tifffile.imwrite(tmp_path / file, PIXELS)
+    found = list_fields(tmp_path)
+    assert found.layout.startswith(layout)
+    (field,) = found.fields
+    assert (field.metadata.get("well", ""), field.metadata["site"]) == (well, site)
+    assert {channel: len(planes) for channel, planes in field.listed.channel_planes.items()} == channels
+    assert not found.unused
+
+
+def test_composites_of_zen_and_uuids_of_metaxpress_are_no_channels(tmp_path: Path) -> None:
+    for file in ("e_s1_c1.tif", "e_s1_c2.tif", "e_s1_c1+2.tif"):
+        tifffile.imwrite(tmp_path / file, PIXELS)
+    assert list(list_fields(tmp_path).unused) == [str(tmp_path / "e_s1_c1+2.tif")]
+    (tmp_path / "ix").mkdir()
+    for wave in (1, 2):
+        tifffile.imwrite(tmp_path / "ix" / f"p_B02_w{wave}A0A0A0A{wave}-0F0F-4A4A-9B9B-00000000000{wave}.tif", PIXELS)
+    assert list_fields(tmp_path / "ix").layout.startswith("ImageXpress")
+
+
+def gen5_xml(width_um: float, height_um: float) -> str:
+    return (
+        '<?xml version="1.0" encoding="utf-8"?><BTIImageMetaData><ImageReference><Plate>1</Plate></ImageReference>'
+        f"<ImageAcquisition><ImageWidthMicrons>{width_um}</ImageWidthMicrons><ImageHeightMicrons>{height_um}"
+        "</ImageHeightMicrons></ImageAcquisition></BTIImageMetaData>"
+    )
+
+
+def test_gen5_says_the_size_of_its_images(tmp_path: Path) -> None:
+    options = ReadingOptions(channel_mapping={"DAPI": "blue"})
+    file = tmp_path / "A1_01_1_1_DAPI_001.tif"
+    tifffile.imwrite(file, PIXELS, description=gen5_xml(6.5, 6.5), metadata=None)
+    (field,) = find_fields(tmp_path, options)
+    assert field.describe().pixel_size_um == field.read().pixel_size_um == pytest.approx(6.5 / 20)
+    tifffile.imwrite(file, PIXELS, description=gen5_xml(6.5, 13), metadata=None)
+    with pytest.raises(FieldError, match=r"pixels are 0\.325 x 0\.65 um"):
+        find_fields(tmp_path, options)[0].read()
+    tifffile.imwrite(file, PIXELS, description="<BTIImageMetaData></BTIImageMetaData>", metadata=None)
+    with pytest.raises(FieldError, match="the instrument's XML in the file's tags cannot be used"):
+        find_fields(tmp_path, options)[0].read()
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (
+            "a.vsi",
+            ".vsi files are not read (Olympus and Evident, cellSens and FluoView): convert it to OME-Zarr",
+        ),
+        ("a.oir", ".oir files are not read (Olympus and Evident"),
+        ("a.lof", ".lof files are not read (Leica LAS X)"),
+        ("a_R3D.dv", ".dv files are not read (DeltaVision)"),
+        ("a.ims", ".ims files are not read (Imaris)"),
+        ("MFGTMP_1_A01f00d0.C01", ".c01 files are not read (Cellomics ArrayScan)"),
+        ("001001000.flex", ".flex files are not read (Opera and Columbus)"),
+        ("a.bmp", ".bmp files are not read: save it as TIFF or PNG"),
+    ],
+)
+def test_kinds_that_are_not_read_are_named_with_a_remedy(file: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_bytes(b"anything")
+    (field,) = list_fields(tmp_path).fields
+    assert said in str(field.listed.problem)
+    with pytest.raises(FieldError) as raised:
+        list_fields(tmp_path / file)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("p.xlef", "save the project as one .lif file"),
+        ("NDTiff.index", "save the data as OME-TIFF in Micro-Manager"),
+        ("frame_t.ets", "a part of a .vsi of Olympus"),
+        ("plate.zip", "an archive: unpack it"),
+        ("plate.h5", "HDF5, of which the layout is not known"),
+    ],
+)
+def test_files_that_are_no_images_say_what_to_give(file: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_bytes(b"anything")
+    for source in (tmp_path, tmp_path / file):
+        with pytest.raises(FieldError) as raised:
+            list_fields(source)
+        assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "index"),
+    [
+        ("W0001F0001T0001Z001C1.tif", "MeasurementData.mlf"),
+        ("r01c01f01p01rc2-ch1sk1fk1fl1.tiff", "Index.idx.xml"),
+        ("001001-1-001001001.tif", "Index.idx.xml"),
+    ],
+)
+def test_images_that_need_an_index_say_which(file: str, index: str, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / file, PIXELS)
+    (field,) = list_fields(tmp_path).fields
+    assert f"Copy {index}" in str(field.listed.problem)
