@@ -219,7 +219,7 @@ def publish(
 
 
 def sheet(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="A file per channel, or one TIFF with all.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="A file per channel, or one TIFF with all.")],
     output: Annotated[Path, typer.Option(help="PNG to write.")],
     model: Annotated[str | None, typer.Option(help=_MODEL)] = None,
     channels: Annotated[str | None, typer.Option(help="Channels in the order of the files: rybg, …, or names.")] = None,

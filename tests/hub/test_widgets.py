@@ -299,9 +299,9 @@ def test_the_note_of_a_sheet_counts() -> None:
 @pytest.mark.parametrize(
     ("body", "kind", "status", "message"),
     [
-        (b"", "image/png", 415, "is not a .npy, TIFF, PNG or JPEG file"),
-        (b"", "", 400, "empty or not JSON .* nor a PNG, JPEG, TIFF or .npy file"),
-        (b"just text", "text/plain", 400, "not JSON .* nor a PNG"),
+        (b"", "image/png", 415, "is empty; expected a .npy, TIFF, PNG or JPEG file"),
+        (b"", "", 400, "empty or not JSON .* nor is its body a PNG, JPEG, TIFF or .npy file"),
+        (b"just text", "text/plain", 400, "not JSON .* nor is its body a PNG"),
         (b"just text", "image/jpeg", 415, "is not a .npy, TIFF, PNG or JPEG file; it begins with b'just tex'"),
         (b"GIF89a" + bytes(99), "image/gif", 415, "is not a .npy, TIFF, PNG or JPEG file"),
         (b"\x89PNG\r\n\x1a\n", "image/png", 422, "cannot be decoded"),

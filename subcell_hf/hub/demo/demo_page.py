@@ -2,8 +2,8 @@
 
 HELP = """
 **Input:** one cell, or a field of view. PNG, JPEG, TIFF or `.npy`, 8 or 16 bits, up to 3,072 px and 64 MB in all.
-Upload one image per channel, or one file with all: a channel sheet (one grey picture with the channels side by side, all
-square), an RGB picture if each channel of the model is red, green or blue, or a TIFF or `.npy` with one plane per
+Upload one image per channel, or one file with all: a channel sheet (one grey picture with the channels side by side,
+all square), an RGB picture if each channel of the model is red, green or blue, or a TIFF or `.npy` with one plane per
 channel. Cells of a field are segmented if the demo was installed with its image tools, or taken from a mask that you
 upload.
 

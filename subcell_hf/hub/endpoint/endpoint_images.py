@@ -166,6 +166,8 @@ def _decode_base64(value: str, where: str) -> bytes:
 
 def decode_image(content: bytes, where: str, limits: Limits, budget: Budget, tiles: int = 1) -> Decoded:
     """Decode an `.npy`, TIFF, PNG or JPEG file; arguments, result and errors as in `read_file`."""
+    if not content:
+        raise RequestError(f"{where} is empty; expected a .npy, TIFF, PNG or JPEG file.", 415)
     if content.startswith(NPY_SIGNATURE):
         reader: Any = _read_npy
     elif content.startswith(PNG_SIGNATURE):

@@ -252,7 +252,7 @@ def _read_request(body: bytearray, content_type: str) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        kinds = "nor a PNG, JPEG, TIFF or .npy file"
+        kinds = "nor is its body a PNG, JPEG, TIFF or .npy file as it is"
         raise RequestError(f"The request is empty or not JSON ({error}), {kinds}.") from error
 
 
