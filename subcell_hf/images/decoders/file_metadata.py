@@ -2,7 +2,7 @@
 
 import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -231,10 +231,14 @@ def metadata_from_ome_zarr(attributes: Mapping[str, Any]) -> tuple[ImageMetadata
     """
     attributes = attributes.get("ome", attributes)
     multiscale = attributes["multiscales"][0]
-    all_axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in multiscale.get("axes", "tczyx")]
-    axes = "".join(str(axis["name"]) for axis in all_axes).upper()
     dataset = multiscale["datasets"][0]
-    scales = [*dataset.get("coordinateTransformations", ()), *multiscale.get("coordinateTransformations", ())]
+    scales = list(_in_sequence(dataset.get("coordinateTransformations", ())))
+    system = _coordinate_system(multiscale, scales)
+    if system is None:
+        scales += multiscale.get("coordinateTransformations", ())
+    described_axes = (multiscale if system is None else system).get("axes", "tczyx")
+    all_axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in described_axes]
+    axes = "".join(str(axis["name"]) for axis in all_axes).upper()
     factors = [scale.get("scale") for scale in scales if scale.get("type") == "scale"]
     sizes = []
     for letter in "XY":
@@ -244,6 +248,32 @@ def metadata_from_ome_zarr(attributes: Mapping[str, Any]) -> tuple[ImageMetadata
     channels = attributes.get("omero", {}).get("channels", ())
     names = [str(channel.get("label", "")) for channel in channels]
     return described(names, sizes[0], sizes[1]), axes, str(dataset["path"])
+
+
+def _in_sequence(transformations: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Transformations one by one; the draft of version 0.6 can name several as one."""
+    for one in transformations:
+        yield one
+        yield from _in_sequence(one.get("transformations", ()) if one.get("type") == "sequence" else ())
+
+
+def _coordinate_system(
+    multiscale: Mapping[str, Any], transformations: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """What the pixels' coordinates become by their transformations, as the draft of version 0.6 describes it.
+
+    Raises:
+        ValueError: If the image is turned or distorted there.
+    """
+    systems = {str(system["name"]): system for system in multiscale.get("coordinateSystems", ())}
+    if not systems:
+        return None
+    others = {str(one.get("type")) for one in transformations} - {"scale", "translation", "identity", "sequence"}
+    if others:
+        raise ValueError(f"coordinate transformations of the types {', '.join(sorted(others))} are not read")
+    output = transformations[0].get("output") if transformations else None
+    output = output.get("name") if isinstance(output, Mapping) else output
+    return systems.get(str(output)) or next(iter(systems.values()))
 
 
 def _product(factors: Sequence[Any], axis: int) -> float | str:

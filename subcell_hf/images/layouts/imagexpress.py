@@ -5,6 +5,7 @@ UUID. `ZStep_0` holds projections where the `.HTD` says so, the folders after it
 once is copied into every Z-step. Pixel size and position are in the images, which say them when they are read.
 """
 
+import csv
 import filecmp
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +37,7 @@ _NAME = re.compile(
 )
 _STEP = re.compile(r"ZStep_(\d+)", re.IGNORECASE)
 _TIME = re.compile(r"TimePoint_(\d+)", re.IGNORECASE)
-_TRUE = "TRUE"
+_TRUE, _FALSE = "TRUE", "FALSE"
 
 
 _WITH_WAVE = re.compile(rf"(?=.*_w\d){_NAME.pattern}", re.IGNORECASE)
@@ -155,20 +156,24 @@ def _plane(file: FilePlace, plate: str, channel: str, named: _Named) -> ListedPl
 def _read_plate(index: Path, plate: str, files: Sequence[_Match], left_out: dict[FilePlace, str]) -> ListedPlate:
     facts = _read_facts(index)
     rows, columns = int(facts["YWells"][0]), int(facts["XWells"][0])
-    waves = range(1, int(facts["NWavelengths"][0]) + 1)
-    collected = [wave for wave in waves if facts.get(f"WaveCollect{wave}", ["1"])[0] not in ("0", "FALSE")]
+    is_said = facts.get("Waves", [""])[0] == _TRUE or "NWavelengths" in facts
+    waves = range(1, (int(facts["NWavelengths"][0]) if is_said else 1) + 1)
+    collected = [wave for wave in waves if facts.get(f"WaveCollect{wave}", ["1"])[0] not in ("0", _FALSE)]
     names = {wave: facts.get(f"WaveName{wave}", [f"w{wave}"])[0] for wave in waves}
     found = _by_place(files)
-    steps = int(facts["ZSteps"][0]) if facts["ZSeries"][0] == _TRUE else 0
+    steps = int(facts["ZSteps"][0]) if facts.get("ZSeries", [""])[0] == _TRUE else 0
     projected = steps > 0 and facts.get("ZProjection", [""])[0] == _TRUE
     flat = {wave for wave in collected if steps and _is_copied(found, wave)}
     planes: list[ListedPlane] = []
     for well in _selected_wells(facts, rows):
         for site in range(1, _count_sites(facts) + 1):
-            for time in range(1, int(facts["TimePoints"][0]) + 1):
+            for time in range(1, int(facts.get("TimePoints", ["1"])[0]) + 1):
                 for wave in collected:
                     own = [_Named(well, site, wave, time, step) for step in _steps(steps, projected)]
-                    for named in _chosen(own, found, left_out, wave in flat) if steps else own:
+                    alone = _Named(well, site, wave, time, None)
+                    if alone in found and not any(named in found for named in own):
+                        own = [alone]  # what was kept of the Z-series, such as its projection
+                    for named in _chosen(own, found, left_out, wave in flat) if len(own) > 1 else own:
                         files_of = found.get(named) or (_expected(named, index),)
                         planes += [_plane(file, plate, names[wave], named) for file in files_of]
     listed = {plane.file for plane in planes}
@@ -224,10 +229,12 @@ def _is_copied(found: _Found, wave: int) -> bool:
 
 def _read_facts(index: Path) -> dict[str, list[str]]:
     """`"Key", value, value` on each line; descriptions may hold bytes of any encoding."""
+    data = index.read_bytes()
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     facts = {}
-    for line in index.read_bytes().decode("utf-8", "replace").splitlines():
-        key, _, values = line.partition(",")
-        facts[key.strip().strip('"')] = [value.strip().strip('"') for value in values.split(",")]
+    for line in filter(str.strip, data.decode(encoding, "replace").splitlines()):
+        key, *values = (value.strip() for value in next(csv.reader([line], skipinitialspace=True)))
+        facts[key] = [value.upper() if value.upper() in (_TRUE, _FALSE) else value for value in values] or [""]
     if "EndFile" not in facts:
         raise ValueError("it does not end with EndFile")
     return facts

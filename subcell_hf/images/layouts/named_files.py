@@ -44,8 +44,8 @@ _INSTRUMENTS = {
     ),
     # exp_w1DAPI_s1_t1.TIF: name, number and name of the wavelength, stage position, time; no UUID as of MetaXpress
     "MetaMorph": (
-        r"(?!.*[0-9A-F]{8}-[0-9A-F]{4}-)(?P<plate>.+)_w\d+(?P<channel>[^_\d][^_]*)(?:_s(?P<site>\d+))?"
-        r"(?:_t(?P<time>\d+))?(?<!\.ome)\.tiff?"
+        r"(?!.*[0-9A-F]{8}-[0-9A-F]{4}-)(?P<plate>.+)_w\d+(?P<channel>[^_\d.][^_.]*)(?:_s(?P<site>\d+))?"
+        r"(?:_t(?P<time>\d+))?\.tiff?"
     ),
     # WellB02_PointB02_0001_ChannelDAPI_Seq0003.tif: well, point, channel, number of the image
     "Nikon JOBS (export to TIFF)": (

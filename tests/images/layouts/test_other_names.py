@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, find_fields, list_fields
+from tests.images.layouts.written_indices import htd
 
 PIXELS = np.arange(1, 401, dtype=np.uint16).reshape(20, 20)
 
@@ -61,6 +63,75 @@ def test_composites_of_zen_and_uuids_of_metaxpress_are_no_channels(tmp_path: Pat
     for wave in (1, 2):
         tifffile.imwrite(tmp_path / "ix" / f"p_B02_w{wave}A0A0A0A{wave}-0F0F-4A4A-9B9B-00000000000{wave}.tif", PIXELS)
     assert list_fields(tmp_path / "ix").layout.startswith("ImageXpress")
+
+
+def write_htd(folder: Path, *changes: tuple[bytes, bytes]) -> None:
+    """A plate of ImageXpress of one well, one site and two wavelengths."""
+    folder.mkdir()
+    text = htd({"B02"}, 1, ["DAPI", "FITC"])
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "sim.HTD").write_bytes(text)
+    for wave in (1, 2):
+        tifffile.imwrite(folder / f"sim_B02_s1_w{wave}.TIF", PIXELS, resolution=(4e4, 4e4), resolutionunit="CENTIMETER")
+
+
+@pytest.mark.parametrize(
+    ("changes", "channels"),
+    [
+        ([(b'"', b"")], ("DAPI", "FITC")),
+        ([(b'", ', b'",   ')], ("DAPI", "FITC")),
+        ([(b"TRUE", b"True"), (b"FALSE", b"false")], ("DAPI", "FITC")),
+        ([(b'"FITC"', b'"Cy3, long"')], ("DAPI", "Cy3, long")),
+        ([(b'"ZSeries", FALSE\r\n', b""), (b'"TimePoints", 1\r\n', b"")], ("DAPI", "FITC")),
+        ([(b'"ZSeries", FALSE', b'"ZSeries", TRUE\r\n"ZSteps", 5')], ("DAPI", "FITC")),  # projections alone
+    ],
+)
+def test_forms_of_the_htd(changes: list[tuple[bytes, bytes]], channels: tuple[str, ...], tmp_path: Path) -> None:
+    write_htd(tmp_path / "p", *changes)
+    (field,) = list_fields(tmp_path / "p").fields
+    assert field.listed.problem is None
+    assert (field.metadata["well"], field.describe().channels) == ("B02", channels)
+
+
+def test_an_htd_in_utf_16(tmp_path: Path) -> None:
+    write_htd(tmp_path / "p")
+    index = tmp_path / "p" / "sim.HTD"
+    index.write_bytes(index.read_bytes().decode("latin-1").encode("utf-16"))
+    (field,) = list_fields(tmp_path / "p").fields
+    assert field.describe().problem is None
+
+
+@pytest.mark.parametrize(
+    ("transformations", "size_um"),
+    [
+        ([{"type": "scale", "scale": [1, 0.2, 0.2], "input": "0", "output": "physical"}], 0.2),
+        ([{"type": "sequence", "output": {"name": "physical"}, "transformations": [
+            {"type": "scale", "scale": [1, 0.2, 0.2]}, {"type": "translation", "translation": [0, 5, 5]}]}], 0.2),
+        ([{"type": "affine", "affine": [[1, 0, 0]], "output": "physical"}], None),
+    ],
+)  # fmt: skip
+def test_the_draft_of_ome_zarr_0_6(
+    transformations: list[dict[str, object]], size_um: float | None, tmp_path: Path
+) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
+    group.create_array("0", shape=(2, 20, 20), dtype="uint16", chunks=(1, 20, 20))[...] = np.stack([PIXELS, PIXELS + 1])
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]
+    pixel_axes = [{"name": f"dim_{number}"} for number in range(3)]
+    systems = [{"name": "0", "axes": pixel_axes}, {"name": "physical", "axes": axes}]
+    datasets = [{"path": "0", "coordinateTransformations": transformations}]
+    group.attrs["ome"] = {
+        "version": "0.6", "multiscales": [{"coordinateSystems": systems, "datasets": datasets}],
+        "omero": {"channels": [{"label": "blue"}, {"label": "green"}]},
+    }  # fmt: skip
+    (field,) = find_fields(tmp_path / "a.zarr")
+    if size_um is None:
+        with pytest.raises(FieldError, match="coordinate transformations of the types affine are not read"):
+            field.read()
+    else:
+        np.testing.assert_array_equal(field.read().pixels, np.stack([PIXELS, PIXELS + 1]))
+        assert field.read().pixel_size_um == size_um
 
 
 def gen5_xml(width_um: float, height_um: float) -> str:
