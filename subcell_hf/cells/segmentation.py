@@ -194,10 +194,11 @@ def segment_by_cellpose(field: FieldOfView, diameter_um: float = 25.0, gpu: bool
     """
     try:
         from cellpose.models import CellposeModel
-    except ImportError as error:
-        raise ImportError(
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
             "Segmentation with Cellpose requires the package cellpose, not installed here. "
-            "Install with: pip install subcell-hf[cellpose]"
+            "Install with: pip install subcell-hf[cellpose]",
+            name="cellpose",
         ) from error
     body = next((name for name in (*CELL_BODY_CHANNELS, PROTEIN_CHANNEL) if name in field.channels), PROTEIN_CHANNEL)
     body_plane, nucleus_plane = channel_of(field, body), channel_of(field, NUCLEUS_CHANNEL)
@@ -243,10 +244,11 @@ def segment_by_stardist(field: FieldOfView, weights: str | Path | None = None) -
 def _load_stardist(weights: str | None) -> Any:
     try:
         from cellcast.models import StarDist2D
-    except ImportError as error:
-        raise ImportError(
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
             "Segmentation with StarDist requires the package cellcast, not installed here. "
-            "Install with: pip install subcell-hf[stardist]"
+            "Install with: pip install subcell-hf[stardist]",
+            name="cellcast",
         ) from error
     try:
         return StarDist2D.init_fluo(weights, False)

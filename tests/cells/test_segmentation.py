@@ -11,10 +11,13 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tifffile
 from scipy import ndimage
+from typer.testing import CliRunner
 
 from subcell_hf.cells import segmentation
 from subcell_hf.cells.segmentation import grow_nuclei, segment_by_watershed, segment_cells
+from subcell_hf.cli import app
 from subcell_hf.errors import UnreachableError
 from subcell_hf.images.fields_of_view import FieldError, find_fields, iterate_fields
 from subcell_hf.types import FieldOfView
@@ -269,3 +272,16 @@ def test_cellcast_itself_fails_in_one_sentence(tmp_path: Path) -> None:
 def test_stardist_says_how_to_install_it() -> None:
     with pytest.raises(ImportError, match=r"pip install subcell-hf\[stardist\]"):
         segment_cells(disks(0.32)[0], "stardist")
+
+
+@pytest.mark.parametrize(("method", "module"), [("cellpose", "cellpose"), ("stardist", "cellcast")])
+def test_the_command_says_how_to_install_a_method_in_one_sentence(method: str, module: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(module) is not None:
+        pytest.skip(f"{module} is installed")
+    for name, plane in zip(("blue", "green"), disks(0.32)[0].pixels, strict=True):
+        tifffile.imwrite(tmp_path / f"1_A1_1_{name}.tif", plane.astype(np.float32))
+    words = ["crops", str(tmp_path), "--output", str(tmp_path / "out"), "--segmentation", method]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    said = f"This needs {module}, which is not installed. Install it with: pip install 'subcell-hf[{method}]'"
+    assert said in " ".join(done.output.split())

@@ -265,7 +265,9 @@ def _coordinate_system(
     Raises:
         ValueError: If the image is turned or distorted there.
     """
-    systems = {str(system["name"]): system for system in multiscale.get("coordinateSystems", ())}
+    systems: dict[str, Mapping[str, Any]] = {
+        str(system["name"]): system for system in multiscale.get("coordinateSystems", ())
+    }
     if not systems:
         return None
     others = {str(one.get("type")) for one in transformations} - {"scale", "translation", "identity", "sequence"}
