@@ -74,6 +74,7 @@ COMMANDS = (
     data.splits,
     data.views,
     training.recipes,
+    inference.doctor,
     inference.embed,
     tables.aggregate,
     tables.portable,

@@ -1,5 +1,6 @@
 """The command `embed`: from images to embeddings and protein locations."""
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -8,6 +9,18 @@ from typing import Annotated
 import typer
 
 from subcell_hf.cli.option_groups import CellOptions, ImageOptions, Segmentation, grouped
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
+) -> None:
+    """Check this machine and measure its speed. Exit code 2: the package cannot work here."""
+    from subcell_hf.workflows.machine.doctor import check_machine, describe_checkup
+
+    found = check_machine()
+    typer.echo(json.dumps(found.as_json(), indent=1) if as_json else describe_checkup(found))
+    if not found.possible:
+        raise typer.Exit(2)
 
 
 @grouped

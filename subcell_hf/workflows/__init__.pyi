@@ -41,6 +41,10 @@ from .inspect_images import InspectedField as InspectedField
 from .inspect_images import Inspection as Inspection
 from .inspect_images import inspect_images as inspect_images
 from .inspection_text import describe_inspection as describe_inspection
+from .machine.doctor import Checkup as Checkup
+from .machine.doctor import Finding as Finding
+from .machine.doctor import check_machine as check_machine
+from .machine.doctor import describe_checkup as describe_checkup
 from .plate_pictures import draw_plates as draw_plates
 from .pretrain import pretrain as pretrain
 from .pretrain import run_pretraining as run_pretraining

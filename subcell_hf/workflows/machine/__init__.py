@@ -1,0 +1,1 @@
+"""Workflows about the machine that the package runs on."""
