@@ -20,8 +20,17 @@ SUB_COMMANDS = {
     for name, command in getattr(commands, "commands", {}).items()
 }
 
-OF_OTHERS = {"--help", "--version", "--shm-size", "--pty", "--save_tif", "--libraries", "--resume_from_checkpoint"}
-"""Options of every command and of other programs: docker run, srun, cellpose, a benchmark, transformers."""
+OF_OTHERS = {
+    "--help",
+    "--version",
+    "--shm-size",
+    "--pty",
+    "--extra-index-url",
+    "--save_tif",
+    "--libraries",
+    "--resume_from_checkpoint",
+}
+"""Options of every command and of other programs: docker run, srun, pip, cellpose, a benchmark, transformers."""
 
 
 def test_messages_name_options_that_exist() -> None:
