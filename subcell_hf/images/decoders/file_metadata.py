@@ -1,5 +1,6 @@
 """Channel names and pixel size, as image files give them."""
 
+import logging
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,10 @@ _UNITS_UM = {
 }  # fmt: skip
 _BASELINE_UNITS = {2: "inch", 3: "centimeter"}
 _MAX_ANISOTROPY = 1.01
+
+# tifffile remarks on every file of a set whose XML describes all of them; what is wrong with a file is checked here and
+# becomes an error. Programs that handle logs still receive them.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)

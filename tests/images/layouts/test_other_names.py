@@ -1,5 +1,7 @@
 """Names of exports of microscopes' programs, and kinds of files that are not read: listed, or refused by name."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +213,34 @@ def test_images_that_need_an_index_say_which(file: str, index: str, tmp_path: Pa
     tifffile.imwrite(tmp_path / file, PIXELS)
     (field,) = list_fields(tmp_path).fields
     assert f"Copy {index}" in str(field.listed.problem)
+
+
+def _positions_of_micro_manager(folder: Path) -> None:
+    """Two positions, a file each, whose OME-XML describes both, as Micro-Manager writes them."""
+    described = "".join(
+        f'<Image ID="Image:{n}" Name="e_MMStack_Pos{n}"><Pixels ID="Pixels:{n}" DimensionOrder="XYCZT" Type="uint16" '
+        f'SizeX="20" SizeY="20" SizeC="2" SizeZ="1" SizeT="1" PhysicalSizeX="0.3" PhysicalSizeY="0.3">'
+        + "".join(f'<Channel ID="Channel:{n}:{c}" Name="{name}"/>' for c, name in enumerate(("DAPI", "GFP")))
+        + "".join(
+            f'<TiffData FirstC="{c}" FirstZ="0" FirstT="0" IFD="{c}" PlaneCount="1">'
+            f'<UUID FileName="e_MMStack_Pos{n}.ome.tif">urn:uuid:{n}</UUID></TiffData>'
+            for c in (0, 1)
+        )
+        + "</Pixels></Image>"
+        for n in (0, 1)
+    )
+    for n in (0, 1):
+        xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{n}">{described}</OME>'
+        pixels = np.stack([PIXELS, PIXELS + 1]) + 1000 * n
+        tifffile.imwrite(folder / f"e_MMStack_Pos{n}.ome.tif", pixels.astype(np.uint16), description=xml, metadata=None)
+
+
+def test_positions_of_micro_manager_are_told_apart_without_remarks(tmp_path: Path) -> None:
+    _positions_of_micro_manager(tmp_path)
+    code = "import sys; from subcell_hf.cli import app; app(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, "inspect", str(tmp_path)], capture_output=True, text=True)
+    assert "2 fields of view, 2 usable" in done.stdout
+    assert done.stderr == ""
+    options = ReadingOptions(channel_mapping={"DAPI": "blue", "GFP": "green"})
+    for number, field in enumerate(find_fields(tmp_path, options)):
+        np.testing.assert_array_equal(field.read().pixels, np.stack([PIXELS, PIXELS + 1]) + 1000 * number)
