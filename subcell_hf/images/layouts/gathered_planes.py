@@ -20,6 +20,7 @@ from subcell_hf.images.wells import well_position
 _MOST_NAMED = 3
 _LARGEST_PLATE = (32, 48)
 
+_height_of = attrgetter("z")
 _place_of = attrgetter("field_name", "plate", "well", "site", "time")
 
 
@@ -95,6 +96,23 @@ class _Gathered:
         self.columns = columns
         self.sizes_um = sorted({*columns.pixel_size_um} - {None})
 
+    def stacks(self) -> dict[str, tuple[PlaneFile, ...]]:
+        """Our channel name → the files of its planes, from below."""
+        if len(self.channels) == len(self.planes):
+            files = map(PlaneFile, self.columns.file, self.columns.page, self.columns.position)
+            return {channel: (file,) for channel, file in zip(self.channels, files, strict=True)}
+        return {
+            channel: tuple(PlaneFile(plane.file, plane.page, plane.position) for plane in sorted(stack, key=_height_of))
+            for channel, stack in self.channels.items()
+        }
+
+    def illumination(self) -> dict[str, Path]:
+        """Our channel name → the illumination function of its planes."""
+        if not any(self.columns.illumination):
+            return {}
+        lights = {channel: stack[0].illumination for channel, stack in self.channels.items()}
+        return {channel: light.path for channel, light in lights.items() if light is not None}
+
 
 def _field_of(
     name: str, planes: Sequence[ListedPlane], listing: PlaneListing, disk: FilesOnDisk, options: ReadingOptions
@@ -112,12 +130,8 @@ def _field_of(
     sizes_um = gathered.sizes_um
     return ListedField(
         name=name,
-        channel_planes={channel: _stack_of(stack) for channel, stack in gathered.channels.items()},
-        illumination={
-            channel: stack[0].illumination.path
-            for channel, stack in gathered.channels.items()
-            if stack[0].illumination is not None
-        },
+        channel_planes=gathered.stacks(),
+        illumination=gathered.illumination(),
         metadata={key: value for key, value in metadata.items() if value},
         pixel_size_um=sizes_um[0] if sizes_um else None,
         pixel_size_from=listing.pixel_size_from if sizes_um else "",
@@ -130,15 +144,6 @@ def _field_of(
 def _files_of(planes: Sequence[ListedPlane]) -> Iterable[FilePlace]:
     """The files of planes and their illumination functions, each once."""
     return dict.fromkeys(file for plane in planes for file in (plane.file, plane.illumination) if file is not None)
-
-
-def _stack_of(planes: Sequence[ListedPlane]) -> tuple[PlaneFile, ...]:
-    """The planes of one channel, from below."""
-    if len(planes) == 1:
-        return (PlaneFile(planes[0].file, planes[0].page, planes[0].position),)
-    return tuple(
-        PlaneFile(plane.file, plane.page, plane.position) for plane in sorted(planes, key=lambda plane: plane.z)
-    )
 
 
 def _shared_metadata(planes: Sequence[ListedPlane]) -> Mapping[str, str]:
@@ -174,8 +179,8 @@ def _problems(
             f"Field {name!r}: well {first.well} lies beyond plate {first.plate!r} of {shape[0]} rows and {shape[1]} "
             "columns. One of both is wrong: correct the metadata, or leave the well out."
         )
-    for channel, stack in channels.items():
-        if len(stack) > 1:
+    if len(channels) < len(planes):
+        for channel, stack in channels.items():
             yield from _problems_of_stack(name, channel, stack)
     if len({*zip(columns.file, columns.page, columns.position, strict=True)}) < len(planes):
         yield from _files_of_two_channels(name, channels)
@@ -184,11 +189,12 @@ def _problems(
             f"Field {name!r}: its planes have pixel sizes of {sizes[0]:g} and {sizes[-1]:g} um, expected one. Give the "
             "true size (--pixel-size-um)."
         )
-    asked = options.channels
-    wanted = [plane for channel, stack in channels.items() if asked is None or channel in asked for plane in stack]
-    lacking = [file for file in _files_of(wanted) if file in missing] if missing else []
-    if lacking:
-        yield _problem_of_gaps(name, planes, lacking, missing, listing)
+    if missing:
+        asked = options.channels
+        wanted = [plane for channel, stack in channels.items() if asked is None or channel in asked for plane in stack]
+        lacking = [file for file in _files_of(wanted) if file in missing]
+        if lacking:
+            yield _problem_of_gaps(name, planes, lacking, missing, listing)
 
 
 def _problems_of_stack(name: str, channel: str, stack: Sequence[ListedPlane]) -> Iterator[str]:

@@ -164,14 +164,16 @@ def _read_plate(index: Path, plate: str, files: Sequence[_Match], left_out: dict
     steps = int(facts["ZSteps"][0]) if facts.get("ZSeries", [""])[0] == _TRUE else 0
     projected = steps > 0 and facts.get("ZProjection", [""])[0] == _TRUE
     flat = {wave for wave in collected if steps and _is_copied(found, wave)}
+    sites, times = range(1, _count_sites(facts) + 1), range(1, int(facts.get("TimePoints", ["1"])[0]) + 1)
+    numbers = _steps(steps, projected)
     planes: list[ListedPlane] = []
     for well in _selected_wells(facts, rows):
-        for site in range(1, _count_sites(facts) + 1):
-            for time in range(1, int(facts.get("TimePoints", ["1"])[0]) + 1):
+        for site in sites:
+            for time in times:
                 for wave in collected:
-                    own = [_Named(well, site, wave, time, step) for step in _steps(steps, projected)]
+                    own = [_Named(well, site, wave, time, step) for step in numbers]
                     alone = _Named(well, site, wave, time, None)
-                    if alone in found and not any(named in found for named in own):
+                    if steps and alone in found and not any(named in found for named in own):
                         own = [alone]  # what was kept of the Z-series, such as its projection
                     for named in _chosen(own, found, left_out, wave in flat) if len(own) > 1 else own:
                         files_of = found.get(named) or (_expected(named, index),)
