@@ -13,6 +13,7 @@ from .demo.demo_model import DemoModel as DemoModel
 from .demo.space import stage_space as stage_space
 from .endpoint.endpoint_handler import EndpointHandler as EndpointHandler
 from .endpoint.endpoint_server import EndpointServer as EndpointServer
+from .publishing.collections import collect_repositories as collect_repositories
 from .publishing.example_cell import ExampleCell as ExampleCell
 from .publishing.example_cell import make_example as make_example
 from .publishing.export import ExportSources as ExportSources
