@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.inference.models.layer_times import LayerShape, cache_file
+from subcell_hf.inference.models.machine import usable_cores
 from subcell_hf.workflows.machine import doctor
 from subcell_hf.workflows.machine.doctor import ATTENTION, GOOD, IMPOSSIBLE, Finding, check_machine, describe_checkup
 
@@ -55,7 +56,7 @@ def test_more_threads_than_cores_are_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4096)
     processor = found("processor")
     assert processor.state == ATTENTION
-    assert f"OMP_NUM_THREADS={doctor.usable_cores()}" in processor.remedy
+    assert f"OMP_NUM_THREADS={usable_cores()}" in processor.remedy
 
 
 def test_a_busy_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,10 @@ from subcell_hf.errors import InputError
 from subcell_hf.images.unused import unused_of
 from subcell_hf.inference.engine.batches import BatchReader, ReadPart
 from subcell_hf.inference.engine.forward import BatchEmbedder
+from subcell_hf.inference.engine.pace import SHORTEST_S, Pace
 from subcell_hf.inference.engine.parts import PartResults, PartsFolder, plan_parts
 from subcell_hf.inference.engine.runs import EmbedRun, EmbedSettings, claim_planning, claim_run, write_part
+from subcell_hf.inference.models.layer_times import LayerShape, time_layer
 from subcell_hf.inference.models.loading import ModelFolder, choose_device
 from subcell_hf.inference.models.precision import (
     AUTO_PRECISION,
@@ -224,20 +226,36 @@ def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
         run.source, run.budget, embedder.batch_size, settings.workers, pin_memory=run.device.type == "cuda"
     )
     results = PartResults(run.classes, run.proteins, settings.attention_maps)
-    cells, began, part_began = 0, time.perf_counter(), time.perf_counter()
+    pace, part_began = Pace(), time.perf_counter()
+    began = part_began
+    pace.start()
     shown = settings.progress and run.processes.rank == 0
     with progress_bar(len(pending), "parts", "embed", shown=shown) as bar:
-        for item in embedder.run(reader.batches([(part, run.parts[part]) for part in pending])):
+        batches = pace.waiting_for(reader.batches([(part, run.parts[part]) for part in pending]))
+        for item in embedder.run(batches):
             if isinstance(item, ReadPart):
                 write_part(run, item, results, time.perf_counter() - part_began)
                 part_began = time.perf_counter()
                 bar.update()
                 continue
             results.add(item)
-            cells += len(item.places)
-            bar.set_postfix_str(f"{cells / (time.perf_counter() - began):.1f} cells/s", refresh=False)
+            pace.cells += len(item.places)
+            bar.set_postfix_str(f"{pace.cells / (time.perf_counter() - began):.1f} cells/s", refresh=False)
             bar.update(0)
     run.batch_size = embedder.batch_size
+    pace.stop()
+    _note_pace(run, pace)
+
+
+def _note_pace(run: EmbedRun, pace: Pace) -> None:
+    """Log the rate of this process beside the normal one."""
+    if pace.seconds < SHORTEST_S or any(model.config.get("backbone_config") for model in run.models):
+        return
+    shape = min(map(LayerShape.of_model, run.models), key=lambda shape: shape.cpu_batch)
+    normal = time_layer(shape, run.device).cells_per_s(run.precision)
+    normal = None if normal is None else normal / max(1, len(run.proteins))
+    if text := pace.describe(normal, on_cpu=run.device.type == "cpu"):
+        _logger.info("%s", text)
 
 
 def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:

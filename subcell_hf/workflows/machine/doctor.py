@@ -1,6 +1,5 @@
 """Whether this machine can run the package, how fast, and what slows it down; what `subcell doctor` runs."""
 
-import math
 import os
 import platform
 import shutil
@@ -10,7 +9,6 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
@@ -24,7 +22,7 @@ from packaging.requirements import Requirement
 from subcell_hf import __version__
 from subcell_hf.extras import EXTRAS
 from subcell_hf.inference.models.layer_times import LayerShape, time_layer
-from subcell_hf.inference.models.machine import fast_instructions, processor_name
+from subcell_hf.inference.models.machine import fast_instructions, processor_name, usable_cores
 from subcell_hf.storage.folder_lock import is_writable
 
 GOOD, ATTENTION, IMPOSSIBLE = "good", "attention", "impossible"
@@ -133,21 +131,6 @@ def describe_checkup(checkup: Checkup) -> str:
                 break_on_hyphens=False,
             )
     return "\n".join(lines)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: of the machine, by its affinity, and by the limit of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        if quota != "max":
-            cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
-    with suppress(OSError, ValueError):
-        quota_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text(encoding="ascii"))
-        period_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text(encoding="ascii"))
-        if quota_us > 0:
-            cores = min(cores, max(1, math.ceil(quota_us / period_us)))
-    return cores
 
 
 def _libraries() -> Finding:
