@@ -91,5 +91,12 @@ def fetch_published_splits() -> dict[str, list[str]]:
         for entry in published["lists"].values():
             if not (folder / entry["file"]).is_file():
                 expected = FileFacts(entry["bytes"], entry["sha256"])
-                download_file(f"{published['url']}/{entry['file']}", folder / entry["file"], expected, progress=False)
+                url = f"{published['url']}/{entry['file']}"
+                try:
+                    download_file(url, folder / entry["file"], expected, progress=False)
+                except InputError as error:
+                    raise InputError(
+                        f"{error} Or copy the lists of {published['source']} to {folder}, or make other splits "
+                        "(--split-by gene)."
+                    ) from error
         return read_published_splits(folder)
