@@ -84,7 +84,7 @@ TRAININGS_AT_ONCE = 2  # of one thread each: small layers gain little from a sec
 Floats = npt.NDArray[np.float32]
 
 
-def prepare_shards(work: Path, fields: int, antibodies: int) -> ShardReader:
+def prepare_shards(work: Path, fields: int, antibodies: int, workers: int) -> ShardReader:
     """Simulate, crop and shard, or take what an earlier call made."""
     where = work / "fields"
     simulate_dataset(
@@ -94,9 +94,9 @@ def prepare_shards(work: Path, fields: int, antibodies: int) -> ShardReader:
         antibodies=antibodies,
         size_px=FIELD_PX,
         pixel_size_um=FIELD_PIXEL_SIZE_UM,
-        workers=2,
+        workers=workers,
     )
-    crop_fields(where, work / "crops", settings=CropSettings(crop_px=CROP_PX, output_px=OUTPUT_PX), workers=2)
+    crop_fields(where, work / "crops", settings=CropSettings(crop_px=CROP_PX, output_px=OUTPUT_PX), workers=workers)
     fractions = {"train": 0.7, "validation": 0.1, "test": 0.2}
     write_shards(crop_source(work / "crops"), work / "shards", ShardSettings(split_fractions=fractions))
     return ShardReader(work / "shards")
@@ -215,7 +215,9 @@ def _macro(precisions: dict[int, float]) -> float:
     return float(np.mean(list(precisions.values())))
 
 
-def score_simulated(work: Path, reader: ShardReader, runs: dict[str, Path], seeds: Sequence[int]) -> dict[str, Any]:
+def score_simulated(
+    work: Path, reader: ShardReader, runs: dict[str, Path], seeds: Sequence[int], workers: int
+) -> dict[str, Any]:
     """All scores of every run, of untrained models, and of the baselines.
 
     Args:
@@ -223,6 +225,7 @@ def score_simulated(work: Path, reader: ShardReader, runs: dict[str, Path], seed
         reader: Of the same.
         runs: Name → folder of a pretraining.
         seeds: Of the untrained models.
+        workers: Processes that measure the baselines.
 
     Returns:
         `macro_map`, `neighbours`, `cell_line`: name → score; `per_location`: name → location → average precision.
@@ -240,7 +243,7 @@ def score_simulated(work: Path, reader: ShardReader, runs: dict[str, Path], seed
         scores["cell_line"][name] = round(cell_line_probe(features, lines), 4)
         scores["per_location"][name] = {reader.index.classes[column]: round(v, 4) for column, v in found.items()}
 
-    for name, baseline in make_baselines(work / "shards", workers=2, progress=False).items():
+    for name, baseline in make_baselines(work / "shards", workers=workers, progress=False).items():
         score(name, [baseline.embeddings[rows] for rows in splits])
     crops = [reader.read(rows) for rows in splits]
     score(SCALED_FEATURES, [measure_scaled(*part, reader) for part in crops])
@@ -307,7 +310,7 @@ def _leave_one_image_out(values: Floats, labels: list[str], images: list[str], r
     return {name: round(count / len(truth), 3) for name, count in right.items()}
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Make the cells, pretrain, score, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for cells and trainings; kept")
@@ -316,9 +319,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the pretrainings")
     parser.add_argument("--ablation", type=int, nargs="+", default=[], help="seeds of every other set of objectives")
     parser.add_argument("--montages", type=Path, help="folder of real cells")
+    parser.add_argument("--workers", type=int, default=2, help="processes that simulate, crop and measure")
     parser.add_argument("--words", default="", help="more arguments for every pretraining, as one text")
     parser.add_argument("--output", type=Path, help="JSON file to write")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     line = json.dumps(measure(arguments))
     if arguments.output:
         arguments.output.write_text(line + "\n", encoding="utf-8")
@@ -353,7 +357,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         The benchmark's line.
     """
     work, seeds = arguments.work, arguments.seeds
-    reader = prepare_shards(work, arguments.fields, arguments.antibodies)
+    reader = prepare_shards(work, arguments.fields, arguments.antibodies, arguments.workers)
     planned = [(tuple(WITHOUT), seed) for seed in seeds]
     planned += [(kept, seed) for seed in arguments.ablation for kept in ABLATION]
     jobs = {run_name(kept, seed): ["--seed", str(seed), *switch_off(kept)] for kept, seed in planned}
@@ -362,7 +366,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with ThreadPoolExecutor(TRAININGS_AT_ONCE) as pool:
         found = pool.map(lambda name: pretrain(runs[name], work / "shards", [*jobs[name], *more]), jobs)
         seconds = dict(zip(jobs, found, strict=True))
-    scores = score_simulated(work, reader, runs, seeds)
+    scores = score_simulated(work, reader, runs, seeds, arguments.workers)
     kinds = {ALL: [run_name(tuple(WITHOUT), seed) for seed in seeds]}
     kinds |= {"+".join(kept): [run_name(kept, seed) for seed in arguments.ablation] for kept in ABLATION}
     kinds |= {"untrained": [f"untrained, seed {seed}" for seed in seeds]}

@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exempt modules and tests from garbage collections: a full one, as trainings ask for, would take half a second."""
+    """Exempt modules and tests from garbage collection: a full one, as trainings ask for, would take half a second."""
     gc.collect()
     gc.freeze()
 

@@ -1,8 +1,6 @@
 """The learning benchmark runs from simulation to its line, and its probe tells signal from noise."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from benchmarks.learning import (
     ALL,
     cell_line_probe,
     linear_probe,
+    main,
     neighbour_probe,
     read_montages,
     summarize,
@@ -73,15 +72,18 @@ def test_cells_are_read_in_nines(montages: Path) -> None:
     assert 0.05 < masks.mean() < 0.9
 
 
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is simulated and trained once, whichever cells are classified."""
+    return tmp_path_factory.mktemp("work")
+
+
 @pytest.mark.slow
-def test_a_small_run(montages: Path, tmp_path: Path) -> None:
+def test_a_small_run(montages: Path, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "--antibodies_per_batch 4 --max_steps 3 --warmup_epochs 0.2 --eval_strategy no --picture_epochs 0"
-    command = [sys.executable, str(ROOT / "benchmarks" / "learning.py"), "--work", str(tmp_path), "--fields", "24"]
-    command += ["--antibodies", "24", "--seeds", "0", "--words", words]
-    command += ["--montages", str(montages)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    line: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    options = f"--work {work} --fields 24 --antibodies 24 --seeds 0 --workers 1 --montages {montages}"
+    main([*options.split(), "--words", f"{words} --run_page false"])
+    line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line["ratio"] > 0
     figures = line["figures"]
     for score in ("macro_map", "neighbours", "cell_line"):

@@ -39,7 +39,7 @@ def test_examples_run(tmp_path: Path) -> None:
     work.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))}
     environment |= {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path), "OMP_NUM_THREADS": "2",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     ran = 0
     with serve_bucket(draw_published_files()) as bucket:

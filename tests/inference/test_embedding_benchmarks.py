@@ -1,11 +1,11 @@
 """The benchmarks run end to end, small, and print what the others print."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -16,10 +16,10 @@ SMALL = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SMALL))
-def test_a_benchmark_prints_its_line(name: str) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *SMALL[name].split()]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    line = json.loads(run.stdout.splitlines()[-1])
+def test_a_benchmark_prints_its_line(name: str, tmp_path: Path) -> None:
+    run = Forked(str(ROOT / "benchmarks" / f"{name}.py"), *SMALL[name].split(), log=tmp_path / "log", cwd=ROOT)
+    assert run.wait() == 0, run.output[-3000:]
+    line = json.loads(run.output.splitlines()[-1])
     assert line["name"] == name
     assert line["ratio"] > 0
     assert line["figures"]["cells"] in (2, 200)

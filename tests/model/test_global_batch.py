@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
+from tests.forked import START_METHOD
 
 BASE = {
     "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48, "image_size": 32,
@@ -83,7 +84,7 @@ def _worker(rank: int, world: int, folder: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_together_are_one_process(world: int, tmp_path: Path) -> None:
-    mp.spawn(_worker, args=(world, str(tmp_path)), nprocs=world)
+    mp.start_processes(_worker, args=(world, str(tmp_path)), nprocs=world, start_method=START_METHOD)
     together = torch.load(tmp_path / "results.pt", weights_only=True)
     for recipe in RECIPES:
         alone = _train_step(recipe)

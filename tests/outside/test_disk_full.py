@@ -9,7 +9,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from subcell_hf.storage.full_disk import WatchedFile, naming_full_disk
 from subcell_hf.storage.hdf5 import write_hdf5
 from subcell_hf.tables.files import EmbeddingTable, read_table, write_h5ad
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
+from tests.forked import Forked
 from tests.hub.tiny_models import save_tiny, write_facts
 from tests.inference.embedding_runs import save_tiny_model, write_fields
 from tests.training.test_trainer import ROOT, SMALL
@@ -267,10 +267,7 @@ def test_the_recipe_ends_with_exit_code_2(inputs: Path, tmp_path: Path) -> None:
     )
     words = [*SMALL, "--shards", str(inputs / "shards"), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"]
     words += ["--warmup_epochs", "0", "--save_steps", "1"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT / "recipes" / "pretrain.py"), *words],
-        capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("Free some space") >= 1
+    done = Forked("-c", code, str(ROOT / "recipes" / "pretrain.py"), *words, log=tmp_path / "log")
+    assert done.wait() == 2, done.output[-2000:]
+    assert "Traceback" not in done.output
+    assert done.output.count("Free some space") >= 1

@@ -15,6 +15,7 @@ from subcell_hf.evaluation.plots import figure_of, save_figure
 from subcell_hf.hub.publishing.export import ExportSources, export_model
 from subcell_hf.storage.atomic import remove_leftovers, write_atomically
 from subcell_hf.storage.folders import write_folder_atomically
+from tests.forked import Forked
 from tests.hub.tiny_models import save_tiny, write_facts
 
 KILLED = """
@@ -88,7 +89,8 @@ def test_an_export_that_was_replacing_another(tmp_path: Path, at: int) -> None:
     from subcell_hf.hub.publishing.export import ExportSources, export_model
     export_model(Path(sys.argv[3]), Path(sys.argv[4]), sources=ExportSources(facts=Path(sys.argv[5])))
     """
-    kill_at("rename", at, code, model, tmp_path / "hub", facts)
+    words = (KILLED + textwrap.dedent(code), "rename", str(at), *map(str, (model, tmp_path / "hub", facts)))
+    assert Forked("-c", *words, log=tmp_path / "log").wait() == -signal.SIGKILL
     assert hidden(tmp_path)
     export_model(model, tmp_path / "hub", sources=ExportSources(facts=facts))
     assert not hidden(tmp_path)

@@ -12,6 +12,7 @@ import pytest
 from subcell_hf.errors import InputError
 from subcell_hf.storage.folder_lock import claim_folder
 from subcell_hf.tables.files import read_table
+from tests.forked import Forked
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 from tests.outside.refused_locks import FLOCK
 
@@ -21,17 +22,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def without_locks(
-    folder: Path, *words: str, code: str = "ENOLCK", **variables: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tests.outside.refused_locks", "ENOLCK", *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def without_locks(folder: Path, *words: str, **variables: str) -> str:
+    """Run a command to its end; returns what it wrote."""
+    command = ("-m", "tests.outside.refused_locks", "ENOLCK", *words)
+    done = Forked(*command, log=folder / "log", cwd=folder, env=os.environ | variables)
+    assert done.wait() == 0, done.output
+    return done.output
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
@@ -50,13 +46,12 @@ def test_a_folder_is_taken_with_one_warning(
     assert "make sure that no other job writes there" in caplog.text
 
 
+@pytest.mark.slow
 def test_embed_finishes_with_all_tables(tmp_path: Path) -> None:
     fields, model = write_fields(tmp_path / "fields", 2), save_tiny_model(tmp_path / "model")
     run(fields, model, tmp_path / "expected")
     command = ("embed", "fields", "--model", "model", "--output", "out", "--precision", "fp32", "--device", "cpu")
-    done = without_locks(tmp_path, *command, "--no-report")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("out cannot be locked") == 1
+    assert without_locks(tmp_path, *command, "--no-report").count("out cannot be locked") == 1
     for name in ("embeddings.parquet", "embeddings.h5ad"):
         assert list(read_table(tmp_path / "out" / name).cells["cell_id"]) == list(
             read_table(tmp_path / "expected" / name).cells["cell_id"]
@@ -70,16 +65,14 @@ def test_processes_of_one_launch_finish_too(tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "model")
     command = ("embed", "fields", "--model", "model", "--output", "out", "--precision", "fp32", "--device", "cpu")
     for rank in ("1", "0"):
-        done = without_locks(tmp_path, *command, "--no-report", RANK=rank, WORLD_SIZE="2")
-        assert done.returncode == 0, done.stderr
+        without_locks(tmp_path, *command, "--no-report", RANK=rank, WORLD_SIZE="2")
     assert len(read_table(tmp_path / "out")) == 8
 
 
 @pytest.mark.slow
 def test_an_h5ad_is_read_by_the_command_line_and_explained_to_a_program(tmp_path: Path) -> None:
     run(write_fields(tmp_path / "fields", 2), save_tiny_model(tmp_path / "model"), tmp_path / "out")
-    done = without_locks(tmp_path, "aggregate", "out/embeddings.h5ad", "--by", "field", "--output", "fields.h5ad")
-    assert done.returncode == 0, done.stderr
+    without_locks(tmp_path, "aggregate", "out/embeddings.h5ad", "--by", "field", "--output", "fields.h5ad")
     assert len(read_table(tmp_path / "fields.h5ad")) == 2
     code = (
         "from tests.outside.refused_locks import refuse_locks; refuse_locks()\n"

@@ -18,6 +18,7 @@ from subcell_hf.parallel.processes import Processes
 from subcell_hf.storage import folder_lock
 from subcell_hf.storage.folder_lock import claim_folder, claim_output
 from subcell_hf.storage.folders import write_folder_atomically
+from tests.forked import Forked
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
 HOLD = """
@@ -193,14 +194,11 @@ def test_two_real_jobs_at_the_same_time(tmp_path: Path, command: str) -> None:
     write_fields(tmp_path / "fields", 12)
     save_tiny_model(tmp_path / "model")
     options = ["--model", "model", "--no-report", "--device", "cpu"] if command == "embed" else []
-    words = [sys.executable, "-m", "subcell_hf.cli", command, "fields", "--output", "out", *options]
-    for _ in range(3):
-        jobs = [
-            subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            for _ in range(2)
-        ]
-        said = [job.communicate()[0] for job in jobs]
-        codes = sorted(job.returncode for job in jobs)
+    words = ["-m", "subcell_hf.cli", command, "fields", "--output", "out", *options]
+    for turn in range(3):
+        jobs = [Forked(*words, log=tmp_path / f"{turn}-{job}.log", cwd=tmp_path) for job in range(2)]
+        codes = sorted(job.wait() for job in jobs)
+        said = [job.output for job in jobs]
         assert codes in ([0, 0], [0, 2]), said
         if codes[1]:
             assert any("is in use: process" in text for text in said), said

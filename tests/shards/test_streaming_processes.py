@@ -16,6 +16,7 @@ from subcell_hf.shards.reader import ShardReader
 from subcell_hf.shards.sharding import ShardSettings
 from subcell_hf.shards.streaming import training_loader
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,10 +69,17 @@ os._exit(0)  # As a killed job ends: nothing is tidied up.
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stopped_twice_and_gone_on_with_in_new_processes(tmp_path: Path, workers: int) -> None:
     write_synthetic(tmp_path / "shards", SyntheticCrops(antibodies=10, cells_per_field=5))
-    expected = run(GO_ON, tmp_path / "shards", tmp_path / "whole.json", 0, 7)
+
+    def go_on(state: str, workers: int, count: int) -> Any:
+        words = map(str, (tmp_path / "shards", tmp_path / state, workers, count))
+        done = Forked("-c", GO_ON, *words, log=tmp_path / "log")
+        assert done.wait() == 0, done.output
+        return json.loads(done.output.splitlines()[-1])
+
+    expected = go_on("whole.json", 0, 7)
     seen: list[Any] = []
     for count in (2, 3, 2):
-        seen += run(GO_ON, tmp_path / "shards", tmp_path / "state.json", workers, count)
+        seen += go_on("state.json", workers, count)
     assert seen == expected
     assert json.loads((tmp_path / "state.json").read_text()) == json.loads((tmp_path / "whole.json").read_text())
 

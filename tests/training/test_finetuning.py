@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from subcell_hf.training.finetuning.finetuning_arguments import parse_fine_tunin
 from subcell_hf.training.finetuning.finetuning_resolution import FineTuningRun, resolve_fine_tuning
 from subcell_hf.training.finetuning.labelled_crops import open_crops, with_random_splits
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
+from tests.forked import Forked, run_ranks
 
 ROOT = Path(__file__).parents[2]
 QUICK = [
@@ -239,14 +237,14 @@ def test_what_cannot_work_is_refused_by_name(
 def test_the_recipe_describes_and_refuses(pretrained: Path, table: Path, tmp_path: Path) -> None:
     recipe = [str(ROOT / "recipes" / "finetune.py"), str(ROOT / "recipes/configs/finetune.yaml")]
     start = ["--init_checkpoint", str(pretrained), "--data", str(table), "--output_dir", str(tmp_path)]
-    command = [sys.executable, *recipe, *start, *QUICK]
-    dry = subprocess.run([*command, *OWN, "--dry_run", "true"], capture_output=True, text=True, check=False)
-    assert dry.returncode == 0, dry.stderr
-    assert '"mito": "copied from green"' in dry.stdout
-    wrong = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert wrong.returncode == 2
-    assert "Error: " in wrong.stderr
-    assert "does not name the channels of its crops" in wrong.stderr
+    command = [*recipe, *start, *QUICK]
+    dry = Forked(*command, *OWN, "--dry_run", "true", log=tmp_path / "dry.log")
+    assert dry.wait() == 0, dry.output
+    assert '"mito": "copied from green"' in dry.output
+    wrong = Forked(*command, log=tmp_path / "wrong.log")
+    assert wrong.wait() == 2
+    assert "Error: " in wrong.output
+    assert "does not name the channels of its crops" in wrong.output
 
 
 @pytest.mark.slow
@@ -261,15 +259,10 @@ def test_two_processes_learn_what_one_does(table: Path, tmp_path: Path) -> None:
     weights = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         start = ["--init_checkpoint", str(pretrained), "--data", str(table), "--output_dir", str(folder)]
         size = ["--per_device_train_batch_size", str(8 // processes)]
-        done = subprocess.run(
-            [*launch, *recipe, *start, *words, *size],
-            capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("with AutoModelForImageClassification and AutoImageProcessor") == 1
+        said = run_ranks(processes, *recipe, *start, *words, *size, log=tmp_path / f"{processes}.log")
+        assert said.count("with AutoModelForImageClassification and AutoImageProcessor") == 1
         record = json.loads((folder / "model" / "fine_tuning.json").read_text())
         assert record["crops_per_step"] == 8
         weights.append(load_file(folder / "model" / "model.safetensors"))

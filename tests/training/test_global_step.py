@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 
 from subcell_hf.shards.sharding import ShardSettings
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
+from tests.forked import run_ranks
 
 ROOT = Path(__file__).parents[2]
 # Transforms and hidden patches are drawn for the global batch; without dropout, nothing depends on the process.
@@ -34,22 +34,28 @@ ARGUMENTS = shlex.split(
 )
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
+PRETRAIN = str(ROOT / "recipes" / "pretrain.py")
 DEEPSPEED = (
     "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/deepspeed_zero2.yaml",
-    "--main_process_port", "0", "--num_processes",
+    "--main_process_port", "0", "--num_processes", "2", "tests/workflows/launched_recipes.py",
 )  # fmt: skip
 
 
-def _run(
-    folder: Path, shards: Path, views: Path, processes: int, *words: str, launcher: tuple[str, ...] = TORCHRUN
-) -> None:
-    command = [sys.executable, *launcher, str(processes), str(ROOT / "recipes" / "pretrain.py"), *ARGUMENTS]
-    command += ["--shards", str(shards), "--views", str(views), "--output_dir", str(folder), *words]
+def _words(folder: Path, shards: Path, views: Path, *words: str) -> list[str]:
+    return [*ARGUMENTS, "--shards", str(shards), "--views", str(views), "--output_dir", str(folder), *words]
+
+
+def _run(folder: Path, shards: Path, views: Path, processes: int, *words: str) -> None:
+    run_ranks(processes, PRETRAIN, *_words(folder, shards, views, *words), log=folder.with_suffix(".log"))
+
+
+def _run_with_deepspeed(folder: Path, *jobs: list[str]) -> None:
+    """Several trainings one after the other, in two processes."""
+    (folder / "command_lines.json").write_text(json.dumps(jobs), encoding="utf-8")
     # Files, not pipes: a worker that outlives its launcher would hold on to a pipe.
-    with (folder.parent / f"{folder.name}.log").open("w+") as log:
+    with (folder / "log").open("w+") as log:
         done = subprocess.run(
-            command,
+            [sys.executable, *DEEPSPEED, str(folder / "command_lines.json")],
             stdout=log,
             stderr=log,
             timeout=600,  # DeepSpeed compiles for a minute when it is first used
@@ -95,10 +101,10 @@ def test_deepspeed_takes_the_same_steps_and_goes_on(one: Path, data: tuple[Path,
     """ZeRO-2, the EMA teacher included."""
     pytest.importorskip("deepspeed")
     straight, again = tmp_path / "straight", tmp_path / "again"
-    _run(straight, *data, 2, "--save_steps", "1", launcher=DEEPSPEED)
+    words = ["--save_steps", "1", "--run_page", "false"]
+    resumed = [*words, "--resume_from_checkpoint", str(straight / "checkpoint-2")]
+    _run_with_deepspeed(tmp_path, _words(straight, *data, *words), _words(again, *data, *resumed))
     _compare(one, straight)
-    shutil.copytree(straight / "checkpoint-2", again / "checkpoint-2")
-    _run(again, *data, 2, "--save_steps", "1", "--resume_from_checkpoint", "true", launcher=DEEPSPEED)
     expected, found = (load_file(folder / "checkpoint-3" / "model.safetensors") for folder in (straight, again))
     for name, weights in expected.items():
         torch.testing.assert_close(found[name], weights, atol=1e-6, rtol=0, msg=name)

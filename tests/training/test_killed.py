@@ -2,8 +2,7 @@
 
 import os
 import random
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 
@@ -14,20 +13,18 @@ from safetensors.torch import load_file
 from subcell_hf.shards.sharding import ShardSettings
 from subcell_hf.training.runs.checkpoints import complete_checkpoints, find_problems
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
+from tests.forked import Forked
 from tests.training.test_trainer import ROOT, SMALL
 
 STEPS = 10
 KILLS = 2
 
 
-def _start(folder: Path, shards: Path, *words: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(ROOT / "recipes" / "pretrain.py"), *SMALL, "--shards", str(shards)]
+def _start(folder: Path, shards: Path, *words: str) -> Forked:
+    command = [str(ROOT / "recipes" / "pretrain.py"), *SMALL, "--shards", str(shards)]
     command += ["--output_dir", str(folder), "--max_steps", str(STEPS), "--save_steps", "1", "--save_total_limit", "2"]
     command += ["--run_page", "false", "--picture_epochs", "0"]
-    with (folder.parent / f"{folder.name}.log").open("ab") as log:
-        return subprocess.Popen(
-            [*command, *words], stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT
-        )
+    return Forked(*command, *words, log=folder.with_suffix(".log"))
 
 
 def _resume_words(folder: Path) -> list[str]:
@@ -48,7 +45,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         while process.poll() is None and {path.name for path in complete_checkpoints(killed)} <= before:
             time.sleep(0.02)
         time.sleep(moments.uniform(0, 0.4))  # while it computes, writes, renames or removes
-        process.kill()
+        os.kill(process.pid, signal.SIGKILL)
         ended += process.wait() == -9
         # What bears the name of a checkpoint is whole, and one is there.
         names = [path for path in killed.glob("checkpoint-*") if path.is_dir()]
@@ -57,8 +54,8 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     assert ended  # at least one of the runs did not reach its end before it was killed
 
     last = _start(killed, shards, *_resume_words(killed))
-    assert last.wait(timeout=900) == 0, (tmp_path / "killed.log").read_text()[-3000:]
-    assert undisturbed.wait(timeout=900) == 0, (tmp_path / "straight.log").read_text()[-3000:]
+    assert last.wait() == 0, last.output[-3000:]
+    assert undisturbed.wait() == 0, undisturbed.output[-3000:]
     assert not list(killed.glob(".checkpoint-*"))  # nothing of what was being written is left
     expected, found = (load_file(folder / f"checkpoint-{STEPS}" / "model.safetensors") for folder in (straight, killed))
     assert expected.keys() == found.keys()

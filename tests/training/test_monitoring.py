@@ -6,8 +6,6 @@ import re
 import shlex
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +28,7 @@ from subcell_hf.training.pretraining.arguments import parse_arguments
 from subcell_hf.training.pretraining.resolution import resolve
 from subcell_hf.training.pretraining.trainer import PreTrainer
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("attention", "features", "reconstruction")
@@ -264,12 +263,12 @@ def test_unknown_trackers_are_refused(shards: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_trackers_get_components_metrics_and_pictures(shards: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "recipes" / "pretrain.py"), *SMALL, "--shards", str(shards)]
+    command = [str(ROOT / "recipes" / "pretrain.py"), *SMALL, "--shards", str(shards)]
     command += ["--output_dir", str(tmp_path / "run"), "--report_to", "tensorboard", "wandb", "trackio"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
+    environment = os.environ | {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
     environment |= {"TRACKIO_DIR": str(tmp_path / "trackio"), "WANDB_SILENT": "true"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = Forked(*command, log=tmp_path / "log", env=environment)
+    assert done.wait() == 0, done.output[-3000:]
 
     (events,) = (tmp_path / "run" / "runs").rglob("events.*")
     board = EventAccumulator(str(events.parent)).Reload()

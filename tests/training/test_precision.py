@@ -1,10 +1,7 @@
 """Options for speed and memory take the steps of the plain run, or are refused."""
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from subcell_hf.training.pretraining.arguments import parse_arguments
 from subcell_hf.training.pretraining.resolution import resolve
 from subcell_hf.training.pretraining.trainer import PreTrainer
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 SMALL = shlex.split(
@@ -91,13 +89,10 @@ def test_what_a_cpu_cannot_do_is_refused(name: str, message: str, shards: Path, 
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_a_step_runs_and_agrees_with_its_reference() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "train_step.py"), "--quick"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=1200, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads(done.stdout.splitlines()[-1])
+def test_the_benchmark_of_a_step_runs_and_agrees_with_its_reference(tmp_path: Path) -> None:
+    done = Forked(str(ROOT / "benchmarks" / "train_step.py"), "--quick", log=tmp_path / "log")
+    assert done.wait() == 0, done.output[-2000:]
+    result = json.loads(done.output.splitlines()[-1])
     assert result["name"] == "train_step"
     assert result["ratio"] > 0
     assert [row["global_cells"] for row in result["figures"]["scaling"]] == [16, 32, 64]

@@ -6,8 +6,6 @@ import pickle
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from subcell_hf.training.runs.checkpoints import (
     newest_checkpoint,
 )
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
+from tests.forked import Forked, run_ranks
 
 ROOT = Path(__file__).parents[2]
 SMALL = shlex.split(
@@ -224,35 +223,17 @@ def test_accumulated_batches_are_batches_of_their_own(shards: Path, tmp_path: Pa
         assert line["loss"] == pytest.approx(weighted, rel=1e-3)
 
 
-def _start(folder: Path, shards: Path, *words: str, processes: int = 1) -> subprocess.Popen[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
-    launcher = (
-        [*launcher, "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"] if processes > 1 else [sys.executable]
-    )
-    command = [
-        *launcher,
-        str(ROOT / "recipes" / "pretrain.py"),
-        *SMALL,
-        "--shards",
-        str(shards),
-        "--output_dir",
-        str(folder),
-    ]
-    return subprocess.Popen(
-        [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def _command(folder: Path, shards: Path, *words: str) -> list[str]:
+    recipe = str(ROOT / "recipes" / "pretrain.py")
+    return [recipe, *SMALL, "--shards", str(shards), "--output_dir", str(folder), *words]
 
 
 @pytest.mark.slow
 def test_two_processes_go_on_as_if_never_stopped(shards: Path, tmp_path: Path) -> None:
-    run = _start(tmp_path / "straight", shards, processes=2)
-    output = run.communicate(timeout=240)[0]
-    assert run.returncode == 0, output[-3000:]
+    run_ranks(2, *_command(tmp_path / "straight", shards), log=tmp_path / "straight.log")
     shutil.copytree(tmp_path / "straight" / "checkpoint-3", tmp_path / "again" / "checkpoint-3")
-    run = _start(tmp_path / "again", shards, "--resume_from_checkpoint", "true", processes=2)
-    output = run.communicate(timeout=240)[0]
-    assert run.returncode == 0, output[-3000:]
+    again = _command(tmp_path / "again", shards, "--resume_from_checkpoint", "true")
+    run_ranks(2, *again, log=tmp_path / "again.log")
     expected, found = _weights(tmp_path / "straight", 6), _weights(tmp_path / "again", 6)
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=0, msg=name)
@@ -260,32 +241,28 @@ def test_two_processes_go_on_as_if_never_stopped(shards: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_sigterm_saves_and_ends_cleanly(shards: Path, tmp_path: Path) -> None:
-    run = _start(tmp_path, shards, "--num_train_epochs", "4000", "--save_steps", "100000", "--eval_epochs", "4000")
-    assert run.stdout is not None
-    lines: list[str] = []
-    for line in run.stdout:
-        lines.append(line)
-        if "· loss" in line:
-            break
+    endless = ("--num_train_epochs", "4000", "--save_steps", "100000", "--eval_epochs", "4000")
+    run = Forked(*_command(tmp_path / "run", shards, *endless), log=tmp_path / "log")
+    while run.poll() is None and "· loss" not in run.output:
+        time.sleep(0.02)
     time.sleep(0.5)
-    run.send_signal(signal.SIGTERM)
-    rest = run.communicate(timeout=120)[0]
-    assert run.returncode == 0, "".join(lines)[-2000:] + rest[-2000:]
-    assert "Stopped on request after step" in rest
-    (checkpoint,) = complete_checkpoints(tmp_path)
+    before = run.output
+    os.kill(run.pid, signal.SIGTERM)
+    assert run.wait() == 0, run.output[-3000:]
+    assert "Stopped on request after step" in run.output.removeprefix(before)
+    (checkpoint,) = complete_checkpoints(tmp_path / "run")
     assert find_problems(checkpoint) == []
 
 
 @pytest.mark.slow
 def test_a_dry_run_describes_and_starts_nothing(shards: Path, tmp_path: Path) -> None:
-    run = _start(tmp_path / "run", shards, "--dry_run", "true")
-    output = run.communicate(timeout=120)[0]
-    assert run.returncode == 0, output
-    described: dict[str, Any] = json.loads(output[output.index("{") : output.rindex("}") + 1])
+    run = Forked(*_command(tmp_path / "run", shards, "--dry_run", "true"), log=tmp_path / "log")
+    assert run.wait() == 0, run.output
+    described: dict[str, Any] = json.loads(run.output[run.output.index("{") : run.output.rindex("}") + 1])
     assert not list((tmp_path / "run").glob("checkpoint-*"))
     text = json.dumps(described)
     assert "parameters" in text
     assert "steps" in text
-    wrong = _start(tmp_path / "run", shards, "--mask_ration", "0.5")
-    assert "did you mean mask_ratio" in wrong.communicate(timeout=120)[0]
-    assert wrong.returncode == 2
+    wrong = Forked(*_command(tmp_path / "run", shards, "--mask_ration", "0.5"), log=tmp_path / "wrong.log")
+    assert wrong.wait() == 2
+    assert "did you mean mask_ratio" in wrong.output
