@@ -215,17 +215,13 @@ def _macro(precisions: dict[int, float]) -> float:
     return float(np.mean(list(precisions.values())))
 
 
-def score_simulated(
-    work: Path, reader: ShardReader, runs: dict[str, Path], seeds: Sequence[int], workers: int
-) -> dict[str, Any]:
+def score_simulated(arguments: argparse.Namespace, reader: ShardReader, runs: dict[str, Path]) -> dict[str, Any]:
     """All scores of every run, of untrained models, and of the baselines.
 
     Args:
-        work: Folder of the shards.
-        reader: Of the same.
+        arguments: Of the command line: the folder with shards, seeds of the untrained models, workers.
+        reader: Of the shards.
         runs: Name → folder of a pretraining.
-        seeds: Of the untrained models.
-        workers: Processes that measure the baselines.
 
     Returns:
         `macro_map`, `neighbours`, `cell_line`: name → score; `per_location`: name → location → average precision.
@@ -243,13 +239,13 @@ def score_simulated(
         scores["cell_line"][name] = round(cell_line_probe(features, lines), 4)
         scores["per_location"][name] = {reader.index.classes[column]: round(v, 4) for column, v in found.items()}
 
-    for name, baseline in make_baselines(work / "shards", workers=workers, progress=False).items():
+    for name, baseline in make_baselines(arguments.work / "shards", workers=arguments.workers, progress=False).items():
         score(name, [baseline.embeddings[rows] for rows in splits])
     crops = [reader.read(rows) for rows in splits]
     score(SCALED_FEATURES, [measure_scaled(*part, reader) for part in crops])
     models = {name: SubCellModel.from_pretrained(folder / "model") for name, folder in runs.items()}
     first = next(iter(runs.values())) / "model"
-    models |= {f"untrained, seed {seed}": untrained_model(first, seed) for seed in seeds}
+    models |= {f"untrained, seed {seed}": untrained_model(first, seed) for seed in arguments.seeds}
     scaling = SubCellImageProcessor.from_pretrained(first).normalize
     for name, model in models.items():
         score(name, [embed(model, scaling, *part) for part in crops])
@@ -366,7 +362,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with ThreadPoolExecutor(TRAININGS_AT_ONCE) as pool:
         found = pool.map(lambda name: pretrain(runs[name], work / "shards", [*jobs[name], *more]), jobs)
         seconds = dict(zip(jobs, found, strict=True))
-    scores = score_simulated(work, reader, runs, seeds, arguments.workers)
+    scores = score_simulated(arguments, reader, runs)
     kinds = {ALL: [run_name(tuple(WITHOUT), seed) for seed in seeds]}
     kinds |= {"+".join(kept): [run_name(kept, seed) for seed in arguments.ablation] for kept in ABLATION}
     kinds |= {"untrained": [f"untrained, seed {seed}" for seed in seeds]}

@@ -1,17 +1,15 @@
 """Two and four gloo processes give the loss and every gradient of one process on the same global batch."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
-from tests.forked import START_METHOD
+from tests.forked import Forked
 
 BASE = {
     "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48, "image_size": 32,
@@ -71,8 +69,9 @@ def _train_step(recipe: str, rank: int = 0, world: int = 1) -> dict[str, torch.T
     return results | {f"buffer.{name}": buffer for name, buffer in model.named_buffers()}
 
 
-def _worker(rank: int, world: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+def take_part(rank_of_process: str, world_size: str, folder: str) -> None:
+    """What each process does."""
+    rank, world = int(rank_of_process), int(world_size)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     results = {recipe: _train_step(recipe, rank, world) for recipe in RECIPES}
@@ -84,7 +83,12 @@ def _worker(rank: int, world: int, folder: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_together_are_one_process(world: int, tmp_path: Path) -> None:
-    mp.start_processes(_worker, args=(world, str(tmp_path)), nprocs=world, start_method=START_METHOD)
+    code = "import sys; from tests.model.test_global_batch import take_part; take_part(*sys.argv[1:])"
+    ranks = [
+        Forked("-c", code, str(rank), str(world), str(tmp_path), log=tmp_path / f"{rank}.log") for rank in range(world)
+    ]
+    for rank in ranks:
+        assert rank.wait() == 0, rank.output
     together = torch.load(tmp_path / "results.pt", weights_only=True)
     for recipe in RECIPES:
         alone = _train_step(recipe)
