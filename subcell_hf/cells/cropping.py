@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from subcell_hf.images.fields_of_view import UNUSABLE, FieldError, FieldSource, 
 from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.images.tables import CellBox, read_boxes
 from subcell_hf.parallel.ray_tasks import check_engine, map_on_ray
+from subcell_hf.parallel.worker_pool import WorkerPool
 from subcell_hf.storage.folder_lock import claim_folder
 from subcell_hf.storage.input_lists import SKIPPED_FILE, write_csv, write_unused
 from subcell_hf.storage.records import describe_files, find_damage, read_record, write_record
@@ -217,9 +217,7 @@ def _run(tasks: Sequence[_Task], workers: int, engine: str) -> Iterator[tuple[_T
     if workers == 1 or len(tasks) < 2:
         yield from ((task, _crop_one(task)) for task in tasks)
         return
-    # Spawned, since a fork copies the locks of whatever threads the caller has.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
+    with WorkerPool(min(workers, len(tasks))) as pool:
         pending = {pool.submit(_crop_one, task): task for task in tasks}
         try:
             for future in as_completed(pending):

@@ -1,10 +1,8 @@
 """Is a folder of shards what its index says, down to the last byte?"""
 
 import hashlib
-import multiprocessing
 import tarfile
 from collections.abc import Mapping, Sequence, Set
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from subcell_hf.errors import InputError
+from subcell_hf.parallel.worker_pool import WorkerPool
 from subcell_hf.shards.archive import cell_key
 from subcell_hf.shards.cell_table import TAR_BLOCK_BYTES
 from subcell_hf.shards.codec import MASK_MEMBER, RECORD_MEMBER
@@ -67,8 +66,7 @@ def inspect_shards(folder: Path, *, workers: int = 1, progress: bool = True) -> 
                 problems += inspect(number)
                 bar.update()
         else:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(workers, count), mp_context=context) as pool:
+            with WorkerPool(min(workers, count)) as pool:
                 for found in pool.map(inspect, range(count)):
                     problems += found
                     bar.update()

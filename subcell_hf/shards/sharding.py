@@ -12,10 +12,8 @@ interrupted: a killed run is resumed and gives the same bytes.
 import csv
 import hashlib
 import json
-import multiprocessing
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -29,6 +27,7 @@ from subcell_hf.errors import KILLED_WORKER, InputError, KilledWorkerError
 from subcell_hf.images.fields_of_view import UNUSABLE, reason_of
 from subcell_hf.images.unused import unused_of
 from subcell_hf.parallel.ray_tasks import check_engine, map_on_ray
+from subcell_hf.parallel.worker_pool import WorkerPool
 from subcell_hf.shards.archive import format_of
 from subcell_hf.shards.cell_table import cells_parquet
 from subcell_hf.shards.codec import CropFormat
@@ -255,12 +254,7 @@ def _run(source: CropSource, jobs: Sequence[ShardJob], workers: int, total: int,
                 write_shard(source, job)
                 bar.update()
             return
-        pool = ProcessPoolExecutor(
-            min(workers, len(jobs)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin_worker,
-            initargs=(source,),
-        )
+        pool = WorkerPool(min(workers, len(jobs)), _begin_worker, (source,))
         try:
             for _ in pool.map(_write_in_worker, jobs):
                 bar.update()

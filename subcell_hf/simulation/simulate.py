@@ -10,9 +10,8 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import CHANNEL_STAINS, PUBLISHED_PIXEL_SIZE_UM
+from subcell_hf.parallel.worker_pool import WorkerPool
 from subcell_hf.simulation.antibodies import ProteinStyle, SimulatedAntibody, simulate_antibodies
 from subcell_hf.simulation.fields import (
     PlannedField,
@@ -182,8 +182,7 @@ def _write_fields(
             _write_field(field, settings, output)
             yield
         return
-    # Spawned processes inherit no locks or threads from whatever the caller has loaded.
-    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn")) as pool:
+    with WorkerPool(min(workers, len(missing))) as pool:
         tasks = [pool.submit(_write_field, field, settings, output) for field in missing]
         try:
             for task in as_completed(tasks):

@@ -144,6 +144,46 @@ def test_a_stopped_run_leaves_no_lock_and_no_traceback(tmp_path: Path, number: s
     assert hidden <= {f".{field}.json" for field in fields}
 
 
+MOMENTS = {
+    "waiting": "[task.result() for task in [pool.submit(time.sleep, 0.3), pool.submit(time.sleep, 0.3)]]",
+    "starting": "pool.submit(int), pool.submit(int), time.sleep(0.1)",
+}
+PROGRAM = """
+import time
+from subcell_hf.parallel.worker_pool import WorkerPool
+
+if __name__ == "__main__":
+    with WorkerPool(2) as pool:
+        {moment}
+        print("now", flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_processes_that_wait_or_start_end_without_a_word(tmp_path: Path, moment: str) -> None:
+    """Ctrl-C comes at any moment; only the process that the user started says so."""
+    (tmp_path / "job.py").write_text(PROGRAM.format(moment=MOMENTS[moment]), encoding="utf-8")
+    job = subprocess.Popen(
+        [sys.executable, "job.py"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert job.stdout is not None
+    assert job.stdout.readline() == "now\n"
+    os.killpg(job.pid, signal.SIGINT)
+    _, said = job.communicate()
+    assert job.returncode == -signal.SIGINT
+    assert said.startswith("Traceback")
+    assert said.count("Traceback") == 1, said
+    assert said.count("job.py") == 1
+
+
 def failing(code: int) -> io.TextIOWrapper:
     class Sink(io.RawIOBase):
         def writable(self) -> bool:

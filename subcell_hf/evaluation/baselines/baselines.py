@@ -7,9 +7,7 @@ does. Recent work found large microscopy models no better than such baselines (a
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +22,7 @@ from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.baselines.cell_features import check_crops, measure_cells
 from subcell_hf.evaluation.localization.probes import Scaling
 from subcell_hf.images.folder_contents import CROPS_FILE
+from subcell_hf.parallel.worker_pool import WorkerPool
 from subcell_hf.shards.cell_table import CELL_COLUMNS, read_cell_records
 from subcell_hf.shards.reader import ShardReader
 from subcell_hf.storage.full_disk import naming_full_disk
@@ -206,8 +205,7 @@ def _measure_all(url: str, crops: _Crops, tasks: Sequence[Task], workers: int) -
     if workers == 1:
         yield from (_measure_piece(crops, task) for task in tasks)
         return
-    # Spawned processes inherit no locks or threads from whatever the caller has loaded.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _open_in_worker, (url,)) as pool:
+    with WorkerPool(workers, _open_in_worker, (url,)) as pool:
         yield from pool.map(_measure_in_worker, [url] * len(tasks), tasks)
 
 

@@ -5,10 +5,8 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from subcell_hf.inference.models.loading import AUTO, ModelFolder, find_models
 from subcell_hf.inference.models.variants import Variant
 from subcell_hf.inference.sources.blocks import CellBlock, CellSource
 from subcell_hf.inference.sources.recognition import SourceOptions, open_source
+from subcell_hf.parallel.worker_pool import WorkerPool
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.storage.model_folders import CONFIG_FILE
 from subcell_hf.tables.files import EmbeddingTable
@@ -166,9 +165,7 @@ class BaselineComputation:
         if not lacking:
             return
         if self.workers > 1:
-            # Spawned processes inherit no locks or threads from torch.
-            context = get_context("spawn")
-            with ProcessPoolExecutor(self.workers, context, _open_in_worker, (self.source, measurements)) as pool:
+            with WorkerPool(self.workers, _open_in_worker, (self.source, measurements)) as pool:
                 list(tqdm(pool.map(_measure_in_worker, lacking), "measure", len(lacking), disable=None))
             return
         for piece, blocks in tqdm(lacking, "measure", disable=None):
