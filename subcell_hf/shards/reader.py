@@ -53,6 +53,7 @@ class ShardReader:
     Raises:
         InputError: If the index, the table of cells or the list of files is not as it must be.
         OSError: If the folder cannot be read.
+        UnreachableError: If a server does not answer.
         UnreachableError: If a network is at fault.
     """
 
@@ -112,6 +113,7 @@ class ShardReader:
         Raises:
             InputError: If a cell's bytes are not those that were written; `StoreError` where no cell can be read.
             OSError: If a shard cannot be read.
+            UnreachableError: If a server does not answer.
             UnreachableError: If a network is at fault.
         """
         form = self.index.crop_format

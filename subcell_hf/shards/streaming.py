@@ -90,6 +90,7 @@ class ShardDataset(Dataset[ShardBatch]):
         Raises:
             InputError: If a cell's bytes are damaged.
             OSError: If a shard cannot be read.
+            UnreachableError: If a server does not answer.
         """
         planned = self.plan.batch(*epoch_and_step, self.rank, self.world_size)
         rows, cells = planned.rows, self.reader.cells

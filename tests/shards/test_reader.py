@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, UnreachableError
 from subcell_hf.shards.batch_plan import BatchSettings, InOrderPlan
 from subcell_hf.shards.reader import ShardReader, Span, merge_spans
 from subcell_hf.shards.sharding import ShardSettings
@@ -163,7 +163,7 @@ def test_http_that_stays_broken_or_has_no_such_folder(served: tuple[str, type[Ra
     with pytest.raises(FileNotFoundError, match=r"has no index.json: it is not a finished folder of shards"):
         ShardReader(url + "x")
     handler.failures = 1000
-    with pytest.raises(OSError, match="network read failed 4 times"):
+    with pytest.raises(UnreachableError, match="network read failed 4 times"):
         ShardReader(url)
 
 

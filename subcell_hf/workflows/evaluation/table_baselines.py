@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from subcell_hf.errors import InputError, counted
+from subcell_hf.errors import InputError, UnreachableError, counted
 from subcell_hf.evaluation.baselines.baselines import FEATURES, PIXELS, BaselineSettings, make_baselines
 from subcell_hf.evaluation.perturbation.table import holds_profiles
 from subcell_hf.storage.folder_lock import claim_folder, is_writable
@@ -33,6 +33,9 @@ KEPT_IN = "baselines"
 """Folder of the baselines, in the folder of `subcell embed`, or of the evaluation if the table has no such folder."""
 
 _MADE_FOR = "made_for"
+
+_FAULTS = (InputError, OSError, UnreachableError)
+"""What keeps baselines from being computed; the table itself is evaluated all the same."""
 
 _logger = logging.getLogger(__name__)
 
@@ -267,24 +270,24 @@ def _compute(
             failed[UNTRAINED] = "the table does not record which SubCell model embedded it"
         try:
             _measure_given_crops(origin, cells, folder, measured, workers)
-        except (InputError, OSError) as error:
+        except _FAULTS as error:
             failed |= dict.fromkeys(measured, str(error))
         return failed
     try:
         computation = BaselineComputation.open(origin, cells, folder, measured=bool(measured), workers=workers)
-    except (InputError, OSError) as error:
+    except _FAULTS as error:
         return dict.fromkeys(pending, str(error))
     if UNTRAINED in pending:
         try:
             computation.embed_untrained(folder / UNTRAINED, {_MADE_FOR: origin.identity, "source": origin.source})
             if not _is_kept(folder / UNTRAINED, cells, origin.identity):
                 raise InputError(f"{origin.source} no longer contains all cells of the table")
-        except (InputError, OSError) as error:
+        except _FAULTS as error:
             failed[UNTRAINED] = str(error)
     if measured:
         try:
             _write(computation.measure(), folder, measured, origin.identity)
-        except (InputError, OSError) as error:
+        except _FAULTS as error:
             failed |= dict.fromkeys(measured, str(error))
     return failed
 
