@@ -247,7 +247,12 @@ def test_an_interrupted_command_ends_while_requests_wait(bucket: Bucket, tmp_pat
     command += ["--output", str(tmp_path / "shards"), "--max-cells", "30"]
     bucket.held = "_cell_"
     run = subprocess.Popen(
-        command, env=os.environ | {"HF_HOME": str(tmp_path / "hf")}, stderr=subprocess.PIPE, text=True
+        command,
+        env=os.environ | {"HF_HOME": str(tmp_path / "hf")},
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests themselves run in the background of a shell, Ctrl-C is ignored by all that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not any("_image" in request for request in bucket.requests):
         time.sleep(0.01)
