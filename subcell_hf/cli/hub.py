@@ -96,6 +96,7 @@ def export(
         Path | None, typer.Option(help="YAML file with fields of the card: training_data, recipe, license, ….")
     ] = None,
     encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Export without heads and decoder.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also export to ONNX, for programs outside Python.")] = False,
     space: Annotated[
         Path | None,
         typer.Option(help="Also stage a Space in this folder: the demo page, which loads REPOSITORY from the Hub."),
@@ -117,6 +118,7 @@ def export(
         repository=repository,
         sources=ExportSources(run=run, evaluations=tuple(evaluation or ()), variant=variant, facts=facts),
         encoder_only=encoder_only,
+        onnx=onnx,
         space=space,
         space_reference=space_reference,
     )

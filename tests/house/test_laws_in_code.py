@@ -228,6 +228,8 @@ NOT_ATOMIC = {
     "hub/demo/demo_model.py: save": "into the staging folder of a Space",
     "hub/demo/space.py: write_examples": "into the staging folder of a Space, or a temporary folder",
     "hub/publishing/export.py: _write_repository": "into the staging folder of a repository",
+    "hub/publishing/export.py: _add_onnx": "into the staging folder of a repository",
+    "hub/publishing/onnx_export.py: export_onnx": "into the staging folder of a repository",
     "model/modeling_subcell.py: save_pretrained": "of transformers; whoever calls it gives a staging folder",
     "workflows/machine/optimize.py: _copy_model": "into the staging folder of a model",
     "training/pretraining/trainer.py: write_record": "into a staging folder, or where Trainer saves the model",
