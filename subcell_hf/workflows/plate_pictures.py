@@ -27,7 +27,7 @@ MOST_PLATES = 48
 
 _SUFFIXES = (".png", ".pdf", ".svg")
 _EMPTY = "#ECECEC"
-_SOME = "#E69F00"  # Okabe and Ito's orange and vermillion, which stand out from blue for every kind of colour vision
+_SOME = "#E69F00"  # Okabe and Ito's orange and vermilion, which stand out from blue for every kind of colour vision
 _ALL = "#D55E00"
 _MOST_LISTED_COUNTS = 6
 _MOST_NUMBERED_COLUMNS = 24

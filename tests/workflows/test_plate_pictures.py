@@ -14,7 +14,7 @@ from subcell_hf.workflows import draw_plates
 from subcell_hf.workflows.inspect_images import InspectedField, Inspection, inspect_images
 from tests.workflows.test_inspect_images import write_plate
 
-BLUE, ORANGE, VERMILLION, GREY = (74, 152, 201), (230, 159, 0), (213, 94, 0), (236, 236, 236)
+BLUE, ORANGE, VERMILION, GREY = (74, 152, 201), (230, 159, 0), (213, 94, 0), (236, 236, 236)
 
 
 def inspected(
@@ -42,14 +42,14 @@ def pixels_of(path: Path, colour: tuple[int, int, int]) -> int:
 
 def test_wells_have_the_colour_of_what_is_in_them(tmp_path: Path) -> None:
     whole = draw_plates(inspected((8, 12)), tmp_path / "whole.png")
-    assert pixels_of(whole, ORANGE) == pixels_of(whole, VERMILLION) == 0
+    assert pixels_of(whole, ORANGE) == pixels_of(whole, VERMILION) == 0
     assert pixels_of(whole, GREY) < 1000
     one_lost = draw_plates(inspected((8, 12), problems={"C05": (True, True)}), tmp_path / "lost.png")
-    assert pixels_of(one_lost, VERMILLION) > 100
+    assert pixels_of(one_lost, VERMILION) > 100
     assert pixels_of(one_lost, ORANGE) == 0
     in_part = draw_plates(inspected((8, 12), problems={"C05": (True, False)}), tmp_path / "in_part.png")
     assert pixels_of(in_part, ORANGE) > 100
-    assert pixels_of(in_part, VERMILLION) == 0
+    assert pixels_of(in_part, VERMILION) == 0
     sparse = draw_plates(inspected((3, 12)), tmp_path / "sparse.png")
     assert pixels_of(sparse, GREY) > pixels_of(sparse, BLUE) > 1000
 

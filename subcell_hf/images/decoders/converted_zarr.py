@@ -104,9 +104,11 @@ def _read(root: Path, changed_ns: int) -> tuple[tuple[str, ConvertedSeries], ...
             raise
         raise InputError(f"{file} holds what is no OME-XML of a plate ({error}). Convert the images again.") from error
     names = _names_of_series(root) or [str(number) for number in range(len(images))]
+    if len(names) != len(images):  # which image is which is not known
+        return ()
     return tuple(
         (name, ConvertedSeries(metadata_of_pixels(pixels), samples.get(identity)))
-        for name, (identity, pixels) in zip(names, images, strict=False)
+        for name, (identity, pixels) in zip(names, images, strict=True)
     )
 
 

@@ -123,6 +123,14 @@ def test_wells_of_series_without_folders_of_wells(converted: Path) -> None:
     assert only.name == "P_B03_2"
 
 
+@pytest.mark.parametrize(("described", "listed"), [(3, ["0", "1"]), (2, ["1"])])
+def test_images_that_cannot_be_told_apart_are_not_described(converted: Path, described: int, listed: list[str]) -> None:
+    """One has other names than the other: nothing is taken from the OME-XML by its position."""
+    write_xml(converted, described, series=listed)
+    found = [facts_of(field) for field in find_fields(converted)]
+    assert found == [((), None)] * len(found)
+
+
 @pytest.mark.parametrize("version", [2, 3])
 def test_names_of_a_plate(tmp_path: Path, version: int) -> None:
     plate = tmp_path / "p.zarr"
