@@ -69,11 +69,12 @@ class Forked:
             "words": words, "log": str(self.log), "status": str(self._status), "cwd": str(cwd or Path.cwd()),
             "env": dict(os.environ if env is None else env),
         }  # fmt: skip
-        stdin = _server(imported).stdin
-        assert stdin is not None
-        stdin.write(json.dumps(request) + "\n")
-        stdin.flush()
+        server = _server(imported)
+        assert server.stdin is not None
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
         while not (said := self._said()):
+            assert server.poll() is None, "the process that is forked has ended; its error is above"
             time.sleep(0.005)
         self.pid = int(said[0])
 
