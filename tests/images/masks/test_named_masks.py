@@ -1,5 +1,6 @@
 """Masks of other programs find their fields by a pattern of paths; what does not fit is named."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import tifffile
 from subcell_hf.errors import InputError
 from subcell_hf.images.fields_of_view import FieldError, FoundFields, ReadingOptions, list_fields
 from subcell_hf.images.masks.named_masks import MaskPattern
-from tests.conftest import REAL_DATA
 from tests.images.written_fields import label_mask, random_plane, write_hpa_field, write_png
 
 
@@ -159,18 +159,18 @@ def test_a_binary_mask_of_touching_cells_is_refused(tmp_path: Path) -> None:
         item.read()
 
 
-@pytest.mark.skipif(not (REAL_DATA / "vendor" / "biotek_gen5_nf1").is_dir(), reason="real data are missing")
-def test_cellprofilers_binary_masks_of_a_cytation_are_found_and_refused() -> None:
-    folder = REAL_DATA / "vendor" / "biotek_gen5_nf1"
+def test_cellprofilers_binary_masks_of_a_cytation_are_found_and_refused(real_data: Callable[[str], Path]) -> None:
+    folder = real_data("vendor/biotek_gen5_nf1")
     (item,) = (found := found_by(folder / "Plate_2_images", f"{folder}/Plate_2_masks/{{file}}_MaskCells.tiff")).fields
     assert masks_of(found) == {"Plate_2_images_F07_2": "F7_01_3_2_RFP_001_MaskCells.tiff"}
     with pytest.raises(FieldError, match=r"MaskCells\.tiff has 1 of 1 labels in separate pieces"):
         item.read()
 
 
-@pytest.mark.skipif(not (REAL_DATA / "vendor" / "omezarr_v04_plate_labels_apx").is_dir(), reason="real data missing")
-def test_masks_of_a_plate_of_ome_zarr_come_before_the_labels_inside(tmp_path: Path) -> None:
-    plate = REAL_DATA / "vendor" / "omezarr_v04_plate_labels_apx" / "hcs_ngff_2D.zarr"
+def test_masks_of_a_plate_of_ome_zarr_come_before_the_labels_inside(
+    tmp_path: Path, real_data: Callable[[str], Path]
+) -> None:
+    plate = real_data("vendor/omezarr_v04_plate_labels_apx/hcs_ngff_2D.zarr")
     for item in list_fields(plate).fields:
         tifffile.imwrite(tmp_path / f"{item.name}.tif", label_mask((128, 128)))
     found = found_by(plate, f"{tmp_path}/{{name}}.tif")
