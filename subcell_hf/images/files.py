@@ -9,6 +9,7 @@ import io
 import math
 import os
 import stat
+import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -36,6 +37,8 @@ __all__ = [
     "read_image",
 ]
 
+# numpy parses these as Python, which Python 3.11 before 3.11.8 may fail to do in two threads at once (gh-106905).
+_NPY_HEADERS = threading.Lock()
 _TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".tif.gz", ".tiff.gz")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", *_TIFF_SUFFIXES, ".npy")
 """File name endings of the images that are read; OME-Zarr folders end in `.zarr`."""
@@ -283,7 +286,8 @@ def _decode_npy(data: bytes, path: Path, max_decoded_bytes: int) -> Image:
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read_header(stream)
+    with _NPY_HEADERS:
+        shape, fortran_order, dtype = read_header(stream)
     if dtype.hasobject:
         raise FieldError(
             f"{path} holds Python objects, expected numbers. Save a plain array with np.save(allow_pickle=False)."

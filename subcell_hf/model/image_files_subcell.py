@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,6 @@ __all__ = ["ImageFile", "UnfitFileError", "read_bytes", "read_file", "read_plane
 
 MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}  # two of them look alike: micro and mu
 LARGEST_ANISOTROPY = 1.01
-
 JPEG_COMPRESSION = 7
 ORIENTATION = 274  # the tag of TIFF and EXIF
 MIN_IS_WHITE = (
@@ -29,6 +29,8 @@ MIN_IS_WHITE = (
 )
 MOST_PAGES = 10_000  # of a TIFF
 PALETTE_STEP = 257  # one step of 8 bits on a palette's scale of 16 bits
+# numpy parses headers as Python, which Python 3.11 before 3.11.8 may fail to do in two threads at once (gh-106905).
+NPY_HEADERS = threading.Lock()
 
 
 class ImageFile(NamedTuple):
@@ -136,7 +138,8 @@ def _read(reader: Callable[[Any, int], ImageFile], source: Any, where: str, name
 
 
 def _read_npy(path: Any, _: int) -> ImageFile:
-    return ImageFile(np.load(path, allow_pickle=False))
+    with NPY_HEADERS:
+        return ImageFile(np.load(path, allow_pickle=False))
 
 
 def _read_picture(path: Any, _: int) -> ImageFile:

@@ -294,7 +294,7 @@ def test_concurrent_requests_share_forward_passes_and_leave_no_memory(
         before = handler.batcher.forwards
         with ThreadPoolExecutor(200) as pool:
             answers = list(pool.map(ask, range(200)))
-        assert {status for status, _ in answers} == {200}
+        assert [answer for answer in answers if answer[0] != 200] == []
         assert handler.batcher.forwards - before < 150
         for number, (_, answer) in enumerate(answers):
             np.testing.assert_allclose(answer["embedding"], alone[number % 20], atol=1e-5)

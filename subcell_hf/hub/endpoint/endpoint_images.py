@@ -11,6 +11,7 @@ import io
 import math
 import os
 import struct
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -35,6 +36,8 @@ PALETTE_STEP = 257  # one step of 8 bits on a palette's scale of 16 bits
 
 FETCH_TIMEOUT_S = 10.0
 _URL_SAFE = str.maketrans("-_", "+/")
+# numpy parses these as Python, which Python 3.11 before 3.11.8 may fail to do in two threads at once (gh-106905).
+NPY_HEADERS = threading.Lock()
 PNG_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type in the header
 
 
@@ -272,11 +275,11 @@ def _read_npy(content: bytes, where: str, gate: _Gate) -> Pixels:
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
     read_header: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
+    with NPY_HEADERS:
+        shape, by_column, dtype = read_header(file)
     gate.check(shape, dtype)
-    file.seek(0)
-    pixels: Pixels = np.load(file, allow_pickle=False)
-    return pixels
+    pixels = np.frombuffer(content, dtype, count=math.prod(shape), offset=file.tell())
+    return pixels.reshape(shape, order="F" if by_column else "C")
 
 
 def _read_png(content: bytes, where: str, gate: _Gate) -> Image.Image:
