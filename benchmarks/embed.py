@@ -6,7 +6,8 @@ The reference does what SubCellPortable does: it reads the four PNG files of one
 fp32 with a batch of one and all attentions computed, two classifiers after it, and saves a .npy for every cell. Ours is
 the whole command from listing the files to `embeddings.parquet`, pictures and AnnData left out, in the precision that
 is faster on the device, and once more in fp32. Same files, same weights, one process, taken in turn; loading the
-weights is left out on both sides.
+weights is left out on both sides. On a CPU also in int8 on OpenVINO, by a model that `subcell optimize` made (extra
+`cpu`; without limits, since random weights do not meet them).
 Prints one JSON line; ratio is ours by default to the reference, in cells per second.
 """
 
@@ -16,6 +17,7 @@ import platform
 import statistics
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import imagecodecs
 import numpy as np
 import torch
 
+from subcell_hf.evaluation.comparison import AgreementLimits
 from subcell_hf.inference.engine.embedding import EmbedSettings, Processes, embed_cells
 from subcell_hf.inference.engine.forward import BatchEmbedder
 from subcell_hf.inference.models.loading import ModelFolder, choose_device, find_models
@@ -32,19 +35,30 @@ from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification
 from subcell_hf.tables.files import read_table
+from subcell_hf.workflows.machine.optimize import (
+    FEWEST_CALIBRATED,
+    FEWEST_JUDGED,
+    OptimizeSettings,
+    optimize_model,
+)
 
 COLOURS = ("red", "yellow", "blue", "green")
 
 
-def write_inputs(folder: Path, cells: int, size_px: int, model_size: str) -> tuple[Path, Path]:
-    """Random cells as PNG files, and a random model with two classifiers."""
-    generator = np.random.default_rng(0)
-    crops = folder / "crops"
+def write_crops(crops: Path, cells: int, size_px: int, seed: int) -> Path:
+    """Random cells as PNG files."""
+    generator = np.random.default_rng(seed)
     crops.mkdir()
     for cell in range(cells):
         for colour in COLOURS:
             plane = generator.integers(0, 256, (size_px, size_px), np.uint8)
             (crops / f"p_A1_{cell}_{colour}.png").write_bytes(imagecodecs.png_encode(plane, level=1))
+    return crops
+
+
+def write_inputs(folder: Path, cells: int, size_px: int, model_size: str) -> tuple[Path, Path]:
+    """Random cells, and a random model with two classifiers."""
+    crops = write_crops(folder / "crops", cells, size_px, seed=0)
     torch.manual_seed(0)
     config = SubCellConfig.from_size(model_size, image_size=size_px, classifier_ensemble_size=2)
     SubCellForImageClassification(config).save_pretrained(folder / "model")
@@ -75,14 +89,23 @@ def embed_as_published(model: SubCellForImageClassification, crops: Path, output
 def embed_ours(folder: Path, crops: Path, models: tuple[ModelFolder, ...], precision: str) -> np.ndarray:
     """The command, without loading the weights."""
     source, found, _ = open_source(crops, models, SourceOptions(single_cells=True))
+    backend = "openvino" if precision == "int8" else "torch"
     settings = EmbedSettings(
-        device=arguments.device, precision=precision, batch_size=arguments.batch_size, pictures=0, h5ad=False,
-        progress=False, workers=arguments.workers,
+        engine_backend=backend, device=arguments.device, precision=precision, batch_size=arguments.batch_size,
+        pictures=0, h5ad=False, progress=False, workers=arguments.workers,
     )  # fmt: skip
     embed_cells(source, found, folder, settings, processes=Processes())
     table = read_table(folder)
     order = np.argsort([int(name.split("_")[-1]) for name in table.cells["cell_id"]])
     return table.embeddings[order]
+
+
+def optimize_inputs(model: Path, folder: Path) -> Path:
+    """An int8 model, calibrated and judged on other random cells."""
+    crops = write_crops(folder / "others", 2 * FEWEST_JUDGED, arguments.image_size_px, seed=1)
+    settings = OptimizeSettings(FEWEST_CALIBRATED, FEWEST_JUDGED, AgreementLimits(-1, -1, -1))
+    options = SourceOptions(single_cells=True)
+    return optimize_model(model, crops, folder / "optimized", options=options, settings=settings).folder
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -115,6 +138,10 @@ def main() -> None:
         reference = SubCellForImageClassification.from_pretrained(path, attn_implementation="eager").eval().to(device)
         times: dict[str, list[float]] = {"reference": [], precision: [], "fp32": []}
         results: dict[str, np.ndarray] = {}
+        optimized = models
+        if device.type == "cpu" and find_spec("openvino") and find_spec("nncf"):
+            times["int8"] = []
+            optimized = find_models(str(optimize_inputs(path, folder)))
         for number in range(arguments.rounds + 1):  # the first round loads, and is not counted
             for name in times:
                 started = time.perf_counter()
@@ -122,7 +149,7 @@ def main() -> None:
                 if name == "reference":
                     results[name] = embed_as_published(reference, crops, output, arguments.cells)
                 else:
-                    results[name] = embed_ours(output, crops, models, name)
+                    results[name] = embed_ours(output, crops, optimized if name == "int8" else models, name)
                 if number:
                     times[name].append(time.perf_counter() - started)
     rates = {name: arguments.cells / statistics.median(values) for name, values in times.items()}
@@ -137,6 +164,7 @@ def main() -> None:
         "image_size_px": arguments.image_size_px,
         "rounds": arguments.rounds,
         "default_precision": precision,
+        "missing_ways": {} if "int8" in times else {"int8": "measured on CPUs with subcell-hf[cpu]"},
     }
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     print(

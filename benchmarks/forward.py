@@ -7,7 +7,8 @@ computed, the gated pooling and two classifiers after it. Both sides have the sa
 large square matmul in the same run; the share of it counts the multiplications of the forward, two operations each, and
 nothing else. `transformers` is the encoder alone of transformers' ViT, in fp32 with fused attention at our batch.
 `auto` is the way that `subcell embed --precision auto` takes here; `peak_memory_bytes` is what a way needs beyond
-weights and images.
+weights and images. On a CPU also OpenVINO (extra `cpu`): in fp32, in bf16, and in int8 with attention and pooling in
+the precision that is faster, quantized on random images; `subcell optimize` judges accuracy, this script does not.
 Prints one JSON line; ratio is the best of our rates to the reference.
 """
 
@@ -20,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +32,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTConfig, ViTModel
 
 from subcell_hf.inference.models.layer_times import LayerShape, time_layer
+from subcell_hf.inference.models.openvino_encoder import OpenVINOEncoder, convert_encoder
+from subcell_hf.inference.models.quantization import choose_float_precision, quantize_encoder
 from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification
 
 Way = tuple[Callable[[], object], int]
 """A forward pass, and the number of its cells."""
 
-MISSING = {
-    "openvino": "no float model for OpenVINO is measured yet",
-    "openvino_int8": "no int8 model for OpenVINO is measured yet",
-}
+MISSING: dict[str, str] = {}
 """Ways that are not measured, and why."""
 
 
@@ -120,6 +121,28 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
     return resident("VmHWM") - before
 
 
+def build_openvino_ways(model: SubCellForImageClassification, images: torch.Tensor) -> dict[str, Way]:
+    """Forward passes on OpenVINO, pooling and classifiers included."""
+    names = ("openvino", "openvino_bf16", "openvino_int8")
+    if images.device.type != "cpu" or find_spec("openvino") is None or find_spec("nncf") is None:
+        reason = "OpenVINO is measured on CPUs" if images.device.type != "cpu" else "subcell-hf[cpu] is not installed"
+        MISSING.update(dict.fromkeys(names, reason))
+        return {}
+    graph = convert_encoder(model.subcell)
+    quantized = quantize_encoder(graph, [torch.rand_like(images[:1]) for _ in range(arguments.calibration_cells)])
+    rest = choose_float_precision(model.config, quantized, images[:1])
+    encoders = {
+        "openvino": OpenVINOEncoder(model.config, graph, precision="fp32"),
+        "openvino_bf16": OpenVINOEncoder(model.config, graph, precision="bf16"),
+        "openvino_int8": OpenVINOEncoder(model.config, quantized, precision=rest),
+    }
+
+    def way(encoder: OpenVINOEncoder) -> Way:
+        return (lambda: model.classifier(encoder(images).pooler_output)), len(images)
+
+    return {name: way(encoder) for name, encoder in encoders.items()}
+
+
 def build_ways(config: SubCellConfig, images: torch.Tensor) -> tuple[dict[str, Way], int]:
     """Forward passes by name, and the operations of one cell of ours."""
     device = images.device
@@ -139,6 +162,7 @@ def build_ways(config: SubCellConfig, images: torch.Tensor) -> tuple[dict[str, W
         compiled, compiled_half = torch.compile(model), torch.compile(half)
         ways["fp32_compiled"] = (lambda: compiled(images), len(images))
         ways["bf16_compiled"] = (lambda: compiled_half(images.bfloat16()), len(images))
+    ways |= build_openvino_ways(model, images)
     return ways, counter.get_total_flops()
 
 
@@ -156,17 +180,23 @@ def main() -> None:
     auto = time_layer(LayerShape.of_config(config), device, again=True)
     memory = {name: peak_memory(run, device) for name, (run, _) in ways.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
+    processor_times: dict[str, list[float]] = {name: [] for name in ways}
     peaks: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for _ in range(arguments.rounds):
         peaks["fp32"].append(matmul_peak(torch.float32, device))
         peaks["bf16"].append(matmul_peak(torch.bfloat16, device))
         for name, (run, _) in ways.items():
+            started = time.process_time()
             times[name].append(seconds(run, device))
+            processor_times[name].append(time.process_time() - started)
     rates = {name: cells / statistics.median(times[name]) for name, (_, cells) in ways.items()}
     peak = {name: max(values) for name, values in peaks.items()}
     figures: dict[str, Any] = {
         "cells_per_s": {name: round(rate, 3) for name, rate in rates.items()},
         "ratio_to_reference": {name: round(rate / rates["reference"], 2) for name, rate in rates.items()},
+        "processor_s_per_cell": {
+            name: round(statistics.median(processor_times[name]) / cells, 3) for name, (_, cells) in ways.items()
+        },
         "missing_ways": MISSING,
         "auto": auto.fastest,
         "layer_ms": {name: round(1e3 * value / auto.images, 2) for name, value in auto.seconds.items()},
@@ -206,6 +236,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("--image-size-px", type=int, default=448, help="edge of the images in pixels")
     parser.add_argument("--reference-cells", type=int, default=4, help="cells that the reference embeds per round")
+    parser.add_argument("--calibration-cells", type=int, default=8, help="random images that int8 is calibrated on")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     arguments = parser.parse_args()

@@ -55,6 +55,8 @@ EXTRAS = {
     "demo": ("gradio",),
     "cellpose": ("cellpose",),
     "stardist": ("cellcast",),
+    "cpu": ("nncf", "openvino"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "microscopes": ("liffile", "nd2", "pylibCZIrw"),
     "cluster": ("ray",),
     "deepspeed": ("deepspeed",),

@@ -76,6 +76,7 @@ COMMANDS = (
     training.recipes,
     inference.doctor,
     inference.embed,
+    inference.optimize,
     tables.aggregate,
     tables.portable,
     tables.report,

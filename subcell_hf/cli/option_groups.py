@@ -66,6 +66,10 @@ Segmentation = Annotated[
     ),
 ]
 
+EngineBackend = Annotated[
+    str, typer.Option(help="torch, or openvino: int8 if `subcell optimize` wrote the model (install the extra `cpu`).")
+]
+
 
 @dataclass(frozen=True)
 class CellOptions:

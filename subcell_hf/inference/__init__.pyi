@@ -8,6 +8,8 @@ from .models.loading import CellEncoder as CellEncoder
 from .models.loading import ModelFolder as ModelFolder
 from .models.loading import choose_device as choose_device
 from .models.loading import find_models as find_models
+from .models.openvino_encoder import OpenVINOEncoder as OpenVINOEncoder
+from .models.openvino_encoder import run_on_openvino as run_on_openvino
 from .models.precision import ChosenPrecision as ChosenPrecision
 from .models.precision import choose_precision as choose_precision
 from .models.variants import Variant as Variant

@@ -447,7 +447,7 @@ class SubCellModel(SubCellPreTrainedModel):
             ValueError: If the images have the wrong shape, number of channels, or a size that patches do not divide,
                 or there is no hidden state of an index.
         """
-        self._check_images(pixel_values)
+        check_images(self.config, pixel_values)
         attend = self.config.output_attentions if output_attentions is None else output_attentions
         keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         if self.config.backbone_config is not None:
@@ -525,24 +525,34 @@ class SubCellModel(SubCellPreTrainedModel):
         embeddings = self(pixel_values.flatten(0, 1), return_dict=True).pooler_output
         return embeddings.unflatten(0, pixel_values.shape[:2]).flatten(1)  # type: ignore[no-any-return]
 
-    def _check_images(self, pixel_values: Tensor) -> None:
-        channels, size = list(self.config.channels), self.config.patch_size
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != len(channels):
-            raise ValueError(
-                f"pixel_values have shape {list(pixel_values.shape)}; expected [batch, {len(channels)}, height, width] "
-                f"with the channels {', '.join(channels)}. SubCellImageProcessor makes them."
-            )
-        if not pixel_values.is_floating_point():
-            raise ValueError(
-                f"pixel_values are {pixel_values.dtype}; expected scaled floating-point intensities, as "
-                "SubCellImageProcessor makes them."
-            )
-        height, width = pixel_values.shape[-2:]
-        if self.config.backbone_config is None and (height % size or width % size or not height or not width):
-            raise ValueError(
-                f"pixel_values are {height}×{width} px; height and width must be multiples of the patch size {size}: "
-                "crop or pad the images, for example with SubCellImageProcessor(size=…)."
-            )
+
+def check_images(config: SubCellConfig, pixel_values: Tensor) -> None:
+    """Refuse what a model cannot embed.
+
+    Args:
+        config: Of the model.
+        pixel_values: `[batch, channels, height, width]`.
+
+    Raises:
+        ValueError: If shape, number of channels, or type is another, or patches do not divide the size.
+    """
+    channels, size = list(config.channels), config.patch_size
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != len(channels):
+        raise ValueError(
+            f"pixel_values have shape {list(pixel_values.shape)}; expected [batch, {len(channels)}, height, width] "
+            f"with the channels {', '.join(channels)}. SubCellImageProcessor makes them."
+        )
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"pixel_values are {pixel_values.dtype}; expected scaled floating-point intensities, as "
+            "SubCellImageProcessor makes them."
+        )
+    height, width = pixel_values.shape[-2:]
+    if config.backbone_config is None and (height % size or width % size or not height or not width):
+        raise ValueError(
+            f"pixel_values are {height}×{width} px; height and width must be multiples of the patch size {size}: "
+            "crop or pad the images, for example with SubCellImageProcessor(size=…)."
+        )
 
 
 def _wanted_states(selection: bool | int | Sequence[int] | None, count: int) -> set[int]:

@@ -508,7 +508,7 @@ def served(space: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -
     (folder / "demo.json").write_text(json.dumps({**facts, "model": "model"}), encoding="utf-8")
     start = (
         "import sys; sys.modules['subcell_hf'] = None; sys.path.insert(0, '.'); from pathlib import Path; import app; "
-        "app.launch(app.DemoSettings.read(Path('.')), server_name='127.0.0.1')"
+        "app.launch(app.Demo(app.DemoSettings.read(Path('.'))), server_name='127.0.0.1')"
     )
     environment = {
         **os.environ, "PYTHONPATH": "", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",

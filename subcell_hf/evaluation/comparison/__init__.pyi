@@ -1,3 +1,6 @@
+from .agreement import Agreement as Agreement
+from .agreement import AgreementLimits as AgreementLimits
+from .agreement import measure_agreement as measure_agreement
 from .comparison_files import write_comparison as write_comparison
 from .embeddings import Comparison as Comparison
 from .embeddings import Predictions as Predictions

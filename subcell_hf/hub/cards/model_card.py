@@ -85,7 +85,7 @@ def make_model_card(model: CardModel, facts: CardFacts) -> ModelCard:
         channels=[{"name": n, "stain": ontology.CHANNEL_STAINS.get(n, "as named")} for n in config.channels],
         pixel_size=f"{model.processor.pixel_size_um} µm" if model.processor.pixel_size_um else "not recorded",
         crops=facts.crop_advice or _describe_crops(model.processor),
-        scaling=_describe_scaling(model.processor),
+        scaling=describe_scaling(model.processor),
         sourced=any(result.source_url for result in facts.results),
         carbon=carbon,
     )
@@ -175,7 +175,8 @@ def _describe_crops(processor: SubCellImageProcessor) -> str:
     return f"one cell in the centre; larger crops are cut to {size}, smaller ones padded with zeros."
 
 
-def _describe_scaling(processor: SubCellImageProcessor) -> str:
+def describe_scaling(processor: SubCellImageProcessor) -> str:
+    """How an image processor scales intensities, as a sentence without subject."""
     if not processor.do_normalize:
         return "not scaled."
     over = "all channels of a crop together" if processor.normalize == "image" else "each channel separately"

@@ -111,14 +111,14 @@ def _outputs() -> list[Any]:
     return [status, picture, shown, choice, seen, attention, locations, chart, npy, csv]
 
 
-def launch(settings: DemoSettings, **options: Any) -> None:
-    """Load the model and serve the page until it is stopped.
+def launch(demo: Demo, **options: Any) -> None:
+    """Serve the page until it is stopped.
 
     Args:
-        settings: What is shown.
+        demo: What its buttons do.
         **options: Of gradio's `launch`, such as `server_port`.
     """
-    page = build_page(Demo(settings))
+    page = build_page(demo)
     page.queue(default_concurrency_limit=1, max_size=_MAX_WAITING)
     page.launch(
         css=CSS,
@@ -134,4 +134,4 @@ def launch(settings: DemoSettings, **options: Any) -> None:
 
 
 if __name__ == "__main__":
-    launch(DemoSettings.read(Path(__file__).parent))
+    launch(Demo(DemoSettings.read(Path(__file__).parent)))

@@ -12,10 +12,11 @@ from subcell_hf.hub.cards.model_card import CardModel, check_card, make_model_ca
 from subcell_hf.hub.publishing.copied_files import copied_text
 from subcell_hf.hub.publishing.example_cell import make_example
 from subcell_hf.hub.publishing.notebook import make_notebook
+from subcell_hf.hub.publishing.onnx_export import describe_onnx, export_onnx
 from subcell_hf.hub.publishing.push import Content, collect_files
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
-from subcell_hf.model.modeling_subcell import SubCellPreTrainedModel
+from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellPreTrainedModel
 from subcell_hf.shipped import shipped_folder
 from subcell_hf.storage.folders import write_folder_atomically
 from subcell_hf.storage.model_folders import PROCESSOR_FILE, check_model, load_model, read_processor
@@ -67,6 +68,7 @@ def export_model(
     repository: str | None = None,
     sources: ExportSources | None = None,
     encoder_only: bool = False,
+    onnx: bool = False,
 ) -> Path:
     """Stage a repository.
 
@@ -76,13 +78,14 @@ def export_model(
         repository: `"owner/name"` that it will have on the Hub; default: `subcell/` and the name of the output folder.
         sources: Where the card's facts come from.
         encoder_only: Leave out heads and decoder.
+        onnx: Also write the encoder, and the classifier if there is one, as `onnx/model.onnx`.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: If the weights are damaged, incomplete or not finite, a required field of the card is missing, or
-            the output folder holds something else.
+        InputError: If the weights are damaged, incomplete or not finite, a required field of the card is missing, the
+            ONNX model gives other numbers, or the output folder holds something else.
     """
     sources = sources or ExportSources()
     if (model_folder / "model").is_dir() and not (model_folder / "config.json").is_file():
@@ -106,6 +109,8 @@ def export_model(
     )
     with write_folder_atomically(output, replace=True) as staging:
         _write_repository(staging, model, processor, facts)
+        if onnx:
+            _add_onnx(staging, model, processor)
         check_export(staging)
     return output
 
@@ -187,6 +192,13 @@ def _write_repository(
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
+
+
+def _add_onnx(folder: Path, model: SubCellPreTrainedModel, processor: SubCellImageProcessor) -> None:
+    exported = model if isinstance(model, SubCellForImageClassification) else _take_encoder(model)
+    facts = export_onnx(exported, processor, folder)
+    card = folder / "README.md"
+    card.write_text(card.read_text(encoding="utf-8") + describe_onnx(facts), encoding="utf-8")
 
 
 def _fill(template: str, facts: CardFacts) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 from subcell_hf.inference.engine.batches import BatchReader, BlockNotes, Place, ReadPart
 from subcell_hf.inference.engine.forward import BatchEmbedder, BatchResult
 from subcell_hf.inference.engine.parts import PartResults
-from subcell_hf.inference.engine.runs import EmbedRun, write_part
+from subcell_hf.inference.engine.runs import EmbedRun, EmbedSettings, write_part
 from subcell_hf.inference.models.loading import ModelFolder, choose_device
 from subcell_hf.inference.sources.blocks import CellBlock, CellSource, read_block
 from subcell_hf.parallel.ray_tasks import LARGEST_BLOCKS, start_ray
@@ -37,11 +37,11 @@ def embed_on_ray(run: EmbedRun, pending: Sequence[int]) -> None:
     ray = start_ray()
     rows = _rows(run, pending)
     source, budget = run.source, run.budget
-    on_gpu = run.settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+    on_gpu = not run.openvino and run.settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
     data = ray.data.from_items(rows, override_num_blocks=min(len(rows), LARGEST_BLOCKS))
     data = data.map(lambda row: _read(source, budget, row)).map(
         _Embedding,
-        fn_constructor_args=(run.models, run.settings.device, run.precision, run.settings.batch_size),
+        fn_constructor_args=(run.models, run.settings, run.precision, run.openvino),
         concurrency=run.settings.actors,
         num_gpus=1 if on_gpu else 0,
     )
@@ -79,8 +79,11 @@ def _read(source: CellSource, budget: PictureBudget, row: dict[str, Any]) -> dic
 class _Embedding:
     """An actor that holds the model."""
 
-    def __init__(self, models: Sequence[ModelFolder], device: str, precision: str, batch_size: int | None) -> None:
-        self.embedder = BatchEmbedder(models, choose_device(device), precision, batch_size)
+    def __init__(
+        self, models: Sequence[ModelFolder], settings: EmbedSettings, precision: str, openvino: str | None
+    ) -> None:
+        device = choose_device("cpu" if openvino else settings.device)
+        self.embedder = BatchEmbedder(models, device, precision, settings.batch_size, openvino)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Blocks with their cells → what came of them."""

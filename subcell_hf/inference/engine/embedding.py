@@ -25,6 +25,11 @@ from subcell_hf.inference.engine.parts import PartResults, PartsFolder, plan_par
 from subcell_hf.inference.engine.runs import EmbedRun, EmbedSettings, claim_planning, claim_run, write_part
 from subcell_hf.inference.models.layer_times import LayerShape, time_layer
 from subcell_hf.inference.models.loading import ModelFolder, choose_device
+from subcell_hf.inference.models.openvino_encoder import (
+    OPTIMIZATION_FILE,
+    choose_openvino,
+    choose_openvino_precision,
+)
 from subcell_hf.inference.models.precision import (
     AUTO_PRECISION,
     PRECISIONS,
@@ -37,6 +42,7 @@ from subcell_hf.inference.sources.recognition import SourceOptions
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.progress import progress_bar
 from subcell_hf.storage.input_lists import write_unused
+from subcell_hf.storage.records import sha256_of
 from subcell_hf.storage.typed_json import settings_to_json
 from subcell_hf.tables.cell_pictures import PictureBudget
 from subcell_hf.tables.embedding_table import SCHEMA_VERSION
@@ -55,6 +61,7 @@ _LIBRARIES = (
     "tifffile",
     "imagecodecs",
     "pyarrow",
+    "openvino",
 )
 
 _logger = logging.getLogger(__name__)
@@ -115,12 +122,14 @@ def embed_cells(
         OSError: If a file cannot be written.
     """
     settings, processes = settings or EmbedSettings(), processes or Processes.of_environment()
-    check_precision(settings.precision)
-    device = choose_device(settings.device, processes.local_rank)
+    openvino = choose_openvino(settings.engine_backend, settings.device)
+    if not openvino:
+        check_precision(settings.precision)
+    device = choose_device("cpu" if openvino else settings.device, processes.local_rank)
     names = list(source.names())
     if not names:
         raise InputError("The input contains no cells and no fields of view. Give another input.")
-    prepare = partial(_open, source, models, output, settings, processes, record or {}, names, device)
+    prepare = partial(_open, source, models, output, settings, processes, record or {}, names, device, openvino)
     if PartsFolder(output, 0).is_joined():
         return _finished(prepare())
     with claim_run(output, processes):
@@ -176,10 +185,14 @@ def _open(
     record: Mapping[str, Any],
     names: list[str],
     device: torch.device,
+    openvino: str | None,
 ) -> EmbedRun:
     """Plan the run, and open its folder."""
     recorded = PartsFolder(output, 0).recorded_precision()
-    if settings.precision == AUTO_PRECISION and recorded in PRECISIONS:
+    if openvino:
+        folders = {model.name: model.folder for model in models}
+        chosen = ChosenPrecision(choose_openvino_precision(settings.precision, folders), f"OpenVINO on {openvino}")
+    elif settings.precision == AUTO_PRECISION and recorded in PRECISIONS:
         chosen = ChosenPrecision(recorded, "as this run began")
     else:
         chosen = choose_precision(settings.precision, models, device)
@@ -197,9 +210,11 @@ def _open(
     }
     facts = [source.fingerprint(), [m.checksum for m in models], precision, settings.pictures, SCHEMA_VERSION]
     facts += ["attention"] if settings.attention_maps else []
+    facts += [sha256_of(model.folder / OPTIMIZATION_FILE) for model in models] if precision == "int8" else []
     fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     folder = PartsFolder(output, len(parts), fingerprint)
     run = EmbedRun(source, tuple(models), settings, processes, names, parts, folder, budget, device, precision)
+    run.openvino = openvino
     run.record = {**record, "fingerprint": fingerprint, "settings": shown}
     folder.open(shown, _named_values({"options": settings_to_json(SourceOptions())}))
     return run
@@ -221,7 +236,7 @@ def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
     if not pending:
         return
     settings = run.settings
-    embedder = BatchEmbedder(run.models, run.device, run.precision, settings.batch_size)
+    embedder = BatchEmbedder(run.models, run.device, run.precision, settings.batch_size, run.openvino)
     reader = BatchReader(
         run.source, run.budget, embedder.batch_size, settings.workers, pin_memory=run.device.type == "cuda"
     )
@@ -249,7 +264,7 @@ def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
 
 def _note_pace(run: EmbedRun, pace: Pace) -> None:
     """Log the rate of this process beside the normal one."""
-    if pace.seconds < SHORTEST_S or any(model.config.get("backbone_config") for model in run.models):
+    if run.openvino or pace.seconds < SHORTEST_S or any(model.config.get("backbone_config") for model in run.models):
         return
     shape = min(map(LayerShape.of_model, run.models), key=lambda shape: shape.cpu_batch)
     normal = time_layer(shape, run.device).cells_per_s(run.precision)
@@ -287,7 +302,7 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
             "embed_settings": settings_to_json(run.settings),
             "models": [{**model.facts(), "folder": str(model.folder.absolute())} for model in run.models],
             "versions": {name: _version(name) for name in _LIBRARIES},
-            "device": _describe(run.device),
+            "device": f"openvino:{run.openvino}" if run.openvino else _describe(run.device),
             "precision": run.precision,
             "batch_size": run.batch_size,
             "processes": run.processes.world_size,

@@ -48,19 +48,25 @@ class BatchEmbedder:
     Args:
         models: The models of the run.
         device: Where to work.
-        precision: `"fp32"` or `"bf16"`.
+        precision: `"fp32"` or `"bf16"`; on OpenVINO also `"int8"`.
         batch_size: Images of a forward; None: chosen here, and halved when memory runs out.
+        openvino: OpenVINO's name of the device that runs the models; None for torch.
 
     Attributes:
         batch_size: Current number of images per forward pass.
     """
 
     def __init__(
-        self, models: Iterable[ModelFolder], device: torch.device, precision: str, batch_size: int | None = None
+        self,
+        models: Iterable[ModelFolder],
+        device: torch.device,
+        precision: str,
+        batch_size: int | None = None,
+        openvino: str | None = None,
     ) -> None:
         models = tuple(models)
         self.models = {model.variant.name: model for model in models}
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.openvino = device, precision, openvino
         on_cpu = min(LayerShape.of_model(model).cpu_batch for model in models)
         self.batch_size = batch_size or (CUDA_BATCH if device.type == "cuda" else on_cpu)
         self._encoders: dict[str, CellEncoder] = {}
@@ -86,10 +92,9 @@ class BatchEmbedder:
         """Give the device a batch; what comes of it is fetched later."""
         if batch.variant.name not in self._encoders:
             model = self.models[batch.variant.name]
-            self._encoders[batch.variant.name] = CellEncoder(model, self.device, self.precision)
-            self._processors[batch.variant.name] = batch.variant.processor()
+            self._encoders[batch.variant.name] = CellEncoder(model, self.device, self.precision, self.openvino)
         refused: dict[Place, str] = {}
-        images, kept = self._prepare(batch, refused)
+        images, kept = self.prepare(batch, refused)
         if images is None:
             return _Begun((), None, None, None, refused)
         passes = max(1, len(batch.variant.proteins))
@@ -101,8 +106,16 @@ class BatchEmbedder:
         height, width = images.shape[-2:]
         return _Begun(kept, embeddings, probabilities, attentions, refused, (height, width))
 
-    def _prepare(self, batch: Batch, refused: dict[Place, str]) -> tuple[Tensor | None, tuple[Place, ...]]:
-        """`_images`, on a separate stream if the device has streams."""
+    def prepare(self, batch: Batch, refused: dict[Place, str]) -> tuple[Tensor | None, tuple[Place, ...]]:
+        """Scale and mask cells as their model requires, on a separate stream if the device has streams.
+
+        Args:
+            batch: The cells.
+            refused: Receives the cells that cannot be used, with the reason.
+
+        Returns:
+            `[cells · passes, channels, height, width]`, None if no cell can be used; and the places of the cells.
+        """
         if self._copying is None:
             return self._images(batch, refused)
         with torch.cuda.stream(self._copying):
@@ -129,6 +142,8 @@ class BatchEmbedder:
 
     def _process(self, batch: Batch, cells: slice) -> Tensor:
         """Scale and mask on the device: raw pixels are a quarter to a half of what would be copied otherwise."""
+        if batch.variant.name not in self._processors:
+            self._processors[batch.variant.name] = batch.variant.processor()
         masks = None if batch.cell_masks is None else batch.cell_masks[cells].to(self.device, non_blocking=True)
         images: Tensor = self._processors[batch.variant.name](
             batch.pixels[cells].to(self.device, non_blocking=True),

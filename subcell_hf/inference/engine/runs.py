@@ -24,9 +24,9 @@ class EmbedSettings:
     """How a run is done; of these only precision, pictures and attention maps change what comes out.
 
     Attributes:
-        device: `"auto"`, or as torch names it.
+        device: `"auto"`, or as torch names it; `"openvino:GPU"` for another device of OpenVINO than the CPU.
         precision: `"auto"`, which is that of the run that is resumed, or else the fastest on this machine; `"fp32"` or
-            `"bf16"`.
+            `"bf16"`. On OpenVINO also `"int8"`, which is the default of models that `subcell optimize` wrote.
         batch_size: Images of a forward; None: chosen here, and halved when memory runs out.
         workers: Processes that read and crop; 0: a thread beside the model.
         pictures: How many cells get a picture at most.
@@ -35,6 +35,7 @@ class EmbedSettings:
         strict: Whether to stop at the first input that cannot be used.
         progress: Whether to show how far it has come.
         engine: `"local"`, or `"ray"` for a cluster.
+        engine_backend: `"torch"`, or `"openvino"`, which runs what `subcell optimize` wrote in int8.
         actors: With Ray: processes that hold the model.
     """
 
@@ -48,6 +49,7 @@ class EmbedSettings:
     strict: bool = False
     progress: bool = True
     engine: str = "local"
+    engine_backend: str = "torch"
     actors: int = 1
 
     def __post_init__(self) -> None:
@@ -79,6 +81,7 @@ class EmbedRun:
     precision: str
     record: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = None
+    openvino: str | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from subcell_hf.errors import InputError
+from subcell_hf.inference.models.openvino_encoder import open_encoder
 from subcell_hf.inference.models.variants import PUBLISHED_CROP_PX, Variant
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
 from subcell_hf.ontology import PUBLISHED_PIXEL_SIZE_UM
@@ -226,13 +227,15 @@ class CellEncoder(nn.Module):
     Args:
         model: Where the weights are.
         device: Where to put them.
-        precision: `"fp32"` or `"bf16"`.
+        precision: `"fp32"` or `"bf16"`; on OpenVINO also `"int8"`.
+        openvino: OpenVINO's name of the device that runs the encoder; None for torch.
 
     Raises:
-        InputError: If the weights are no longer those that were found, so that a table would name other ones.
+        InputError: If OpenVINO cannot run the model, or the weights are no longer those that were found, so that a
+            table would name other ones.
     """
 
-    def __init__(self, model: ModelFolder, device: torch.device, precision: str) -> None:
+    def __init__(self, model: ModelFolder, device: torch.device, precision: str, openvino: str | None = None) -> None:
         super().__init__()
         self.encoder: Any
         self.exact = precision == "fp32"
@@ -248,8 +251,10 @@ class CellEncoder(nn.Module):
                 f"{model.folder} holds other weights than when this run began. Put the first ones back, or run the "
                 "command again with a new output."
             )
+        if openvino is not None:
+            self.encoder = open_encoder(self.encoder, model.folder, precision, openvino)
         self.eval().to(device)
-        if precision == "bf16":
+        if precision == "bf16" and openvino is None:
             self.encoder.to(torch.bfloat16)
             self.encoder.pooler.float()
             self.encoder.pooler.register_forward_pre_hook(_as_float)

@@ -56,5 +56,7 @@ def check_precision(asked: str) -> None:
     Raises:
         InputError: If it is none of these.
     """
+    if asked == "int8":
+        raise InputError("The precision int8 needs OpenVINO: choose --engine-backend openvino.")
     if asked not in PRECISIONS:
         raise InputError(f"Unknown precision {asked!r}: choose one of {', '.join(PRECISIONS)}.")

@@ -57,6 +57,7 @@ def export_repository(
     repository: str | None = None,
     sources: ExportSources | None = None,
     encoder_only: bool = False,
+    onnx: bool = False,
     space: str | Path | None = None,
     space_reference: str | Path | None = None,
 ) -> ExportedModel:
@@ -69,6 +70,7 @@ def export_repository(
         repository: `"owner/name"` on the Hub; default: `subcell/` and the name of the output folder.
         sources: Sources of the facts on the card.
         encoder_only: Export without heads and decoder.
+        onnx: Also write `onnx/model.onnx`, checked against the model in onnxruntime.
         space: Folder of the Space, which loads the repository from the Hub.
         space_reference: Embedding table of this model with known locations, for the map of the Space.
 
@@ -82,7 +84,12 @@ def export_repository(
     if space_reference is not None and space is None:
         raise InputError("--space-reference requires --space, the folder of the Space.")
     folder = export_model(
-        find_folder(model)[0], output, repository=repository, sources=sources, encoder_only=encoder_only
+        find_folder(model)[0],
+        output,
+        repository=repository,
+        sources=sources,
+        encoder_only=encoder_only,
+        onnx=onnx,
     )
     named = repository or f"subcell/{output.resolve().name}"
     if space is not None:

@@ -3,13 +3,18 @@
 import tempfile
 from pathlib import Path
 
+import torch
+
 from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
 from subcell_hf.hub.endpoint.endpoint_server import EndpointServer
+from subcell_hf.inference.models.openvino_encoder import choose_openvino, run_on_openvino
 from subcell_hf.storage.model_folders import check_model, read_processor
 from subcell_hf.weights.model_names import find_folder
 
 
-def open_endpoint(model: str | Path, host: str = "127.0.0.1", port: int = 8000) -> EndpointServer:
+def open_endpoint(
+    model: str | Path, host: str = "127.0.0.1", port: int = 8000, *, engine_backend: str = "torch"
+) -> EndpointServer:
     """Load a model and open a port that answers requests like an inference endpoint, for local tests.
 
     Example:
@@ -25,17 +30,22 @@ def open_endpoint(model: str | Path, host: str = "127.0.0.1", port: int = 8000) 
         model: Folder or Hub id of a model, or name of a published one, which is fetched.
         host: Address to listen on.
         port: Port; 0 for a free one.
+        engine_backend: `"torch"`, or `"openvino"`: in int8 if `subcell optimize` wrote the folder.
 
     Returns:
         The server, not yet serving.
 
     Raises:
-        InputError: If the folder holds no model or is damaged.
+        InputError: If the folder holds no model or is damaged, or the backend is unknown.
         OSError: If the port cannot be opened.
     """
     folder, _ = find_folder(model)
     read_processor(folder, check_model(folder))
-    return EndpointServer(EndpointHandler(str(folder), trust_remote_code=False), host, port)
+    openvino = choose_openvino(engine_backend, "auto")
+    handler = EndpointHandler(str(folder), trust_remote_code=False)
+    if openvino:
+        handler.model, handler.device = run_on_openvino(handler.model.cpu().float(), folder), torch.device("cpu")
+    return EndpointServer(handler, host, port)
 
 
 def serve_demo(
@@ -45,6 +55,7 @@ def serve_demo(
     *,
     reference: str | Path | None = None,
     browser: bool = False,
+    engine_backend: str = "torch",
 ) -> None:
     """Serve a demo page until it is stopped: upload a cell, see its locations, attention and position on a map.
 
@@ -54,15 +65,21 @@ def serve_demo(
         port: Port; 0 for a free one.
         reference: Embedding table of this model with known locations, drawn as a map behind the cell.
         browser: Open the page in a browser.
+        engine_backend: `"torch"`, or `"openvino"`: in int8 if `subcell optimize` wrote the folder.
 
     Raises:
-        InputError: If the model or the table cannot be used.
+        InputError: If the model or the table cannot be used, or the backend is unknown.
     """
     found, _ = find_folder(model)
     reference = None if reference is None else Path(reference)
-    from subcell_hf.hub.demo.demo_app import launch  # gradio is an extra
+    openvino = choose_openvino(engine_backend, "auto")
+    from subcell_hf.hub.demo.demo_answers import Demo  # gradio is an extra
+    from subcell_hf.hub.demo.demo_app import launch
     from subcell_hf.hub.demo.space import local_settings
 
     with tempfile.TemporaryDirectory(prefix="subcell-demo-") as folder:
         settings = local_settings(found, Path(folder) / "examples", reference)
-        launch(settings, server_name=host, server_port=port or None, inbrowser=browser)
+        demo = Demo(settings)
+        if openvino:
+            demo.model.model = run_on_openvino(demo.model.model.float(), found)
+        launch(demo, server_name=host, server_port=port or None, inbrowser=browser)

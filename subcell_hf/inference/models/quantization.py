@@ -1,0 +1,69 @@
+"""Int8 by post-training quantization: weights per channel and activations, after SmoothQuant, with NNCF."""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from typing import Any
+
+from torch import Tensor
+
+from subcell_hf.inference.models.openvino_encoder import OpenVINOEncoder, import_openvino
+from subcell_hf.model.configuration_subcell import SubCellConfig
+
+FLOAT_LAYERS = (".*patch_embeddings.*", ".*pooler.*")
+"""Names of layers that stay in float: together they take a fiftieth of the time."""
+
+_TIMED_ROUNDS = 3
+
+
+def quantize_encoder(graph: Any, images: Sequence[Tensor]) -> Any:
+    """Quantize a converted encoder.
+
+    Args:
+        graph: `openvino.Model` of `convert_encoder`.
+        images: Cells to calibrate on, each `[1, channels, height, width]` float32.
+
+    Returns:
+        `openvino.Model` with the same inputs and outputs.
+
+    Source: SmoothQuant (Xiao et al., ICML 2023) and fast bias correction, as NNCF does both.
+    """
+    import_openvino()  # before NNCF, for the sake of its settings
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    inputs = [{"pixel_values": image.numpy()} for image in images]
+    with redirect_stdout(sys.stderr):  # NNCF shows how far it is
+        return nncf.quantize(
+            graph,
+            nncf.Dataset(inputs),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(inputs),
+            ignored_scope=nncf.IgnoredScope(patterns=list(FLOAT_LAYERS), validate=False),
+        )
+
+
+def choose_float_precision(config: SubCellConfig, graph: Any, image: Tensor, device: str = "CPU") -> str:
+    """Choose the precision of what stays in float, attention above all, by measuring.
+
+    Args:
+        config: Configuration of the model.
+        graph: Quantized `openvino.Model`.
+        image: One cell, `[1, channels, height, width]` float32.
+        device: OpenVINO's name of the device.
+
+    Returns:
+        `"bf16"` if the device has it and is faster with it, else `"fp32"`.
+    """
+    if "BF16" not in import_openvino().Core().get_property(device, "OPTIMIZATION_CAPABILITIES"):
+        return "fp32"
+    encoders = {name: OpenVINOEncoder(config, graph, device, name) for name in ("fp32", "bf16")}
+    times: dict[str, list[float]] = {name: [] for name in encoders}
+    for _ in range(1 + _TIMED_ROUNDS):
+        for name, encoder in encoders.items():
+            started = time.perf_counter()
+            encoder(image)
+            times[name].append(time.perf_counter() - started)
+    return min(times, key=lambda name: min(times[name][1:]))

@@ -1,0 +1,138 @@
+"""A model is quantized on some cells and judged on others, and what is written can be used everywhere."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+from typer.testing import CliRunner
+
+from subcell_hf.cli import app
+from subcell_hf.errors import InputError
+from subcell_hf.evaluation.comparison import AgreementLimits
+from subcell_hf.inference import run_on_openvino
+from subcell_hf.inference.models.openvino_encoder import INT8_FILE, OPTIMIZATION_FILE
+from subcell_hf.tables.files import read_table
+from subcell_hf.workflows import OptimizedModel, OptimizeSettings, open_endpoint, optimize_model
+from tests.images.written_fields import label_mask, write_png
+from tests.inference.embedding_runs import run, save_tiny_model
+
+SETTINGS = OptimizeSettings(calibration_cells=8, judged_cells=20, limits=AgreementLimits(centred_cosine=0.9))
+
+
+def write_blotchy_fields(folder: Path, count: int, seed: int) -> Path:
+    """Fields of two cells that differ in the grain of their channels, with locations."""
+    folder.mkdir()
+    rng, rows = np.random.default_rng(seed), ["field_of_view,locations"]
+    for number in range(count):
+        name = f"7_A{number}_1"
+        for colour in ("red", "yellow", "blue", "green"):
+            grain = int(rng.integers(1, 12))
+            plane = np.kron(rng.integers(0, 256, (64 // grain + 1, 72 // grain + 1)), np.ones((grain, grain)))
+            write_png(folder / f"{name}_{colour}.png", plane[:64, :72].astype(np.uint8))
+        write_png(folder / f"{name}_mask.png", label_mask())
+        rows.append(f"{name},{('Cytosol', 'Nucleoli;Cytosol')[number % 2]}")
+    (folder / "metadata.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blotchy_fields(tmp_path_factory.mktemp("optimize") / "fields", 24, seed=0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("optimize") / "model")
+
+
+@pytest.fixture(scope="module")
+def optimized(fields: Path, model: Path) -> OptimizedModel:
+    return optimize_model(model, fields, model.with_name("optimized"), settings=SETTINGS)
+
+
+def test_the_record_holds_the_figures_and_what_they_are_of(optimized: OptimizedModel, model: Path) -> None:
+    record: dict[str, Any] = json.loads((optimized.folder / OPTIMIZATION_FILE).read_text())
+    figures = record["agreement"]
+    assert figures["cells"] == record["judged"]["cells"] == 20
+    assert record["calibration"]["cells"] == 8
+    assert 0.99 < figures["cosine"] < 1
+    assert figures["smallest_centred_cosine"] <= figures["centred_cosine"] < 1
+    assert 0 < figures["largest_probability_change"] < 0.5
+    assert set(figures["average_precision"]) == {"Nucleoli"}  # every cell has Cytosol
+    assert record["settings"]["limits"] == {"cosine": 0.999, "centred_cosine": 0.9, "same_top_location": 0.99}
+    assert record["model"]["name"] == str(model)
+    assert record["versions"]["nncf"]
+    assert optimized.agreement.describe().endswith("on 20 cells")
+
+
+def test_it_embeds_in_float_and_in_int8(optimized: OptimizedModel, fields: Path, model: Path, tmp_path: Path) -> None:
+    run(fields, model, tmp_path / "float")
+    run(fields, optimized.folder, tmp_path / "same")
+    run(fields, optimized.folder, tmp_path / "int8", precision="auto", engine_backend="openvino")
+    plain, same, fast = (read_table(tmp_path / name) for name in ("float", "same", "int8"))
+    np.testing.assert_array_equal(same.embeddings, plain.embeddings)
+    assert not np.allclose(fast.embeddings, plain.embeddings, atol=1e-5)
+    lengths = np.linalg.norm(fast.embeddings, axis=1) * np.linalg.norm(plain.embeddings, axis=1)
+    assert ((fast.embeddings * plain.embeddings).sum(1) / lengths).min() > 0.99
+    assert fast.provenance["precision"] == "int8"
+    assert json.loads((tmp_path / "int8" / "run.json").read_text())["device"] == "openvino:CPU"
+    with pytest.raises(InputError, match="precision: 'int8' in that run, 'fp32' now"):
+        run(fields, optimized.folder, tmp_path / "int8", engine_backend="openvino", precision="fp32")
+
+
+def test_pipeline_and_endpoint_run_it(optimized: OptimizedModel) -> None:
+    folder, image = optimized.folder, np.random.default_rng(0).integers(0, 256, (4, 32, 32), np.uint8)
+    plain = AutoModelForImageClassification.from_pretrained(folder).eval()
+    pixel_values = AutoImageProcessor.from_pretrained(folder)(image)["pixel_values"]
+    with torch.inference_mode():
+        float_logits = plain(pixel_values).logits
+        fast = run_on_openvino(plain, folder)
+        int8_logits = fast(pixel_values).logits
+        larger = fast(torch.rand(3, 4, 64, 48))
+    assert not torch.equal(int8_logits, float_logits)
+    torch.testing.assert_close(int8_logits, float_logits, atol=0.3, rtol=0.1)
+    assert larger.pooler_attentions.shape == (3, 2, 8, 6)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    best = pipeline("subcell-localization", model=fast, image_processor=processor)(image, top_k=1)[0]
+    assert best["score"] == pytest.approx(float(int8_logits.sigmoid().max()), abs=1e-5)
+    with open_endpoint(folder, port=0, engine_backend="openvino") as server:
+        assert type(server.handler.model.subcell).__name__ == "OpenVINOEncoder"
+
+
+def test_below_the_limits_nothing_is_written(fields: Path, model: Path, tmp_path: Path) -> None:
+    options = ["--calibration-cells", "8", "--judged-cells", "20", "--min-cosine", "0.9999999"]
+    command = ["optimize", str(model), "--calibrate", str(fields), "--output", str(tmp_path / "out"), *options]
+    found = CliRunner().invoke(app, command)
+    assert found.exit_code == 2
+    assert "is below 1" in found.stderr
+    assert "centred cosine 0." in found.stderr
+    assert "same top location in" in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_cell_serves_both_purposes(fields: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="0 usable cells to judge on"):
+        optimize_model(model, fields, tmp_path / "out", judge=fields, settings=OptimizeSettings(100, 20))
+    few = write_blotchy_fields(tmp_path / "few", 3, seed=1)
+    with pytest.raises(InputError, match=r"few has 4 usable cells to calibrate on, expected at least 8.*--judge"):
+        optimize_model(model, few, tmp_path / "out")
+    with pytest.raises(InputError, match="judged_cells is 3, expected at least 20"):
+        OptimizeSettings(judged_cells=3)
+
+
+@pytest.mark.parametrize("damaged", [INT8_FILE, OPTIMIZATION_FILE, "model.safetensors"])
+def test_what_was_changed_after_it_was_judged_is_refused(
+    damaged: str, optimized: OptimizedModel, fields: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(optimized.folder, folder)
+    content = bytearray((folder / damaged).read_bytes())
+    content[-9] ^= 1
+    (folder / damaged).write_bytes(content)
+    with pytest.raises(InputError, match=r"is not as it was judged|missing or damaged"):
+        run(fields, folder, tmp_path / "run", precision="int8", engine_backend="openvino")
