@@ -76,7 +76,6 @@ COMMANDS = (
     training.recipes,
     inference.doctor,
     inference.embed,
-    inference.optimize,
     tables.aggregate,
     tables.portable,
     tables.report,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.option_groups import EngineBackend, grouped
+from subcell_hf.cli.option_groups import grouped
 from subcell_hf.storage.plain_files import read_lines
 
 _Source = Annotated[
@@ -96,7 +96,6 @@ def export(
         Path | None, typer.Option(help="YAML file with fields of the card: training_data, recipe, license, ….")
     ] = None,
     encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Export without heads and decoder.")] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Also export to ONNX, for programs outside Python.")] = False,
     space: Annotated[
         Path | None,
         typer.Option(help="Also stage a Space in this folder: the demo page, which loads REPOSITORY from the Hub."),
@@ -118,7 +117,6 @@ def export(
         repository=repository,
         sources=ExportSources(run=run, evaluations=tuple(evaluation or ()), variant=variant, facts=facts),
         encoder_only=encoder_only,
-        onnx=onnx,
         space=space,
         space_reference=space_reference,
     )
@@ -237,14 +235,13 @@ def serve(
     model: Annotated[str, typer.Argument(help=_MODEL)],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 8000,
-    engine_backend: EngineBackend = "torch",
 ) -> None:
     """Serve a model over HTTP like an inference endpoint, for local tests. Stop with Ctrl-C."""
     from subcell_hf.progress import hide_weight_bars
     from subcell_hf.workflows.hub.serving import open_endpoint
 
     hide_weight_bars()
-    with open_endpoint(model, host, port, engine_backend=engine_backend) as server:
+    with open_endpoint(model, host, port) as server:
         where = f"http://{host}:{server.server_port}/"
         typer.echo(f"POST an image file or JSON to {where} ; see help(subcell_hf.hub.EndpointHandler).")
         try:
@@ -264,14 +261,13 @@ def demo(
         typer.Option(help="Embedding table of this model with known locations, drawn as a map behind the cell."),
     ] = None,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser.")] = False,
-    engine_backend: EngineBackend = "torch",
 ) -> None:
     """Serve a demo page: upload a cell, see its locations, attention and position on a map. Stop with Ctrl-C."""
     from subcell_hf.progress import hide_weight_bars
     from subcell_hf.workflows.hub.serving import serve_demo
 
     hide_weight_bars()
-    serve_demo(model, host, port, reference=reference, browser=browser, engine_backend=engine_backend)
+    serve_demo(model, host, port, reference=reference, browser=browser)
 
 
 def untrained(

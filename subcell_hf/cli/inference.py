@@ -1,4 +1,4 @@
-"""Commands that run a model on images: `embed`, and `optimize`, which makes it faster on CPUs."""
+"""The command `embed`: from images to embeddings and protein locations."""
 
 import json
 import shlex
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.option_groups import CellOptions, EngineBackend, ImageOptions, Segmentation, grouped
+from subcell_hf.cli.option_groups import CellOptions, ImageOptions, Segmentation, grouped
 
 
 def doctor(
@@ -78,8 +78,7 @@ def embed(
     ] = False,
     cells: CellOptions,
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: the one measured as faster here.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, openvino:GPU, ….")] = "auto",
-    engine_backend: EngineBackend = "torch",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ….")] = "auto",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per forward pass; default: automatic, halved if memory runs out.")
     ] = None,
@@ -143,7 +142,6 @@ def embed(
         h5ad=h5ad,
         strict=strict,
         engine=engine,
-        engine_backend=engine_backend,
         actors=actors,
     )
     run = embed_to_folder(given, output, settings, report=report, portable=portable)
@@ -158,28 +156,3 @@ def embed(
         )
         return
     raise typer.Exit(3)
-
-
-@grouped
-def optimize(
-    model: Annotated[str, typer.Argument(help="Folder or Hub id of a model, or name of a published one.")],
-    calibrate: Annotated[str, typer.Option(help="Images, crops or shards to calibrate on, as `subcell embed` takes.")],
-    output: Annotated[Path, typer.Option(help="Output folder; must not exist or be empty.")],
-    *,
-    judge: Annotated[str | None, typer.Option(help="Others to judge it on; default: half of CALIBRATE.")] = None,
-    images: ImageOptions,
-    calibration_cells: Annotated[int, typer.Option(help="Maximum number of cells to calibrate on.")] = 100,
-    judged_cells: Annotated[int, typer.Option(help="Maximum number of other cells to judge on.")] = 300,
-    min_cosine: Annotated[float, typer.Option(help="Least mean cosine to the float model.")] = 0.999,
-    min_centred: Annotated[float, typer.Option(help="The same after the mean embedding is subtracted.")] = 0.99,
-    min_same_top: Annotated[float, typer.Option(help="Least fraction of cells with the same top location.")] = 0.99,
-) -> None:
-    """Quantize a model to int8 for CPUs, and write it if it agrees with the float model on other cells."""
-    from subcell_hf.evaluation.comparison import AgreementLimits
-    from subcell_hf.inference import SourceOptions
-    from subcell_hf.workflows.machine.optimize import OptimizeSettings, optimize_model
-
-    limits = AgreementLimits(min_cosine, min_centred, min_same_top)
-    settings, options = OptimizeSettings(calibration_cells, judged_cells, limits), SourceOptions(images.reading())
-    optimize_model(model, calibrate, output, judge=judge, options=options, settings=settings)
-    typer.echo(f"{output} is ready: subcell embed IMAGES --model {output} --engine-backend openvino --output run")

@@ -66,10 +66,6 @@ Segmentation = Annotated[
     ),
 ]
 
-EngineBackend = Annotated[
-    str, typer.Option(help="torch, or openvino: int8 if `subcell optimize` wrote the model (install the extra `cpu`).")
-]
-
 
 @dataclass(frozen=True)
 class CellOptions:

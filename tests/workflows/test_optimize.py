@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
-from typer.testing import CliRunner
 
-from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.comparison import AgreementLimits
 from subcell_hf.inference import run_on_openvino
@@ -105,13 +103,9 @@ def test_pipeline_and_endpoint_run_it(optimized: OptimizedModel) -> None:
 
 
 def test_below_the_limits_nothing_is_written(fields: Path, model: Path, tmp_path: Path) -> None:
-    options = ["--calibration-cells", "8", "--judged-cells", "20", "--min-cosine", "0.9999999"]
-    command = ["optimize", str(model), "--calibrate", str(fields), "--output", str(tmp_path / "out"), *options]
-    found = CliRunner().invoke(app, command)
-    assert found.exit_code == 2
-    assert "is below 1" in found.stderr
-    assert "centred cosine 0." in found.stderr
-    assert "same top location in" in found.stderr
+    settings = OptimizeSettings(8, 20, AgreementLimits(cosine=0.9999999))
+    with pytest.raises(InputError, match=r"cosine 0\.\d+ is below 1.*centred cosine 0\..*same top location in"):
+        optimize_model(model, fields, tmp_path / "out", settings=settings)
     assert list(tmp_path.iterdir()) == []
 
 
