@@ -26,11 +26,13 @@ import numpy as np
 import torch
 
 from subcell_hf.evaluation.comparison import AgreementLimits
-from subcell_hf.inference.engine.embedding import EmbedSettings, Processes, embed_cells
+from subcell_hf.inference.engine.embed_settings import EmbedSettings
+from subcell_hf.inference.engine.embedding import Processes, embed_cells
 from subcell_hf.inference.engine.forward import BatchEmbedder
 from subcell_hf.inference.models.loading import ModelFolder, choose_device, find_models
 from subcell_hf.inference.models.precision import choose_precision
-from subcell_hf.inference.sources.recognition import SourceOptions, open_source
+from subcell_hf.inference.sources.recognition import open_source
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification

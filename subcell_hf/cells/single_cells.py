@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.images.files import FieldError
 from subcell_hf.images.tables import CellBox, check_boxes
 from subcell_hf.ontology import PUBLISHED_PIXEL_SIZE_UM
+from subcell_hf.settings import Setting
 from subcell_hf.types import FieldCrops, FieldOfView
 
 _WHOLE_SCALE_TOLERANCE = 2e-3
@@ -34,20 +35,20 @@ class CropSettings:
     """How crops are cut; the defaults are those of the published models' training data.
 
     Attributes:
-        crop_px: Edge of a crop in pixels of `reference_pixel_size_um`.
+        crop_px: Width of a crop in pixels of 0.0800885 um. In Python, of `reference_pixel_size_um`.
         reference_pixel_size_um: Pixel size that `crop_px` and `dilation_px` refer to. A field with another one is cut
             so that crops cover the same micrometres.
-        output_px: Edge of a crop as it is stored.
+        output_px: Width of the stored crop in pixels.
         dilation_px: Edge of the square by which a cell's mask grows; odd, 1 for none.
-        min_area_um2: Smaller cells are filtered out; None keeps all.
-        max_area_um2: Larger cells are filtered out.
-        exclude_border: Whether cells that touch the field's border are filtered out.
-        max_saturation: Cells with a larger share of saturated pixels in some channel are filtered out.
+        min_area_um2: Exclude cells smaller than this.
+        max_area_um2: Exclude cells larger than this.
+        exclude_border: Exclude cells that touch the border of their field.
+        max_saturation: Exclude cells with a larger fraction (0 to 1) of saturated pixels in some channel.
     """
 
-    crop_px: int = 896
+    crop_px: Annotated[int, Setting("--crop-size-px")] = 896
     reference_pixel_size_um: float = PUBLISHED_PIXEL_SIZE_UM
-    output_px: int = 448
+    output_px: Annotated[int, Setting("--output-size-px")] = 448
     dilation_px: int = 7
     min_area_um2: float | None = None
     max_area_um2: float | None = None

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from subcell_hf.cli import data, evaluation, hub, inference, tables, training
+from subcell_hf.cli.options import add_command
 from subcell_hf.errors import InputError
 from subcell_hf.process import ending_plainly
 
@@ -65,36 +66,17 @@ def main(
 
 
 COMMANDS = (
-    data.examples,
-    data.simulate,
-    data.inspect,
-    data.crops,
-    data.shards,
-    data.shards_inspect,
-    data.splits,
-    data.views,
+    data.examples, data.simulate, data.inspect, data.crops, data.shards, data.shards_inspect, data.splits, data.views,
     training.recipes,
-    inference.doctor,
-    inference.embed,
-    tables.aggregate,
-    tables.portable,
-    tables.report,
+    inference.doctor, inference.embed,
+    tables.aggregate, tables.portable, tables.report,
     evaluation.baselines,
-    hub.fetch,
-    hub.convert,
-    hub.untrained,
-    hub.export,
-    hub.push,
-    hub.push_shards,
-    hub.push_metrics,
-    hub.publish,
-    hub.sheet,
-    hub.serve,
-    hub.demo,
-)
+    hub.fetch, hub.convert, hub.untrained, hub.export, hub.push, hub.push_shards, hub.push_metrics, hub.publish,
+    hub.sheet, hub.serve, hub.demo,
+)  # fmt: skip
 """In the order in which `subcell --help` lists them."""
 
 for command in COMMANDS:
-    app.command()(command)
-app.command("map")(evaluation.proteome_map)
+    add_command(app, command)
+add_command(app, evaluation.proteome_map, "map")
 app.add_typer(evaluation.evaluate)

@@ -1,17 +1,35 @@
 """Commands on images, crops and shards: from images to training batches."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from subcell_hf.cli.option_groups import CellOptions, ImageOptions, Segmentation, grouped
+from subcell_hf import cells, images, simulation
+from subcell_hf.cli.option_groups import (
+    AsJson,
+    Count,
+    CroppingRun,
+    Folder,
+    ImageOptions,
+    ImageOptionsWithChannels,
+    Seed,
+    ShardOptions,
+    show_skipped,
+)
+from subcell_hf.cli.options import Without
 from subcell_hf.errors import counted
+from subcell_hf.settings import Setting
 
 
-def examples(folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")]) -> None:
-    """Write a small simulated plate to try the commands on, and print the command that embeds it."""
+def examples(folder: Folder) -> None:
+    """Write a small simulated plate to try the commands on, and print the command that embeds it.
+
+    Args:
+        folder: New or empty folder.
+    """
     from subcell_hf.workflows.examples import write_examples
 
     made = write_examples(folder)
@@ -20,53 +38,42 @@ def examples(folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or 
     typer.echo(f"    {made.command}")
 
 
-def simulate(
-    fields: Annotated[int, typer.Option(help="Fields of view to simulate, about ten cells each at the default size.")],
-    output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],
-    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives identical output.")] = 0,
-    antibodies: Annotated[
-        int | None, typer.Option(help="Number of antibodies; default: one per three fields, four at a time.")
-    ] = None,
-    size_px: Annotated[int, typer.Option(help="Width and height of the fields in pixels.")] = 1024,
-    pixel_size_um: Annotated[float, typer.Option(help="Pixel size in micrometres.")] = 0.0800885,
-    channels: Annotated[str, typer.Option(help="rybg, rbg, ybg, bg, or comma-separated colours.")] = "rybg",
-    bit_depth: Annotated[int, typer.Option(help="8 or 16 bits per pixel.")] = 8,
-    workers: Annotated[int, typer.Option(help="Number of parallel processes.")] = 1,
-) -> None:
-    """Simulate fields of view with known protein locations, masks and metadata."""
-    from subcell_hf.ontology import channels_from_variant
+def simulate(*, fields: int, output: Path, settings: "simulation.SimulationSettings", workers: Count = 1) -> None:
+    """Simulate fields of view with known protein locations, masks and metadata.
+
+    Args:
+        fields: Fields of view to simulate, about ten cells each at the default size.
+        output: Output folder: new, empty, or of an earlier call, which is resumed.
+        settings: What is simulated.
+        workers: Number of parallel processes.
+    """
     from subcell_hf.simulation.simulate import simulate_dataset
 
-    made = simulate_dataset(
-        fields,
-        seed,
-        output,
-        antibodies=antibodies,
-        size_px=size_px,
-        pixel_size_um=pixel_size_um,
-        channels=channels_from_variant(channels),
-        bit_depth=bit_depth,
-        workers=workers,
-    )
+    made = simulate_dataset(fields, output=output, workers=workers, **asdict(settings))
     simulated = counted(fields, "simulated field")
     typer.echo(f"{output} contains {simulated}, {made} of them new; metadata.csv lists their content.")
 
 
-@grouped
 def inspect(
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="INPUT", help="Folder as the microscope wrote it, its index, an image, or a table."),
-    ],
-    images: ImageOptions,
-    look_at: Annotated[int, typer.Option(min=0, help="Number of fields whose pixels are checked.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Picture of the plates to write: .png, .pdf or .svg.")] = None,
+    source: Annotated[Path, Setting(metavar="INPUT")],
+    *,
+    reading: ImageOptions,
+    look_at: Annotated[int, Setting(minimum=0)] = 3,
+    as_json: AsJson = False,
+    plot: Path | None = None,
 ) -> None:
-    """Show what a folder of images contains. Exit code 3: something would be skipped; 2: nothing can be used."""
+    """Show what a folder of images contains. Exit code 3: something would be skipped; 2: nothing can be used.
+
+    Args:
+        source: Folder as the microscope wrote it, its index, an image, or a table.
+        reading: How images are read.
+        look_at: Number of fields whose pixels are checked.
+        as_json: Print one JSON object, for programs.
+        plot: Picture of the plates to write: .png, .pdf or .svg.
+    """
     from subcell_hf.workflows.inspect_images import inspect_images
 
-    found = inspect_images(source, images.reading(), look_at=look_at)
+    found = inspect_images(source, reading, look_at=look_at)
     if as_json:
         typer.echo(json.dumps(found.as_json(), ensure_ascii=False, indent=1))
     else:
@@ -81,137 +88,74 @@ def inspect(
         raise typer.Exit(3 if found.usable else 2)
 
 
-@grouped
 def crops(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="INPUT",
-            help="Folder of <plate>_<well>_<sample>_<colour> images or of multi-channel images, one image, or a table.",
-        ),
-    ],
-    output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],
+    source: Annotated[Path, Setting(metavar="INPUT")],
     *,
-    channels: Annotated[
-        str | None, typer.Option(help="Required channels: rybg, rbg, …, or comma-separated names.")
-    ] = None,
-    images: ImageOptions,
-    boxes: Annotated[
-        Path | None, typer.Option(help="CSV of bounding boxes: field_of_view,cell_id,top,left,height,width in pixels.")
-    ] = None,
-    segmentation: Segmentation = "watershed",
-    crop_size_px: Annotated[int, typer.Option(help="Width of a crop in pixels of 0.0800885 um.")] = 896,
-    output_size_px: Annotated[int, typer.Option(help="Width of the stored crop in pixels.")] = 448,
-    min_area_um2: Annotated[float | None, typer.Option(help="Exclude cells smaller than this.")] = None,
-    max_area_um2: Annotated[float | None, typer.Option(help="Exclude cells larger than this.")] = None,
-    exclude_border: Annotated[
-        bool, typer.Option("--exclude-border", help="Exclude cells that touch the border of their field.")
-    ] = False,
-    max_saturation: Annotated[
-        float | None, typer.Option(help="Exclude cells with a larger fraction (0 to 1) of saturated pixels.")
-    ] = None,
-    max_decoded_gib: Annotated[float, typer.Option(help="Refuse images larger than this once decoded, in GiB.")] = 4.0,
-    workers: Annotated[int, typer.Option(help="Number of parallel processes.")] = 1,
-    engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or on a cluster.")] = "local",
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first field that cannot be used, instead of skipping it.")
-    ] = False,
+    output: Path,
+    reading: "images.ReadingOptions",
+    boxes: Path | None = None,
+    settings: Annotated["cells.CropSettings", Without("reference_pixel_size_um", "dilation_px")],
+    run: CroppingRun,
 ) -> None:
-    """Crop single cells from fields of view. Exit code 3: some fields were skipped, see skipped.csv."""
-    from subcell_hf.cells.single_cells import CropSettings
+    """Crop single cells from fields of view. Exit code 3: some fields were skipped, see skipped.csv.
+
+    Args:
+        source: Folder of <plate>_<well>_<sample>_<colour> images or of multi-channel images, one image, or a table.
+        output: Output folder: new, empty, or of an earlier call, which is resumed.
+        reading: How images are read.
+        boxes: CSV of bounding boxes: field_of_view,cell_id,top,left,height,width in pixels.
+        settings: How crops are cut, and which cells are excluded.
+        run: How fields are segmented and cropped.
+    """
     from subcell_hf.workflows.crop import crop_images
 
-    report = crop_images(
-        source,
-        output,
-        settings=CropSettings(
-            crop_px=crop_size_px,
-            output_px=output_size_px,
-            min_area_um2=min_area_um2,
-            max_area_um2=max_area_um2,
-            exclude_border=exclude_border,
-            max_saturation=max_saturation,
-        ),
-        reading=images.reading(channels, max_decoded_gib),
-        segmentation=segmentation,
-        boxes=boxes,
-        workers=workers,
-        strict=strict,
-        engine=engine,
-    )
+    report = crop_images(source, output, settings=settings, reading=reading, boxes=boxes, **asdict(run))
     typer.echo(
         f"{output} contains {counted(report.cells, 'crop')} of {counted(report.fields, 'field')}; "
         f"{counted(report.filtered_cells, 'cell was', 'cells were')} filtered out, "
         f"{counted(len(report.skipped), 'field')} skipped."
     )
-    for reason in list(report.skipped.values())[:5]:
-        typer.echo(f"Skipped: {reason}", err=True)
+    show_skipped(report.skipped.values())
     if report.skipped:
         raise typer.Exit(3)
 
 
-@grouped
 def shards(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="INPUT", help="Crops, images, which are cropped first, or hpa: for published cells."),
-    ],
-    output: Annotated[Path, typer.Option(help="Output folder: new, empty, or of an earlier call, which is resumed.")],
+    source: Annotated[str, Setting(metavar="INPUT")],
     *,
-    cells: CellOptions,
-    split_by: Annotated[
-        str | None,
-        typer.Option(help="gene (default): antibodies of one gene stay together; antibody; none; for hpa: published."),
-    ] = None,
-    fractions: Annotated[
-        str, typer.Option(help="Fraction of the antibodies in each split.")
-    ] = "train=0.8,validation=0.1,test=0.1",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
-    classes: Annotated[
-        Path | None, typer.Option(help="Text file with one location per line; default: SubCell's 35 locations.")
-    ] = None,
-    fields_per_shard: Annotated[int, typer.Option(min=1, help="Approximate number of fields of view per shard.")] = 64,
-    description: Annotated[str, typer.Option(help="Source of the images, stored in the index.")] = "",
-    channels: Annotated[
-        str | None, typer.Option(help="For images: channels to use: rybg, rbg, …, or comma-separated names.")
-    ] = None,
-    images: ImageOptions,
-    segmentation: Segmentation = "watershed",
-    workers: Annotated[int, typer.Option(min=1, help="Number of parallel processes.")] = 1,
-    engine: Annotated[str, typer.Option(help="local, or ray: Ray Data on this machine or on a cluster.")] = "local",
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first field that cannot be used, instead of skipping it.")
-    ] = False,
+    output: Path,
+    split: str | None = None,
+    choice: "cells.CellChoice",
+    split_by: str | None = None,
+    settings: ShardOptions,
+    reading: ImageOptionsWithChannels,
+    run: CroppingRun,
 ) -> None:
     """Write crops as tar shards for training. Exit code 3: some fields were skipped, see skipped.csv.
 
     For more ways to crop, run `subcell crops` first and give its folder.
+
+    Args:
+        source: Crops, images, which are cropped first, or hpa: for published cells.
+        output: Output folder: new, empty, or of an earlier call, which is resumed.
+        split: For shards and hpa: use only the cells of this split.
+        choice: Which of the published cells are used.
+        split_by: gene (default): antibodies of one gene stay together; antibody; none; for hpa: published.
+        settings: What the shards contain.
+        reading: How images are read.
+        run: How fields are segmented and cropped.
     """
-    from subcell_hf.ontology import training_locations
-    from subcell_hf.shards.sharding import ShardSettings
-    from subcell_hf.shards.splits import parse_fractions
-    from subcell_hf.storage.plain_files import read_lines
     from subcell_hf.workflows.shards import shard_images
 
-    settings = ShardSettings(
-        fields_per_shard=fields_per_shard,
-        classes=tuple(read_lines(classes)) if classes else training_locations(),
-        source=description,
-        split_fractions=parse_fractions(fractions),
-        seed=seed,
-    )
     report = shard_images(
         source,
         output,
         split_by=split_by,
-        split=cells.split,
-        choice=cells.choice(),
+        split=split,
+        choice=choice,
         settings=settings,
-        reading=images.reading(channels),
-        segmentation=segmentation,
-        workers=workers,
-        strict=strict,
-        engine=engine,
+        reading=reading,
+        **asdict(run),
     )
     splits = ", ".join(f"{name} {len(names)}" for name, names in report.index.splits.items()) or "none"
     typer.echo(
@@ -220,20 +164,19 @@ def shards(
         f"{counted(len(report.index.shards), 'shard')}; splits: {splits}; "
         f"{counted(len(report.skipped), 'field')} skipped."
     )
-    for name, reason in report.skipped[:5]:
-        typer.echo(f"Skipped: {name}: {reason}", err=True)
+    show_skipped(f"{name}: {reason}" for name, reason in report.skipped)
     if report.skipped:
         raise typer.Exit(3)
 
 
-def shards_inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `subcell shards`.")],
-    contact_sheet: Annotated[
-        Path | None, typer.Option(help="Contact sheet to write (.html or .png); default: DIR/contact_sheet.html.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of parallel processes.")] = 1,
-) -> None:
-    """Verify all files of a folder of shards and draw a contact sheet. Exit code 1: a file is damaged."""
+def shards_inspect(folder: Folder, *, contact_sheet: Path | None = None, workers: Count = 1) -> None:
+    """Verify all files of a folder of shards and draw a contact sheet. Exit code 1: a file is damaged.
+
+    Args:
+        folder: Output folder of `subcell shards`.
+        contact_sheet: Contact sheet to write (.html or .png); default: DIR/contact_sheet.html.
+        workers: Number of parallel processes.
+    """
     from subcell_hf.workflows.shards import check_shards
 
     found = check_shards(folder, contact_sheet=contact_sheet, workers=workers)
@@ -252,25 +195,28 @@ def shards_inspect(
 
 
 def splits(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `subcell shards`.")],
-    by: Annotated[str, typer.Option(help="gene: antibodies of one gene stay together; or antibody.")] = "gene",
-    fractions: Annotated[
-        str, typer.Option(help="Fraction of the antibodies in each split.")
-    ] = "train=0.8,validation=0.1,test=0.1",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
-    antibody_list: Annotated[
-        list[str] | None,
-        typer.Option("--list", help="SPLIT=FILE with one antibody per line, instead of random splits; repeatable."),
-    ] = None,
-    published: Annotated[
-        Path | None, typer.Option(help="Folder with the published antibody lists to verify and import.")
-    ] = None,
+    folder: Folder,
+    *,
+    by: str = "gene",
+    fractions: str = "train=0.8,validation=0.1,test=0.1",
+    seed: Seed = 0,
+    lists: Annotated[tuple[str, ...], Setting("--list")] = (),
+    published: Path | None = None,
 ) -> None:
-    """Split the antibodies of a folder of shards again, or import lists of antibodies."""
+    """Split the antibodies of a folder of shards again, or import lists of antibodies.
+
+    Args:
+        folder: Output folder of `subcell shards`.
+        by: gene: antibodies of one gene stay together; or antibody.
+        fractions: Fraction of the antibodies in each split.
+        seed: Seed of the splits.
+        lists: SPLIT=FILE with one antibody per line, instead of random splits; repeatable.
+        published: Folder with the published antibody lists to verify and import.
+    """
     from subcell_hf.shards.splits import parse_fractions, parse_named
     from subcell_hf.workflows.shards import change_splits
 
-    files = {name: Path(path) for name, path in parse_named(antibody_list or (), "--list").items()}
+    files = {name: Path(path) for name, path in parse_named(lists, "--list").items()}
     report = change_splits(
         folder, by=by, fractions=parse_fractions(fractions), seed=seed, lists=files, published=published
     )
@@ -283,21 +229,27 @@ def splits(
 
 
 def views(
-    shards: Annotated[str, typer.Argument(help="Folder or URL of shards.")],
-    output: Annotated[Path, typer.Option(help="Image to write (.png).")],
-    pipeline: Annotated[
-        str,
-        typer.Option(
-            help="reconstruction, multi_task, contrastive, gentle, moderate, validation, or a YAML file of view "
-            "settings."
-        ),
-    ] = "multi_task",
-    split: Annotated[str | None, typer.Option(help="Split to draw cells from; default: all cells.")] = None,
-    antibodies: Annotated[int, typer.Option(min=1, help="Number of antibodies to show.")] = 2,
-    cells: Annotated[int, typer.Option(min=1, help="Number of cells per antibody.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the selection of cells and of their views.")] = 0,
+    shards: str,
+    *,
+    output: Path,
+    pipeline: str = "multi_task",
+    split: str | None = None,
+    antibodies: Count = 2,
+    cells: Count = 4,
+    seed: Seed = 0,
 ) -> None:
-    """Draw cells beside the augmented views used for training."""
+    """Draw cells beside the augmented views used for training.
+
+    Args:
+        shards: Folder or URL of shards.
+        output: Image to write (.png).
+        pipeline: reconstruction, multi_task, contrastive, gentle, moderate, validation, or a YAML file of view
+            settings.
+        split: Split to draw cells from; default: all cells.
+        antibodies: Number of antibodies to show.
+        cells: Number of cells per antibody.
+        seed: Seed of the selection of cells and of their views.
+    """
     from subcell_hf.workflows.shards import draw_views
 
     drawn = draw_views(shards, output, pipeline=pipeline, split=split, antibodies=antibodies, cells=cells, seed=seed)

@@ -2,18 +2,16 @@
 
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 
-def recipes(
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Copy recipes and files for accelerate, DeepSpeed and Slurm to this folder; new or empty."),
-    ] = None,
-) -> None:
-    """List the training recipes, or copy them to change them."""
+def recipes(*, output: Path | None = None) -> None:
+    """List the training recipes, or copy them to change them.
+
+    Args:
+        output: Copy recipes and files for accelerate, DeepSpeed and Slurm to this folder; new or empty.
+    """
     from subcell_hf.training.recipes import list_recipes
     from subcell_hf.workflows.recipes import copy_recipes
 

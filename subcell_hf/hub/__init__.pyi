@@ -16,9 +16,9 @@ from .endpoint.endpoint_server import EndpointServer as EndpointServer
 from .publishing.collections import collect_repositories as collect_repositories
 from .publishing.example_cell import ExampleCell as ExampleCell
 from .publishing.example_cell import make_example as make_example
-from .publishing.export import ExportSources as ExportSources
 from .publishing.export import check_export as check_export
 from .publishing.export import export_model as export_model
+from .publishing.export_sources import ExportSources as ExportSources
 from .publishing.metric_spaces import metric_names as metric_names
 from .publishing.metric_spaces import stage_metrics as stage_metrics
 from .publishing.notebook import make_notebook as make_notebook

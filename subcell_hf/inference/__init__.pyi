@@ -1,6 +1,6 @@
+from .engine.embed_settings import EmbedSettings as EmbedSettings
 from .engine.embedding import EmbedReport as EmbedReport
 from .engine.embedding import embed_cells as embed_cells
-from .engine.runs import EmbedSettings as EmbedSettings
 from .models.layer_times import LayerShape as LayerShape
 from .models.layer_times import LayerTimes as LayerTimes
 from .models.layer_times import time_layer as time_layer
@@ -20,6 +20,6 @@ from .sources.cell_sources import ArrayCells as ArrayCells
 from .sources.cell_sources import CropFolderCells as CropFolderCells
 from .sources.cell_sources import ImageCells as ImageCells
 from .sources.cell_sources import SingleCellImages as SingleCellImages
-from .sources.recognition import SourceOptions as SourceOptions
 from .sources.recognition import open_source as open_source
 from .sources.shard_cells import ShardCells as ShardCells
+from .sources.source_options import SourceOptions as SourceOptions

@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tqdm import tqdm
 
@@ -28,6 +28,7 @@ from subcell_hf.images.fields_of_view import UNUSABLE, reason_of
 from subcell_hf.images.unused import unused_of
 from subcell_hf.parallel.ray_tasks import check_engine, map_on_ray
 from subcell_hf.parallel.worker_pool import WorkerPool
+from subcell_hf.settings import Setting
 from subcell_hf.shards.archive import format_of
 from subcell_hf.shards.cell_table import cells_parquet
 from subcell_hf.shards.codec import CropFormat
@@ -44,13 +45,19 @@ from subcell_hf.shards.jobs import (
     remove_progress,
     write_shard,
 )
-from subcell_hf.shards.splits import check_split_request, split_antibodies
+from subcell_hf.shards.splits import DEFAULT_FRACTIONS, check_split_request, parse_fractions, split_antibodies
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.folder_lock import claim_folder
 from subcell_hf.storage.input_lists import SKIPPED_FILE, write_csv, write_unused
+from subcell_hf.storage.plain_files import read_lines
 from subcell_hf.storage.records import find_damage
 
 _NO_ANTIBODY = "it has no antibody, expected one in the column `antibody` of the metadata"
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Locations of a text file, one per line."""
+    return tuple(read_lines(path))
 
 
 @dataclass(frozen=True)
@@ -58,23 +65,28 @@ class ShardSettings:
     """How shards are written.
 
     Attributes:
-        fields_per_shard: Fields of view in a shard, about; 64 fields of 15 cells make some 400 MB.
+        fields_per_shard: Approximate number of fields of view per shard; 64 fields of 15 cells make about 400 MB.
         fields_per_group: An antibody's parts are stratified over at most so many of its fields at a time, which bounds
             the memory that an antibody with thousands of fields takes.
-        classes: Names of the locations, in the order of the targets.
-        source: Where the images come from, in words.
+        classes: Text file with one location per line; default: SubCell's 35 locations. In Python, their names in the
+            order of the targets.
+        source: Source of the images, stored in the index.
         split_by: `"gene"`, `"antibody"`, or None for no splits.
-        split_fractions: Split name → its share.
+        split_fractions: Fraction of the antibodies in each split. In Python, `{split: fraction}`.
         seed: Seed of the splits.
     """
 
-    fields_per_shard: int = 64
+    fields_per_shard: Annotated[int, Setting(minimum=1)] = 64
     fields_per_group: int = 16
-    classes: tuple[str, ...] = field(default_factory=ontology.training_locations)
-    source: str = ""
+    classes: Annotated[tuple[str, ...], Setting(kind=Path, parse=read_classes)] = field(
+        default_factory=ontology.training_locations
+    )
+    source: Annotated[str, Setting("--description")] = ""
     split_by: str | None = "gene"
-    split_fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1})
-    seed: int = 0
+    split_fractions: Annotated[
+        Mapping[str, float], Setting("--fractions", parse=parse_fractions, default=DEFAULT_FRACTIONS)
+    ] = field(default_factory=lambda: parse_fractions(DEFAULT_FRACTIONS))
+    seed: Annotated[int, Setting(minimum=0)] = 0
 
     def __post_init__(self) -> None:
         if self.fields_per_shard < 1 or self.fields_per_group < 1:

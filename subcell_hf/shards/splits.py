@@ -19,6 +19,8 @@ from subcell_hf.storage.plain_files import read_lines
 SPLIT_METHODS = ("gene", "antibody")
 """Units that stay in one split: all antibodies of a gene, or each antibody."""
 
+DEFAULT_FRACTIONS = "train=0.8,validation=0.1,test=0.1"
+
 
 def split_antibodies(
     genes: Mapping[str, str],

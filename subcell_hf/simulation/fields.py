@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from subcell_hf.errors import InputError
-from subcell_hf.ontology import CHANNEL_STAINS, PROTEIN_CHANNEL, PUBLISHED_PIXEL_SIZE_UM
+from subcell_hf.ontology import CHANNEL_STAINS, PROTEIN_CHANNEL, PUBLISHED_PIXEL_SIZE_UM, channels_from_variant
+from subcell_hf.settings import Setting
 from subcell_hf.simulation.antibodies import SimulatedAntibody, simulate_antibodies
 from subcell_hf.simulation.drawing import FloatImage
 from subcell_hf.simulation.landmarks import simulate_landmarks
@@ -35,19 +37,19 @@ class SimulationSettings:
     """Everything that the pixels of a data set depend on but the number of fields.
 
     Attributes:
-        seed: Same seed, same bytes; not negative.
-        antibodies: How many antibodies take turns; None for one per three fields, four at a time.
-        size_px: Edge of the square fields in pixels.
-        pixel_size_um: Edge of a pixel in micrometres.
-        channels: Colours to write.
-        bit_depth: 8 or 16.
+        seed: Random seed; the same seed gives identical output.
+        antibodies: Number of antibodies; default: one per three fields, four at a time.
+        size_px: Width and height of the fields in pixels.
+        pixel_size_um: Pixel size in micrometres.
+        channels: rybg, rbg, ybg, bg, or comma-separated colours. In Python, a tuple of colours.
+        bit_depth: 8 or 16 bits per pixel.
     """
 
     seed: int = 0
     antibodies: int | None = None
     size_px: int = 1024
     pixel_size_um: float = PUBLISHED_PIXEL_SIZE_UM
-    channels: tuple[str, ...] = tuple(CHANNEL_STAINS)
+    channels: Annotated[tuple[str, ...], Setting(parse=channels_from_variant, default="rybg")] = tuple(CHANNEL_STAINS)
     bit_depth: int = 8
 
     def __post_init__(self) -> None:

@@ -25,11 +25,11 @@ from .examples import write_examples as write_examples
 from .finetune import finetune as finetune
 from .finetune import run_finetuning as run_finetuning
 from .hub.publishing import ExportedModel as ExportedModel
-from .hub.publishing import PushOptions as PushOptions
 from .hub.publishing import export_repository as export_repository
 from .hub.publishing import push_folder as push_folder
 from .hub.publishing import push_metrics as push_metrics
 from .hub.publishing import push_shards as push_shards
+from .hub.push_options import PushOptions as PushOptions
 from .hub.serving import open_endpoint as open_endpoint
 from .hub.serving import serve_demo as serve_demo
 from .hub.sheets import Sheet as Sheet

@@ -14,12 +14,14 @@ import numpy.typing as npt
 
 from subcell_hf.errors import InputError, counted
 from subcell_hf.images.unused import unused_of
-from subcell_hf.inference.engine.embedding import EmbedReport, EmbedSettings, embed_cells
+from subcell_hf.inference.engine.embed_settings import EmbedSettings
+from subcell_hf.inference.engine.embedding import EmbedReport, embed_cells
 from subcell_hf.inference.models.loading import ModelFolder, find_models, for_given_crops
 from subcell_hf.inference.sources.blocks import CellSource
 from subcell_hf.inference.sources.cell_sources import ArrayCells
-from subcell_hf.inference.sources.recognition import SourceOptions, open_source
+from subcell_hf.inference.sources.recognition import open_source
 from subcell_hf.inference.sources.shard_cells import ShardCells
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.parallel.processes import ALONE, Processes
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.storage.parquet_files import open_parquet

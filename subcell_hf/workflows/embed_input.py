@@ -4,12 +4,13 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.errors import InputError
 from subcell_hf.images.reading_options import ReadingOptions, parse_channel_mapping, parse_z_projection
-from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.inference.sources.source_options import SourceOptions
+from subcell_hf.settings import Setting
 from subcell_hf.storage.typed_json import settings_from_json
 from subcell_hf.tables.run_record import RUN_FORMAT
 
@@ -19,23 +20,25 @@ class EmbedInput:
     """What is embedded, and by which models.
 
     Attributes:
-        source: Path of images, crops or shards, or URL of shards.
-        model: Folder or Hub id of a model, name of a published one, or `"auto"`.
-        models: With `"auto"`: folder of models, or their owner on the Hub.
+        source: Images, a table, a folder of subcell crops, a folder or URL of shards, or hpa: for published cells.
+        model: Published model (mae-rybg, …), folder or Hub id; auto: for each field the largest model whose channels
+            it has.
+        models: With --model auto: folder of models, or their owner on the Hub; OWNER/*-mae to select some.
         revision: Branch, tag or commit of a model on the Hub.
-        protein_channels: Channels that take the protein's place, one pass for each; empty: the model's own.
-        mask_cells: Whether the surroundings of a cell are masked; None: as configured in the model.
+        protein_channels: Channel to use as the protein channel; repeat for several passes per cell. In Python, a
+            tuple; empty: the model's own.
+        mask_cells: Mask the surroundings of the cell; default: as configured in the model.
         options: How images are read and cropped.
         working_folder: Folder that relative paths start from.
         command: Command line of the run, where there was one.
     """
 
-    source: str
+    source: Annotated[str, Setting(metavar="INPUT", argument=True)]
     model: str
     models: str | None = None
     revision: str | None = None
-    protein_channels: tuple[str, ...] = ()
-    mask_cells: bool | None = None
+    protein_channels: Annotated[tuple[str, ...], Setting("--protein-channel")] = ()
+    mask_cells: Annotated[bool | None, Setting("--mask-cells/--keep-surroundings")] = None
     options: SourceOptions = field(default_factory=SourceOptions)
     working_folder: str = "."
     command: str = ""

@@ -16,7 +16,8 @@ from transformers import AutoModel
 from subcell_hf.errors import InputError
 from subcell_hf.hub.cards.card_facts import REQUIRED, gather_facts, variant_names
 from subcell_hf.hub.cards.model_card import CardModel, check_card, make_model_card
-from subcell_hf.hub.publishing.export import ExportSources, check_export, export_model
+from subcell_hf.hub.publishing.export import check_export, export_model
+from subcell_hf.hub.publishing.export_sources import ExportSources
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.ontology import CHANNEL_VARIANTS

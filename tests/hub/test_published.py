@@ -17,7 +17,8 @@ from nbformat.v4 import new_code_cell
 from PIL import Image
 from transformers import AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
 
-from subcell_hf.hub.publishing.export import ExportSources, export_model
+from subcell_hf.hub.publishing.export import export_model
+from subcell_hf.hub.publishing.export_sources import ExportSources
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from tests.hub.loopback_hub import LoopbackHub, serve
 from tests.hub.tiny_models import save_tiny, write_facts

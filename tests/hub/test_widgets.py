@@ -33,7 +33,8 @@ from subcell_hf.hub.demo.demo_images import read_stack
 from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
 from subcell_hf.hub.endpoint.endpoint_images import Limits, RequestError
 from subcell_hf.hub.endpoint.endpoint_server import EndpointServer
-from subcell_hf.hub.publishing.export import ExportSources, export_model
+from subcell_hf.hub.publishing.export import export_model
+from subcell_hf.hub.publishing.export_sources import ExportSources
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.pictures_subcell import SHEET_NOTE, sheet_png
 from subcell_hf.ontology import CHANNEL_VARIANTS

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from subcell_hf.inference.engine.embedding import EmbedReport, EmbedSettings, Processes, embed_cells
+from subcell_hf.inference.engine.embed_settings import EmbedSettings
+from subcell_hf.inference.engine.embedding import EmbedReport, Processes, embed_cells
 from subcell_hf.inference.models.loading import find_models
-from subcell_hf.inference.sources.recognition import SourceOptions, open_source
+from subcell_hf.inference.sources.recognition import open_source
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification

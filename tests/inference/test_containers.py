@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from subcell_hf.images.fields_of_view import ReadingOptions
-from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.tables.files import read_table
 from tests.images.layouts.written_containers import Pixels, write_czi, write_lif, write_nd2
 from tests.images.written_fields import COLOURS, label_mask, write_hpa_field, write_png

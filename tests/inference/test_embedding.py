@@ -17,7 +17,7 @@ from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.images.fields_of_view import ReadingOptions
 from subcell_hf.inference.engine.embedding import Processes
-from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.tables.cell_pictures import iterate_pictures
 from subcell_hf.tables.files import read_table
 from subcell_hf.weights.conversion import convert

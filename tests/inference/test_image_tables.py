@@ -12,8 +12,8 @@ import pytest
 import tifffile
 
 from subcell_hf.images.fields_of_view import ReadingOptions
-from subcell_hf.inference.engine.embedding import EmbedSettings
-from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.inference.engine.embed_settings import EmbedSettings
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.tables.files import read_table
 from subcell_hf.tables.run_record import read_run
 from subcell_hf.workflows.embed import embed_to_folder

@@ -17,7 +17,8 @@ from subcell_hf.errors import InputError
 from subcell_hf.hub.demo.demo_model import DemoModel
 from subcell_hf.hub.demo.space import local_settings
 from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
-from subcell_hf.hub.publishing.export import ExportSources, export_model
+from subcell_hf.hub.publishing.export import export_model
+from subcell_hf.hub.publishing.export_sources import ExportSources
 from subcell_hf.inference.models.loading import CellEncoder, find_models
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.storage.model_folders import check_model, load_weights

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from subcell_hf.hub.demo.space import stage_space
-from subcell_hf.hub.publishing.export import ExportSources, export_model
+from subcell_hf.hub.publishing.export import export_model
+from subcell_hf.hub.publishing.export_sources import ExportSources
 from subcell_hf.training.localization.localization import LabelledEmbeddings, LocalizationSettings, train_ensemble
 from subcell_hf.training.localization.localization_folder import save_classifier
 from subcell_hf.weights.conversion import convert

@@ -16,7 +16,7 @@ from subcell_hf.cells.cropping import CropSettings, crop_fields
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.images.fields_of_view import FieldError, FoundFields, ReadingOptions, list_fields
-from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.inference.sources.source_options import SourceOptions
 from tests.images.written_fields import label_mask, random_plane, write_hpa_field, write_png
 from tests.inference.embedding_runs import run, save_tiny_model
 

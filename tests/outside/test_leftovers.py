@@ -12,7 +12,8 @@ import pytest
 
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.plots import figure_of, save_figure
-from subcell_hf.hub.publishing.export import ExportSources, export_model
+from subcell_hf.hub.publishing.export import export_model
+from subcell_hf.hub.publishing.export_sources import ExportSources
 from subcell_hf.storage.atomic import remove_leftovers, write_atomically
 from subcell_hf.storage.folders import write_folder_atomically
 from tests.forked import Forked
@@ -86,7 +87,8 @@ def test_an_export_that_was_replacing_another(tmp_path: Path, at: int) -> None:
     model, facts = save_tiny("SubCellModel", tmp_path / "model"), write_facts(tmp_path / "facts")
     export_model(model, tmp_path / "hub", sources=ExportSources(facts=facts))
     code = """
-    from subcell_hf.hub.publishing.export import ExportSources, export_model
+    from subcell_hf.hub.publishing.export import export_model
+    from subcell_hf.hub.publishing.export_sources import ExportSources
     export_model(Path(sys.argv[3]), Path(sys.argv[4]), sources=ExportSources(facts=Path(sys.argv[5])))
     """
     words = (KILLED + textwrap.dedent(code), "rename", str(at), *map(str, (model, tmp_path / "hub", facts)))

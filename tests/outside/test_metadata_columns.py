@@ -15,7 +15,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.images.fields_of_view import ReadingOptions
 from subcell_hf.images.tables import read_boxes
 from subcell_hf.images.tables import read_table as read_rows
-from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.tables.aggregation import aggregate
 from subcell_hf.tables.files import EmbeddingTable, read_table, write_h5ad
 from subcell_hf.tables.h5ad import stored_names

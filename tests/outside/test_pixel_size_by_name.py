@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from subcell_hf.cells.cropping import CropSettings, crop_fields
 from subcell_hf.cli import app
 from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, find_fields
-from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.ontology import PUBLISHED_PIXEL_SIZE_UM
 from subcell_hf.tables.files import read_table
 from tests.images.written_fields import random_plane, write_hpa_field, write_png

@@ -13,8 +13,8 @@ from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.images.reading_options import ReadingOptions
-from subcell_hf.inference.engine.embedding import EmbedSettings
-from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.inference.engine.embed_settings import EmbedSettings
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.workflows.embed import embed_to_folder
 from subcell_hf.workflows.embed_input import EmbedInput

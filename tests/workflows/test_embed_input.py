@@ -10,7 +10,7 @@ import pytest
 from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.errors import InputError
 from subcell_hf.images.reading_options import ReadingOptions
-from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.storage.typed_json import settings_from_json, settings_to_json
 from subcell_hf.workflows.embed_input import EmbedInput, read_embed_input
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
 
 from subcell_hf.errors import InputError
+from subcell_hf.settings import Setting, comma_separated
 from subcell_hf.storage.plain_files import read_lines
 
 _PLACE = ("if_plate_id", "position", "sample")
@@ -32,14 +33,15 @@ class CellChoice:
     """Which of the published cells are taken; the default is all.
 
     Attributes:
-        antibodies: Text file with one antibody per line; None: all.
-        cell_lines: Names of cell lines; empty: all.
-        max_cells: At most so many: whole antibodies in an order drawn from their names, the last one in part.
+        antibodies: For hpa: text file with one antibody per line.
+        cell_lines: For hpa: comma-separated names of cell lines. In Python, a tuple of names; empty: all.
+        max_cells: For hpa: use at most so many cells. In Python, too, whole antibodies are taken in an order drawn from
+            their names, the last one in part.
     """
 
     antibodies: Path | None = None
-    cell_lines: tuple[str, ...] = ()
-    max_cells: int | None = None
+    cell_lines: Annotated[tuple[str, ...], Setting(parse=comma_separated)] = ()
+    max_cells: Annotated[int | None, Setting(minimum=1)] = None
 
     def __post_init__(self) -> None:
         if self.max_cells is not None and self.max_cells < 1:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from subcell_hf.evaluation.baselines.cell_features import check_crops, measure_c
 from subcell_hf.evaluation.localization.probes import Scaling
 from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.parallel.worker_pool import WorkerPool
+from subcell_hf.settings import Setting
 from subcell_hf.shards.cell_table import CELL_COLUMNS, read_cell_records
 from subcell_hf.shards.reader import ShardReader
 from subcell_hf.storage.full_disk import naming_full_disk
@@ -43,16 +44,16 @@ class BaselineSettings:
     """How the baselines are made.
 
     Attributes:
-        pixel_edge: Edge in pixels to which each channel is shrunk before the principal components.
-        components: Principal components, at most.
-        fitting_cells: Training cells that the components are fitted on, at most; more are chosen from at random.
-        seed: Of that choice and of the randomized solver.
+        pixel_edge: Size in pixels to which channels are downsampled before the principal components.
+        components: Maximum number of principal components of the pixels.
+        fitting_cells: Maximum number of training cells to fit the principal components on, chosen at random.
+        seed: Random seed; the same seed gives identical output.
     """
 
-    pixel_edge: int = 32
-    components: int = 128
-    fitting_cells: int = 20_000
-    seed: int = 0
+    pixel_edge: Annotated[int, Setting(minimum=1)] = 32
+    components: Annotated[int, Setting(minimum=1)] = 128
+    fitting_cells: Annotated[int, Setting(minimum=1)] = 20_000
+    seed: Annotated[int, Setting(minimum=0)] = 0
 
     def __post_init__(self) -> None:
         for name in ("pixel_edge", "components", "fitting_cells"):

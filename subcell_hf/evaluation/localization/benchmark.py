@@ -7,7 +7,7 @@ labelled antibodies are needed, and what else the embedding contains.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +23,21 @@ from subcell_hf.evaluation.localization.bootstrap import (
     resample_metrics,
 )
 from subcell_hf.evaluation.localization.calibration import Reliability, confusion, reliability
-from subcell_hf.evaluation.localization.labels import ClassScheme, LabelledCells, label_cells
+from subcell_hf.evaluation.localization.labels import ClassScheme, LabelledCells, class_scheme, label_cells
 from subcell_hf.evaluation.localization.learning import learning_curve
 from subcell_hf.evaluation.localization.model_comparison import compare_heads
 from subcell_hf.evaluation.localization.nuisance import score_batches, score_cell_lines
 from subcell_hf.evaluation.localization.probes import Predictor, TableProbabilities
 from subcell_hf.evaluation.localization.ranking import METRICS, score_classes, summarize
+from subcell_hf.settings import Setting
 from subcell_hf.tables.files import EmbeddingTable
+
+LEARNING_FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+def learning_fractions(curve: bool) -> tuple[float, ...]:
+    """Fractions of the training antibodies of a learning curve; none without one."""
+    return LEARNING_FRACTIONS if curve else ()
 
 
 @dataclass(frozen=True)
@@ -37,18 +45,23 @@ class LocalizationSettings:
     """How the benchmark is run.
 
     Attributes:
-        scheme: The classes.
+        scheme: 31, 19 or 35 locations, a grouping of the ontology, or a file with one class per line. In
+            Python, see `class_scheme`.
         resamples: Bootstrap samples of the antibodies, and permutations.
-        seed: Of all that is random.
-        allow_shared_genes: Whether antibodies of one gene may lie in several splits.
-        learning_fractions: Shares of the training antibodies that the linear probe learns from; empty for no curve.
+        seed: Random seed; the same seed gives identical output.
+        allow_shared_genes: Allow splits that share genes, as the published splits do.
+        learning_fractions: Score against the number of labelled antibodies. In Python, fractions of the training
+            antibodies that the linear probe learns from; empty for no curve.
     """
 
-    scheme: ClassScheme
-    resamples: int = 1000
-    seed: int = 0
+    scheme: Annotated[ClassScheme, Setting("--classes", parse=class_scheme, default="31")]
+    resamples: Annotated[int, Setting(minimum=1)] = 1000
+    seed: Annotated[int, Setting(minimum=0)] = 0
     allow_shared_genes: bool = False
-    learning_fractions: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+    learning_fractions: Annotated[
+        tuple[float, ...],
+        Setting("--learning-curve/--no-learning-curve", kind=bool, parse=learning_fractions, default=True),
+    ] = LEARNING_FRACTIONS
 
     def __post_init__(self) -> None:
         if self.resamples < 1:

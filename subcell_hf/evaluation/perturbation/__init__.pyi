@@ -3,7 +3,6 @@ from .benchmark import PerturbationSettings as PerturbationSettings
 from .benchmark import add_mechanisms as add_mechanisms
 from .benchmark import evaluate_perturbation as evaluate_perturbation
 from .benchmark import find_controls as find_controls
-from .benchmark import parse_controls as parse_controls
 from .benchmark import search_steps as search_steps
 from .consensus_profiles import aggregate_profiles as aggregate_profiles
 from .consensus_profiles import consensus_profiles as consensus_profiles

@@ -6,7 +6,7 @@ The published benchmark is `subcell evaluate perturbation` with `--negatives sam
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from subcell_hf.evaluation.perturbation.postprocessing import (
 from subcell_hf.evaluation.perturbation.retrieval import RetrievalTask, retrieve_mechanisms, retrieve_replicates
 from subcell_hf.evaluation.perturbation.significance import SIGNIFICANCE_LEVEL, score_groups
 from subcell_hf.evaluation.perturbation.table import ProfileTable
+from subcell_hf.settings import Setting, column_values
 from subcell_hf.storage.foreign_tables import read_foreign_table
 from subcell_hf.storage.text_values import plain_text, warn_of_case
 
@@ -36,33 +37,34 @@ class PerturbationSettings:
     """How a table of profiles is to be read and scored.
 
     Attributes:
-        group_column: Which perturbation a well got; empty for controls that have none.
-        plate_column: Plate of a well.
-        well_column: Well within its plate; rows of one well are aggregated. None, or a column the table lacks: rows
-            are wells already.
-        field_column: Field of view within a well, aggregated first; likewise.
-        controls: Column → value that makes a row a control; any of them does.
-        statistic: `"mean"` or `"median"`, by which cells become fields and fields wells.
-        positives: One of `retrieval.POSITIVES`.
-        negatives: One of `retrieval.NEGATIVES`.
-        steps: Post-processing, or where the grid starts from.
-        search_share: Choose the steps on this share of the groups and report the others; None: no choice.
-        mechanism_column: Mechanism of action; several are separated by `|`. None: no mechanism retrieval.
-        null_size: Random rankings per null distribution.
-        seed: Of null distributions, splits, shuffles and intervals.
+        group_column: Column that names the perturbation of a well; empty for controls that have none.
+        plate_column: Column that names the plate.
+        well_column: Column that names the well; rows of one well are aggregated. In a table without this column, rows
+            are wells.
+        field_column: Column that names the field of view in a well; cells are first aggregated to fields, if the table
+            has this column.
+        controls: COLUMN=VALUE of control wells; repeatable. In Python, pairs of column and value.
+        statistic: Aggregation of cells to fields and of fields to wells: mean or median.
+        positives: Positives: wells of the same group, on any-plate or other-plates.
+        negatives: Negatives: same-plate-controls, controls, same-plate-others, other-plates-others or others.
+        steps: Post-processing, or where the search starts from.
+        search_share: Choose normalization and sphering on this fraction of the groups; report the others.
+        mechanism_column: Column of mechanisms of action, separated by |; also scores mechanisms.
+        null_size: Number of random rankings for each p-value.
+        seed: Random seed; the same seed gives identical output.
     """
 
     group_column: str
-    plate_column: str
+    plate_column: str = "Metadata_Plate"
     well_column: str | None = "Metadata_Well"
     field_column: str | None = "Metadata_Site"
-    controls: tuple[tuple[str, str], ...] = ()
+    controls: Annotated[tuple[tuple[str, str], ...], Setting("--control", parse=column_values, repeatable=True)] = ()
     statistic: str = "mean"
     positives: str = "any-plate"
     negatives: str = "same-plate-controls"
     steps: PostProcessing = field(default_factory=PostProcessing)
     search_share: float | None = None
-    mechanism_column: str | None = None
+    mechanism_column: Annotated[str | None, Setting("--moa-column")] = None
     null_size: int = 10_000
     seed: int = 0
 
@@ -174,27 +176,6 @@ def find_controls(table: ProfileTable, controls: Sequence[tuple[str, str]]) -> n
             )
         found |= rows
     return found
-
-
-def parse_controls(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Read `COLUMN=VALUE` texts.
-
-    Args:
-        texts: Such as `["compound=DMSO"]`.
-
-    Returns:
-        Pairs of column and value.
-
-    Raises:
-        InputError: If a text has no `=`.
-    """
-    pairs = []
-    for text in texts:
-        column, sign, value = text.partition("=")
-        if not (column and sign and value):
-            raise InputError(f"{text!r} is not of the form COLUMN=VALUE, such as Metadata_control_type=negcon.")
-        pairs.append((column, value))
-    return tuple(pairs)
 
 
 def make_task(wells: ProfileTable, settings: PerturbationSettings) -> RetrievalTask:

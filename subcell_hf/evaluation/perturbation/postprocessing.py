@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from subcell_hf.evaluation.perturbation.normalization import (
     typical_variation_normalize,
 )
 from subcell_hf.evaluation.perturbation.table import ProfileTable
+from subcell_hf.settings import Setting
 
 REFERENCES = ("all", "controls")
 
@@ -29,15 +31,15 @@ class PostProcessing:
     """What is done to well profiles before they are compared, in this order.
 
     Attributes:
-        select_features: Leave out features that hardly vary or repeat others, with pycytominer's defaults.
-        normalization: Per plate, one of `PLATE_METHODS`.
-        reference: Which wells give each plate's centre and scale: `"all"` or `"controls"`.
-        sphering: Against the variation of controls, one of `SPHERING_METHODS`.
-        shrinkage: Of covariances, in [0, 1]; None: estimated (Ledoit and Wolf).
+        select_features: Remove features with low variance or high correlation, with pycytominer's defaults.
+        normalization: Normalization per plate: none, standardize or robust.
+        reference: Reference wells of the normalization: all or controls.
+        sphering: Sphering by the controls: none, PCA, PCA-cor, ZCA, ZCA-cor or TVN.
+        shrinkage: Shrinkage of covariances, 0 to 1; default: estimated (Ledoit and Wolf).
     """
 
     select_features: bool = False
-    normalization: str = "robust"
+    normalization: Annotated[str, Setting("--normalize")] = "robust"
     reference: str = "all"
     sphering: str = "none"
     shrinkage: float | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from subcell_hf.evaluation.proteome_map.enrichment import (
 from subcell_hf.evaluation.proteome_map.field_means import FieldMeans, average_fields
 from subcell_hf.evaluation.proteome_map.graph import MIN_GENES, GeneGraph, neighbour_graph
 from subcell_hf.evaluation.proteome_map.hierarchy import DEFAULT_RESOLUTIONS, Hierarchy, nested_leiden
+from subcell_hf.settings import Setting, column_values
 
 AUTOMATIC_BATCHES = ("plate", "microscope")
 HIERARCHIES = ("leiden", "hidef")
@@ -31,37 +32,62 @@ HIERARCHIES = ("leiden", "hidef")
 _LABEL_Q = 0.05
 
 
+def parse_resolutions(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them.
+
+    Raises:
+        InputError: If one is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{text!r} are not comma-separated numbers, such as 0.25,1,4.") from error
+
+
+def _read_where(texts: Sequence[str]) -> dict[str, str]:
+    return dict(column_values(texts))
+
+
+def _read_correct(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name != "none")
+
+
 @dataclass(frozen=True)
 class MapSettings:
     """How a map is made.
 
     Attributes:
-        where: Column → value that a cell must have to be used.
-        reliability: Column of the antibodies' grades; it may be missing.
-        antibody_choice: One of `antibodies.CHOICES`.
-        correct: Columns to correct for; None: those of `AUTOMATIC_BATCHES` that the table has; empty: none.
-        components: Principal components of the fields of view.
-        neighbours: Of each gene, itself included.
-        metric: `"cosine"` or `"euclidean"`, between genes.
-        hierarchy: `"leiden"` or `"hidef"`.
-        resolutions: Rising, for Leiden; the first and last for HiDeF.
-        min_size: Fewest genes of a cluster.
-        gene_sets: GMT files.
-        hpa_locations: The Human Protein Atlas' table of locations, or None.
-        corum: Table of complexes, or None.
-        background: File of the genes that could have been in a cluster; None: the genes of the map.
-        seed: Same table, same seed, same map.
+        where: Use only cells with COLUMN=VALUE, such as cell_line=U2OS; repeatable. In Python, `{column: value}`.
+        reliability: Column with the reliability of antibodies (Enhanced, Supported, Approved, Uncertain); it may be
+            missing.
+        antibody_choice: Choice among equally reliable antibodies: cells (most cells) or consistency (of fields).
+        correct: Column to correct for, or none; repeatable; default: plate and microscope, if available. In Python,
+            a tuple; empty: no correction.
+        components: Number of principal components of the fields of view.
+        neighbours: Number of neighbours of each gene, including itself.
+        metric: Distance between genes: cosine or euclidean.
+        hierarchy: leiden, or hidef (requires the extra hidef).
+        resolutions: Comma-separated increasing resolutions; HiDeF uses the first and the last. In Python, a tuple.
+        min_size: Minimum number of genes in a cluster.
+        gene_sets: GMT file of gene sets; repeatable.
+        hpa_locations: subcellular_location.tsv (or .tsv.gz) of the Human Protein Atlas.
+        corum: CSV of complexes with columns complex and gene_names, one row per member.
+        background: Background genes for the tests, one per line; default: the genes of the map.
+        seed: Random seed; the same seed gives identical output.
     """
 
-    where: Mapping[str, str] | None = None
-    reliability: str = "reliability"
+    where: Annotated[Mapping[str, str] | None, Setting(parse=_read_where, repeatable=True)] = None
+    reliability: Annotated[str, Setting("--reliability-column")] = "reliability"
     antibody_choice: str = "cells"
-    correct: tuple[str, ...] | None = None
+    correct: Annotated[tuple[str, ...] | None, Setting(parse=_read_correct, repeatable=True)] = None
     components: int = 64
     neighbours: int = 30
     metric: str = "cosine"
     hierarchy: str = "leiden"
-    resolutions: tuple[float, ...] = DEFAULT_RESOLUTIONS
+    resolutions: Annotated[
+        tuple[float, ...],
+        Setting(parse=parse_resolutions, default=",".join(f"{value:g}" for value in DEFAULT_RESOLUTIONS)),
+    ] = DEFAULT_RESOLUTIONS
     min_size: int = 4
     gene_sets: tuple[Path, ...] = ()
     hpa_locations: Path | None = None
@@ -148,18 +174,6 @@ def make_map(table: Path, settings: MapSettings) -> ProteomeMap:
     return ProteomeMap(
         placed, embeddings, graph, hierarchy, labels, antibodies, enrichment, _example_cells(means, antibodies), summary
     )
-
-
-def parse_resolutions(text: str) -> tuple[float, ...]:
-    """Numbers with commas between them.
-
-    Raises:
-        InputError: If one is no number.
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"{text!r} are not comma-separated numbers, such as 0.25,1,4.") from error
 
 
 def best_terms(enrichment: pd.DataFrame) -> dict[str, str]:

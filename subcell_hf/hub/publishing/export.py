@@ -1,6 +1,5 @@
 """A trained or converted model → a complete repository for the Hub, in a folder that appears whole or not at all."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -11,6 +10,7 @@ from subcell_hf.hub.cards.evaluation_results import read_results
 from subcell_hf.hub.cards.model_card import CardModel, check_card, make_model_card
 from subcell_hf.hub.publishing.copied_files import copied_text
 from subcell_hf.hub.publishing.example_cell import make_example
+from subcell_hf.hub.publishing.export_sources import ExportSources
 from subcell_hf.hub.publishing.notebook import make_notebook
 from subcell_hf.hub.publishing.onnx_export import describe_onnx, export_onnx
 from subcell_hf.hub.publishing.push import Content, collect_files
@@ -42,23 +42,6 @@ transformers>=5.18
 
 REQUIRED_FILES = ("README.md", "config.json", "preprocessor_config.json", "handler.py", "modeling_subcell.py")
 """Files that every export contains."""
-
-
-@dataclass(frozen=True)
-class ExportSources:
-    """Where the facts of a card come from; all are optional.
-
-    Attributes:
-        run: Folder of the training run, or its model's.
-        evaluations: Folders that `subcell evaluate` wrote, or the JSON files in them.
-        variant: Name of the published model that the weights are; known of models that were fetched by name.
-        facts: YAML file of fields of the card, which win.
-    """
-
-    run: Path | None = None
-    evaluations: tuple[Path, ...] = ()
-    variant: str | None = None
-    facts: Path | None = None
 
 
 def export_model(

@@ -19,10 +19,11 @@ from subcell_hf.cells.quality import DOUBTFUL_CHANNELS, count_doubtful_channels
 from subcell_hf.errors import InputError
 from subcell_hf.images.unused import unused_of
 from subcell_hf.inference.engine.batches import BatchReader, ReadPart
+from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.engine.forward import BatchEmbedder
 from subcell_hf.inference.engine.pace import SHORTEST_S, Pace
 from subcell_hf.inference.engine.parts import PartResults, PartsFolder, plan_parts
-from subcell_hf.inference.engine.runs import EmbedRun, EmbedSettings, claim_planning, claim_run, write_part
+from subcell_hf.inference.engine.runs import EmbedRun, claim_planning, claim_run, write_part
 from subcell_hf.inference.models.layer_times import LayerShape, time_layer
 from subcell_hf.inference.models.loading import ModelFolder, choose_device
 from subcell_hf.inference.models.openvino_encoder import (
@@ -38,7 +39,7 @@ from subcell_hf.inference.models.precision import (
     choose_precision,
 )
 from subcell_hf.inference.sources.blocks import CellSource
-from subcell_hf.inference.sources.recognition import SourceOptions
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.progress import progress_bar
 from subcell_hf.storage.input_lists import write_unused
@@ -49,7 +50,7 @@ from subcell_hf.tables.embedding_table import SCHEMA_VERSION
 from subcell_hf.tables.files import EMBEDDINGS_FILE
 from subcell_hf.tables.run_record import RUN_FORMAT, read_run
 
-__all__ = ["EmbedReport", "EmbedSettings", "Processes", "embed_cells"]
+__all__ = ["EmbedReport", "Processes", "embed_cells"]
 
 _LIBRARIES = (
     "subcell-hf",

@@ -1,7 +1,6 @@
 """What a path holds: images of fields, images of single cells, crops or shards."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from subcell_hf.cells.segmentation import find_segmenter
 from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.errors import InputError
 from subcell_hf.images.decoders.remote_paths import RemotePath, path_of
-from subcell_hf.images.fields_of_view import FieldError, ReadingOptions
+from subcell_hf.images.fields_of_view import FieldError
 from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.images.layouts.field_tables import FIELD_TABLE
 from subcell_hf.inference.models.loading import ModelFolder, for_given_crops
@@ -28,35 +27,12 @@ from subcell_hf.inference.sources.cell_sources import (
 )
 from subcell_hf.inference.sources.published_crops import PublishedCells
 from subcell_hf.inference.sources.shard_cells import ShardCells
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.shards.index import CELLS_FILE, INDEX_FILE
 
 _ZARR = ".zarr"
 _WINDOW_TOLERANCE = 1.01
 """Tolerance of pixel sizes, which are rounded in files."""
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """How an input is to be understood.
-
-    Attributes:
-        reading: How to read images.
-        filters: Which cells of a field to leave out.
-        segmentation: How to find cells in fields that have no mask, see `segment_cells`.
-        single_cells: Whether every image shows one cell; None: it does where it is no larger than the model's window
-            and has no mask.
-        split: Of shards and published cells: take only this split.
-        crop_px: Edge of the window in the model's pixels, where the user chose one.
-        choice: Of published cells: which to take.
-    """
-
-    reading: ReadingOptions = field(default_factory=ReadingOptions)
-    filters: CropSettings = field(default_factory=CropSettings)
-    segmentation: str = "watershed"
-    single_cells: bool | None = None
-    split: str | None = None
-    crop_px: int | None = None
-    choice: CellChoice = field(default_factory=CellChoice)
 
 
 def open_source(

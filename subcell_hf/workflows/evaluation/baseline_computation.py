@@ -15,11 +15,13 @@ from tqdm import tqdm
 
 from subcell_hf.evaluation.baselines.baselines import BaselineSettings, assemble_baselines
 from subcell_hf.evaluation.baselines.measurements import Measurements
-from subcell_hf.inference.engine.embedding import EmbedSettings, Processes, embed_cells
+from subcell_hf.inference.engine.embed_settings import EmbedSettings
+from subcell_hf.inference.engine.embedding import Processes, embed_cells
 from subcell_hf.inference.models.loading import AUTO, ModelFolder, find_models
 from subcell_hf.inference.models.variants import Variant
 from subcell_hf.inference.sources.blocks import CellBlock, CellSource
-from subcell_hf.inference.sources.recognition import SourceOptions, open_source
+from subcell_hf.inference.sources.recognition import open_source
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.parallel.worker_pool import WorkerPool
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.storage.model_folders import CONFIG_FILE

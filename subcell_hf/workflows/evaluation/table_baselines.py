@@ -9,13 +9,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 
 from subcell_hf.errors import InputError, UnreachableError, counted
 from subcell_hf.evaluation.baselines.baselines import FEATURES, PIXELS, BaselineSettings, make_baselines
 from subcell_hf.evaluation.perturbation.table import holds_profiles
+from subcell_hf.settings import Setting
+from subcell_hf.shards.splits import parse_named
 from subcell_hf.storage.folder_lock import claim_folder, is_writable
 from subcell_hf.storage.parquet_files import check_parquet, read_parquet_file
 from subcell_hf.tables.files import EMBEDDINGS_FILE, EmbeddingTable, read_table, write_parquet
@@ -40,22 +42,35 @@ _FAULTS = (InputError, OSError, UnreachableError)
 _logger = logging.getLogger(__name__)
 
 
+def _read_given(texts: Sequence[str]) -> dict[str, Path]:
+    return {name: Path(path) for name, path in parse_named(texts, "--baseline").items()}
+
+
+def _read_computed(computed: bool) -> tuple[str, ...]:
+    return BASELINES if computed else ()
+
+
 @dataclass(frozen=True)
 class BaselineOptions:
     """Baselines that a benchmark compares with.
 
     Attributes:
-        given: Name → table of the same cells, such as CellProfiler's profiles. One with a name of `BASELINES` replaces
-            the table that would be computed.
-        computed: Names of `BASELINES` that are computed if they are neither given nor exist; empty for none.
-        images: Images, crops or shards of the cells; None: as `run.json` of `subcell embed` records.
-        workers: Processes that read cells and compute; 0 and 1: this process alone.
+        given: NAME=TABLE with the same cells or wells, such as cellprofiler=profiles.csv; repeatable. untrained,
+            features and pixels replace the table that would be computed. In Python, `{name: table}`.
+        computed: Compare with an untrained network, classical features and pixel components of the same cells; they
+            are computed if they do not exist yet. In Python, names of `BASELINES`.
+        images: Images, crops or shards of the cells; default: as recorded by `subcell embed`.
+        workers: Number of processes that read cells and compute baselines.
     """
 
-    given: Mapping[str, Path] = field(default_factory=dict)
-    computed: tuple[str, ...] = BASELINES
-    images: str | None = None
-    workers: int = 0
+    given: Annotated[Mapping[str, Path], Setting("--baseline", parse=_read_given, repeatable=True)] = field(
+        default_factory=dict
+    )
+    computed: Annotated[
+        tuple[str, ...], Setting("--baselines/--no-baselines", kind=bool, parse=_read_computed, default=True)
+    ] = BASELINES
+    images: Annotated[str | None, Setting("--crops")] = None
+    workers: Annotated[int, Setting(minimum=0)] = 0
 
     def missing_in(self, names: Mapping[str, object]) -> list[str]:
         """The baselines to compute where those of `names` exist, in the order of `BASELINES`."""

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from subcell_hf.errors import InputError
 from subcell_hf.hub.cards.dataset_card import stage_shards
-from subcell_hf.hub.publishing.export import ExportSources, check_export, export_model
+from subcell_hf.hub.publishing.export import check_export, export_model
+from subcell_hf.hub.publishing.export_sources import ExportSources
 from subcell_hf.hub.publishing.metric_spaces import SPACE_SDK, stage_metrics
 from subcell_hf.hub.publishing.push import Content, Kind, PushPlan, plan_push, push_files
 from subcell_hf.hub.publishing.space_folder import check_space, read_sdk
+from subcell_hf.progress import hide_weight_bars
 from subcell_hf.weights.model_names import find_folder
+from subcell_hf.workflows.hub.push_options import PushOptions
 
 _logger = logging.getLogger(__name__)
 
@@ -29,25 +32,6 @@ class ExportedModel:
     folder: Path
     repository: str
     space: Path | None
-
-
-@dataclass(frozen=True)
-class PushOptions:
-    """How files are pushed.
-
-    Attributes:
-        private: Create the repository as private; one that exists is not changed.
-        revision: Branch to push to.
-        create_revision: Create the branch if it does not exist.
-        message: Commit message.
-        dry_run: Compare with the Hub and change nothing.
-    """
-
-    private: bool = False
-    revision: str = "main"
-    create_revision: bool = False
-    message: str = "Publish with subcell_hf"
-    dry_run: bool = False
 
 
 def export_repository(
@@ -83,6 +67,7 @@ def export_repository(
     space_reference = None if space_reference is None else Path(space_reference)
     if space_reference is not None and space is None:
         raise InputError("--space-reference requires --space, the folder of the Space.")
+    hide_weight_bars()
     folder = export_model(
         find_folder(model)[0],
         output,

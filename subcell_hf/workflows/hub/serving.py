@@ -8,6 +8,7 @@ import torch
 from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
 from subcell_hf.hub.endpoint.endpoint_server import EndpointServer
 from subcell_hf.inference.models.openvino_encoder import choose_openvino, run_on_openvino
+from subcell_hf.progress import hide_weight_bars
 from subcell_hf.storage.model_folders import check_model, read_processor
 from subcell_hf.weights.model_names import find_folder
 
@@ -39,6 +40,7 @@ def open_endpoint(
         InputError: If the folder holds no model or is damaged, or the backend is unknown.
         OSError: If the port cannot be opened.
     """
+    hide_weight_bars()
     folder, _ = find_folder(model)
     read_processor(folder, check_model(folder))
     openvino = choose_openvino(engine_backend, "auto")
@@ -70,6 +72,7 @@ def serve_demo(
     Raises:
         InputError: If the model or the table cannot be used, or the backend is unknown.
     """
+    hide_weight_bars()
     found, _ = find_folder(model)
     reference = None if reference is None else Path(reference)
     openvino = choose_openvino(engine_backend, "auto")

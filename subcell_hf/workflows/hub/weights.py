@@ -14,7 +14,8 @@ from subcell_hf.progress import hide_weight_bars
 from subcell_hf.storage.downloads.cached_files import cache_folder
 from subcell_hf.weights.fetching import FetchedModel, fetch_weights
 from subcell_hf.weights.published_variants import published_variant, published_variants, suggest_variants
-from subcell_hf.workflows.hub.publishing import PushOptions, export_repository, push_folder
+from subcell_hf.workflows.hub.publishing import export_repository, push_folder
+from subcell_hf.workflows.hub.push_options import PushOptions
 
 COLLECTION_TITLE = "SubCell"
 """Title of the collection that lists the published models of an owner."""

@@ -22,7 +22,8 @@ from subcell_hf.inference.models.loading import CellEncoder, ModelFolder, find_m
 from subcell_hf.inference.models.openvino_encoder import INT8_FILE, OPTIMIZATION_FILE, convert_encoder, import_openvino
 from subcell_hf.inference.models.quantization import FLOAT_LAYERS, choose_float_precision, quantize_encoder
 from subcell_hf.inference.sources.blocks import CellSource
-from subcell_hf.inference.sources.recognition import SourceOptions, open_source
+from subcell_hf.inference.sources.recognition import open_source
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.model import configuration_subcell
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.progress import hide_weight_bars, progress_bar

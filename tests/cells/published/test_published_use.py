@@ -10,7 +10,8 @@ import pytest
 from subcell_hf.cells.published.choice import CellChoice
 from subcell_hf.errors import InputError, UnreachableError
 from subcell_hf.inference.models.loading import find_models
-from subcell_hf.inference.sources.recognition import SourceOptions, open_source
+from subcell_hf.inference.sources.recognition import open_source
+from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.shards.cell_table import read_cell_records
 from subcell_hf.shards.sharding import ShardSettings
 from subcell_hf.tables.files import read_table

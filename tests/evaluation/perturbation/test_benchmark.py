@@ -16,11 +16,11 @@ from subcell_hf.evaluation.perturbation.benchmark import (
     add_mechanisms,
     evaluate_perturbation,
     find_controls,
-    parse_controls,
     search_steps,
 )
 from subcell_hf.evaluation.perturbation.perturbation_report import write_report
 from subcell_hf.evaluation.perturbation.postprocessing import PostProcessing, post_process, split_groups
+from subcell_hf.settings import column_values
 from tests.evaluation.perturbation.simulated_profiles import simulate_wells, write_wells
 
 SETTINGS = PerturbationSettings(
@@ -189,9 +189,9 @@ def test_mechanisms_of_another_table(tmp_path: Path) -> None:
 
 
 def test_controls_are_named_by_column_and_value() -> None:
-    assert parse_controls(["a=b=c"]) == (("a", "b=c"),)
+    assert column_values(["a=b=c"]) == (("a", "b=c"),)
     with pytest.raises(InputError, match="not of the form COLUMN=VALUE"):
-        parse_controls(["negcon"])
+        column_values(["negcon"])
     with pytest.raises(InputError, match="No row has 'DMSO' in column 'Metadata_control_type'; its values are negcon"):
         find_controls(simulate_wells(), (("Metadata_control_type", "DMSO"),))
 

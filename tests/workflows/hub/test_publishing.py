@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
-from subcell_hf.hub.publishing.export import ExportSources
+from subcell_hf.hub.publishing.export_sources import ExportSources
 from subcell_hf.shards.sharding import ShardSettings
 from subcell_hf.workflows.hub.publishing import (
     PushOptions,

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.hub.demo.space import local_settings
-from subcell_hf.hub.publishing.export import ExportSources
+from subcell_hf.hub.publishing.export_sources import ExportSources
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.weights.fetching import MIRROR_VARIABLE
 from subcell_hf.workflows import embed, export_repository, fetch_models, publish_models
