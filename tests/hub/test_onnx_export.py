@@ -11,7 +11,8 @@ import torch
 
 from subcell_hf.errors import InputError
 from subcell_hf.hub.publishing import onnx_export
-from subcell_hf.hub.publishing.export import ExportSources, export_model
+from subcell_hf.hub.publishing.export import export_model
+from subcell_hf.hub.publishing.export_sources import ExportSources
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification
 from tests.hub.tiny_models import save_tiny, write_facts
 

@@ -35,7 +35,7 @@ from subcell_hf.tables.files import EmbeddingTable
 LEARNING_FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 
-def learning_fractions(curve: bool) -> tuple[float, ...]:
+def fractions_of_curve(curve: bool) -> tuple[float, ...]:
     """Fractions of the training antibodies of a learning curve; none without one."""
     return LEARNING_FRACTIONS if curve else ()
 
@@ -60,7 +60,7 @@ class LocalizationSettings:
     allow_shared_genes: bool = False
     learning_fractions: Annotated[
         tuple[float, ...],
-        Setting("--learning-curve/--no-learning-curve", kind=bool, parse=learning_fractions, default=True),
+        Setting("--learning-curve/--no-learning-curve", kind=bool, parse=fractions_of_curve, default=True),
     ] = LEARNING_FRACTIONS
 
     def __post_init__(self) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from subcell_hf.inference.engine.batches import BatchReader, BlockNotes, Place, ReadPart
+from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.engine.forward import BatchEmbedder, BatchResult
 from subcell_hf.inference.engine.parts import PartResults
-from subcell_hf.inference.engine.runs import EmbedRun, EmbedSettings, write_part
+from subcell_hf.inference.engine.runs import EmbedRun, write_part
 from subcell_hf.inference.models.loading import ModelFolder, choose_device
 from subcell_hf.inference.sources.blocks import CellBlock, CellSource, read_block
 from subcell_hf.parallel.ray_tasks import LARGEST_BLOCKS, start_ray
