@@ -16,7 +16,7 @@ from subcell_hf.images.decoders.file_metadata import (
 )
 from subcell_hf.images.decoders.image import ImageHeader
 from subcell_hf.images.files import FieldError, Image, read_header, read_image
-from subcell_hf.images.listed_fields import ListedField, PlaneFile
+from subcell_hf.images.listed_fields import FilePlace, ListedField
 from subcell_hf.images.masks.instances import check_instances
 from subcell_hf.images.masks.label_files import read_labels
 from subcell_hf.images.metadata_columns import keep_apart
@@ -220,7 +220,7 @@ class FieldSource:
             said_by_files += [image.metadata for image in images]
         return planes, said_by_files
 
-    def _read_plane_file(self, file: PlaneFile) -> Image:
+    def _read_plane_file(self, file: FilePlace) -> Image:
         return read_image(file.path, self.options.max_decoded_bytes, file.position, file.page)
 
     def _evenly_lit(self, plane: npt.NDArray[Any], function: Path) -> npt.NDArray[np.float32]:
@@ -351,7 +351,7 @@ def channel_order(name: str) -> int:
     return known.index(name) if name in known else len(known)
 
 
-def _chosen_files(files: Sequence[PlaneFile], projection: ZProjection | None, channel: str) -> Sequence[PlaneFile]:
+def _chosen_files(files: Sequence[FilePlace], projection: ZProjection | None, channel: str) -> Sequence[FilePlace]:
     """The Z-planes of a channel, one file each, that a projection needs."""
     if len(files) == 1:
         return files

@@ -29,15 +29,19 @@ def garbage_kept() -> Iterator[None]:
 
 
 class FilePlace(NamedTuple):
-    """Where a file lies, in two texts: making a `Path` of every file of a plate takes longer than listing its folder.
+    """Where a file lies, or a plane in it, in texts: a `Path` of every file takes longer than listing their folder.
 
     Attributes:
         folder: As `str(path.parent)` has it.
         name: Without a folder.
+        page: Which page of a TIFF, from 0; None where the file holds one plane alone, or a whole stack.
+        position: Which image of the file, where it holds several; the page is then one of that image.
     """
 
     folder: str
     name: str
+    page: int | None = None
+    position: int | None = None
 
     @classmethod
     def of(cls, path: Path) -> "FilePlace":
@@ -61,25 +65,6 @@ class FilePlace(NamedTuple):
 
     def __str__(self) -> str:
         return str(self.path)
-
-
-class PlaneFile(NamedTuple):
-    """Where one plane lies.
-
-    Attributes:
-        file: Its file.
-        page: Which page of a TIFF, from 0; None where the file holds this plane alone, or a whole stack.
-        position: Which image of the file, where it holds several; the page is then one of that image.
-    """
-
-    file: FilePlace
-    page: int | None = None
-    position: int | None = None
-
-    @property
-    def path(self) -> Path:
-        """The path of the file."""
-        return self.file.path
 
 
 @dataclass(frozen=True)
@@ -107,7 +92,7 @@ class ListedField:
     """
 
     name: str
-    channel_planes: Mapping[str, tuple[PlaneFile, ...]] = field(default_factory=dict)
+    channel_planes: Mapping[str, tuple[FilePlace, ...]] = field(default_factory=dict)
     stack_file: Path | None = None
     mask_file: Path | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -7,8 +7,8 @@ Z-stacks and fields.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
@@ -22,23 +22,23 @@ from subcell_hf.images.reading_options import ReadingOptions
 
 SEPARATORS = re.compile(r"[/\\]")
 _REMEMBERED_SIZES = 64
+_REMEMBERED_POSITIONS = 4096
+"""The planes of a field have one, and most instruments count the same positions in every well."""
 
 
 class ListedPlane(NamedTuple):
     """One plane of one channel, as a layout lists it.
 
     Attributes:
-        file: Where it should lie.
+        file: Where it should lie; with page and position, where the file holds several planes.
         channel: The instrument's name of the channel.
         plate: Name of the plate; empty where nothing says it.
         well: As `A01`; empty where there are no wells.
         site: Number or name of the position in the well, as the instrument counts.
         z: Orders the planes of a stack.
         time: Orders time points.
-        page: Which page of a TIFF, where it holds several planes.
         pixel_size_um: Edge of a pixel in micrometres, as the layout's own metadata say; None where they do not.
         stage_um: Position of the centre in micrometres (x, y), where the layout says it.
-        position: Which image of the file, where it holds several; `page` then counts within it.
         field_name: Name of the field, where it is not made of plate, well and site.
         metadata: What else is known of the field; None: nothing. What its planes disagree on is left out.
         illumination: Illumination function that the plane is divided by.
@@ -52,10 +52,8 @@ class ListedPlane(NamedTuple):
     site: str = ""
     z: int = 0
     time: int = 0
-    page: int | None = None
     pixel_size_um: float | None = None
     stage_um: tuple[float, float] | None = None
-    position: int | None = None
     field_name: str = ""
     metadata: Mapping[str, str] | None = None
     illumination: FilePlace | None = None
@@ -64,42 +62,29 @@ class ListedPlane(NamedTuple):
 
 @dataclass(frozen=True)
 class PlaneListing:
-    """What a layout knows of a folder.
+    """What a layout knows of a plate, or of a folder whose planes it does not list plate by plate.
 
     Attributes:
         planes: In the order of the instrument's channels.
+        plate: Name of the plate, where it is one: no other of the input may have it.
+        shape: Its rows and columns, as far as known.
         pixel_size_from: What says the pixel size, such as `Index.idx.xml`.
         size_wins: Whether that is right where the image files say something else, as Harmony's do.
-        shapes: Plate → its rows and columns, as far as known.
         left_out: File → why it is no plane on purpose: thumbnails, corrections, projections.
         problems: Name of what should have been a field → why it cannot be listed.
         prefix: Begins the names of all fields, where they lie in one file.
         remedy: What to do where files are missing.
     """
 
-    planes: Iterable[ListedPlane]
+    planes: Iterable[ListedPlane] = ()
+    plate: str = ""
+    shape: tuple[int, int] | None = None
     pixel_size_from: str = ""
     size_wins: bool = False
-    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     left_out: Mapping[FilePlace, str] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
     remedy: str = "Copy the whole plate; if it is still being written, wait until it is."
-
-
-@dataclass(frozen=True)
-class ListedPlate:
-    """What one index says.
-
-    Attributes:
-        name: Of the plate.
-        planes: In the order of the instrument's channels.
-        shape: Its rows and columns, as far as known.
-    """
-
-    name: str
-    planes: Iterable[ListedPlane]
-    shape: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,21 +95,21 @@ class Layout:
         name: Of the instrument and its program, for people.
         recognise: From what lies in a folder to one phrase that says by what the layout was recognised; None where it
             was not.
-        list_planes: From what lies in a folder that was recognised to its planes. Raises `FieldError` where its
-            metadata cannot be read.
+        list_planes: From what lies in a folder that was recognised to its planes; plate by plate where it can, so that
+            memory does not grow with their number. Raises `FieldError` where its metadata cannot be read.
         index_names: Patterns, in small letters, of files that represent the whole plate where a user gives one.
     """
 
     name: str
     recognise: Callable[[FolderContent], str | None]
-    list_planes: Callable[[FolderContent, ReadingOptions], PlaneListing]
+    list_planes: Callable[[FolderContent, ReadingOptions], Iterable[PlaneListing]]
     index_names: tuple[str, ...] = ()
 
 
 def list_plates(
-    indices: Iterable[Path], read: Callable[[Path], ListedPlate], *, size_from: str = "", size_wins: bool = True
-) -> PlaneListing:
-    """List the plates of several indices.
+    indices: Collection[Path], read: Callable[[Path], PlaneListing], *, size_from: str = "", size_wins: bool = True
+) -> Iterator[PlaneListing]:
+    """List the plates of several indices, one after the other.
 
     Args:
         indices: Files that describe one plate each.
@@ -132,43 +117,39 @@ def list_plates(
         size_from: What says the pixel size; default: the index.
         size_wins: As `PlaneListing` says it.
 
-    Returns:
-        The planes of all plates; an index that cannot be read, as when its plate is still being written, is a problem.
+    Yields:
+        The plates; an index that cannot be read, as when its plate is still being written, is a problem.
 
     Raises:
         FieldError: If no index can be read, or two plates have one name.
     """
-    planes: list[ListedPlane] = []
-    shapes: dict[str, tuple[int, int]] = {}
     owners: dict[str, Path] = {}
-    problems: dict[Path, str] = {}
+    first_problem, found = None, False
+    parent = os.path.commonpath([index.parent for index in indices]) if indices else ""
     for index in indices:
         try:
             plate = read(index)
-            listed = list(plate.planes)
+            plate = replace(plate, planes=list(plate.planes))
         except InputError as error:
-            problems[index] = str(error)
-            continue
+            problem = str(error)
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
-            problems[index] = (
+            problem = (
                 f"{index} lacks what belongs there, or holds something else ({reason}). Copy or export the plate again."
             )
+        else:
+            if plate.plate in owners:
+                raise FieldError(
+                    f"Two plates are called {plate.plate!r}: {owners[plate.plate]} and {index}. Give the folder of one."
+                )
+            owners[plate.plate] = index
+            found = found or bool(plate.planes)
+            yield replace(plate, pixel_size_from=size_from or index.name, size_wins=size_wins)
             continue
-        if plate.name in owners:
-            raise FieldError(
-                f"Two plates are called {plate.name!r}: {owners[plate.name]} and {index}. Give the folder of one."
-            )
-        owners[plate.name] = index
-        if plate.shape is not None:
-            shapes[plate.name] = plate.shape
-        planes += listed
-    if problems and not planes:
-        raise FieldError(next(iter(problems.values())))
-    source = size_from or " and ".join(sorted({path.name for path in owners.values()}))
-    parent = os.path.commonpath([path.parent for path in (*owners.values(), *problems)])
-    named = {SEPARATORS.sub("-", os.path.relpath(path, parent)): problem for path, problem in problems.items()}
-    return PlaneListing(planes, pixel_size_from=source, size_wins=size_wins, shapes=shapes, problems=named)
+        first_problem = first_problem or problem
+        yield PlaneListing(problems={SEPARATORS.sub("-", os.path.relpath(index, parent)): problem})
+    if first_problem and not found:
+        raise FieldError(first_problem)
 
 
 @lru_cache(_REMEMBERED_SIZES)
@@ -188,6 +169,18 @@ def square_pixel_um(width: float | str, height: float | str, where: object, fact
     if not abs(x - y) <= 0.01 * max(x, y):
         raise FieldError(f"{where}: pixels are {x:g} x {y:g} um, expected square ones. Give square images.")
     return x
+
+
+@lru_cache(_REMEMBERED_POSITIONS)
+def stage_position(x: str | None, y: str | None, factor: float = 1.0) -> tuple[float, float] | None:
+    """Where the stage was, in micrometres; None where it is not said.
+
+    Args:
+        x: In any unit.
+        y: In the same.
+        factor: Micrometres per unit.
+    """
+    return (float(x) * factor, float(y) * factor) if x and y else None
 
 
 def channel_labels(names: Sequence[str], count: int, options: ReadingOptions) -> tuple[list[str], str | None]:

@@ -78,6 +78,7 @@ def _list_stored(path: Path, stem: str, options: ReadingOptions) -> list[ListedF
     except FieldError as error:
         return [ListedField(name=stem, stack_file=path, problem=f"Field {stem!r}: {error}")]
     planes: list[ListedPlane] = []
+    place = FilePlace.of(path)
     for image, site in zip(images, _sites(images), strict=True):
         names, nameless = channel_labels(image.metadata.channel_names, image.channels, options)
         is_given = options.pixel_size_um is not None
@@ -85,13 +86,12 @@ def _list_stored(path: Path, stem: str, options: ReadingOptions) -> list[ListedF
         first = len(planes)
         planes += [
             ListedPlane(
-                file=FilePlace.of(path),
+                file=place._replace(page=first + number),
                 channel=names[channel],
                 well=image.well,
                 site=site,
                 z=z,
                 time=time,
-                page=first + number,
                 pixel_size_um=image.metadata.pixel_size_um,
                 stage_um=image.stage_um,
                 problem=f"{path}: {problem}" if problem else None,
@@ -99,7 +99,7 @@ def _list_stored(path: Path, stem: str, options: ReadingOptions) -> list[ListedF
             for number, (time, z, channel) in enumerate(image.places())
         ]
     listing = PlaneListing(planes, pixel_size_from=path.name, size_wins=True, prefix=stem)
-    return list(fields_of_planes(listing, path.parent, options).fields)
+    return list(fields_of_planes([listing], path.parent, options).fields)
 
 
 def _sites(images: Sequence[StoredImage]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fnmatch import fnmatch
+from itertools import chain
 from pathlib import Path
 
 from subcell_hf.images.decoders.image import FieldError
@@ -77,7 +78,7 @@ def list_any(folder: Path, options: ReadingOptions, index: Path | None = None) -
     if options.pattern is not None:
         with garbage_kept():
             planes = list_by_pattern(content, compile_pattern(options.pattern))
-            listing = _with_rest(fields_of_planes(planes, folder, options, content.names), content)
+            listing = _with_rest(fields_of_planes([planes], folder, options, content.names), content)
         return replace(listing, layout="named by a pattern", recognised_by=options.pattern)
     found = {one: why for one in LAYOUTS if layout in (None, one) and (why := one.recognise(content))}
     if len(found) > 1:
@@ -87,8 +88,8 @@ def list_any(folder: Path, options: ReadingOptions, index: Path | None = None) -
         return list_by_names(content, options)
     ((layout, why),) = found.items()
     with garbage_kept():
-        planes = layout.list_planes(content, options)
-        listing = _with_rest(fields_of_planes(planes, folder, options, content.names), content)
+        plates = layout.list_planes(content, options)
+        listing = _with_rest(fields_of_planes(plates, folder, options, content.names), content)
     return replace(listing, layout=layout.name, recognised_by=why)
 
 
@@ -128,7 +129,9 @@ def list_any_table(path: Path, options: ReadingOptions) -> Listing:
 
 def _with_rest(listing: Listing, content: FolderContent) -> Listing:
     """Name the images that the layout does not list."""
-    used = {plane.file for item in listing.fields for stack in item.channel_planes.values() for plane in stack}
+    stacks = chain.from_iterable(item.channel_planes.values() for item in listing.fields)
+    used = {*chain.from_iterable(stacks)}
+    used |= {plane._replace(page=None, position=None) for plane in used if plane.page is not None}
     unused = dict(listing.unused)
     for file in (*content.images, *content.others):
         if file not in used:

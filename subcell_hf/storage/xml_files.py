@@ -5,21 +5,28 @@ Files are parsed block by block, and only what is asked for is kept: an index li
 
 import io
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from subcell_hf.errors import InputError
 
-_BLOCK_CHARACTERS = 2**16
+_BLOCK_CHARACTERS = 2**18
 _HEAD_BYTES = 200
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _DECLARED = re.compile(rb"""^<\?xml[^>]*encoding=["']([A-Za-z0-9._-]+)["']""")
 
 
-_Found = TypeVar("_Found")
+# Values as they are written, without what a parser would change or refuse.
+_CONTROLS = r"\x00-\x1f\ufffe\uffff"
+_TEXT = r"[^<>&\x00-\x08\x0b-\x1f\ufffe\uffff]*+"
+_PIECE = re.compile(r"""<(/?)([^\s/>!?]+)((?:\s+[^\s=/>]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*)(/?)>([^<]*)""")
+_ATTRIBUTE = re.compile(r"""(\s+)([^\s=]+)(\s*=\s*)("[^"]*"|'[^']*')""")
+_MOST_SHAPES = 8
 
 
 class XmlRecord(NamedTuple):
@@ -52,8 +59,8 @@ def read_xml_records(path: Path, wanted: Mapping[str, Collection[str]]) -> Itera
         InputError: If the file is no XML, declares entities or a document type, or is not in the encoding it declares.
         OSError: If it cannot be opened.
     """
-    found: list[XmlRecord] = []
-    return _parse(_blocks_of(path), path, _record_parser(wanted, found), found)
+    with _explained(path):
+        yield from _read_records(_blocks_of(path), wanted)
 
 
 def read_xml_elements(path: Path, *names: str) -> Iterator[Element]:
@@ -98,6 +105,110 @@ def text_of(element: Element, *names: str) -> str:
     return ""
 
 
+def _read_records(blocks: Iterator[str], wanted: Mapping[str, Collection[str]]) -> Iterator[XmlRecord]:
+    """Parse records; those that follow directly on another, and are written like an earlier one, are not parsed."""
+    found: list[XmlRecord] = []
+    parser = _record_parser(wanted, found)
+    opening = re.compile(rf"<((?:[^\s<>/:]+:)?(?:{'|'.join(map(re.escape, wanted))}))(?=[\s/>])")
+    shapes: list[_Shape] = []
+    tried, rest, is_behind_record = 0, "", False
+    for block in blocks:
+        text, place = rest + block, 0
+        while True:
+            before = -1
+            while is_behind_record and before < place:
+                before = place
+                for shape in shapes:
+                    place = shape.read(text, place, found)
+            yield from found
+            found.clear()
+            start = opening.search(text, place)
+            end = text.find(f"</{start[1]}>", place) if start else -1
+            if start is None or end < 0:
+                break
+            last = end + len(start[1]) + 2
+            parser.Parse(text[place:last])
+            yield from found
+            found.clear()
+            parser.Parse(text[last : last + 1])
+            is_behind_record, place = len(found) == 1, last + 1
+            if is_behind_record and tried < _MOST_SHAPES:
+                tried += 1
+                shapes += filter(None, [_shape_of(text[start.start() : place], found[0], wanted[found[0].tag])])
+            yield from found
+            found.clear()
+        rest = text[place:]
+        if not is_behind_record or len(rest) > _BLOCK_CHARACTERS:
+            parser.Parse(rest)
+            yield from found
+            found.clear()
+            rest, is_behind_record = "", False
+    parser.Parse(rest, True)
+    yield from found
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """How a record is written, but for its values: what matches is well-formed, and needs no parser.
+
+    Attributes:
+        pattern: With a group for each value that is wanted.
+        tag: Of the record.
+        attributes: Names of its attributes, whose values are the first groups; its own text is the next.
+        texts: Names of the elements whose texts are the other groups.
+    """
+
+    pattern: re.Pattern[str]
+    tag: str
+    attributes: Sequence[str]
+    texts: Sequence[str]
+
+    def read(self, text: str, place: int, found: list[XmlRecord]) -> int:
+        """Append the records of this shape that follow each other from a place of a text; returns where they end."""
+        match, own = self.pattern.match, len(self.attributes)
+        while one := match(text, place):
+            values, place = one.groups(), one.end()
+            texts = dict(zip(self.texts, map(str.strip, values[own + 1 :]), strict=True))
+            said = dict(zip(self.attributes, values, strict=False))
+            found.append(XmlRecord(self.tag, said, values[own].strip(), texts))
+        return place
+
+
+def _shape_of(text: str, record: XmlRecord, wanted: Collection[str]) -> _Shape | None:
+    """The shape of a record, given as it is written and as it was parsed; None where it is not plain elements."""
+    pattern, texts, depth, end = r"[ \t\r\n]*+", list[str](), 0, 0
+    for piece in _PIECE.finditer(text):
+        if piece.start() != end:
+            return None
+        end = piece.end()
+        closing, name, said, empty, _ = piece.groups()
+        plain = name.rpartition(":")[2]
+        is_wanted = not closing and depth == 1 and plain in wanted and plain not in texts
+        texts += [plain] if is_wanted else []
+        is_root = not depth and not closing
+        pattern += f"<{closing}{re.escape(name)}{_pattern_of_attributes(said, grouped=is_root)}{empty}>"
+        depth += 0 if empty else -1 if closing else 1
+        value = "" if empty else _TEXT
+        pattern += f"({value})" + (_TEXT if empty else "") if is_root or is_wanted else _TEXT if depth else ""
+    shape = _Shape(re.compile(pattern), record.tag, [*record.attributes], texts)
+    alone: list[XmlRecord] = []
+    try:
+        _record_parser({record.tag: wanted}, alone).Parse(text, True)
+    except expat.ExpatError:
+        return None
+    again: list[XmlRecord] = []
+    is_whole = shape.read(text, 0, again) == len(text)
+    return shape if is_whole and again == alone == [record] else None
+
+
+def _pattern_of_attributes(said: str, grouped: bool) -> str:
+    pattern = ""
+    for space, name, equals, value in _ATTRIBUTE.findall(said):
+        quote, kept = value[0], f"[^<&{value[0]}{_CONTROLS}]*+"
+        pattern += f"{space}{re.escape(name)}{equals}{quote}{f'({kept})' if grouped else kept}{quote}"
+    return pattern + said[len(said.rstrip()) :]
+
+
 class _PlainNames(dict[str, str]):
     """A name as it is written → the name without its prefix."""
 
@@ -121,8 +232,7 @@ class _Children(dict[str, str | None]):
 
 def _record_parser(wanted: Mapping[str, Collection[str]], found: list[XmlRecord]) -> Any:
     """A parser that appends records; between them it calls nothing but `outside`."""
-    parser, plain = expat.ParserCreate(), _PlainNames()
-    parser.buffer_text = True
+    parser, plain = _new_parser(), _PlainNames()
     children = {name: _Children(names) for name, names in wanted.items()}
     kept: Mapping[str, str | None] = {}
     tag, said, texts, parts = "", dict[str, str](), dict[str, str](), list[str]()
@@ -166,8 +276,7 @@ def _record_parser(wanted: Mapping[str, Collection[str]], found: list[XmlRecord]
 
 def _element_parser(names: Collection[str], found: list[Element]) -> Any:
     """A parser that appends whole elements."""
-    parser, plain = expat.ParserCreate(), _PlainNames()
-    parser.buffer_text = True
+    parser, plain = _new_parser(), _PlainNames()
     builder: Any = None
     depth = 0
 
@@ -197,19 +306,37 @@ def _element_parser(names: Collection[str], found: list[Element]) -> Any:
     return parser
 
 
-def _parse(blocks: Iterator[str], path: Path, parser: Any, found: list[_Found]) -> Iterator[_Found]:
+def _new_parser() -> Any:
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartDoctypeDeclHandler = _refuse
+    return parser
+
+
+def _refuse(*_: object) -> None:
+    raise _DoctypeError
+
+
+class _DoctypeError(Exception):
+    """A file declares a document type."""
+
+
+def _parse(blocks: Iterator[str], path: Path, parser: Any, found: list[Element]) -> Iterator[Element]:
     """Feed a parser, and yield what it finds."""
-
-    def refuse(*_: object) -> None:
-        raise InputError(f"{path} declares <!DOCTYPE; files with such declarations are not read.")
-
-    parser.StartDoctypeDeclHandler = refuse
-    try:
+    with _explained(path):
         for block in blocks:
             parser.Parse(block)
             yield from found
             found.clear()
         parser.Parse("", True)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DoctypeError as error:
+        raise InputError(f"{path} declares <!DOCTYPE; files with such declarations are not read.") from error
     except expat.ExpatError as error:
         raise InputError(f"{path} is not complete XML ({error}). Copy the file again from its source.") from error
 

@@ -42,6 +42,45 @@ def test_records_and_elements_are_those_of_the_tree(tmp_path: Path, encoding: st
     ]
 
 
+PLAIN = "\n <Image Version='{n}' Ch=\"c\" ><URL a='1'>r{n}.tif</URL> <Row>{n}</Row><Empty /></Image>"
+ODD = [
+    "<!-- <Image> --><Image><URL>x</URL></Image>",
+    "<Image Version='1' Ch=\"c\" ><URL a='1'>r&#x31;.tif</URL> <Row><![CDATA[<Row>2</Row>]]></Row><Empty /></Image>",
+    "<Image Version='1' Ch=\"&lt;\" ><URL a='1'>\r\n r.tif</URL> <Row>7</Row><Empty /></Image>",
+    "<Image Version='1' Ch=\"a\tb\" ><URL a='1'>r.tif</URL> <Row>7<b/></Row><Empty /></Image>",
+    "<Image/><Image Version='2' />",
+    "<Other><Image ><URL>\u00a0é </URL></Image ></Other>",
+    "<Image><URL>one</URL><Row><!-- </Image> --></Row></Image>",
+]
+
+
+@pytest.mark.parametrize("block", [7, 64, 2**18])
+def test_records_that_follow_others_of_their_shape_are_those_of_the_tree(
+    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subcell_hf.storage.xml_files._BLOCK_CHARACTERS", block)
+    images = "".join(PLAIN.format(n=n) + (ODD[n // 5 % len(ODD)] if n % 5 == 4 else "") for n in range(100))
+    path, text = tmp_path / "index.xml", f"<Index>{images}</Index>"
+    path.write_bytes(text.encode())
+    expected = list(ElementTree.fromstring(text).iter("Image"))
+
+    records = list(read_xml_records(path, {"Image": NAMES}))
+
+    assert [record.attributes for record in records] == [image.attrib for image in expected]
+    assert [record.texts for record in records] == [
+        {name: text_of(image, name) for name in NAMES if image.find(name) is not None} for image in expected
+    ]
+
+
+@pytest.mark.parametrize("broken", ["<Row>5</Rov>", "<Row>\x01</Row>", "<Row>a]]>b</Row>", "<Row>&no;</Row>", "<Row>"])
+def test_a_damaged_record_behind_sound_ones_is_refused(tmp_path: Path, broken: str) -> None:
+    path = tmp_path / "index.xml"
+    sound = "".join(PLAIN.format(n=n) for n in range(5))
+    path.write_text(f"<Index>{sound}{PLAIN.replace('<Row>{n}</Row>', broken)}{sound}</Index>")
+    with pytest.raises(InputError, match="is not complete XML"):
+        list(read_xml_records(path, {"Image": NAMES}))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -86,7 +86,7 @@ def list_atlas_table(path: Path, table: ForeignTable, options: ReadingOptions) -
             f"{path} lists {len(rows)} fields of view, and no image of them lies below {path.parent}: expected "
             f"{named}, …, in any folder. Copy or download the images, then give the table again."
         )
-    listing = fields_of_planes(PlaneListing(planes, problems=problems), path.parent, options)
+    listing = fields_of_planes([PlaneListing(planes, problems=problems)], path.parent, options)
     return replace(listing, fields=tuple(map(_with_atlas_pixel_size, listing.fields)))
 
 
@@ -133,4 +133,4 @@ def list_dream_manifest(path: Path, table: ForeignTable, options: ReadingOptions
             if name
         ]
     remedy = f"Copy them to where {path.name} expects them, or give their folder (--path-mapping OLD=NEW)."
-    return fields_of_planes(PlaneListing(planes, problems=problems, remedy=remedy), None, options)
+    return fields_of_planes([PlaneListing(planes, problems=problems, remedy=remedy)], None, options)

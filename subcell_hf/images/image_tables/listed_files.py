@@ -23,9 +23,7 @@ def file_beside(folder: str, text: str) -> FilePlace:
         text: With slashes or backslashes between folders.
     """
     text = text.strip()
-    if "\\" in text:
-        return FilePlace.of(Path(folder, *PureWindowsPath(text).parts))
-    return FilePlace.below(folder, text)
+    return FilePlace.below(folder, str(Path(*PureWindowsPath(text).parts)) if "\\" in text else text)
 
 
 class _Names(dict[str, frozenset[str]]):
@@ -82,15 +80,16 @@ class FilesOnDisk:
         Raises:
             FieldError: If several files may be meant.
         """
-        found = [file] if self.holds(file) else [FilePlace.of(path) for path in self._alike(file.path)]
+        alike = [] if self.holds(file) else map(FilePlace.of, self._alike(file.path))
+        found = [file._replace(folder=place.folder, name=place.name) for place in alike] or [file]
         if len(found) > 1:
             raise FieldError(
                 f"{' and '.join(map(str, found))} are both called as {file} but for the case of letters. Rename or "
                 "remove one of them."
             )
-        if found and normal_form(str(found[0])) != normal_form(str(file)):
+        if normal_form(str(found[0])) != normal_form(str(file)):
             self._renamed[file] = found[0]
-        return found[0] if found else file
+        return found[0]
 
     def note_renamed(self) -> None:
         """Note which files were found under a name in another case of letters."""

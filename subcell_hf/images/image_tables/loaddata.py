@@ -23,6 +23,7 @@ _METADATA = "Metadata_"
 _ILLUMINATION = "Illum"
 _ORIGINAL = "Orig"
 _UM_PER_M = 1e6
+_OWN = ("plate", "well", "site")
 _SAMPLE_COLUMNS = {"channel", "path", "plate", "well", "site"}
 
 Row = Mapping[str, str]
@@ -63,12 +64,13 @@ def list_loaddata(path: Path, table: ForeignTable, options: ReadingOptions) -> L
     rows, places = _rows(table), PathMapping(path, options.path_mapping)
     paged = {name for name in names if any(row.get(_FRAME + name, "") not in ("", "0") for row in rows)}
     lit = {name: functions.get(name.removeprefix(_ORIGINAL), "") for name in channels} if options.illumination else None
+    known = {name: name.removeprefix(_METADATA).lower() for name in table.columns if name.startswith(_METADATA)}
     ours = {name: options.channel_mapping.get(name, name) for name in channels}
     wanted = {name for name in channels if options.channels is None or ours[name] in options.channels}
     planes = [
         plane
         for number, row in enumerate(rows, 1)
-        for plane in _planes_of_row(row, number, path, channels, places, paged, lit, wanted)
+        for plane in _planes_of_row(row, number, path, channels, known, places, paged, lit, wanted)
     ]
     example = next(iter(channels))
     problems = {
@@ -84,8 +86,8 @@ def list_loaddata(path: Path, table: ForeignTable, options: ReadingOptions) -> L
             "images by them"
         )
     has_size = any(plane.pixel_size_um is not None for plane in planes)
-    found = PlaneListing(planes, "Metadata_ImageResolutionX", has_size, left_out=left_out, problems=problems)
-    return _listing(found, rows, options)
+    found = PlaneListing(planes, left_out=left_out, problems=problems)
+    return _listing(replace(found, pixel_size_from="Metadata_ImageResolutionX", size_wins=has_size), rows, options)
 
 
 def list_sample_sheet(path: Path, table: ForeignTable, options: ReadingOptions) -> Listing:
@@ -128,7 +130,7 @@ def _listing(listing: PlaneListing, rows: Sequence[Row], options: ReadingOptions
     address = next((value for name, value in first.items() if name.startswith(_ADDRESS) or name == "path"), "")
     folder = folder.rstrip("/\\") or re.sub(r"[/\\][^/\\]*$", "", address) or "OLD"
     remedy = f"Say where the folders of the table lie here, such as --path-mapping {folder}=FOLDER."
-    return fields_of_planes(replace(listing, remedy=remedy), None, options)
+    return fields_of_planes([replace(listing, remedy=remedy)], None, options)
 
 
 def _planes_of_row(
@@ -136,13 +138,14 @@ def _planes_of_row(
     number: int,
     table: Path,
     channels: Sequence[str],
+    names: Mapping[str, str],
     places: PathMapping,
     paged: set[str],
     lit: Mapping[str, str] | None,
     wanted: set[str],
 ) -> Iterator[ListedPlane]:
     where = f"row {number} of {table}"
-    known = {name.removeprefix(_METADATA).lower(): value for name, value in row.items() if name.startswith(_METADATA)}
+    known = {ours: row[name] for name, ours in names.items()}
     well, rows, column = (known.get(name, "") for name in ("well", "row", "col"))
     size_um, problem = _pixel_size(known, where)
     problem = problem or _problem_of_place(well, rows, column, where)
@@ -150,37 +153,26 @@ def _planes_of_row(
     given = {name: text for name in channels if (text := _file_of(row, name))}
     placed = plate or well or site or (rows and column)
     field_name = "" if placed or not given else image_stem(Path(next(iter(given.values())).replace("\\", "/")))
-    own = {"plate", "well", "site"}
-    metadata = {
-        name: value
-        for name, value in row.items()
-        if name.startswith(_METADATA) and name.removeprefix(_METADATA).lower() not in own
-    }
+    metadata = {name: row[name] for name, ours in names.items() if ours not in _OWN}
+    place = _well(well, rows, column)
+    z, time = (_whole(known.get(name, "")) or 0 for name in ("planeid", "timepointid"))
     for name, text in given.items():
         function, missing = None, ""
         if lit is not None:
             function = places.locate(light) if (light := lit[name] and _file_of(row, lit[name])) else None
             missing = "" if function else f"channel {name} has no illumination function in {where} (FileName_Illum…)."
-        frame, series = (_whole(row.get(kind + name, "")) for kind in (_FRAME, _SERIES))
-        odd = [kind + name for kind in (_FRAME, _SERIES) if row.get(kind + name) and _whole(row[kind + name]) is None]
-        if odd:
-            missing = f"{odd[0]} is {row[odd[0]]!r} in {where}, expected a whole number."
+        file = places.locate(text)
+        numbers = {kind: row[kind + name] for kind in (_FRAME, _SERIES) if row.get(kind + name)}
+        for kind, said in numbers.items():
+            if _whole(said) is None:
+                missing = f"{kind}{name} is {said!r} in {where}, expected a whole number."
+        if name in paged or numbers:
+            frame, series = (_whole(numbers.get(kind, "")) for kind in (_FRAME, _SERIES))
+            file = file._replace(page=frame or 0 if name in paged else None, position=series or None)
         yield ListedPlane(
-            file=places.locate(text),
-            channel=name,
-            plate=plate,
-            well=_well(well, rows, column),
-            site=site,
-            z=_whole(known.get("planeid", "")) or 0,
-            time=_whole(known.get("timepointid", "")) or 0,
-            page=frame or 0 if name in paged else None,
-            position=series or None,
-            pixel_size_um=size_um,
-            field_name=field_name,
-            metadata=metadata,
-            illumination=function,
-            problem=problem or (missing if name in wanted else ""),
-        )
+            file, name, plate, place, site, z, time, size_um, None, field_name, metadata, function,
+            problem or (missing if name in wanted else ""),
+        )  # fmt: skip
 
 
 def _file_of(row: Row, name: str) -> str:

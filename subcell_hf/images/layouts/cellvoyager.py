@@ -4,7 +4,6 @@ Channels are numbered; the protocol (`.mes`) says what each number is, where it 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -15,12 +14,12 @@ from subcell_hf.images.image_tables.listed_files import file_beside
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
-    ListedPlate,
     PlaneListing,
     documents_named,
     list_plates,
     recognised_by,
     square_pixel_um,
+    stage_position,
 )
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import well_name
@@ -35,14 +34,14 @@ def _recognise(content: FolderContent) -> str | None:
     return recognised_by(documents_named(content, _RECORDS))
 
 
-def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
+def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
     read = partial(_read_plate, folders=content.names)
-    listing = list_plates(documents_named(content, _RECORDS), read, size_from=_DETAIL)
+    yield from list_plates(documents_named(content, _RECORDS), read, size_from=_DETAIL)
     left_out = {image: why for image in content.images if (why := _CORRECTIONS.get(image.name[:3].upper()))}
-    return replace(listing, left_out=left_out)
+    yield PlaneListing(left_out=left_out)
 
 
-def _read_plate(records: Path, folders: Mapping[str, frozenset[str]]) -> ListedPlate:
+def _read_plate(records: Path, folders: Mapping[str, frozenset[str]]) -> PlaneListing:
     folder = str(records.parent)
     names = folders[folder]
     detail = _beside(records, _DETAIL, names)
@@ -60,15 +59,14 @@ def _read_plate(records: Path, folders: Mapping[str, frozenset[str]]) -> ListedP
     protocol = PureWindowsPath(about.get("MeasurementSettingFileName", "")).name
     described = _beside(records, protocol, names) if protocol else None
     channels = _channel_names(described) if described is not None and described.is_file() else {}
-    planes = [
-        (int(record.attributes["Ch"]), _plane(record, folder, plate, sizes_um, channels))
-        for record in read_xml_records(records, {"MeasurementRecord": ()})
-        if record.attributes.get("Type") == "IMG" and record.text  # the instrument's errors have records, too
-    ]
-    planes.sort(key=lambda numbered: numbered[0])  # they are listed as they were taken
-    return ListedPlate(
-        plate, [plane for _, plane in planes], (int(about.get("RowCount")), int(about.get("ColumnCount")))
-    )
+    by_channel: dict[str, list[ListedPlane]] = {}  # they are listed as they were taken
+    for record in read_xml_records(records, {"MeasurementRecord": ()}):
+        if record.attributes.get("Type") == "IMG" and record.text:  # the instrument's errors have records, too
+            plane = _plane(record, folder, plate, sizes_um, channels)
+            by_channel.setdefault(record.attributes["Ch"], []).append(plane)
+    planes = [plane for number in sorted(by_channel, key=int) for plane in by_channel[number]]
+    shape = int(about.get("RowCount")), int(about.get("ColumnCount"))
+    return PlaneListing(planes, plate, shape)
 
 
 def _beside(records: Path, name: str, names: Iterable[str]) -> Path:
@@ -92,17 +90,17 @@ def _plane(
     record: XmlRecord, folder: str, plate: str, sizes_um: dict[str, float], channels: dict[str, str]
 ) -> ListedPlane:
     said = record.attributes
-    number, x, y = said["Ch"], said.get("X"), said.get("Y")
+    number = said["Ch"]
     return ListedPlane(
-        file=file_beside(folder, record.text),
-        channel=channels.get(number) or f"Ch{number}",
-        plate=plate,
-        well=well_name(int(said["Row"]), int(said["Column"])),
-        site=said["FieldIndex"],
-        z=int(said.get("ZIndex", 0)),
-        time=int(said.get("TimePoint", 0)),
-        pixel_size_um=sizes_um[number],
-        stage_um=(float(x), float(y)) if x and y else None,
+        file_beside(folder, record.text),
+        channels.get(number) or f"Ch{number}",
+        plate,
+        well_name(int(said["Row"]), int(said["Column"])),
+        said["FieldIndex"],
+        int(said.get("ZIndex", 0)),
+        int(said.get("TimePoint", 0)),
+        sizes_um[number],
+        stage_position(said.get("X"), said.get("Y")),
     )
 
 

@@ -29,7 +29,6 @@ from subcell_hf.images.listed_fields import (
     FilePlace,
     ListedField,
     Listing,
-    PlaneFile,
     garbage_kept,
     name_apart,
     one_file_twice,
@@ -203,7 +202,7 @@ def _field_of_planes(name: str, files: Mapping[str, list[FilePlace]], folder: st
     by_hpa = all(map(is_named_by_hpa, planes.values()))
     return ListedField(
         name=name,
-        channel_planes={channel: (PlaneFile(file),) for channel, file in planes.items()},
+        channel_planes={channel: (file,) for channel, file in planes.items()},
         mask_file=_one_mask(files.get(MASK_NAME, [])),
         metadata=plate_well_sample(name),
         default_pixel_size_um=PUBLISHED_PIXEL_SIZE_UM if by_hpa else None,

@@ -62,7 +62,7 @@ def _recognise(content: FolderContent) -> str | None:
     return recognised_by(_crates(content))
 
 
-def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
+def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
     planes: list[ListedPlane] = []
     for crate in _crates(content):
         try:
@@ -75,7 +75,7 @@ def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListin
                 "the crate again."
             ) from error
     order = list(CHANNEL_STAINS)
-    return PlaneListing(sorted(planes, key=lambda plane: order.index(plane.channel)))
+    return [PlaneListing(sorted(planes, key=lambda plane: order.index(plane.channel)))]
 
 
 def _colour(image: FilePlace) -> str | None:

@@ -8,7 +8,7 @@ from subcell_hf.images.file_names import MASK_NAME, normal_form
 from subcell_hf.images.files import FieldError
 from subcell_hf.images.image_tables.listed_files import FilesOnDisk, file_beside
 from subcell_hf.images.image_tables.path_mapping import PathMapping
-from subcell_hf.images.listed_fields import FilePlace, ListedField, PlaneFile, one_file_twice
+from subcell_hf.images.listed_fields import FilePlace, ListedField, one_file_twice
 from subcell_hf.images.tables import read_table
 from subcell_hf.ontology import CHANNEL_STAINS
 
@@ -103,7 +103,7 @@ def _field_of_row(
         problem = f"Row {number} of {table} (not counting empty ones and comments) has no output_prefix, a unique name."
     return ListedField(
         name,
-        {channel: (PlaneFile(FilePlace.of(path)),) for channel, path in files.items()},
+        {channel: (FilePlace.of(path),) for channel, path in files.items()},
         mask_file=mask,
         metadata=metadata,
         problem=problem,

@@ -4,15 +4,16 @@ Planes become channels, Z-stacks and fields, and what cannot be right is said fo
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
 from subcell_hf.errors import counted
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.image_tables.listed_files import FilesOnDisk
-from subcell_hf.images.listed_fields import FilePlace, ListedField, Listing, PlaneFile
+from subcell_hf.images.listed_fields import FilePlace, ListedField, Listing
 from subcell_hf.images.plane_listing import SEPARATORS, ListedPlane, PlaneListing
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import well_position
@@ -21,11 +22,14 @@ _MOST_NAMED = 3
 _LARGEST_PLATE = (32, 48)
 
 _height_of = attrgetter("z")
-_place_of = attrgetter("field_name", "plate", "well", "site", "time")
+_place_of = itemgetter(*map(ListedPlane._fields.index, ("field_name", "plate", "well", "site", "time")))
 
 
 def fields_of_planes(
-    listing: PlaneListing, root: Path | None, options: ReadingOptions, names: Mapping[str, frozenset[str]] | None = None
+    listings: Iterable[PlaneListing],
+    root: Path | None,
+    options: ReadingOptions,
+    names: Mapping[str, frozenset[str]] | None = None,
 ) -> Listing:
     """Gather planes into fields of view.
 
@@ -33,35 +37,35 @@ def fields_of_planes(
     and with `-` for the separators of paths.
 
     Args:
-        listing: What a layout lists.
+        listings: What a layout lists; no field has planes of two of them.
         root: Folder of the input; planes outside of it are refused. None: they may lie anywhere.
         options: Channels that are not asked for may be missing.
         names: Folder → the names in it, of folders that have been looked through.
     """
-    groups: dict[tuple[str, str, str, str, int], list[ListedPlane]] = {}
-    for plane in listing.planes:
-        groups.setdefault(_place_of(plane), []).append(plane)
-    times: dict[tuple[str, str], set[int]] = {}
-    for planes in groups.values():
-        times.setdefault(_series_of(planes[0]), set()).add(planes[0].time)
     disk = FilesOnDisk(root, names)
-    fields = []
-    for (field_name, plate, well, site, time), planes in groups.items():
-        suffix = f"t{time}" if len(times[_series_of(planes[0])]) > 1 else ""
-        parts = (field_name,) if field_name else [_one_part(part) for part in (listing.prefix, plate, well, site)]
-        name = "_".join([part for part in (*parts, suffix) if part])
-        fields.append(_field_of(name, planes, listing, disk, options))
+    fields: list[ListedField] = []
+    unused: dict[str, str] = {}
+    for listing in listings:
+        fields += _fields_of_listing(listing, disk, options)
+        unused |= {str(file): reason for file, reason in listing.left_out.items()}
     disk.note_renamed()
-    fields += [ListedField(name=name, problem=problem) for name, problem in listing.problems.items()]
-    return Listing(tuple(fields), {str(file): reason for file, reason in listing.left_out.items()})
+    return Listing(tuple(fields), unused)
 
 
-def _one_part(text: str) -> str:
-    return SEPARATORS.sub("-", text) if "/" in text or "\\" in text else text
-
-
-def _series_of(plane: ListedPlane) -> tuple[str, str]:
-    return plane.plate, "" if plane.plate else plane.site
+def _fields_of_listing(listing: PlaneListing, disk: FilesOnDisk, options: ReadingOptions) -> Iterator[ListedField]:
+    groups: defaultdict[tuple[str, str, str, str, int], list[ListedPlane]] = defaultdict(list)
+    for plane in listing.planes:
+        groups[_place_of(plane)].append(plane)
+    times: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+    for _, plate, _, site, time in groups:
+        times[plate, "" if plate else site].add(time)
+    for (field_name, plate, well, site, time), planes in groups.items():
+        parts = (listing.prefix, plate, well, site)
+        name = field_name or SEPARATORS.sub("-", "_".join([part for part in parts if part]))
+        if len(times[plate, "" if plate else site]) > 1:
+            name = f"{name}_t{time}" if name else f"t{time}"
+        yield _field_of(name, planes, listing, disk, options)
+    yield from (ListedField(name=name, problem=problem) for name, problem in listing.problems.items())
 
 
 def _as_on_disk(plane: ListedPlane, disk: FilesOnDisk) -> ListedPlane:
@@ -74,37 +78,35 @@ def _as_on_disk(plane: ListedPlane, disk: FilesOnDisk) -> ListedPlane:
         return plane._replace(problem=plane.problem or str(error))
 
 
+def _places_of(stack: Sequence[ListedPlane]) -> tuple[FilePlace, ...]:
+    """Where the planes of one channel lie, from below."""
+    return (stack[0].file,) if len(stack) == 1 else tuple([plane.file for plane in sorted(stack, key=_height_of)])
+
+
 class _Gathered:
     """The planes of one field.
 
     Attributes:
-        channels: Our channel name → its planes.
-        planes: All of them, channel by channel.
+        planes: All of them.
         columns: The same, attribute by attribute.
+        channels: Our channel name → its planes.
+        stacks: Our channel name → where its planes lie, from below.
         sizes_um: Different pixel sizes, in ascending order.
     """
 
     def __init__(self, planes: Sequence[ListedPlane], mapping: Mapping[str, str]):
-        channels: dict[str, list[ListedPlane]] = {}
-        for plane in planes:
-            channels.setdefault(mapping.get(plane.channel, plane.channel), []).append(plane)
-        self.channels = channels
-        if len(channels) < len(planes):
-            planes = [plane for stack in channels.values() for plane in stack]
         self.planes = planes
         columns: Any = ListedPlane._make(zip(*planes, strict=True))
         self.columns = columns
-        self.sizes_um = sorted({*columns.pixel_size_um} - {None})
+        self.channels: dict[str, list[ListedPlane]] = {}
+        for plane in planes:
+            self.channels.setdefault(mapping.get(plane.channel, plane.channel), []).append(plane)
+        self.stacks = {name: _places_of(stack) for name, stack in self.channels.items()}
+        self.sizes_um = sorted([size for size in {*columns.pixel_size_um} if size is not None])
 
-    def stacks(self) -> dict[str, tuple[PlaneFile, ...]]:
-        """Our channel name → the files of its planes, from below."""
-        if len(self.channels) == len(self.planes):
-            files = map(PlaneFile, self.columns.file, self.columns.page, self.columns.position)
-            return {channel: (file,) for channel, file in zip(self.channels, files, strict=True)}
-        return {
-            channel: tuple(PlaneFile(plane.file, plane.page, plane.position) for plane in sorted(stack, key=_height_of))
-            for channel, stack in self.channels.items()
-        }
+    def files(self) -> list[FilePlace]:
+        """Where its planes and their illumination functions lie."""
+        return [*self.columns.file, *(file for file in self.columns.illumination if file is not None)]
 
     def illumination(self) -> dict[str, Path]:
         """Our channel name → the illumination function of its planes."""
@@ -117,11 +119,12 @@ class _Gathered:
 def _field_of(
     name: str, planes: Sequence[ListedPlane], listing: PlaneListing, disk: FilesOnDisk, options: ReadingOptions
 ) -> ListedField:
-    missing = disk.missing(_files_of(planes))
+    gathered = _Gathered(planes, options.channel_mapping)
+    missing = disk.missing(gathered.files())
     if missing:
-        planes = [_as_on_disk(plane, disk) for plane in planes]
-        missing = disk.missing(_files_of(planes))
-    gathered, first = _Gathered(planes, options.channel_mapping), planes[0]
+        gathered = _Gathered([_as_on_disk(plane, disk) for plane in planes], options.channel_mapping)
+        missing = disk.missing(gathered.files())
+    first = planes[0]
     metadata = {"plate": first.plate, "well": first.well, "site": first.site}
     if first.stage_um is not None:
         metadata |= {"stage_x_um": f"{first.stage_um[0]:.6g}", "stage_y_um": f"{first.stage_um[1]:.6g}"}
@@ -130,20 +133,15 @@ def _field_of(
     sizes_um = gathered.sizes_um
     return ListedField(
         name=name,
-        channel_planes=gathered.stacks(),
+        channel_planes=gathered.stacks,
         illumination=gathered.illumination(),
         metadata={key: value for key, value in metadata.items() if value},
         pixel_size_um=sizes_um[0] if sizes_um else None,
         pixel_size_from=listing.pixel_size_from if sizes_um else "",
         pixel_size_wins=listing.size_wins,
-        files_missing=tuple(map(_as_written, missing)),
+        files_missing=tuple(dict.fromkeys(map(_as_written, missing))),
         problem=next(_problems(name, gathered, missing, listing, disk, options), None),
     )
-
-
-def _files_of(planes: Sequence[ListedPlane]) -> Iterable[FilePlace]:
-    """The files of planes and their illumination functions, each once."""
-    return dict.fromkeys(file for plane in planes for file in (plane.file, plane.illumination) if file is not None)
 
 
 def _shared_metadata(planes: Sequence[ListedPlane]) -> Mapping[str, str]:
@@ -173,7 +171,7 @@ def _problems(
     if not all(map(disk.is_inside, {file.folder for file in columns.file})):
         outside = next(file for file in columns.file if not disk.is_inside(file.folder))
         yield f"Field {name!r}: {outside} lies outside of the input. Give the folder that holds the whole plate."
-    shape, position = listing.shapes.get(first.plate, _LARGEST_PLATE), well_position(first.well)
+    shape, position = listing.shape or _LARGEST_PLATE, well_position(first.well)
     if position is not None and (position[0] > shape[0] or position[1] > shape[1]):
         yield (
             f"Field {name!r}: well {first.well} lies beyond plate {first.plate!r} of {shape[0]} rows and {shape[1]} "
@@ -182,7 +180,7 @@ def _problems(
     if len(channels) < len(planes):
         for channel, stack in channels.items():
             yield from _problems_of_stack(name, channel, stack)
-    if len({*zip(columns.file, columns.page, columns.position, strict=True)}) < len(planes):
+    if len({*columns.file}) < len(planes):
         yield from _files_of_two_channels(name, channels)
     if len(sizes) > 1 and sizes[-1] > 1.01 * sizes[0]:
         yield (
@@ -192,7 +190,8 @@ def _problems(
     if missing:
         asked = options.channels
         wanted = [plane for channel, stack in channels.items() if asked is None or channel in asked for plane in stack]
-        lacking = [file for file in _files_of(wanted) if file in missing]
+        files = (file for plane in wanted for file in (plane.file, plane.illumination))
+        lacking = list(dict.fromkeys(file.name for file in files if file is not None and file in missing))
         if lacking:
             yield _problem_of_gaps(name, planes, lacking, missing, listing)
 
@@ -210,10 +209,10 @@ def _problems_of_stack(name: str, channel: str, stack: Sequence[ListedPlane]) ->
 
 
 def _files_of_two_channels(name: str, channels: Mapping[str, Sequence[ListedPlane]]) -> Iterator[str]:
-    places: dict[tuple[FilePlace, int | None, int | None], str] = {}
+    places: dict[FilePlace, str] = {}
     for channel, stack in channels.items():
         for plane in stack:
-            other = places.setdefault((plane.file, plane.page, plane.position), channel)
+            other = places.setdefault(plane.file, channel)
             if other != channel:
                 yield f"Field {name!r} has one file for {other} and {channel}: {plane.file}. Give each its own."
 
@@ -221,11 +220,11 @@ def _files_of_two_channels(name: str, channels: Mapping[str, Sequence[ListedPlan
 def _problem_of_gaps(
     name: str,
     planes: Sequence[ListedPlane],
-    lacking: Sequence[FilePlace],
+    lacking: Sequence[str],
     missing: Collection[FilePlace],
     listing: PlaneListing,
 ) -> str:
-    named = ", ".join(file.name for file in lacking[:_MOST_NAMED])
+    named = ", ".join(lacking[:_MOST_NAMED])
     named += ", …" if len(lacking) > _MOST_NAMED else ""
     functions = {plane.illumination for plane in planes if plane.illumination is not None}
     also = f" and {counted(len(functions), 'illumination function')}" if functions else ""

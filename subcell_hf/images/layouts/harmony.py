@@ -3,6 +3,7 @@
 The index wins over the images' tags: their resolution is that of the camera, not of the sample.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from subcell_hf.images.folder_contents import FolderContent
@@ -10,12 +11,12 @@ from subcell_hf.images.image_tables.listed_files import file_beside
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
-    ListedPlate,
     PlaneListing,
     documents_named,
     list_plates,
     recognised_by,
     square_pixel_um,
+    stage_position,
 )
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import well_name
@@ -38,11 +39,11 @@ def _recognise(content: FolderContent) -> str | None:
     return recognised_by(documents_named(content, *_INDEX_NAMES))
 
 
-def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
+def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
     return list_plates(documents_named(content, *_INDEX_NAMES), _read_index)
 
 
-def _read_index(index: Path) -> ListedPlate:
+def _read_index(index: Path) -> PlaneListing:
     channels: dict[str, dict[str, str]] = {}
     planes: list[ListedPlane] = []
     plate, shape, where, folder = "", None, str(index), str(index.parent)
@@ -57,22 +58,21 @@ def _read_index(index: Path) -> ListedPlate:
             known |= {name: text for name, text in said.items() if text}
         elif said.get("URL"):  # wells name their images by elements of the same name
             planes.append(_plane(said, channels.get(said.get("ChannelID", ""), {}), where, folder, plate))
-    return ListedPlate(plate, planes, shape)
+    return PlaneListing(planes, plate, shape)
 
 
 def _plane(said: dict[str, str], of_channel: dict[str, str], where: str, folder: str, plate: str) -> ListedPlane:
     name, width, height = [said.get(fact) or of_channel.get(fact, "") for fact in _CHANNEL_FACTS]
-    x, y = said.get("PositionX"), said.get("PositionY")
     return ListedPlane(
-        file=file_beside(folder, said["URL"]),
-        channel=name or f"channel {said.get('ChannelID', '')}",
-        plate=plate,
-        well=well_name(int(said["Row"]), int(said["Col"])),
-        site=said.get("FieldID", ""),
-        z=int(said.get("PlaneID") or 0),
-        time=int(said.get("TimepointID") or 0),
-        pixel_size_um=square_pixel_um(width, height, where, _METRE_UM) if width and height else None,
-        stage_um=(float(x) * _METRE_UM, float(y) * _METRE_UM) if x and y else None,
+        file_beside(folder, said["URL"]),
+        name or f"channel {said.get('ChannelID', '')}",
+        plate,
+        well_name(int(said["Row"]), int(said["Col"])),
+        said.get("FieldID", ""),
+        int(said.get("PlaneID") or 0),
+        int(said.get("TimepointID") or 0),
+        square_pixel_um(width, height, where, _METRE_UM) if width and height else None,
+        stage_position(said.get("PositionX"), said.get("PositionY"), _METRE_UM),
     )
 
 

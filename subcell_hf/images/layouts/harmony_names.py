@@ -5,7 +5,7 @@ images do not have it are refused, since a number is no channel.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from subcell_hf.images.decoders.image import FieldError
@@ -16,7 +16,6 @@ from subcell_hf.images.listed_fields import FilePlace
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
-    ListedPlate,
     PlaneListing,
     list_plates,
 )
@@ -34,15 +33,16 @@ def _recognise(content: FolderContent) -> str | None:
     return None if harmony.LAYOUT.recognise(content) else recognised_by_names(content, _NAME)
 
 
-def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
+def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
     folders: dict[str, list[re.Match[str]]] = {}
     for image in content.images:
         if found := _NAME.fullmatch(image.name):
             folders.setdefault(image.folder, []).append(found)
-    return list_plates(map(Path, folders), lambda folder: _read_folder(folder, folders[str(folder)]), size_wins=False)
+    places = [Path(folder) for folder in folders]
+    return list_plates(places, lambda folder: _read_folder(folder, folders[str(folder)]), size_wins=False)
 
 
-def _read_folder(folder: Path, files: Sequence[re.Match[str]]) -> ListedPlate:
+def _read_folder(folder: Path, files: Sequence[re.Match[str]]) -> PlaneListing:
     first: dict[int, str] = {}
     for found in files:
         first.setdefault(int(found["channel"]), found[0])
@@ -61,7 +61,7 @@ def _read_folder(folder: Path, files: Sequence[re.Match[str]]) -> ListedPlate:
         )
         for found in sorted(files, key=lambda found: int(found["channel"]))
     ]
-    return ListedPlate(plate, planes)
+    return PlaneListing(planes, plate)
 
 
 def _channel_name(path: Path) -> str:

@@ -1,6 +1,7 @@
 """ImageXpress HCS.ai: an experiment's `.jdce` (JSON) and tables of its images beside it."""
 
 import json
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from subcell_hf.images.image_tables.listed_files import file_beside
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
-    ListedPlate,
     PlaneListing,
     documents_named,
     list_plates,
     recognised_by,
     square_pixel_um,
+    stage_position,
 )
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.tables import read_table
@@ -30,11 +31,11 @@ def _recognise(content: FolderContent) -> str | None:
     return recognised_by(documents_named(content, *_INDEX_NAMES))
 
 
-def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
+def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
     return list_plates(documents_named(content, *_INDEX_NAMES), _read_experiment)
 
 
-def _read_experiment(experiment: Path) -> ListedPlate:
+def _read_experiment(experiment: Path) -> PlaneListing:
     facts: dict[str, Any] = json.loads(read_text(experiment))["ImageStack"]
     protocol = facts["AutoLeadAcquisitionProtocol"]
     calibration, described = protocol["ObjectiveCalibration"], protocol["Plate"]
@@ -44,11 +45,10 @@ def _read_experiment(experiment: Path) -> ListedPlate:
     if not tables:
         raise FieldError(f"{experiment} has no image_metadata_1.csv beside it, which lists images. Copy it as well.")
     planes = [_plane(row, str(experiment.parent), name, size_um) for table in tables for row in read_table(table)]
-    return ListedPlate(name, planes, (int(described["Rows"]), int(described["Columns"])))
+    return PlaneListing(planes, name, (int(described["Rows"]), int(described["Columns"])))
 
 
 def _plane(row: dict[str, str], folder: str, plate: str, size_um: float) -> ListedPlane:
-    x, y = row.get("FieldOffsetPointX"), row.get("FieldOffsetPointY")
     return ListedPlane(
         file=file_beside(folder, f"{row['ImageSubFolderPath']}\\{row['ImageFileName']}"),
         channel=row["ExcitationEmissionFilter"],
@@ -58,7 +58,7 @@ def _plane(row: dict[str, str], folder: str, plate: str, size_um: float) -> List
         z=int(row["ZIndex"]),
         time=int(row["Timepoint"]),
         pixel_size_um=size_um,
-        stage_um=(float(x), float(y)) if x and y else None,
+        stage_um=stage_position(row.get("FieldOffsetPointX"), row.get("FieldOffsetPointY")),
     )
 
 

@@ -9,7 +9,6 @@ import csv
 import filecmp
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ from subcell_hf.images.listed_fields import FilePlace
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
-    ListedPlate,
     PlaneListing,
     documents_named,
     list_plates,
@@ -64,7 +62,7 @@ def _recognise(content: FolderContent) -> str | None:
     return recognised_by_names(content, _WITH_WAVE)
 
 
-def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
+def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
     folders: dict[str, list[_Match]] = {}
     for image in content.images:
         if match := _NAME.fullmatch(image.name):
@@ -79,10 +77,11 @@ def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListin
         plates: dict[Path, list[_Match]] = {}
         for folder, matches in files.items():
             plates.setdefault(_plate_folder(folder), []).extend(matches)
-        listing = list_plates(plates, lambda folder: _read_names(folder, plates[folder], left_out), size_wins=False)
-        return replace(listing, left_out=left_out)
+        yield from list_plates(plates, lambda folder: _read_names(folder, plates[folder], left_out), size_wins=False)
+        yield PlaneListing(left_out=left_out)
+        return
 
-    def read(index: Path) -> ListedPlate:
+    def read(index: Path) -> PlaneListing:
         own = [
             match for folder, matches in files.items() if index.parent in (folder, *folder.parents) for match in matches
         ]
@@ -91,7 +90,8 @@ def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListin
         own = [(image, match) for image, match in own if match["base"].lower() == index.stem.lower()]
         return _read_plate(index, index.stem, own, left_out)
 
-    return replace(list_plates(topmost, read, size_wins=False), left_out=left_out)
+    yield from list_plates(topmost, read, size_wins=False)
+    yield PlaneListing(left_out=left_out)
 
 
 def _plate_folder(folder: Path) -> Path:
@@ -105,7 +105,7 @@ def _number_of(folder: Path, form: re.Pattern[str]) -> int | None:
     return next((int(match[1]) for match in matches if match), None)
 
 
-def _read_names(folder: Path, files: Sequence[_Match], left_out: dict[FilePlace, str]) -> ListedPlate:
+def _read_names(folder: Path, files: Sequence[_Match], left_out: dict[FilePlace, str]) -> PlaneListing:
     """A plate whose `.HTD` is not there: its channels are called as the first image of each says."""
     named = _by_place(files)
     first: dict[int, FilePlace] = {}
@@ -117,15 +117,13 @@ def _read_names(folder: Path, files: Sequence[_Match], left_out: dict[FilePlace,
     for place in sorted(named, key=lambda place: (place.wave, place.step or 0)):
         stacks.setdefault(place._replace(step=None), []).append(place)
     flat = {wave for wave in names if _is_copied(named, wave)}
-    return ListedPlate(
-        folder.name,
-        [
-            _plane(path, folder.name, names[place.wave], place)
-            for own in stacks.values()
-            for place in _chosen(own, named, left_out, own[0].wave in flat)
-            for path in named[place]
-        ],
-    )
+    planes = [
+        _plane(path, folder.name, names[place.wave], place)
+        for own in stacks.values()
+        for place in _chosen(own, named, left_out, own[0].wave in flat)
+        for path in named[place]
+    ]
+    return PlaneListing(planes, folder.name)
 
 
 def _illumination(path: Path) -> str:
@@ -153,7 +151,7 @@ def _plane(file: FilePlace, plate: str, channel: str, named: _Named) -> ListedPl
     return ListedPlane(file, channel, plate, named.well, str(named.site), named.step or 0, named.time)
 
 
-def _read_plate(index: Path, plate: str, files: Sequence[_Match], left_out: dict[FilePlace, str]) -> ListedPlate:
+def _read_plate(index: Path, plate: str, files: Sequence[_Match], left_out: dict[FilePlace, str]) -> PlaneListing:
     facts = _read_facts(index)
     rows, columns = int(facts["YWells"][0]), int(facts["XWells"][0])
     is_said = facts.get("Waves", [""])[0] == _TRUE or "NWavelengths" in facts
@@ -172,9 +170,9 @@ def _read_plate(index: Path, plate: str, files: Sequence[_Match], left_out: dict
             for time in times:
                 for wave in collected:
                     own = [_Named(well, site, wave, time, step) for step in numbers]
-                    alone = _Named(well, site, wave, time, None)
-                    if steps and alone in found and not any(named in found for named in own):
-                        own = [alone]  # what was kept of the Z-series, such as its projection
+                    if steps and not any(named in found for named in own):
+                        alone = _Named(well, site, wave, time, None)
+                        own = [alone] if alone in found else own  # what was kept of the Z-series, such as a projection
                     for named in _chosen(own, found, left_out, wave in flat) if len(own) > 1 else own:
                         files_of = found.get(named) or (_expected(named, index),)
                         planes += [_plane(file, plate, names[wave], named) for file in files_of]
@@ -184,7 +182,7 @@ def _read_plate(index: Path, plate: str, files: Sequence[_Match], left_out: dict
         for image, _ in files
         if image not in listed and image not in left_out
     }
-    return ListedPlate(plate, planes, (rows, columns))
+    return PlaneListing(planes, plate, (rows, columns))
 
 
 def _steps(steps: int, projected: bool) -> list[int | None]:

@@ -1,5 +1,6 @@
 """IN Cell Analyzer: the `.xdce` beside the images lists them, with wells, fields and wavelengths."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,12 @@ from subcell_hf.images.image_tables.listed_files import file_beside
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
-    ListedPlate,
     PlaneListing,
     documents_named,
     list_plates,
     recognised_by,
     square_pixel_um,
+    stage_position,
 )
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import standard_well
@@ -26,18 +27,18 @@ def _recognise(content: FolderContent) -> str | None:
     return recognised_by(documents_named(content, *_INDEX_NAMES))
 
 
-def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
+def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
     return list_plates(documents_named(content, *_INDEX_NAMES), _read_index)
 
 
-def _read_index(index: Path) -> ListedPlate:
+def _read_index(index: Path) -> PlaneListing:
     stack: Any
     (stack,) = read_xml_elements(index, "ImageStack")
     name = stack.get("PlateID") or index.stem
     calibration, described = next(stack.iter("ObjectiveCalibration")), next(stack.iter("Plate"))
     size_um = square_pixel_um(calibration.get("pixel_width"), calibration.get("pixel_height"), index)
     planes = [_plane(image, str(index.parent), name, size_um) for image in stack.iter("Image")]
-    return ListedPlate(name, planes, (int(described.get("rows")), int(described.get("columns"))))
+    return PlaneListing(planes, name, (int(described.get("rows")), int(described.get("columns"))))
 
 
 def _plane(image: Any, folder: str, plate: str, size_um: float) -> ListedPlane:
@@ -52,7 +53,7 @@ def _plane(image: Any, folder: str, plate: str, size_um: float) -> ListedPlane:
         z=int(place.get("z_index")),
         time=int(place.get("time_index")),
         pixel_size_um=size_um,
-        stage_um=None if offset is None else (float(offset.get("x")), float(offset.get("y"))),
+        stage_um=None if offset is None else stage_position(offset.get("x"), offset.get("y")),
     )
 
 

@@ -124,8 +124,8 @@ def _recognise(pattern: re.Pattern[str], content: FolderContent) -> str | None:
     return recognised_by_names(content, pattern)
 
 
-def _list_planes(pattern: re.Pattern[str], content: FolderContent, options: ReadingOptions) -> PlaneListing:
-    return list_by_pattern(content, pattern)
+def _list_planes(pattern: re.Pattern[str], content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
+    return [list_by_pattern(content, pattern)]
 
 
 def _layout(name: str, text: str) -> Layout:

@@ -12,7 +12,6 @@ from subcell_hf.images.image_tables.listed_files import file_beside
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
-    ListedPlate,
     PlaneListing,
     channel_labels,
     documents_named,
@@ -31,18 +30,18 @@ def _recognise(content: FolderContent) -> str | None:
     return recognised_by(documents_named(content, *_INDEX_NAMES))
 
 
-def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
+def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
     return list_plates(documents_named(content, *_INDEX_NAMES), partial(_read_index, options=options))
 
 
-def _read_index(index: Path, options: ReadingOptions) -> ListedPlate:
+def _read_index(index: Path, options: ReadingOptions) -> PlaneListing:
     samples = well_samples(read_xml_elements(index, "Plate"))
     planes = [
         plane
         for image in read_xml_elements(index, "Image")
         for plane in _planes_of(image, index, samples.get(image.get("ID", "")), options)
     ]
-    return ListedPlate(index.name, planes)
+    return PlaneListing(planes, index.name)
 
 
 def _planes_of(image: Any, index: Path, sample: WellSample | None, options: ReadingOptions) -> list[ListedPlane]:
@@ -50,7 +49,7 @@ def _planes_of(image: Any, index: Path, sample: WellSample | None, options: Read
     sizes = {axis: int(pixels.get(f"Size{axis}", 1)) for axis in "CZT"}
     metadata = metadata_of_pixels(pixels)
     names, nameless = channel_labels(metadata.channel_names, sizes["C"], options)
-    places = list(_places(pixels, sizes))
+    places, folder = list(_places(pixels, sizes)), str(index.parent)
     title = (image.get("Name") or image.get("ID")).replace("/", "_")
     if not places:
         raise ValueError(f"image {title!r} lists no plane")
@@ -60,14 +59,13 @@ def _planes_of(image: Any, index: Path, sample: WellSample | None, options: Read
         problem = metadata.pixel_size_problem
     return [
         ListedPlane(
-            file=file_beside(str(index.parent), file),
+            file=file_beside(folder, file)._replace(page=page),
             channel=names[c] if c < len(names) else f"channel {c}",
             plate=sample.plate if sample else "",
             well=sample.well if sample else "",
             site=sample.site if sample else title,
             z=z,
             time=time,
-            page=page,
             pixel_size_um=metadata.pixel_size_um,
             problem=f"{index}: {problem}" if problem else None,
         )

@@ -1,6 +1,7 @@
 """scanR: a `metadata.ome.xml` in the folder `data` lists one image per file, its wells in names alone."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -9,12 +10,12 @@ from subcell_hf.images.image_tables.listed_files import file_beside
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
-    ListedPlate,
     PlaneListing,
     documents_named,
     list_plates,
     recognised_by,
     square_pixel_um,
+    stage_position,
 )
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import standard_well
@@ -44,16 +45,15 @@ def _recognise(content: FolderContent) -> str | None:
     return recognised_by(_indices(content))
 
 
-def _list_planes(content: FolderContent, options: ReadingOptions) -> PlaneListing:
+def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
     return list_plates(_indices(content), _read_index)
 
 
-def _read_index(index: Path) -> ListedPlate:
+def _read_index(index: Path) -> PlaneListing:
     folder = index.parent
     plate = folder.parent.name if folder.name.lower() == "data" else folder.name
-    return ListedPlate(
-        plate, [plane for image in read_xml_elements(index, "Image") for plane in _planes(image, index, plate)]
-    )
+    planes = [plane for image in read_xml_elements(index, "Image") for plane in _planes(image, index, plate)]
+    return PlaneListing(planes, plate)
 
 
 def _planes(image: Any, index: Path, plate: str) -> list[ListedPlane]:
@@ -61,7 +61,7 @@ def _planes(image: Any, index: Path, plate: str) -> list[ListedPlane]:
     size_um = square_pixel_um(pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeY"), index)
     names = [channel.get("Name") for channel in pixels.iter("Channel")]
     position = next((plane for plane in pixels.iter("Plane") if plane.get("PositionX")), None)
-    stage_um = None if position is None else (float(position.get("PositionX")), float(position.get("PositionY")))
+    stage_um = None if position is None else stage_position(position.get("PositionX"), position.get("PositionY"))
     planes = []
     for data in pixels.iter("TiffData"):
         name = data.find("UUID").get("FileName")
