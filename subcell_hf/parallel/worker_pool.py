@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+from subcell_hf.parallel.cores import dividing_cores
+
 Words = ParamSpec("Words")
 Result = TypeVar("Result")
 
@@ -14,6 +16,8 @@ _CTRL_C = {signal.SIGINT}
 
 class WorkerPool(ProcessPoolExecutor):
     """A pool of spawned processes, which inherit no locks or threads from whatever the caller has loaded.
+
+    The usable cores are divided among them: torch, BLAS and numba start that many threads in each.
 
     Ctrl-C reaches every process of a terminal. The caller's handles it; those of the pool end without a traceback, at
     whatever moment of their start or work it comes.
@@ -27,6 +31,7 @@ class WorkerPool(ProcessPoolExecutor):
     def __init__(
         self, workers: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
     ) -> None:
+        self._workers = workers
         super().__init__(workers, multiprocessing.get_context("spawn"), _begin, (initializer, initargs))
 
     def submit(self, fn: Callable[Words, Result], /, *args: Words.args, **kwargs: Words.kwargs) -> Future[Result]:
@@ -39,7 +44,8 @@ class WorkerPool(ProcessPoolExecutor):
         """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _CTRL_C)  # a started process inherits what is blocked
         try:
-            return super().submit(fn, *args, **kwargs)
+            with dividing_cores(self._workers):
+                return super().submit(fn, *args, **kwargs)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from subcell_hf.inference.engine import embedding, pace
 from subcell_hf.inference.engine.pace import Pace
-from subcell_hf.inference.models.machine import usable_cores
+from subcell_hf.parallel.cores import usable_cores
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.inference.models.layer_times import LayerShape, cache_file
-from subcell_hf.inference.models.machine import usable_cores
+from subcell_hf.parallel.cores import usable_cores
 from subcell_hf.workflows.machine import doctor
 from subcell_hf.workflows.machine.doctor import ATTENTION, GOOD, IMPOSSIBLE, Finding, check_machine, describe_checkup
 
@@ -61,7 +61,7 @@ def test_more_threads_than_cores_are_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_busy_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0, 0))
-    assert "OMP_WAIT_POLICY=PASSIVE" in found("load").remedy
+    assert "Other programs use the cores" in found("load").remedy
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0, 0))
     assert found("load").state == GOOD
 

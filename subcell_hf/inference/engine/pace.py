@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from subcell_hf.inference.models.machine import usable_cores
+from subcell_hf.parallel.cores import usable_cores
 
 SHORTEST_S = 20.0
 """Seconds below which a run says nothing of its pace: loading and warming up would be most of it."""

@@ -1,7 +1,5 @@
 """The machine that computes, as far as its speed depends on it."""
 
-import math
-import os
 import platform
 from contextlib import suppress
 from functools import cache
@@ -28,21 +26,6 @@ def fast_instructions() -> tuple[str, ...]:
     """Names of the CPU's instructions that speed up matrix products, as far as torch knows them."""
     able = _capabilities()
     return tuple(name for name in _FAST_INSTRUCTIONS if able.get(name))
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: of the machine, by its affinity, and by the limit of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        if quota != "max":
-            cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
-    with suppress(OSError, ValueError):
-        quota_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text(encoding="ascii"))
-        period_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text(encoding="ascii"))
-        if quota_us > 0:
-            cores = min(cores, max(1, math.ceil(quota_us / period_us)))
-    return cores
 
 
 def describe_machine(device: torch.device) -> str:

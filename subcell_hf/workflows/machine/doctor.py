@@ -22,7 +22,8 @@ from packaging.requirements import Requirement
 from subcell_hf import __version__
 from subcell_hf.extras import EXTRAS
 from subcell_hf.inference.models.layer_times import LayerShape, time_layer
-from subcell_hf.inference.models.machine import fast_instructions, processor_name, usable_cores
+from subcell_hf.inference.models.machine import fast_instructions, processor_name
+from subcell_hf.parallel.cores import usable_cores
 from subcell_hf.storage.folder_lock import is_writable
 
 GOOD, ATTENTION, IMPOSSIBLE = "good", "attention", "impossible"
@@ -180,13 +181,12 @@ def _accelerator(device: torch.device) -> Finding:
 def _threads(figures: dict[str, Any]) -> Finding:
     cores, threads = usable_cores(), torch.get_num_threads()
     figures |= {"processor": processor_name(), "cores": cores, "threads": threads}
-    policy = os.environ.get("OMP_WAIT_POLICY", "not set")
+    settings = ", ".join(
+        f"{name} {os.environ.get(name, 'not set')}" for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    )
     instructions = " ".join(fast_instructions()) or platform.machine()
     machine = f" of {os.cpu_count()}" if os.cpu_count() != cores else ""
-    text = (
-        f"{processor_name()} ({instructions}); {cores} cores{machine} usable, {threads} threads in torch, "
-        f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'not set')}, OMP_WAIT_POLICY {policy}"
-    )
+    text = f"{processor_name()} ({instructions}); {cores} cores{machine} usable, {threads} threads in torch, {settings}"
     if threads > cores:
         return Finding("processor", text, ATTENTION, f"More threads than cores: set OMP_NUM_THREADS={cores}.")
     if threads * 2 <= cores and "OMP_NUM_THREADS" in os.environ:
@@ -202,8 +202,6 @@ def _load(figures: dict[str, Any]) -> Finding:
     if load <= _BUSY_SHARE * (os.cpu_count() or 1):
         return Finding("load", text)
     remedy = f"Other programs use the cores; what is measured below is slower than on a quiet machine ({cores} cores)."
-    if os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
-        remedy += " OMP_WAIT_POLICY=PASSIVE keeps waiting threads from taking cores as well."
     return Finding("load", text, ATTENTION, remedy)
 
 
