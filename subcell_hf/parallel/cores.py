@@ -72,7 +72,7 @@ def dividing_cores(workers: int) -> Iterator[None]:
 
 
 def _at_most(share: int, wanted: str | None) -> int:
-    """The threads of a worker; `OMP_NUM_THREADS` may be a list, of which the first number is for the outermost level."""
+    """The threads of a worker; of a list, as `OMP_NUM_THREADS` may be, the first number is for the outermost level."""
     first = (wanted or "").split(",")[0].strip()
     return min(share, int(first)) if first.isascii() and first.isdigit() and int(first) else share
 
