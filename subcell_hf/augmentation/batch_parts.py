@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 import torch
 
-_LARGEST_KEPT_BYTES = 31 * 2**20
+from subcell_hf.parallel.freed_memory import keep_freed_memory
 
 Block = tuple[int, int]
 """First cell of a block and the one behind its last."""
@@ -23,7 +22,7 @@ def run_blocks(work: Callable[[int, int], None], blocks: Sequence[Block]) -> Non
         work: Called with the bounds of each block, in any order and from several threads.
         blocks: Bounds of the blocks.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     threads = torch.get_num_threads()
     workers = min(threads, len(blocks))
     if workers == 1:
@@ -37,13 +36,3 @@ def run_blocks(work: Callable[[int, int], None], blocks: Sequence[Block]) -> Non
             list(done)
         finally:
             torch.set_num_threads(threads)
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Have the C library keep what a block frees for the next one; fresh memory costs more than the arithmetic in it.
-
-    glibc hands large pieces back to the system when they are freed, until it has seen one of at most 32 MiB freed; from
-    then on it keeps pieces up to that size. Other allocators are left as they are.
-    """
-    torch.empty(_LARGEST_KEPT_BYTES, dtype=torch.uint8)

@@ -43,6 +43,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from subcell_hf.errors import InputError
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.shards.batch_plan import BatchPlan, BatchSettings, InOrderPlan, Plan, explain_difference
+from subcell_hf.shards.kept_cells import KeptCells
 from subcell_hf.shards.reader import ShardReader
 from subcell_hf.types import CropBatch
 
@@ -70,16 +71,20 @@ class ShardDataset(Dataset[ShardBatch]):
         plan: Which cells are in which batch.
         rank: Number of this process.
         world_size: Processes that share each batch.
+        cells: What keeps cells that were read; None to read every batch from the shards.
 
     Raises:
         InputError: If so many processes cannot share a batch evenly.
     """
 
-    def __init__(self, reader: ShardReader, plan: Plan, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, reader: ShardReader, plan: Plan, rank: int = 0, world_size: int = 1, cells: KeptCells | None = None
+    ) -> None:
         plan.check_world_size(world_size)
         if not 0 <= rank < world_size:
             raise InputError(f"rank must be at least 0 and less than world_size, got {rank} of {world_size}.")
         self.reader = reader
+        self.cells = cells or reader
         self.plan = plan
         self.rank = rank
         self.world_size = world_size
@@ -94,7 +99,7 @@ class ShardDataset(Dataset[ShardBatch]):
         """
         planned = self.plan.batch(*epoch_and_step, self.rank, self.world_size)
         rows, cells = planned.rows, self.reader.cells
-        pixels, cell_masks = self.reader.read(rows)
+        pixels, cell_masks = self.cells.read(rows)
         return ShardBatch(
             pixels=torch.from_numpy(pixels),
             cell_masks=torch.from_numpy(cell_masks),
@@ -232,8 +237,9 @@ def training_loader(
     Raises:
         InputError: If the split is unknown, too small, or cannot be shared by so many processes.
     """
-    plan = BatchPlan(reader.cells, reader.split_rows(split), settings)
-    dataset = ShardDataset(reader, plan, *_process(rank, world_size))
+    rows = reader.split_rows(split)
+    plan = BatchPlan(reader.cells, rows, settings)
+    dataset = ShardDataset(reader, plan, *_process(rank, world_size), KeptCells(reader, rows))
     return ShardLoader(dataset, workers=workers, prefetch=prefetch, pin_memory=pin_memory)
 
 
