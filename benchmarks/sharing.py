@@ -43,7 +43,7 @@ def work(steps: int) -> None:
     config.num_labels = 20
     torch.manual_seed(0)
     model = subcell_hf.model.SubCellForPreTraining(config).train()
-    cells, size = 160, config.image_size
+    cells, size = 160, config.image_height_width[0]
     crops = CropBatch(
         pixels=torch.randint(0, 255, (cells, 4, size, size), dtype=torch.uint8),
         cell_masks=torch.ones(cells, size, size, dtype=torch.bool),
