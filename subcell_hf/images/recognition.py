@@ -34,10 +34,8 @@ from subcell_hf.images.tables import open_table
 from subcell_hf.storage.foreign_tables import ForeignTable
 
 LAYOUTS: tuple[Layout, ...] = (
-    *(
-        module.LAYOUT
-        for module in (harmony, harmony_names, cellvoyager, incell, hcsai, scanr, imagexpress, ome_companion, cm4ai)
-    ),
+    *(module.LAYOUT for module in (harmony, harmony_names, cellvoyager, incell, hcsai, scanr, imagexpress, cm4ai)),
+    *ome_companion.LAYOUTS,
     *named_files.LAYOUTS,
 )
 """Layouts of instruments and programs; a folder that is none of them is read by the names of its files."""

@@ -1,12 +1,19 @@
-"""What instruments write into the tags of plain TIFFs: MetaXpress's MetaSeries XML, Gen5's and Harmony's."""
+"""What instruments write into the tags of TIFFs: MetaXpress's MetaSeries XML, Gen5's, Harmony's, and OME-XML."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
 from subcell_hf.errors import InputError
-from subcell_hf.images.decoders.file_metadata import ImageMetadata, described, in_um, metadata_from_tiff_tags
+from subcell_hf.images.decoders.file_metadata import (
+    ImageMetadata,
+    described,
+    in_um,
+    metadata_from_tiff_tags,
+    read_ome_xml,
+)
 from subcell_hf.storage.xml_files import parse_xml_elements, text_of
 
 _HARMONY_TAG = 65500
@@ -14,10 +21,13 @@ _METASERIES_START = "<MetaData>"
 _GEN5_ROOT = "<BTIImageMetaData"
 _DECLARATION = re.compile(r"^\ufeff?\s*<\?xml[^>]*\?>")
 _METRE_UM = 1e6
+_MOST_PLANES = 1_000_000
 
 
 def metadata_from_page(page: Any, path: Path) -> ImageMetadata:
-    """What a page of a plain TIFF says: in an instrument's own tags, else in those that every TIFF may have.
+    """What a page of a TIFF says: in an instrument's own tags, else in those that every TIFF may have.
+
+    OME-XML of one image says the size of its pixels, whichever of its planes the page is.
 
     Where an instrument's tag is there, what it does not say counts as unknown: the resolution tags beside it are those
     of a printer or of the camera.
@@ -35,6 +45,9 @@ def metadata_from_page(page: Any, path: Path) -> ImageMetadata:
             return _from_gen5(description, path, page.imagewidth, page.imagelength)
         if harmony is not None and b"<TiffImageDescription" in bytes(harmony.value)[:1000]:
             return _from_harmony(bytes(harmony.value).rstrip(b"\0").decode("utf-8", "replace"), path)
+        if page.is_ome:
+            images = read_ome_xml(description, _MOST_PLANES)
+            return replace(images[0].metadata, channel_names=()) if len(images) == 1 else ImageMetadata()
     except (InputError, ValueError, LookupError, ArithmeticError, AttributeError, StopIteration) as error:
         return ImageMetadata((), None, f"the instrument's XML in the file's tags cannot be used ({error})")
     return metadata_from_tiff_tags(page)

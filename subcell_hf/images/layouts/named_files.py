@@ -17,6 +17,9 @@ from subcell_hf.images.plane_listing import Layout, ListedPlane, PlaneListing
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import standard_well
 
+_ONE_PLANE = ("EVOS (M7000, FL Auto 2)", "Leica LAS (Matrix Screener)")
+"""Their files hold one plane each, and OME-XML that announces the planes of other files."""
+
 GROUPS = ("plate", "well", "site", "channel", "z", "time")
 """Names that a pattern may give its groups; CellProfiler's capital letters are understood."""
 
@@ -25,8 +28,25 @@ _INSTRUMENTS = {
     "BioTek Cytation (Gen5)": (
         r"(?P<well>[A-P]\d{1,2})_-?\d+_\d+_(?P<site>\d+)(?:Z(?P<z>\d+))?_(?P<channel>.+)_(?P<time>-?\d+)\.tiff?"
     ),
-    # AS_09125_050116030001_D03f00d0.tif: protocol, plate, well, field, channel
-    "Cellomics ArrayScan": r".+_(?P<plate>\d+)_(?P<well>[A-P]\d{2})f(?P<site>\d+)(?P<channel>d\d+)\.(?:tiff?|c01)",
+    # AS_09125_050116030001_D03f00d0.tif: protocol, plate, well, field, channel; not what EVOS writes
+    "Cellomics ArrayScan": (
+        r"(?!.+_[A-Z]_p\d+(?:_z\d+)?_\d+_[A-P]\d\d)"
+        r".+_(?P<plate>\d+)_(?P<well>[A-P]\d{2})f(?P<site>\d+)(?P<channel>d\d+)\.(?:tiff?|c01)"
+    ),
+    # scan_Plate_R_p00_z01_0_A01f00d0.TIF: name and vessel with R for raw, Z-plane, well, field, channel
+    "EVOS (M7000, FL Auto 2)": (
+        r"(?P<plate>.+_R_p\d+)(?:_z(?P<z>\d+))?_\d+_(?P<well>[A-P]\d{2})f(?P<site>\d+)(?P<channel>d\d+)\.tiff?"
+    ),
+    # 1_T0001_XY01_00001_Z001_CH1.tif: name, time, point, tile, Z-plane, channel
+    "Keyence BZ-X": (
+        r"(?P<plate>.+?)_(?:T(?P<time>\d{4})_)?(?P<site>(?:XY\d+_)?\d{5})(?:_Z(?P<z>\d+))?_(?P<channel>CH\d+)\.tiff?"
+    ),
+    # image--L0000--S00--U00--V00--J08--E00--O00--X00--Y00--T0000--Z00--C00.ome.tif: loop and slide, chamber with job
+    # and field, time, Z-plane, channel; chambers count from the first that is scanned, which need not be A01
+    "Leica LAS (Matrix Screener)": (
+        r"image--(?P<plate>L\d+--S\d+)--(?P<site>U\d+--V\d+(?:--[JEO]\d+)*--X\d+--Y\d+)(?:--T(?P<time>\d+))?"
+        r"(?:--Z(?P<z>\d+))?--(?P<channel>C\d+)\.ome\.tiff?"
+    ),
     # Green_A1_1_00d04h00m.tif, Green_A1_1_2024y01m02d_03h04m.tif: channel (as named on export), well, site, time
     "Incucyte": (
         r"(?P<channel>.+)_(?P<well>[A-P]\d{1,2})_(?P<site>\d+)_"
@@ -74,12 +94,13 @@ def compile_pattern(text: str) -> re.Pattern[str]:
     return pattern
 
 
-def list_by_pattern(content: FolderContent, pattern: re.Pattern[str]) -> PlaneListing:
+def list_by_pattern(content: FolderContent, pattern: re.Pattern[str], page: int | None = None) -> PlaneListing:
     """The planes of a folder whose names fit a pattern; others are left out.
 
     Args:
         content: What lies in the folder.
         pattern: Searched in the name of every image, or, where it holds a `/`, in its path below the folder.
+        page: Which page of each file holds its plane; None: all of it.
     """
     named: list[tuple[FilePlace, Sequence[str]]] = []
     left_out: dict[FilePlace, str] = {}
@@ -89,7 +110,7 @@ def list_by_pattern(content: FolderContent, pattern: re.Pattern[str]) -> PlaneLi
         if found is None:
             left_out[image] = "its name does not fit the pattern"
         else:
-            named.append((image, found.groups("")))
+            named.append((image if page is None else image._replace(page=page), found.groups("")))
     if not named:
         raise FieldError(
             f"No image in {content.root} fits the pattern {pattern.pattern!r}. The first is "
@@ -124,13 +145,16 @@ def _recognise(pattern: re.Pattern[str], content: FolderContent) -> str | None:
     return recognised_by_names(content, pattern)
 
 
-def _list_planes(pattern: re.Pattern[str], content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
-    return [list_by_pattern(content, pattern)]
+def _list_planes(
+    pattern: re.Pattern[str], page: int | None, content: FolderContent, options: ReadingOptions
+) -> Iterable[PlaneListing]:
+    return [list_by_pattern(content, pattern, page)]
 
 
 def _layout(name: str, text: str) -> Layout:
     pattern = re.compile(f"^{text}$", re.IGNORECASE)
-    return Layout(name, partial(_recognise, pattern), partial(_list_planes, pattern))
+    page = 0 if name in _ONE_PLANE else None
+    return Layout(name, partial(_recognise, pattern), partial(_list_planes, pattern, page))
 
 
 LAYOUTS = tuple(_layout(name, text) for name, text in _INSTRUMENTS.items())

@@ -1,14 +1,24 @@
-"""OME-TIFF sets: a `*.companion.ome` says which plane lies on which page of which TIFF beside it."""
+"""OME-TIFF sets: OME-XML says which plane lies on which page of which TIFF beside it.
+
+It lies in a `*.companion.ome`, or in one of the TIFFs, or in all of them, as Micro-Manager writes its image stacks.
+"""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path, PureWindowsPath
 from typing import Any
+from xml.sax.saxutils import unescape
+
+import tifffile
 
 from subcell_hf.images.decoders.file_metadata import WellSample, metadata_of_pixels, well_samples
+from subcell_hf.images.decoders.image import FieldError
+from subcell_hf.images.decoders.unread_formats import why_unread
 from subcell_hf.images.folder_contents import FolderContent
 from subcell_hf.images.image_tables.listed_files import file_beside
+from subcell_hf.images.listed_fields import FilePlace
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
@@ -19,10 +29,19 @@ from subcell_hf.images.plane_listing import (
     recognised_by,
 )
 from subcell_hf.images.reading_options import ReadingOptions
-from subcell_hf.storage.xml_files import read_xml_elements
+from subcell_hf.images.wells import standard_well
+from subcell_hf.storage.xml_files import parse_xml_elements, read_xml_elements
 
 _INDEX_NAMES = ("*.companion.ome",)
 _MOST_PLANES = 5_000_000
+_COMPANION = ".companion.ome"
+_OME_TIFF = re.compile(r"(?!image--).+\.ome\.tiff?", re.IGNORECASE)  # Leica's Matrix Screener has another layout
+_MASTER = re.compile(r"""<(?:\w+:)?BinaryOnly\s[^>]*MetadataFile=(["'])(.*?)\1""")
+_FILE_NAME = re.compile(r"""<(?:\w+:)?UUID\s[^>]*FileName=(["'])(.*?)\1""")
+_WELL_LABEL = re.compile(r"(?P<plate>.+)_MMStack_(?P<well>[A-P]\d{1,2})-Site_(?P<site>\d+)(?:\.ome)?")
+"""As Micro-Manager's generator of positions in plates labels them."""
+_REMEMBERED = 64
+_NDTIFF = "ndtiff.index"
 _AXES = {"C": "channels", "Z": "Z-planes", "T": "time points"}
 
 
@@ -35,13 +54,82 @@ def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[Pl
 
 
 def _read_index(index: Path, options: ReadingOptions) -> PlaneListing:
-    samples = well_samples(read_xml_elements(index, "Plate"))
+    return _read_set(index, partial(read_xml_elements, index), options)
+
+
+def _read_set(index: Path, elements: Callable[[str], Iterable[Any]], options: ReadingOptions) -> PlaneListing:
+    samples = well_samples(elements("Plate"))
     planes = [
         plane
-        for image in read_xml_elements(index, "Image")
+        for image in elements("Image")
         for plane in _planes_of(image, index, samples.get(image.get("ID", "")), options)
     ]
-    return PlaneListing(planes, index.name)
+    return PlaneListing(planes, str(index))  # a set may hold a part of a plate
+
+
+def _recognise_stacks(content: FolderContent) -> str | None:
+    return recognised_by([*_stacks(content)])
+
+
+def _list_stacks(content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
+    stacks = _stacks(content)
+
+    def read(index: Path) -> PlaneListing:
+        if not stacks[index]:
+            raise FieldError(f"{index} is missing, which describes the OME-TIFFs beside it. Copy it as well.")
+        return _read_set(index, partial(parse_xml_elements, stacks[index], index), options)
+
+    return list_plates(stacks, read)
+
+
+def _stacks(content: FolderContent) -> dict[Path, str]:
+    """The file that describes each set of OME-TIFFs, and its OME-XML; empty where it is not there.
+
+    Whether a folder holds sets is asked of its first and its last file alone: most folders hold images that are
+    complete by themselves.
+    """
+    folders: dict[str, list[FilePlace]] = {}
+    for image in content.images:
+        if _OME_TIFF.fullmatch(image.name):
+            folders.setdefault(image.folder, []).append(image)
+    found: dict[Path, str] = {}
+    for folder, images in folders.items():
+        if not any(_describes_others(image.path) for image in (images[0], images[-1])):
+            continue
+        known: set[str] = set()
+        for image in images:
+            if image.name in known:
+                continue
+            text = _ome_xml_of(image.path)
+            master = _MASTER.search(text)
+            if master is not None:
+                path = Path(folder, PureWindowsPath(unescape(master[2])).name)
+                if path in found or path.name.lower().endswith(_COMPANION):
+                    continue
+                text = _ome_xml_of(path) if path.is_file() else ""
+            elif not _describes_others(image.path):
+                continue
+            else:
+                path = image.path
+            if not text or text not in found.values():  # all files of a set may have the same
+                found[path] = text
+            known |= {unescape(name) for _, name in _FILE_NAME.findall(text)}
+    return found
+
+
+def _describes_others(path: Path) -> bool:
+    """Whether a TIFF's OME-XML is of other files as well, or lies in one of them."""
+    text = _ome_xml_of(path)
+    return bool(_MASTER.search(text)) or any(unescape(name) != path.name for _, name in _FILE_NAME.findall(text))
+
+
+@lru_cache(_REMEMBERED)
+def _ome_xml_of(path: Path) -> str:
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return tiff.ome_metadata or ""
+    except Exception:  # tifffile's own, of damaged files, which say what is wrong when they are read
+        return ""
 
 
 def _planes_of(image: Any, index: Path, sample: WellSample | None, options: ReadingOptions) -> list[ListedPlane]:
@@ -51,6 +139,8 @@ def _planes_of(image: Any, index: Path, sample: WellSample | None, options: Read
     names, nameless = channel_labels(metadata.channel_names, sizes["C"], options)
     places, folder = list(_places(pixels, sizes)), str(index.parent)
     title = (image.get("Name") or image.get("ID")).replace("/", "_")
+    if sample is None and (labelled := _WELL_LABEL.fullmatch(title)):
+        sample = WellSample(labelled["plate"], standard_well(labelled["well"]), labelled["site"])
     if not places:
         raise ValueError(f"image {title!r} lists no plane")
     problem = _contradiction(title, sizes, [place for place, _, _ in places], [file for _, file, _ in places])
@@ -121,4 +211,13 @@ def _contradiction(
     return None
 
 
-LAYOUT = Layout("OME-TIFF with a companion file", _recognise, _list_planes, _INDEX_NAMES)
+def _refuse_ndtiff(content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
+    index = documents_named(content, _NDTIFF)[0]
+    raise FieldError(f"{index} cannot be read: {why_unread(index.name)}.")
+
+
+LAYOUTS = (
+    Layout("OME-TIFF with a companion file", _recognise, _list_planes, _INDEX_NAMES),
+    Layout("OME-TIFF of several files", _recognise_stacks, _list_stacks),
+    Layout("Micro-Manager NDTiff", lambda content: recognised_by(documents_named(content, _NDTIFF)), _refuse_ndtiff),
+)

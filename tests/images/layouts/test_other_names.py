@@ -27,6 +27,18 @@ EXPORTS = {
         ["MFGTMP-PC_140206180002_C07f02d0.TIF", "MFGTMP-PC_140206180002_C07f02d1.TIF"],
         "Cellomics ArrayScan", ("C07", "2"), {"d0": 1, "d1": 1},
     ),
+    "EVOS": (
+        [f"scan 1_Plate_R_p00_z0{z}_0_B11f03d{d}.TIF" for z in (0, 1) for d in (0, 2)],
+        "EVOS", ("B11", "3"), {"d0": 2, "d2": 2},
+    ),
+    "Keyence": (
+        ["1_XY01_00002_Z001_CH1.tif", "1_XY01_00002_Z002_CH1.tif", "1_XY01_00002_Z001_CH2.tif"],
+        "Keyence BZ-X", ("", "XY01_00002"), {"CH1": 2, "CH2": 1},
+    ),
+    "Matrix Screener": (
+        [f"image--L0000--S00--U01--V00--J08--E00--O00--X00--Y02--T0000--Z00--C0{c}.ome.tif" for c in (0, 1)],
+        "Leica LAS (Matrix Screener)", ("", "U01--V00--J08--E00--O00--X00--Y02"), {"C00": 1, "C01": 1},
+    ),
     "ZEN": (
         ["exp-01_s02_z1_c1.tif", "exp-01_s02_z2_c1.tif", "exp-01_s02_z1_c2.tif", "exp-01_s02_z2_c2.tif"],
         "Zeiss ZEN", ("", "2"), {"c1": 2, "c2": 2},
