@@ -29,6 +29,9 @@ from subcell_hf.types import FieldCrops, FieldOfView
 _WHOLE_SCALE_TOLERANCE = 2e-3
 """Relative difference of pixel sizes below which crops are not resampled: 0.08 is often written for 0.0800885 um."""
 
+_REACH_PX = 2
+"""Pixels around a window that its resampling may look at."""
+
 
 @dataclass(frozen=True)
 class CropSettings:
@@ -191,6 +194,25 @@ def cut_cells(field: FieldOfView, cells: Sequence[Cell], settings: CropSettings)
         quality = _measure_crop(pixels[index][:, rows, columns], masks[index][rows, columns], field.channels)
         records.append({**cell.record, **quality})
     return FieldCrops(field.name, pixels, masks, field.channels, settings.output_pixel_size_um, tuple(records))
+
+
+def window_around(
+    box: CellBox, settings: CropSettings, pixel_size_um: float, shape: tuple[int, int]
+) -> tuple[slice, slice]:
+    """The rows and columns of a field that the crop of a cell is made of.
+
+    Args:
+        box: The cell's bounding box.
+        settings: Sizes.
+        pixel_size_um: Edge of the field's pixels in micrometres.
+        shape: Height and width of the field.
+    """
+    window_px = settings.scale(pixel_size_um) * settings.output_px
+    rows, columns = (
+        slice(min(max(int(start) - _REACH_PX, 0), length), max(math.ceil(start + window_px) + _REACH_PX, 0))
+        for start, length in zip(_window_start(box, window_px), shape, strict=True)
+    )
+    return rows, columns
 
 
 def _window_start(box: CellBox, window_px: float) -> tuple[float, float]:

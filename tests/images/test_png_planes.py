@@ -27,6 +27,9 @@ def test_planes_are_the_samples_in_the_order_of_the_file(
     content = encode(image)
     np.testing.assert_array_equal(imagecodecs.png_decode(content), image)
     np.testing.assert_array_equal(decode_png_planes(content, 4, "image.png"), image.transpose(2, 0, 1))
+    for rows, columns in ((slice(3, 17), slice(5, 23)), (slice(0, 99), slice(7, 99)), (slice(4, 4), slice(0, 0))):
+        window = decode_png_planes(content, 4, "image.png", rows, columns)
+        np.testing.assert_array_equal(window, image[rows, columns].transpose(2, 0, 1))
     mask = opencv_png(image[:, :, 0])
     np.testing.assert_array_equal(decode_png_planes(mask, 1, "mask.png")[0], image[:, :, 0])
 

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from subcell_hf.cells.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM
 from subcell_hf.cells.published.choice import FIELD, NUMBER, ChosenCells
 from subcell_hf.cells.published.facts import published_cell_facts
-from subcell_hf.cells.single_cells import Cell, CropSettings, cut_cells
+from subcell_hf.cells.single_cells import Cell, CropSettings, cut_cells, window_around
 from subcell_hf.images.decoders.image import FieldError
-from subcell_hf.images.decoders.png_planes import decode_png_planes
+from subcell_hf.images.decoders.png_planes import decode_png_planes, png_shape
 from subcell_hf.images.tables import CellBox
 from subcell_hf.ontology import CHANNEL_STAINS
 from subcell_hf.parallel.read_ahead import ReadAhead
@@ -37,10 +37,6 @@ _ASK_AGAIN = frozenset({408, 425, 429})
 """HTTP answers that say to ask again later, though their numbers blame the request."""
 
 
-class _DamagedError(FieldError):
-    """A file is not what was written; perhaps it was damaged on its way."""
-
-
 class CutCell(NamedTuple):
     """One cell, or why there is none.
 
@@ -53,6 +49,22 @@ class CutCell(NamedTuple):
     name: str
     crops: FieldCrops | None
     reason: str = ""
+
+
+class _Decoded(NamedTuple):
+    """The files of one cell, as far as its crop needs them.
+
+    Attributes:
+        window: The part of the image around the cell.
+        origin: Row and column of the window in the image.
+        box: The cell's bounding box in the image.
+        inside: `[height, width]` of the box, True in the cell.
+    """
+
+    window: FieldOfView
+    origin: tuple[int, int]
+    box: CellBox
+    inside: npt.NDArray[np.bool_]
 
 
 class MeasuredRate(NamedTuple):
@@ -120,7 +132,7 @@ class CellFetcher:
         """Size in bytes of a cell's files; 0 where it cannot be used."""
         try:
             content = self._fetch(self._record(row))
-            _decode(*content, self._record(row))
+            _decode(*content, self._record(row), self._settings)
         except FieldError:
             return 0
         return sum(map(len, content))
@@ -129,40 +141,34 @@ class CellFetcher:
         record = self._record(row)
         name = f"{record[FIELD]}_{record.get(NUMBER, '')}"
         try:
-            image, inside, box = self._read(record)
+            found = self._read(record)
         except FieldError as error:
             return CutCell(name, None, str(error))
         record |= {
             "cell_id": name,
             **self._sort_locations(record.pop(_LOCATIONS, "")),
-            "top": box.top,
-            "left": box.left,
-            "height": box.height,
-            "width": box.width,
-            PIXEL_SIZE: image.pixel_size_um,
-            PIXEL_SIZE_FROM: image.pixel_size_from,
+            "top": found.box.top,
+            "left": found.box.left,
+            "height": found.box.height,
+            "width": found.box.width,
+            PIXEL_SIZE: found.window.pixel_size_um,
+            PIXEL_SIZE_FROM: found.window.pixel_size_from,
         }
-        crops = cut_cells(image, [Cell(box, (box.top, box.left), inside, record)], self._settings)
+        box = replace(found.box, top=found.box.top - found.origin[0], left=found.box.left - found.origin[1])
+        crops = cut_cells(found.window, [Cell(box, (box.top, box.left), found.inside, record)], self._settings)
         order = [crops.channels.index(channel) for channel in CHANNELS]
         return CutCell(name, replace(crops, pixels=crops.pixels[:, order], channels=CHANNELS))
 
     def _record(self, row: int) -> dict[str, Any]:
         return self._cells.records(range(row, row + 1))[0]
 
-    def _read(self, record: Mapping[str, Any]) -> tuple[FieldOfView, npt.NDArray[np.bool_], CellBox]:
-        """A cell's image, its mask within its box, and the box; damage may have happened on the way, so once more."""
+    def _read(self, record: Mapping[str, Any]) -> "_Decoded":
+        """A cell's decoded files; what is damaged may have been damaged on its way, and is fetched once more."""
+        content = self._fetch(record)
         try:
-            image, mask = _decode(*self._fetch(record), record)
-        except _DamagedError:
-            image, mask = _decode(*self._fetch(record), record)
-        box = _box_of(mask)
-        edge = min(image.pixels.shape[1:])
-        if edge < self._settings.crop_px:
-            raise FieldError(
-                f"Its image has an edge of {edge} px, expected at least {self._settings.crop_px} px, which are cut out "
-                "around the cell."
-            )
-        return image, mask[box.top : box.top + box.height, box.left : box.left + box.width], box
+            return _decode(*content, record, self._settings)
+        except FieldError:
+            return _decode(*self._fetch(record), record, self._settings)
 
     def _fetch(self, record: Mapping[str, Any]) -> tuple[bytes, bytes]:
         """The files of image and mask, both asked for at once."""
@@ -211,27 +217,33 @@ def _explained(error: Exception, path: str) -> Exception:
     return error
 
 
-def _decode(image: bytes, mask: bytes, record: Mapping[str, Any]) -> tuple[FieldOfView, npt.NDArray[np.bool_]]:
+def _decode(image: bytes, mask: bytes, record: Mapping[str, Any], settings: CropSettings) -> _Decoded:
     facts = published_cell_facts()
     image_name, mask_name = _file_names(record, quoted=False)
-    try:
-        pixels = decode_png_planes(image, len(facts.channels_of_rgba), image_name)
-        values = decode_png_planes(mask, 1, mask_name)[0]
-    except FieldError as error:
-        raise _DamagedError(str(error)) from error
-    if pixels.shape[1:] != values.shape:
-        raise FieldError(f"{mask_name} has {values.shape} px, expected those of the image, {pixels.shape[1:]}.")
-    inside = values == _INSIDE
-    if not inside.any() or not (inside | (values == 0)).all():
+    samples = len(facts.channels_of_rgba)
+    values, shape = decode_png_planes(mask, 1, mask_name)[0], png_shape(image, samples, image_name)
+    if shape != values.shape:
+        raise FieldError(f"{mask_name} has {values.shape} px, expected those of the image, {shape}.")
+    if min(shape) < settings.crop_px:
         raise FieldError(
-            f"{mask_name} has values from {values.min()} to {values.max()}, expected 0 outside of the cell and "
-            f"{_INSIDE} in it."
+            f"Its image has an edge of {min(shape)} px, expected at least {settings.crop_px} px, which are cut out "
+            "around the cell."
         )
-    name, size = str(record[FIELD]), facts.pixel_size_um
-    return FieldOfView(name, pixels, facts.channels_of_rgba, size, pixel_size_from="published"), inside
+    box, inside = _cell_of(values, mask_name)
+    rows, columns = window_around(box, settings, facts.pixel_size_um, shape)
+    name, pixels = str(record[FIELD]), decode_png_planes(image, samples, image_name, rows, columns)
+    window = FieldOfView(name, pixels, facts.channels_of_rgba, facts.pixel_size_um, pixel_size_from="published")
+    return _Decoded(window, (rows.start, columns.start), box, inside)
 
 
-def _box_of(mask: npt.NDArray[np.bool_]) -> CellBox:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, left = int(rows[0]), int(columns[0])
-    return CellBox(1, top, left, int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left)
+def _cell_of(values: npt.NDArray[np.uint8], name: str) -> tuple[CellBox, npt.NDArray[np.bool_]]:
+    """The box of a mask's cell, and the mask within it."""
+    if not values.any() or ((values + 1) > 1).any():  # 255 + 1 is 0
+        raise FieldError(
+            f"{name} has values from {values.min()} to {values.max()}, expected 0 outside of the cell and {_INSIDE} in "
+            "it."
+        )
+    rows, columns = np.flatnonzero(values.any(axis=1)), np.flatnonzero(values.any(axis=0))
+    box = CellBox(1, int(rows[0]), int(columns[0]), int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1)
+    inside = values[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] == _INSIDE
+    return box, inside

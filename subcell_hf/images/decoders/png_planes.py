@@ -1,11 +1,12 @@
 """PNG of 8 bits → planes, compared with its checksums, as fast as its content can be unpacked.
 
-The PNG decoders of imagecodecs unpack with zlib, and return interleaved samples. libdeflate unpacks twice as fast, and
-rows in which each sample is stored as the difference to its left neighbour, which is OpenCV's way among others, are
-summed plane by plane. Files with other filters are decoded by libpng. `benchmarks/published_cells.py` compares them.
+The PNG decoders of imagecodecs unpack with zlib. libdeflate unpacks three times as fast, and of rows in which each
+sample is stored as the difference to its left neighbour, which is OpenCV's way among others, only the window that is
+wanted is summed. Files with other filters are decoded by libpng. `benchmarks/published_cells.py` compares them.
 """
 
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 
@@ -23,13 +24,41 @@ _DIFFERENCES = 1
 _MAX_EDGE_PX = 16_384
 
 
-def decode_png_planes(data: bytes, samples: int, where: str) -> npt.NDArray[np.uint8]:
-    """Decode a PNG of 8 bits per sample; an alpha is a plane like the others.
+def png_shape(data: bytes, samples: int, where: str) -> tuple[int, int]:
+    """Height and width of a PNG of 8 bits per sample.
 
     Args:
         data: The file.
         samples: Samples of a pixel: 1, or 4.
         where: What to call the file in messages.
+
+    Raises:
+        FieldError: If its beginning is not that of such a PNG.
+    """
+    kind, header = next(_chunks(data, where))
+    if kind != b"IHDR" or len(header) != struct.calcsize(_HEADER):
+        raise FieldError(f"{where} is a damaged PNG: it does not begin with a header. Download it again.")
+    width, height, bits, colour_type, _, _, interlaced = struct.unpack(_HEADER, header)
+    right_kind = (bits, colour_type, interlaced) == (8, _COLOUR_TYPES[samples], 0)
+    if not right_kind or not 0 < min(width, height) <= max(width, height) <= _MAX_EDGE_PX:
+        raise FieldError(
+            f"{where} is a PNG of {width} x {height} px, {bits} bits, colour type {colour_type}, expected 8 bits and "
+            f"{samples} sample{'s' if samples > 1 else ''} per pixel."
+        )
+    return height, width
+
+
+def decode_png_planes(
+    data: bytes, samples: int, where: str, rows: slice = slice(None), columns: slice = slice(None)
+) -> npt.NDArray[np.uint8]:
+    """Decode a window of a PNG of 8 bits per sample; an alpha is a plane like the others.
+
+    Args:
+        data: The file; all of it is compared with its checksums.
+        samples: Samples of a pixel: 1, or 4.
+        where: What to call the file in messages.
+        rows: Rows of the window.
+        columns: Columns of the window.
 
     Returns:
         `[samples, height, width]`, in the order of the file: red, green, blue, alpha.
@@ -37,30 +66,37 @@ def decode_png_planes(data: bytes, samples: int, where: str) -> npt.NDArray[np.u
     Raises:
         FieldError: If it is no such PNG, truncated, or differs from its checksums.
     """
-    chunks = _chunks(data, where)
-    kind, header = next(chunks)
-    if kind != b"IHDR" or len(header) != struct.calcsize(_HEADER):
-        raise FieldError(f"{where} is a damaged PNG: it does not begin with a header. Download it again.")
-    width, height, bits, colour_type, _, _, interlaced = struct.unpack(_HEADER, header)
-    if (bits, colour_type, interlaced) != (8, _COLOUR_TYPES[samples], 0) or not 0 < max(width, height) <= _MAX_EDGE_PX:
-        raise FieldError(
-            f"{where} is a PNG of {width} x {height} px, {bits} bits, colour type {colour_type}, expected 8 bits and "
-            f"{samples} sample{'s' if samples > 1 else ''} per pixel."
-        )
-    content = b"".join(chunk for kind, chunk in chunks if kind == b"IDAT")
-    rows = np.empty((height, 1 + width * samples), np.uint8)  # a byte for its filter before each row
+    height, width = png_shape(data, samples, where)
+    content = b"".join(chunk for kind, chunk in _chunks(data, where) if kind == b"IDAT")
+    lines = _scratch.take(height, 1 + width * samples)  # a byte for its filter before each row
     try:
-        unpacked = imagecodecs.deflate_decode(content, out=rows.reshape(-1).data)
+        unpacked = imagecodecs.deflate_decode(content, out=lines.reshape(-1).data)
     except imagecodecs.DeflateError as error:
         raise FieldError(f"{where} is a damaged PNG: {error}. Download it again.") from error
-    if len(unpacked) != rows.size:
-        raise FieldError(f"{where} is a damaged PNG: it holds {len(unpacked)} bytes, expected {rows.size}.")
-    if (rows[:, 0] != _DIFFERENCES).any():
-        decoded = imagecodecs.png_decode(data).reshape(height, width, -1)
-        return np.ascontiguousarray(decoded[..., :samples].transpose(2, 0, 1))
-    planes = np.ascontiguousarray(rows[:, 1:].reshape(height, width, samples).transpose(2, 0, 1))
-    imagecodecs.delta_decode(planes, axis=-1, out=planes)
-    return planes
+    if len(unpacked) != lines.size:
+        raise FieldError(f"{where} is a damaged PNG: it holds {len(unpacked)} bytes, expected {lines.size}.")
+    pixels = lines[:, 1:].reshape(height, width, samples)[rows]
+    if (lines[:, 0] != _DIFFERENCES).any():
+        pixels = imagecodecs.png_decode(data).reshape(height, width, -1)[rows]
+    else:
+        differences = pixels[:, : columns.stop]
+        imagecodecs.delta_decode(differences, axis=1, out=differences)
+    return np.asarray(pixels[:, columns].transpose(2, 0, 1).copy())
+
+
+class _Scratch(threading.local):
+    """Memory of a thread for the rows of one file after the other: from the system, it costs as much as unpacking."""
+
+    memory = np.empty(0, np.uint8)
+
+    def take(self, height: int, width: int) -> npt.NDArray[np.uint8]:
+        """An array whose content is whatever was there."""
+        if self.memory.size < height * width:
+            self.memory = np.empty(height * width, np.uint8)
+        return self.memory[: height * width].reshape(height, width)
+
+
+_scratch = _Scratch()
 
 
 def _chunks(data: bytes, where: str) -> Iterator[tuple[bytes, memoryview]]:
