@@ -8,11 +8,13 @@ so no order of imports can meet a module that is half imported.
 
 import importlib.util
 import sys
+from functools import cached_property
 from importlib.machinery import PathFinder
 from typing import Any
 
 MODEL_TYPE = "subcell"
 TASK = "subcell-localization"
+HUB_TASK = "image-classification"
 NAMES = "transformers.models.auto.auto_mappings"  # a file that holds tables of names and imports nothing
 CONFIGURATIONS = "transformers.models.auto.configuration_auto"
 MODELS = {
@@ -71,6 +73,7 @@ def add_models() -> None:
     PIPELINE_REGISTRY.supported_tasks[TASK] = _Task(
         impl="SubCellPipeline", pt=(AutoModelForImageClassification,), type="image"
     )
+    PIPELINE_REGISTRY.supported_tasks[HUB_TASK] = _TaskByModel(PIPELINE_REGISTRY.supported_tasks[HUB_TASK])
 
 
 class _Task(dict[str, Any]):
@@ -79,3 +82,28 @@ class _Task(dict[str, Any]):
     def __getitem__(self, key: str) -> Any:
         value = super().__getitem__(key)
         return getattr(sys.modules["subcell_hf"], value) if key == "impl" else value
+
+
+class _TaskByModel(dict[str, Any]):
+    """A row of a task that others have too: `pipeline` gets ours for a model of ours, and for any other the usual one.
+
+    `pipeline` takes the class from this row and then calls it with the model, so the class decides at the call.
+    """
+
+    def __getitem__(self, key: str) -> Any:
+        return self._class if key == "impl" else super().__getitem__(key)
+
+    @cached_property
+    def _class(self) -> type:
+        usual = super().__getitem__("impl")
+        if isinstance(usual, str):  # newer versions import a class when `pipeline` asks for it
+            module, _, name = usual.rpartition(".")
+            usual = getattr(importlib.import_module(module), name)
+
+        def make(cls: type, model: Any, *args: Any, **kwargs: Any) -> Any:
+            ours = model.config.model_type == MODEL_TYPE
+            made = sys.modules["subcell_hf"].SubCellPipeline if ours else usual
+            return made(model, *args, **kwargs)
+
+        # Not an instance of this class, the pipeline is not initialized again, and is of the type that it says.
+        return type(usual.__name__, (usual,), {"__new__": make, "__doc__": usual.__doc__})

@@ -178,9 +178,12 @@ def test_the_client_and_the_pipelines_answer_as_for_one_file_per_channel(served:
     with Image.open(served.sheet) as opened:
         for picture in (served.sheet, str(served.sheet), served.sheet.read_bytes()):
             served.check(client.image_classification(picture))
-        served.check(served.locate(opened))
-        served.check(pipeline("image-classification", model=str(served.folder))(opened))
-    served.check(pipeline("image-classification", model=str(served.folder))(str(served.sheet)))
+        for locate in (served.locate, pipeline("image-classification", model=str(served.folder))):
+            for given in (opened, served.sheet, str(served.sheet), served.sheet.read_bytes(), served.planes):
+                served.check(locate(given))
+            deep = tmp_path / "deep.tif"
+            tifffile.imwrite(deep, np.stack(list(served.planes.values())).astype(np.uint16), photometric="minisblack")
+            served.check(locate(str(deep)))
     few = client.image_classification(served.sheet, top_k=2, function_to_apply="softmax")
     assert few == served.locate(str(served.sheet), top_k=2, function_to_apply="softmax")
     raw = served.locate(str(served.sheet), top_k=None, function_to_apply="none")

@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import transformers
+from PIL import Image
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from subcell_hf import registration
 from subcell_hf.model import configuration_subcell
@@ -17,6 +22,14 @@ ORDERS = {
     "package last": "import transformers.pipelines, transformers.models.auto.modeling_auto, subcell_hf",
     "model room only": "import subcell_hf.model.modeling_subcell, transformers",
 }
+
+
+class SquareImages(transformers.BaseImageProcessor):
+    """Images of the right size as they are."""
+
+    def __call__(self, images: Image.Image, **settings: object) -> transformers.BatchFeature:
+        pixels = torch.from_numpy(np.asarray(images, np.float32)).permute(2, 0, 1)
+        return transformers.BatchFeature({"pixel_values": pixels[None]})
 
 
 def _run(code: str, *arguments: object) -> str:
@@ -135,10 +148,10 @@ made = [
 made += [AutoModel.from_config(made[-2]), AutoModelForImageClassification.from_config(made[-2])]
 made += [pipeline(model=classifier), pipeline("subcell-localization", model=classifier)]
 made += [pipeline("subcell-localization", model=made[2], image_processor=made[0])]
-made += [pipeline(model=classifier, trust_remote_code=True)]
+made += [pipeline(model=classifier, trust_remote_code=True), pipeline("image-classification", model=classifier)]
+made += [pipeline("image-classification", model=made[2], image_processor=made[0])]
 print(*(type(thing).__module__.rpartition(".")[0] for thing in made))
-pipeline("image-classification", model=classifier)
-print(*(locate(cell) == made[-4](cell) and len(locate(cell)) for locate in made[-4:]))
+print(*(locate(cell) == made[-6](cell) and len(locate(cell)) for locate in made[-6:]))
 """
 
 
@@ -154,8 +167,21 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.mark.parametrize("order", ORDERS)
 def test_auto_classes_and_pipeline_take_the_package_in_every_order(order: str, folders: list[Path]) -> None:
     modules, located = _run(WITHOUT_TRUST.format(order=ORDERS[order]), *folders).strip().splitlines()
-    assert modules.split() == ["subcell_hf.model"] * 12
-    assert located.split() == ["5"] * 4
+    assert modules.split() == ["subcell_hf.model"] * 14
+    assert located.split() == ["5"] * 6
+
+
+def test_models_of_other_types_keep_their_pipelines() -> None:
+    usual = transformers.pipelines.ImageClassificationPipeline
+    model = transformers.ViTForImageClassification(
+        transformers.ViTConfig(hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4,
+                               image_size=16, patch_size=8, num_labels=3)
+    )  # fmt: skip
+    made = transformers.pipeline("image-classification", model=model, image_processor=SquareImages())
+    assert type(made) is usual
+    assert made.task == "image-classification"
+    assert len(made(Image.new("RGB", (16, 16)))) == 3
+    assert issubclass(PIPELINE_REGISTRY.supported_tasks["image-classification"]["impl"], usual)
 
 
 WITHOUT_PILLOW = """
