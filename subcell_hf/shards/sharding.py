@@ -153,13 +153,15 @@ def write_shards(
     plan = plan_shards(
         [item for item in fields if item.metadata.get("antibody")], settings.fields_per_shard, settings.fields_per_group
     )
-    crop_format = _first_format(source, plan)
+    index = _index_of(output)
+    # A complete folder is recognised without reading a cell, which may lie behind a network that is away.
+    crop_format = _first_format(source, plan) if index is None else index.crop_format
     fingerprint = _fingerprint(source, plan, genes, crop_format, settings)
-    if (output / INDEX_FILE).is_file():
-        return _finished(output, fingerprint)
+    if index is not None:
+        return _finished(output, index, fingerprint)
     with claim_folder(output):
-        if (output / INDEX_FILE).is_file():  # of a job that ended meanwhile
-            return _finished(output, fingerprint)
+        if (index := _index_of(output)) is not None:  # of a job that ended meanwhile
+            return _finished(output, index, fingerprint)
         open_progress(output, fingerprint)
         jobs = [
             ShardJob(output, number, groups, crop_format, settings.classes, strict, fingerprint)
@@ -228,10 +230,14 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 
-def _finished(output: Path, fingerprint: str) -> ShardReport:
-    """The report of a folder that is complete already."""
+def _index_of(output: Path) -> ShardIndex | None:
+    """The index of a folder; None while it is not complete."""
     path = output / INDEX_FILE
-    index = ShardIndex.from_json(path.read_bytes(), str(path))
+    return ShardIndex.from_json(path.read_bytes(), str(path)) if path.is_file() else None
+
+
+def _finished(output: Path, index: ShardIndex, fingerprint: str) -> ShardReport:
+    """The report of a folder that is complete already."""
     if index.fingerprint != fingerprint:
         raise InputError(
             f"{output} already holds shards of other inputs or settings. Choose another folder, or delete this one."

@@ -32,8 +32,13 @@ class FileServer:
     def sizes(self, keys: Iterable[str]) -> dict[str, int | None]:
         """Size in bytes of each file that is there; None where the server does not say."""
         wanted = list(keys)
-        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
-            found = dict(zip(wanted, pool.map(look_up_file, map(self._address, wanted)), strict=True))
+        try:
+            with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+                found = dict(zip(wanted, pool.map(look_up_file, map(self._address, wanted)), strict=True))
+        except InputError as error:
+            raise InputError(
+                f"{error} Or give a folder of files that were copied by hand (subcell fetch --from FOLDER)."
+            ) from error
         self._marks |= {key: about.etag for key, about in found.items() if about is not None}
         return {key: about.size_bytes for key, about in found.items() if about is not None}
 

@@ -167,6 +167,7 @@ def shard_published_cells(
     place = published_place(source)
     if place is None:
         raise InputError(f"{source} does not name the published cells, expected hpa:, hpa:URL or hpa:FOLDER.")
+    complete = (output / INDEX_FILE).is_file()
     lists = fetch_published_splits() if split_by == "published" else {}
     settings = replace(
         settings or ShardSettings(),
@@ -179,15 +180,18 @@ def shard_published_cells(
         split_antibodies=antibodies_of_split(split),
         settings=crop,
         classes=settings.classes,
+        ask=not complete,
         progress=progress,
     )
-    note_published_cells(cells)
-    if not (output / INDEX_FILE).is_file():
+    if not complete:
+        note_published_cells(cells)
         note_expected_time(cells, output)
     report = write_shards(cells, output, settings, workers=workers, strict=strict, progress=progress, engine=engine)
     if split_by == "published":
         changed = import_splits(output, lists, method="published lists")
         report = replace(report, index=changed.index)
+    if complete:
+        _logger.info("%s was complete already: no cell was read.", output)
     return report
 
 

@@ -38,7 +38,10 @@ def test_without_a_network_the_earlier_copy_is_used(bucket: Bucket, caplog: pyte
     bucket.down = True
     with caplog.at_level(logging.WARNING):
         assert keep_current(f"{bucket.url}/table.csv", progress=False) == (path, facts)
-    assert "The copy of an earlier run is used" in caplog.text
+    assert "the copy of an earlier run is used" in caplog.text
+    before = list(bucket.requests)
+    assert keep_current(f"{bucket.url}/table.csv", ask=False, progress=False) == (path, facts)
+    assert bucket.requests == before
     path.write_bytes(b"cut")  # a copy that is not what was downloaded is no copy
     with pytest.raises(InputError, match="could not be downloaded"):
         keep_current(f"{bucket.url}/table.csv", progress=False)

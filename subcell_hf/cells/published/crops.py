@@ -154,6 +154,7 @@ def open_published_crops(
     split_antibodies: Sequence[str] | None = None,
     settings: CropSettings | None = None,
     classes: Sequence[str] | None = None,
+    ask: bool = True,
     progress: bool = True,
 ) -> PublishedCrops:
     """The published cells at an address; their table is downloaded first, unless an earlier copy is still current.
@@ -164,6 +165,7 @@ def open_published_crops(
         split_antibodies: Only the cells of these antibodies; None: all.
         settings: Sizes of the crops; None: those of the published models' training.
         classes: Names of locations; others are moved to the column `other_locations`. None: all stay.
+        ask: Whether to ask the server if its table has changed where there is a copy.
         progress: Whether to show progress on stderr.
 
     Raises:
@@ -171,7 +173,7 @@ def open_published_crops(
         OSError: If the cache cannot be written.
     """
     if place.startswith(("https://", "http://")):
-        metadata, facts = keep_current(f"{place}/{_METADATA_FILE}", progress=progress)
+        metadata, facts = keep_current(f"{place}/{_METADATA_FILE}", ask=ask, progress=progress)
         checksum = facts.sha256
     else:
         metadata = Path(place) / _METADATA_FILE

@@ -21,13 +21,14 @@ def cache_folder() -> Path:
     return Path(constants.HF_HOME) / "subcell"
 
 
-def keep_current(url: str, *, progress: bool = True) -> tuple[Path, FileFacts]:
+def keep_current(url: str, *, ask: bool = True, progress: bool = True) -> tuple[Path, FileFacts]:
     """Have a copy of a file that is the server's, as far as its mark of the content (ETag) says.
 
     Where the server cannot be reached, an earlier copy is used, with a warning.
 
     Args:
         url: `https://…` or `http://…`.
+        ask: Whether to ask the server if the file has changed where there is a copy.
         progress: Whether to show progress on stderr.
 
     Returns:
@@ -44,10 +45,12 @@ def keep_current(url: str, *, progress: bool = True) -> tuple[Path, FileFacts]:
         known = read_record(note) if copy.is_file() else None
         facts = None if known is None else FileFacts(**known["facts"])
         if facts is not None and copy.stat().st_size == facts.size_bytes:
+            if not ask:
+                return copy, facts
             try:
                 there = look_up_file(url)
             except InputError as error:
-                _logger.warning("%s The copy of an earlier run is used: %s.", error, copy)
+                _logger.warning("%s Until then, the copy of an earlier run is used: %s.", error, copy)
                 return copy, facts
             if there is not None and there.etag and there.etag == facts.etag:
                 return copy, facts

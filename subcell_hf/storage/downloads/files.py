@@ -126,8 +126,7 @@ def look_up_file(url: str) -> RemoteFile | None:
     except _BROKEN as error:
         reason = getattr(error, "reason", None) or error
         raise InputError(
-            f"{url} could not be reached: {reason}. Run the same command again when the network is available, or give "
-            "a folder of files that were copied by hand (subcell fetch --from FOLDER)."
+            f"{url} could not be reached: {reason}. Run the same command again when the network is available."
         ) from error
     return found
 

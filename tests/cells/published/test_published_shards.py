@@ -168,9 +168,22 @@ def test_only_what_is_chosen_is_downloaded(bucket: Bucket, tmp_path: Path) -> No
     assert report.index.cells == 20
     assert len(set(bucket.requests)) == 1 + 2 * 20
     before = len(bucket.requests)
-    assert write(bucket, tmp_path / "shards", choice=CellChoice(max_cells=20)).resumed_shards == 1
+    assert write(bucket, tmp_path / "other", choice=CellChoice(max_cells=4)).resumed_shards == 0
     assert "HEAD metadata.csv" in bucket.requests[before:]
     assert "GET metadata.csv" not in bucket.requests[before:]
+
+
+def test_a_complete_folder_needs_no_network(bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    choice = CellChoice(max_cells=20)
+    first = write(bucket, tmp_path / "shards", choice=choice)
+    bucket.down, before = True, list(bucket.requests)
+    with caplog.at_level(logging.INFO):
+        again = write(bucket, tmp_path / "shards", choice=choice)
+    assert bucket.requests == before
+    assert (again.index, again.resumed_shards) == (first.index, len(first.index.shards))
+    assert "shards was complete already: no cell was read." in caplog.text
+    with pytest.raises(InputError, match="already holds shards of other inputs or settings"):
+        write(bucket, tmp_path / "shards", choice=CellChoice(max_cells=10))
 
 
 @pytest.fixture
