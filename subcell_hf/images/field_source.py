@@ -101,7 +101,7 @@ class FieldSource:
             mask = None
             if self.listed.mask_file is not None:
                 mask = read_labels(self.listed.mask_file, pixels.shape[1:], self.options.max_decoded_bytes)
-            metadata = {**_stage_of(said_by_files), **source.metadata}
+            metadata = {**_said_of_field(said_by_files), **source.metadata}
             field = FieldOfView(self.name, pixels, channels, size_um, mask, metadata, size_from)
             if not self.options.trust_masks:
                 check_instances(field, f"label mask {self.listed.mask_file}")
@@ -335,12 +335,12 @@ class FieldSource:
         )
 
 
-def _stage_of(said_by_files: Sequence[ImageMetadata]) -> dict[str, str]:
-    """Where the stage was, as the first file says that says it."""
-    position = next((metadata.stage_um for metadata in said_by_files if metadata.stage_um is not None), None)
-    return (
-        {} if position is None else {f"stage_{axis}_um": f"{at:.6g}" for axis, at in zip("xy", position, strict=True)}
-    )
+def _said_of_field(said_by_files: Sequence[ImageMetadata]) -> dict[str, str]:
+    """Where the stage was, as the first file says that says it, and how many chunks of an OME-Zarr are not stored."""
+    position = next((metadata.stage_um for metadata in said_by_files if metadata.stage_um is not None), ())
+    said = {f"stage_{axis}_um": f"{at:.6g}" for axis, at in zip("xy", position, strict=False)}
+    gaps = next((metadata.chunks_missing for metadata in said_by_files if metadata.chunks_missing), "")
+    return {**said, "chunks_missing": gaps} if gaps else said
 
 
 def channel_order(name: str) -> int:

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from subcell_hf.cells.quality import doubtful_channels
-from subcell_hf.images.decoders.remote_paths import path_of
+from subcell_hf.errors import counted
+from subcell_hf.images.decoders.ome_zarr import chunks_not_stored, is_zarr_folder
+from subcell_hf.images.decoders.remote_paths import RemotePath, path_of
 from subcell_hf.images.field_source import FieldSource
 from subcell_hf.images.fields_of_view import UNUSABLE, list_fields, reason_of
 from subcell_hf.images.reading_options import ReadingOptions
@@ -21,6 +23,7 @@ from subcell_hf.images.wells import row_letters, well_position
 from subcell_hf.ontology import CHANNEL_STAINS, PROTEIN_CHANNEL, channels_from_variant
 
 _SATURATED_SHARE = 0.01
+_MOST_NAMED = 3
 
 # Names of stains and dyes, in the order in which they are looked for: nuclei first, since a dye may contain `ER`.
 _STAINS = {
@@ -120,6 +123,7 @@ def inspect_images(source: str | Path, reading: ReadingOptions | None = None, *,
     fields = tuple(_inspect(item) for item in found.fields)
     usable = [item for item, field in zip(found.fields, fields, strict=True) if field.problem is None]
     problems = [field.problem for field in fields if field.problem is not None]
+    problems += _unstored_chunks(usable)
     problems += [note for item in _spread(usable, look_at) for note in _look_at(item)]
     problems += [note for item in _spread(_time_series(found.fields), look_at) for note in _copied_channels(item)]
     command = _suggest(source, fields, reading)
@@ -214,6 +218,24 @@ def _look_at(item: FieldSource) -> list[str]:
             if share > _SATURATED_SHARE:
                 notes.append(f"Field {field.name!r}: {share:.0%} of channel {name} is saturated.")
     return notes
+
+
+def _unstored_chunks(items: Sequence[FieldSource]) -> list[str]:
+    """Which OME-Zarr images on a disk lack chunks, in one sentence: writers leave out chunks of empty background."""
+    gaps = {}
+    for item in items:
+        file = item.listed.stack_file
+        if file is not None and not isinstance(file, RemotePath) and is_zarr_folder(file):
+            gaps[item.name] = chunks_not_stored(file)
+    lacking = {name: gap for name, gap in gaps.items() if gap}
+    if not lacking:
+        return []
+    named = ", ".join(f"{gap} of field {name!r}" for name, gap in list(lacking.items())[:_MOST_NAMED])
+    return [
+        f"Chunks of {counted(len(lacking), 'field')} are not stored and are read as the fill value: {named}"
+        f"{', …' if len(lacking) > _MOST_NAMED else ''}. This is right where the images are empty there; if they were "
+        "not copied completely, copy them again."
+    ]
 
 
 def _time_series(items: Sequence[FieldSource]) -> list[list[FieldSource]]:

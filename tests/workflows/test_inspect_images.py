@@ -9,8 +9,12 @@ import tifffile
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
+from subcell_hf.images.fields_of_view import find_fields
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.workflows.inspect_images import inspect_images, plate_map, suggest_mapping
+from tests.images.written_fields import COLOURS
+from tests.outside.written_zarr import stack
+from tests.outside.written_zarr import write_plate as write_zarr_plate
 
 SIZE_UM = 0.25
 
@@ -143,3 +147,21 @@ def test_the_map_of_a_plate(tmp_path: Path) -> None:
     assert len(lines) == 17
     assert lines[1].split()[:2] == ["A", "1"]
     assert lines[16].split()[-1] == "1"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_chunks_that_are_not_stored_are_named(tmp_path: Path, version: int) -> None:
+    """An empty corner is right, so the field is used; that its chunks are not there is said of every field."""
+    pixels = stack(1)
+    pixels[:, :40] = 0  # its chunks of 32 x 32 pixels are empty in the upper half
+    write_zarr_plate(tmp_path / "p.zarr", [stack(2), pixels], version)
+    gap = f"{2 * len(COLOURS)} of {4 * len(COLOURS)}"
+    found = inspect_images(tmp_path / "p.zarr")
+    assert found.usable == 2
+    (said,) = [problem for problem in found.problems if problem.startswith("Chunks of")]
+    assert said.startswith(
+        f"Chunks of 1 field are not stored and are read as the fill value: {gap} of field 'p_A01_1'."
+    )
+    with pytest.warns(UserWarning, match="are not stored and are read as 0"):
+        fields = [field.read() for field in find_fields(tmp_path / "p.zarr")]
+    assert [field.metadata.get("chunks_missing") for field in fields] == [None, gap]

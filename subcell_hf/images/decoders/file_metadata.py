@@ -39,12 +39,15 @@ class ImageMetadata:
         pixel_size_problem: Why the size in the file cannot be used; None where it can, or where there is none. It
             matters only where nobody gives the size.
         stage_um: Position of the stage in micrometres (x, y), where the file says it.
+        chunks_missing: How many chunks of an OME-Zarr image are not stored and are read as its fill value, such as
+            `1 of 16`; empty where all are stored.
     """
 
     channel_names: tuple[str, ...] = ()
     pixel_size_um: float | None = None
     pixel_size_problem: str | None = None
     stage_um: tuple[float, float] | None = None
+    chunks_missing: str = ""
 
 
 @dataclass(frozen=True)

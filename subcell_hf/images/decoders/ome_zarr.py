@@ -75,11 +75,13 @@ def read_ome_zarr(path: Path, max_decoded_bytes: int, wanted: Mapping[str, Seque
         opened.store.blosc_keys = {chunk.key for chunk in chunks}
     pixels = np.asarray(array.oindex[tuple(_selected(index) for index in indices)])
     missing = [chunk for chunk in chunks if chunk.key in opened.store.missing]
+    metadata, is_label = header.metadata, "image-label" in opened.facts
     if missing:
         present = [pixels[chunk.place] for chunk in chunks if chunk.key not in opened.store.missing]
         is_lost = _has_content_elsewhere(opened, [chunk.region for chunk in missing])
-        _check_missing(array, present, len(missing), path, is_lost, is_label="image-label" in opened.facts)
-    metadata = header.metadata
+        _check_missing(array, present, len(missing), path, is_lost, is_label)
+        if not is_label:
+            metadata = replace(metadata, chunks_missing=f"{len(missing)} of {len(chunks)}")
     if metadata.channel_names and "C" in (wanted or {}):
         own = tuple(metadata.channel_names[number] for number in indices[header.axes.index("C")])
         metadata = replace(metadata, channel_names=own)
@@ -93,6 +95,18 @@ def zarr_header(path: Path) -> ImageHeader:
         FieldError: If the folder is no image.
     """
     return _open(path).header
+
+
+def chunks_not_stored(path: Path) -> str:
+    """How many chunks of an OME-Zarr image on a disk are not there, such as `1 of 16`; empty where all are.
+
+    Raises:
+        FieldError: If the folder is no image.
+    """
+    opened = _open(path)
+    keys = [chunk.key for chunk in _chunks(opened, [range(length) for length in opened.array.shape], path)]
+    missing = sum(not (path / key).exists() for key in keys)
+    return f"{missing} of {len(keys)}" if missing else ""
 
 
 def _open(path: Path) -> _Opened:
