@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_SPINS = "1000"
-"""Turns for which a thread of libgomp (OpenMP on Linux) waits for the others before it leaves its core.
+_WAITING = {"GOMP_SPINCOUNT": "1000", "OPENBLAS_THREAD_TIMEOUT": "18"}
+"""How long a thread waits for others before it leaves its core: turns in libgomp (OpenMP of torch on Linux), and the
+binary logarithm of cycles in OpenBLAS (numpy and scipy).
 
-libgomp's own 300,000 keep cores busy for milliseconds, in which a thread that has work waits for a core. 1,000 take
-microseconds: the figures for both are in `benchmarks/results/sharing_cpu.json`.
+By themselves they wait 300,000 turns and 2²⁶ cycles: milliseconds, in which a thread that has work waits for a core.
+With these values, microseconds, a process that is alone is as fast: `benchmarks/results/sharing_cpu.json`.
 """
 
 _THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -41,8 +42,9 @@ def share_cores() -> None:
 
     Libraries count cores by affinity, but not the limit of a container: with 2 of 64 cores torch starts 64 threads.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+    for name, value in _WAITING.items():
+        if name != "GOMP_SPINCOUNT" or "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault(name, value)
     cores = usable_cores()
     if "OMP_NUM_THREADS" in os.environ:
         os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_info
 from subcell_hf.parallel import cores
 from subcell_hf.parallel.worker_pool import WorkerPool
 
-NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_THREAD_TIMEOUT", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def shared(monkeypatch: pytest.MonkeyPatch, usable: int = 2, visible: int = 2, **given: str) -> dict[str, str]:
@@ -26,9 +26,11 @@ def shared(monkeypatch: pytest.MonkeyPatch, usable: int = 2, visible: int = 2, *
 
 
 def test_threads_wait_for_microseconds_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shared(monkeypatch) == {"GOMP_SPINCOUNT": "1000"}
-    assert shared(monkeypatch, GOMP_SPINCOUNT="7") == {"GOMP_SPINCOUNT": "7"}
-    assert shared(monkeypatch, OMP_WAIT_POLICY="ACTIVE") == {"OMP_WAIT_POLICY": "ACTIVE"}
+    assert shared(monkeypatch) == {"GOMP_SPINCOUNT": "1000", "OPENBLAS_THREAD_TIMEOUT": "18"}
+    own = {"GOMP_SPINCOUNT": "7", "OPENBLAS_THREAD_TIMEOUT": "26"}
+    assert shared(monkeypatch, **own) == own
+    found = shared(monkeypatch, OMP_WAIT_POLICY="ACTIVE")
+    assert found == {"OMP_WAIT_POLICY": "ACTIVE", "OPENBLAS_THREAD_TIMEOUT": "18"}
 
 
 def test_threads_are_no_more_than_the_cores_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
