@@ -1,56 +1,27 @@
 """Configuration of SubCell models."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from .channels_subcell import LARGEST_CHANNELS, find_rows
+from .checks_subcell import as_list, expect, expect_choice, expect_divisible, expect_fraction, expect_whole
+from .locations_subcell import REPORTED_LOCATIONS
 from .tasks_subcell import CustomPipelines
 
 if TYPE_CHECKING:
     # Never run, but read by transformers: it keeps a folder's code under a checksum of the files that these lines name,
     # and models under the class of their configuration. So folders whose code differs anywhere run their own models.
+    from .channel_tokens_subcell import average_passes as average_passes
     from .image_files_subcell import read_file as read_file
     from .image_processing_subcell import SubCellImageProcessor as SubCellImageProcessor
     from .modeling_subcell import SubCellModel as SubCellModel
     from .modeling_subcell_pretraining import SubCellForPreTraining as SubCellForPreTraining
     from .objectives_subcell import sigmoid_focal_loss as sigmoid_focal_loss
     from .pipeline_subcell import SubCellPipeline as SubCellPipeline
-
-# The classes that the published classifiers report, in their order. The island cannot read annotations/locations.tsv,
-# which is where the rest of the package takes them from; a test holds the two together.
-REPORTED_LOCATIONS = (
-    "Actin filaments",
-    "Aggresome",
-    "Cell Junctions",
-    "Centriolar satellite",
-    "Centrosome",
-    "Cytokinetic bridge",
-    "Cytoplasmic bodies",
-    "Cytosol",
-    "Endoplasmic reticulum",
-    "Endosomes",
-    "Focal adhesion sites",
-    "Golgi apparatus",
-    "Intermediate filaments",
-    "Lipid droplets",
-    "Lysosomes",
-    "Microtubules",
-    "Midbody",
-    "Mitochondria",
-    "Mitotic chromosome",
-    "Mitotic spindle",
-    "Nuclear bodies",
-    "Nuclear membrane",
-    "Nuclear speckles",
-    "Nucleoli",
-    "Nucleoli fibrillar center",
-    "Nucleoli rim",
-    "Nucleoplasm",
-    "Peroxisomes",
-    "Plasma membrane",
-    "Vesicles",
-    "Negative",
-)
+    from .positions_subcell import add_channels as add_channels
+    from .scaling_subcell import scale_min_max as scale_min_max
 
 # Which class each Auto class finds in a saved folder, and which pipeline `pipeline(model=…)`.
 AUTO_MAP = {
@@ -75,6 +46,8 @@ SIZES: dict[str, dict[str, int]] = {
 POSITION_EMBEDDING_TYPES = ("sincos", "learned")
 POOLING_TYPES = ("gated", "attention", "mean", "cls")
 PROJECTION_TYPES = ("mlp", "linear", "residual", "none")
+CHANNEL_TOKENS = ("joint", "separate")
+CHANNEL_MASKING = ("together", "apart")
 PROBLEM_TYPES = ("multi_label_classification", "single_label_classification")
 
 
@@ -93,6 +66,11 @@ class SubCellConfig(PreTrainedConfig):
         channels: Name of every input channel, in order, the protein of interest last. SubCell's own are `red`
             (microtubules), `yellow` (endoplasmic reticulum), `blue` (nucleus) and `green` (protein); other names and
             counts are allowed for custom models.
+        channel_tokens: `"joint"`: the channels of a place share a token, as in the published models; `"separate"`: each
+            channel has separate tokens with a channel embedding by name, so that the model takes any 1–8 channels.
+        channel_masking: With separate tokens, whether those of a place are hidden `"together"` or `"apart"`.
+        channels_per_pass: With separate tokens, most channels whose tokens attend together in evaluation; further ones
+            take further passes, each with the protein, whose embeddings are averaged. None: all attend together.
         pixel_size_um: Edge of an input pixel in micrometres. The default is that of 896 px Human Protein Atlas crops
             resized to 448 px.
         image_size: Edge (or `[height, width]`) in pixels of the images that the position embeddings are made for.
@@ -157,9 +135,14 @@ class SubCellConfig(PreTrainedConfig):
     model_type = "subcell"
     sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
     # Trainer collects every other output as predictions: with these, the logits alone.
-    keys_to_ignore_at_inference = ["member_logits", "pooler_output", "pooler_attentions", "hidden_states", "attentions"]
+    keys_to_ignore_at_inference = [
+        "member_logits", "pooler_output", "pooler_attentions", "channel_attentions", "hidden_states", "attentions"
+    ]  # fmt: skip
 
     channels: list[str] | tuple[str, ...] = ("red", "yellow", "blue", "green")
+    channel_tokens: str = "joint"
+    channel_masking: str = "together"
+    channels_per_pass: int | None = None
     pixel_size_um: float = 0.160177
     image_size: int | list[int] | tuple[int, int] = 448
     patch_size: int = 16
@@ -213,10 +196,10 @@ class SubCellConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Derive what depends on other fields, then refuse what cannot work."""
-        self.channels = _as_list(self.channels)
-        self.image_size = _as_list(self.image_size) if not isinstance(self.image_size, int) else self.image_size
+        self.channels = as_list(self.channels)
+        self.image_size = as_list(self.image_size) if not isinstance(self.image_size, int) else self.image_size
         for name in ("classifier_hidden_sizes", "projection_hidden_sizes", "centroid_hidden_sizes"):
-            setattr(self, name, _as_list(getattr(self, name)))
+            setattr(self, name, as_list(getattr(self, name)))
         self._derive_backbone()
         if self.mask_ratio is None:
             self.mask_ratio = 0.0 if self.backbone_config is not None else 0.25
@@ -234,12 +217,12 @@ class SubCellConfig(PreTrainedConfig):
         # Derived last: a width that is wrong deserves the message about that width.
         if self.probe_hidden_sizes is None:
             self.probe_hidden_sizes = [self.embedding_size // 2]
-        self.probe_hidden_sizes = _as_list(self.probe_hidden_sizes)
+        self.probe_hidden_sizes = as_list(self.probe_hidden_sizes)
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "problem_type":  # at once, as the model reads it much later
             choices = " or ".join(map(repr, PROBLEM_TYPES))
-            _require(value in PROBLEM_TYPES, key, value, f"{choices}; for regression train a head on pooler_output")
+            expect(value in PROBLEM_TYPES, key, value, f"{choices}; for regression train a head on pooler_output")
         super().__setattr__(key, CustomPipelines(value) if key == "custom_pipelines" else value)
 
     @classmethod
@@ -261,6 +244,29 @@ class SubCellConfig(PreTrainedConfig):
     def num_channels(self) -> int:
         """Number of input channels."""
         return len(self.channels)
+
+    def channel_rows(self, names: Sequence[str] | None = None) -> list[int] | None:
+        """Rows of the channel embeddings for the channels of an image; None where tokens are joint.
+
+        Args:
+            names: Of the image's channels in order; None: those that the model was trained on.
+
+        Raises:
+            ValueError: If the model does not take these channels.
+        """
+        if self.channel_tokens == "separate":
+            return find_rows(self.channels if names is None else names, self.channels)
+        if names is not None and list(names) != list(self.channels):
+            raise ValueError(
+                f"channels are {', '.join(names)}; the model takes {', '.join(self.channels)} in this order (others "
+                "need channel_tokens='separate'). SubCellImageProcessor orders planes by name."
+            )
+        return None
+
+    def shows_protein(self, names: Sequence[str] | None = None) -> bool:
+        """Whether an image of these channels shows a protein, without which its antibody is not to be learned."""
+        rows = self.channel_rows(names)
+        return rows is None or self.num_channels - 1 in rows
 
     @property
     def image_height_width(self) -> tuple[int, int]:
@@ -288,102 +294,92 @@ class SubCellConfig(PreTrainedConfig):
             return
         if isinstance(self.backbone_config, dict):
             settings = dict(self.backbone_config)
-            _require("model_type" in settings, "backbone_config", sorted(settings), "a key 'model_type'")
+            expect("model_type" in settings, "backbone_config", sorted(settings), "a key 'model_type'")
             self.backbone_config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         self.backbone_config.num_channels = self.num_channels
         widths = getattr(self.backbone_config, "hidden_sizes", None)
         self.hidden_size = widths[-1] if widths else self.backbone_config.hidden_size
 
     def _check_geometry(self) -> None:
-        _require(
+        expect(
             bool(self.channels) and all(isinstance(name, str) and name for name in self.channels),
             "channels", self.channels, "at least one channel, each a name such as 'green'",
         )  # fmt: skip
-        _require(
-            len(set(self.channels)) == len(self.channels), "channels", self.channels, "every channel name only once"
-        )
-        _require(self.pixel_size_um > 0, "pixel_size_um", self.pixel_size_um, "micrometres above 0")
+        expect(len(set(self.channels)) == len(self.channels), "channels", self.channels, "every channel name only once")
+        self._check_channel_tokens()
+        expect(self.pixel_size_um > 0, "pixel_size_um", self.pixel_size_um, "micrometres above 0")
         for name in ("patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-            _require_whole(name, getattr(self, name))
+            expect_whole(name, getattr(self, name))
         sizes = [self.image_size] if isinstance(self.image_size, int) else self.image_size
-        _require(
+        expect(
             len(sizes) in (1, 2) and all(size > 0 and size % self.patch_size == 0 for size in sizes),
             "image_size", self.image_size, f"an edge, or height and width, divisible by patch_size={self.patch_size}",
         )  # fmt: skip
-        _require_choice("position_embedding_type", self.position_embedding_type, POSITION_EMBEDDING_TYPES)
+        expect_choice("position_embedding_type", self.position_embedding_type, POSITION_EMBEDDING_TYPES)
         if self.backbone_config is None:
-            _require_divisible("hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads)
+            expect_divisible("hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads)
             if self.position_embedding_type == "sincos":
-                _require_divisible("hidden_size", self.hidden_size, "sine and cosine of two axes", 4)
+                expect_divisible("hidden_size", self.hidden_size, "sine and cosine of two axes", 4)
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooling_dropout", "classifier_dropout"):
-            _require_fraction(name, getattr(self, name))
+            expect_fraction(name, getattr(self, name))
+
+    def _check_channel_tokens(self) -> None:
+        expect_choice("channel_tokens", self.channel_tokens, CHANNEL_TOKENS)
+        expect_choice("channel_masking", self.channel_masking, CHANNEL_MASKING)
+        if self.channel_tokens == "joint":
+            joint = "with channel_tokens='joint', where the channels of a place share a token"
+            expect(self.channel_masking == "together", "channel_masking", self.channel_masking, f"'together' {joint}")
+            expect(self.channels_per_pass is None, "channels_per_pass", self.channels_per_pass, f"None {joint}")
+            return
+        separate = "with channel_tokens='separate'"
+        expect(self.backbone_config is None, "backbone_config", self.backbone_config, f"None {separate}: the ViT")
+        count, most = self.num_channels, LARGEST_CHANNELS
+        expect(count <= most, "channels", self.channels, f"at most {most} {separate}")
+        limit = self.channels_per_pass
+        sound = limit is None or (isinstance(limit, int) and not isinstance(limit, bool) and limit >= 2)
+        expect(sound, "channels_per_pass", limit, "None, or at least 2: the protein and another")
 
     def _check_heads(self) -> None:
-        _require_choice("pooling_type", self.pooling_type, POOLING_TYPES)
-        _require(
+        expect_choice("pooling_type", self.pooling_type, POOLING_TYPES)
+        expect(
             self.pooling_type != "cls" or self.backbone_config is None, "pooling_type", self.pooling_type,
             "'gated', 'attention' or 'mean' with a backbone, whose feature map has no CLS token",
         )  # fmt: skip
         for name in ("pooling_num_heads", "pooling_hidden_size", "classifier_ensemble_size", "projection_size"):
-            _require_whole(name, getattr(self, name))
+            expect_whole(name, getattr(self, name))
         if self.pooling_projection_size is not None:
-            _require_whole("pooling_projection_size", self.pooling_projection_size)
+            expect_whole("pooling_projection_size", self.pooling_projection_size)
         for name in ("classifier_hidden_sizes", "projection_hidden_sizes", "centroid_hidden_sizes"):
             for width in getattr(self, name):
-                _require_whole(name, width)
-        _require_choice("projection_type", self.projection_type, PROJECTION_TYPES)
-        _require(bool(self.num_labels), "id2label", self.id2label, "at least one label")
-        _require(self.focal_gamma >= 0, "focal_gamma", self.focal_gamma, "a number that is not negative")
-        _require(self.focal_alpha <= 1, "focal_alpha", self.focal_alpha, "at most 1; negative switches it off")
+                expect_whole(name, width)
+        expect_choice("projection_type", self.projection_type, PROJECTION_TYPES)
+        expect(bool(self.num_labels), "id2label", self.id2label, "at least one label")
+        expect(self.focal_gamma >= 0, "focal_gamma", self.focal_gamma, "a number that is not negative")
+        expect(self.focal_alpha <= 1, "focal_alpha", self.focal_alpha, "at most 1; negative switches it off")
 
     def _check_pretraining(self) -> None:
         for name in ("mask_ratio", "context_mask_ratio", "object_mask_ratio", "probe_dropout"):
-            _require_fraction(name, getattr(self, name))
+            expect_fraction(name, getattr(self, name))
         for name in ("reconstruction", "cell_contrast", "protein_contrast", "protein_centroid", "probe"):
             value = getattr(self, f"{name}_weight")
-            _require(value >= 0, f"{name}_weight", value, "0 (off) or a positive weight")
+            expect(value >= 0, f"{name}_weight", value, "0 (off) or a positive weight")
         for name in ("cell_contrast_temperature", "protein_contrast_temperature"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "a temperature above 0")
-        _require(0 <= self.teacher_momentum <= 1, "teacher_momentum", self.teacher_momentum, "a number from 0 to 1")
+            expect(getattr(self, name) > 0, name, getattr(self, name), "a temperature above 0")
+        expect(0 <= self.teacher_momentum <= 1, "teacher_momentum", self.teacher_momentum, "a number from 0 to 1")
         for name in ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_intermediate_size"):
-            _require_whole(name, getattr(self, name))
+            expect_whole(name, getattr(self, name))
         if self.backbone_config is None:
-            _require_divisible(
+            expect_divisible(
                 "decoder_hidden_size", self.decoder_hidden_size,
                 "decoder_num_attention_heads", self.decoder_num_attention_heads,
             )  # fmt: skip
-            _require_divisible("decoder_hidden_size", self.decoder_hidden_size, "sine and cosine of two axes", 4)
+            expect_divisible("decoder_hidden_size", self.decoder_hidden_size, "sine and cosine of two axes", 4)
             return
         for name in ("reconstruction_weight", "mask_ratio", "context_mask_ratio"):
-            _require(
+            expect(
                 getattr(self, name) == 0, name, getattr(self, name),
                 "0 with a backbone_config: patches are hidden and reconstructed by the ViT only",
             )  # fmt: skip
-
-
-def _as_list(values: Any) -> list[Any]:
-    return [values] if isinstance(values, str | int) else list(values)
-
-
-def _require(condition: bool, name: str, got: Any, expected: str) -> None:
-    if not condition:
-        raise ValueError(f"SubCellConfig: {name}={got!r} cannot work; expected {expected}.")
-
-
-def _require_choice(name: str, got: Any, choices: tuple[str, ...]) -> None:
-    _require(got in choices, name, got, f"one of {', '.join(map(repr, choices))}")
-
-
-def _require_whole(name: str, got: Any) -> None:
-    _require(isinstance(got, int) and not isinstance(got, bool) and got > 0, name, got, "a whole number above 0")
-
-
-def _require_fraction(name: str, got: Any) -> None:
-    _require(0 <= got < 1, name, got, "a fraction from 0 up to, but not including, 1")
-
-
-def _require_divisible(name: str, got: int, divisor_name: str, divisor: int) -> None:
-    _require(got % divisor == 0, name, got, f"a multiple of {divisor} ({divisor_name})")
 
 
 SubCellConfig.register_for_auto_class()

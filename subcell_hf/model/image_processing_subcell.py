@@ -5,27 +5,25 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor, get_size_dict
 from transformers.processing_utils import ImagesKwargs
 
-from .channels_subcell import ChannelMapping, check_names, plan_passes, require
+from .channels_subcell import ChannelMapping, check_names, choose_channels, find_rows, plan_passes, require
 from .image_files_subcell import ImageFile, is_picture, plane_of, read_channels, read_mask, read_picture
+from .scaling_subcell import Settings, fit_crops, scale_min_max, stack_crops
 
 LARGEST_RESCALING = 16.0  # beyond it a unit is wrong (nanometres, metres), not the microscope another
-LARGEST_INTENSITY = 1e37  # differences of such numbers still fit into float32
 OVERRIDABLE = ("size", "do_resize", "do_center_crop", "do_pad", "do_normalize", "do_mask", "normalize")
 SERVICE_KEYS = {"image_processor_type", "processor_class", "feature_extractor_type", "auto_map"}  # transformers' own
-
-Settings = dict[str, Any]
 
 
 class SubCellImageProcessorKwargs(ImagesKwargs, total=False):
     """What `from_pretrained` may override, beside the switches that every image processor has."""
 
     channels: Any
+    channel_tokens: str
     pixel_size_um: Any
     normalize: str
     do_mask: bool
@@ -59,6 +57,8 @@ class SubCellImageProcessor(BaseImageProcessor):
         normalize: Minimum and maximum over the `"image"` (as the published models were trained) or each `"channel"`.
         channel_mapping: Our channel → its name in another assay, for example `{"green": "mito", "blue": "dna"}`. A
             list of names for one channel, `{"green": ["mito", "agp"]}`, makes one pass per name.
+        channel_tokens: The model's: with `"separate"` any 1–8 channels are taken, by name. A stain that the model was
+            not trained on must be mapped, for example `{"other": "actin"}`.
         **kwargs: Only what transformers itself stores; anything else is refused.
 
     Raises:
@@ -67,6 +67,7 @@ class SubCellImageProcessor(BaseImageProcessor):
 
     _auto_class: str | None = "AutoImageProcessor"
     valid_kwargs = SubCellImageProcessorKwargs
+    channel_tokens: str = "joint"  # saved with a processor only where it is not
     pixel_size_um: float | None = 0.160177  # not None, so that a None given is saved
     normalize: Any  # a setting here, as in `do_normalize`; the parent's legacy method of this name is of no use
 
@@ -82,6 +83,7 @@ class SubCellImageProcessor(BaseImageProcessor):
         do_mask: bool = True,
         normalize: str = "image",
         channel_mapping: ChannelMapping | None = None,
+        channel_tokens: str = "joint",
         **kwargs: Any,
     ) -> None:
         foreign = sorted(name for name in kwargs if name not in SERVICE_KEYS and not name.startswith("_"))
@@ -93,7 +95,13 @@ class SubCellImageProcessor(BaseImageProcessor):
         self.do_normalize, self.do_mask = do_normalize, do_mask
         self.size, self.normalize = size, normalize
         self.size = self._join_settings({})["size"]
-        plan_passes(self.channels, channel_mapping)
+        known = channel_tokens in ("joint", "separate")
+        require(known, f"channel_tokens={channel_tokens!r}; expected 'joint' or 'separate'.")
+        if channel_tokens == "separate":
+            self.channel_tokens = channel_tokens
+            find_rows(self.channels, self.channels)
+            find_rows(list(channel_mapping or self.channels), self.channels)
+        plan_passes(list(channel_mapping or ()) if self.is_separate else self.channels, channel_mapping)
         self.channel_mapping = channel_mapping
 
     def preprocess(
@@ -112,12 +120,13 @@ class SubCellImageProcessor(BaseImageProcessor):
             images: A crop `[channels, height, width]` or `[height, width, channels]`, a stack of them, a dict of planes
                 `{"red": [height, width], …}`, a list of one crop's planes, or a list of any of these, crop by crop;
                 numpy, torch or Pillow, integers or floats of any depth, negative values too. Planes of a dict that the
-                model does not use are ignored. An image of Pillow alone is a channel sheet or shows channels in their
-                colours, see `split_picture`; as a plane of a dict, only the channel's own colour may carry signal.
+                model does not use are ignored, see `channels`. An image of Pillow alone is a channel sheet or shows
+                channels in their colours, see `split_picture`; as a plane of a dict, only the channel's own colour may
+                carry signal.
             cell_masks: One mask `[height, width]` per crop, bool or 0/1 (0/255 in Pillow's images), 1 inside the cell;
                 optional.
             channels: Names of the planes of arrays in their order, the model's own order by default. Named planes that
-                the model does not use are ignored.
+                the model does not use are ignored; with separate channel tokens each must be known or mapped.
             pixel_size_um: Edge of the crops' pixels in micrometres, a number or one per crop; None means the model's.
             channel_mapping: Instead of the processor's own.
             return_tensors: `"pt"` or `"np"`.
@@ -127,7 +136,8 @@ class SubCellImageProcessor(BaseImageProcessor):
 
         Returns:
             `pixel_values` float32 `[crops, channels, height, width]`, or `[crops, passes, channels, height, width]`
-            where the mapping lists several proteins; `cell_masks` bool `[crops, height, width]` on request.
+            where the mapping lists several proteins; `cell_masks` bool `[crops, height, width]` on request. With
+            separate channel tokens also `channels`, the model's names of the channels in their order.
 
         Raises:
             ValueError: If an image, mask or setting cannot work; the message names the image's place in the batch.
@@ -135,7 +145,8 @@ class SubCellImageProcessor(BaseImageProcessor):
         settings = self._join_settings(kwargs)
         require(return_tensors in (None, "pt", "np"), f"return_tensors={return_tensors!r}; expected 'pt' or 'np'.")
         mapping = self.channel_mapping if channel_mapping is None else channel_mapping
-        passes, several = plan_passes(self.channels, mapping)
+        made = self.choose_channels(_plane_names(images) if channels is None else check_names(channels), mapping)
+        passes, several = plan_passes(made, mapping)
         wanted = list(dict.fromkeys(name for names in passes for name in names))
         # Planes without names stand in the model's order, unless several proteins would share a place there.
         order = check_names(channels) if channels is not None else [] if several else passes[0]
@@ -146,7 +157,8 @@ class SubCellImageProcessor(BaseImageProcessor):
         for index, crop in enumerate(crops):
             groups.setdefault((crop.shape, crop.dtype, crop.device, factors[index]), []).append(index)
         outputs = [
-            _fit(*_stack(crops, masks, group, settings), factors[group[0]], settings) for group in groups.values()
+            fit_crops(*stack_crops(crops, masks, group, settings), factors[group[0]], settings)
+            for group in groups.values()
         ]
         places = torch.tensor([index for group in groups.values() for index in group]).argsort()
         pixels = _unite([pixels for pixels, _ in outputs], places)  # [crops, planes, height, width]
@@ -157,7 +169,36 @@ class SubCellImageProcessor(BaseImageProcessor):
         data = {"pixel_values": pixels if several else pixels[:, 0]}
         if settings["return_cell_masks"] and masks is not None:
             data["cell_masks"] = _unite([inside[:, 0] > 0 for _, inside in outputs if inside is not None], places)
-        return BatchFeature({name: data[name].cpu().numpy() for name in data} if return_tensors == "np" else data)
+        arrays: Settings = {name: data[name].cpu().numpy() for name in data} if return_tensors == "np" else dict(data)
+        return BatchFeature(arrays | {"channels": made} if self.is_separate else arrays)
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether the model has separate channel tokens, so that any channels are taken."""
+        return self.channel_tokens == "separate"
+
+    def choose_channels(
+        self, present: Sequence[str] | None = None, channel_mapping: ChannelMapping | None = None
+    ) -> list[str]:
+        """Which channels are made of an image.
+
+        Args:
+            present: Names of its planes; None where they have none and are in the model's order.
+            channel_mapping: Instead of the processor's own.
+
+        Returns:
+            The model's channels in order; with separate channel tokens those that the image has.
+
+        Raises:
+            ValueError: If separate channel tokens cannot be made of these planes.
+        """
+        if not self.is_separate:
+            return self.channels
+        mapping = self.channel_mapping if channel_mapping is None else channel_mapping
+        if present is None:
+            own = {channel: name for channel, name in (mapping or {}).items() if isinstance(name, str)}
+            present = [own.get(channel, channel) for channel in self.channels]
+        return choose_channels(self.channels, present, mapping)
 
     def split_picture(
         self, picture: Any, where: str = "The picture", channels: Sequence[str] | None = None
@@ -176,7 +217,7 @@ class SubCellImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: If it is neither, or may be something else; the message says what to give instead.
         """
-        passes, several = plan_passes(self.channels, self.channel_mapping)
+        passes, several = plan_passes(self.choose_channels(channels), self.channel_mapping)
         return read_channels(picture, [] if several else passes[0], where, channels)
 
     def read_plane(self, picture: Any, channel: str | None, where: str) -> np.ndarray[Any, Any]:
@@ -225,26 +266,19 @@ class SubCellImageProcessor(BaseImageProcessor):
         return factors
 
 
-def scale_min_max(pixels: Tensor, normalize: str = "image") -> Tensor:
-    """`(x - min) / (max - min + 1e-6)` per crop or per channel; a constant image becomes zeros.
-
-    Args:
-        pixels: `[..., channels, height, width]` float.
-        normalize: `"image"`: minimum and maximum over channels, height and width; `"channel"`: per channel.
-
-    Returns:
-        Values from 0 to 1, of the shape and dtype of `pixels`.
-    """
-    axes = (-2, -1) if normalize == "channel" else (-3, -2, -1)
-    low = pixels.amin(dim=axes, keepdim=True)
-    high = pixels.amax(dim=axes, keepdim=True)
-    return (pixels - low).div_(high - low + 1e-6)
-
-
 def _check_pixel_size(value: Any, where: str) -> float | None:
     sound = value is None or (isinstance(value, int | float) and value is not True and 0 < value < float("inf"))
     require(sound, f"{where} is {value!r}; expected micrometres above 0, or None if unknown.")
     return None if value is None else float(value)
+
+
+def _plane_names(images: Any) -> list[str] | None:
+    """Names of the planes of crops that are dicts; None for others."""
+    crops = images if isinstance(images, list | tuple) else [images]
+    named = [[str(name) for name in crop] for crop in crops if isinstance(crop, Mapping)]
+    listed = "; ".join(sorted({", ".join(sorted(names)) for names in named}))
+    require(";" not in listed, f"The images have different channels ({listed}); expected the same in one call.")
+    return named[0] if named else None
 
 
 def _as_tensor(array: Any, where: str) -> Tensor:
@@ -348,47 +382,6 @@ def _read_masks(cell_masks: Any, crops: list[Tensor]) -> list[Tensor] | None:
     got, expected = [list(mask.shape) for mask in masks], [list(crop.shape[1:]) for crop in crops]
     require(got == expected, f"Cell masks have the shapes {got}; expected those of the images, {expected}.")
     return masks
-
-
-def _stack(
-    crops: list[Tensor], masks: list[Tensor] | None, members: list[int], settings: Settings
-) -> tuple[Tensor, Tensor | None]:
-    """Crops of one kind, checked and masked, float32 `[crops, planes, height, width]` and their masks."""
-    stacked = torch.stack([crops[index] for index in members])
-    pixels = stacked.to(device=settings["device"]).float()
-    if stacked.is_floating_point():
-        finite = pixels.abs().amax(dim=(1, 2, 3)) <= LARGEST_INTENSITY  # NaN compares as False and is found too
-        _require_all(finite, members, "Image {} holds NaN, infinite or gigantic values; expected finite ones.")
-    if masks is None:
-        return pixels, None
-    inside = torch.stack([masks[index].float() for index in members])[:, None].to(pixels.device)
-    binary = ((inside == 0) | (inside == 1)).flatten(1).all(dim=1)
-    _require_all(binary, members, "Cell mask {} holds other values than 0 and 1; expected one cell's: labels == label.")
-    _require_all(inside.amax(dim=(1, 2, 3)) > 0, members, "Cell mask {} is 0 everywhere; expected 1 inside the cell.")
-    return pixels * inside if settings["do_mask"] else pixels, inside
-
-
-def _require_all(sound: Tensor, members: list[int], message: str) -> None:
-    if not bool(sound.all()):
-        raise ValueError(message.format(members[int(sound.int().argmin())]))
-
-
-def _fit(pixels: Tensor, inside: Tensor | None, factor: float, settings: Settings) -> tuple[Tensor, Tensor | None]:
-    """Bring crops and masks to the model's pixel size and `size`; the pixel at `edge // 2` stays in the centre."""
-    height, width = pixels.shape[-2:]
-    size = settings["size"]["height"], settings["size"]["width"]
-    target = size if settings["do_resize"] else (max(1, round(height * factor)), max(1, round(width * factor)))
-    if target != (height, width):
-        pixels = F.interpolate(pixels, target, mode="bilinear", align_corners=False, antialias=True)
-        inside = None if inside is None else F.interpolate(inside, target, mode="nearest-exact")
-    border: list[int] = []  # left, right, top, bottom; what is negative is cut
-    for got, wanted in ((target[1], size[1]), (target[0], size[0])):
-        changed = settings["do_center_crop"] if got > wanted else settings["do_pad"]
-        before = wanted // 2 - got // 2
-        border += [before, wanted - got - before] if changed else [0, 0]
-    if any(border):
-        pixels, inside = F.pad(pixels, border), None if inside is None else F.pad(inside, border)
-    return pixels, inside
 
 
 def _unite(groups: list[Tensor], places: Tensor) -> Tensor:

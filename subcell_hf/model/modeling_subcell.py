@@ -21,8 +21,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
+from .channel_tokens_subcell import average_passes, check_images, flat_channels
+from .channels_subcell import channel_passes
 from .configuration_subcell import AUTO_MAP, CUSTOM_PIPELINES, SubCellConfig
 from .objectives_subcell import sigmoid_focal_loss
+from .positions_subcell import (
+    add_channels,
+    gather_tokens,
+    interpolate_position_embeddings,
+    rows_of,
+    sincos_position_embeddings,
+)
 
 _EAGER_TOKENS = 320
 """Most tokens of which plain attention trains faster than the fused kernel in bfloat16 on CPUs."""
@@ -35,10 +44,13 @@ class SubCellModelOutput(ModelOutput):
     """What `SubCellModel` returns.
 
     Attributes:
-        last_hidden_state: `[batch, tokens, hidden_size]`: CLS and patches of a ViT, the positions of another backbone.
+        last_hidden_state: `[batch, tokens, hidden_size]`: CLS and patches of a ViT (channel by channel where channels
+            have separate tokens), the positions of another backbone.
         pooler_output: `[batch, embedding_size]`, the embedding; attention heads one after the other.
         pooler_attentions: `[batch, pooling heads, rows, columns]`, weight of every patch in the pooling. They do
             not add up to 1 where CLS takes a share; hidden patches have weight 0; None with CLS pooling.
+        channel_attentions: With separate channel tokens `[batch, pooling heads, channels, rows, columns]`, the shares
+            of the channels in `pooler_attentions`.
         hidden_states: With `output_hidden_states=True` the input of the first layer and the output of every layer, each
             `[batch, tokens, hidden_size]`; feature maps of the stages with another backbone. With indices instead of
             True, None takes the place of those not asked for.
@@ -48,6 +60,7 @@ class SubCellModelOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
     pooler_attentions: Tensor | None = None
+    channel_attentions: Tensor | None = None
     hidden_states: tuple[Tensor | None, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -62,6 +75,7 @@ class SubCellImageClassifierOutput(ModelOutput):
         member_logits: `[batch, members, labels]`, of every member of the ensemble.
         pooler_output: `[batch, embedding_size]`, the embedding.
         pooler_attentions: `[batch, pooling heads, rows, columns]`.
+        channel_attentions: As in `SubCellModelOutput`.
         hidden_states: As in `SubCellModelOutput`.
         attentions: As in `SubCellModelOutput`.
     """
@@ -71,60 +85,9 @@ class SubCellImageClassifierOutput(ModelOutput):
     member_logits: Tensor | None = None
     pooler_output: Tensor | None = None
     pooler_attentions: Tensor | None = None
+    channel_attentions: Tensor | None = None
     hidden_states: tuple[Tensor | None, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-
-
-def sincos_position_embeddings(hidden_size: int, rows: int, columns: int) -> Tensor:
-    """Fixed 2-D sine–cosine position embeddings with a zero row for CLS.
-
-    The first half of the width encodes the column and the second half the row, as in the published MAE models.
-
-    Args:
-        hidden_size: Width, a multiple of 4.
-        rows: Rows of the patch grid.
-        columns: Columns of the patch grid.
-
-    Returns:
-        `[1, 1 + rows · columns, hidden_size]` in torch's default dtype, as parameters are made.
-    """
-    frequency = 10000.0 ** -(torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size // 4))
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    angles = [axis.flatten()[:, None] * frequency for axis in (column, row)]
-    positions = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
-    return F.pad(positions, (0, 0, 1, 0)).to(torch.get_default_dtype())[None]
-
-
-def interpolate_position_embeddings(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Position embeddings for another patch grid, bicubic, CLS untouched.
-
-    Args:
-        positions: `[1, 1 + rows · columns, hidden_size]`.
-        grid: Rows and columns of `positions`.
-        new_grid: Rows and columns wanted.
-
-    Returns:
-        `[1, 1 + new rows · new columns, hidden_size]`.
-    """
-    # A trace must not keep the size that it was made with; interpolation to the same size changes nothing.
-    if grid == new_grid and not torch.jit.is_tracing():  # type: ignore[attr-defined]  # exported by another name
-        return positions
-    patches = positions[:, 1:].reshape(1, *grid, -1).permute(0, 3, 1, 2).float()
-    patches = F.interpolate(patches, size=new_grid, mode="bicubic", align_corners=False)
-    return torch.cat([positions[:, :1], patches.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
-
-
-def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
-    """Tokens at given positions.
-
-    Args:
-        tokens: `[batch, tokens, width]`.
-        indices: `[batch, kept]` int64.
-
-    Returns:
-        `[batch, kept, width]`.
-    """
-    return tokens.gather(1, indices[:, :, None].expand(-1, -1, tokens.shape[-1]))
 
 
 class SubCellPatchEmbeddings(nn.Module):
@@ -132,12 +95,18 @@ class SubCellPatchEmbeddings(nn.Module):
 
     def __init__(self, config: SubCellConfig):
         super().__init__()
-        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
+        self.separate = config.channel_tokens == "separate"
+        planes = 1 if self.separate else config.num_channels
+        self.projection = nn.Conv2d(planes, config.hidden_size, config.patch_size, config.patch_size)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """`[batch, channels, height, width]` → `[batch, patches, hidden_size]`."""
+        """`[batch, channels, height, width]` → `[batch, patches, hidden_size]`, of each channel if separate."""
+        channels = pixel_values.shape[1]
+        if self.separate:
+            pixel_values = flat_channels(pixel_values)
         patches: Tensor = self.projection(pixel_values)  # [batch, hidden_size, rows, columns]
-        return patches.flatten(2).transpose(1, 2)
+        patches = patches.flatten(2).transpose(1, 2)
+        return patches.unflatten(0, (-1, channels)).flatten(1, 2) if self.separate else patches
 
 
 class SubCellEmbeddings(nn.Module):
@@ -154,10 +123,16 @@ class SubCellEmbeddings(nn.Module):
         else:
             # Saved with the weights, like the published ones, but never trained.
             self.register_buffer("position_embeddings", sincos_position_embeddings(config.hidden_size, rows, columns))
+        self.channel_embeddings: nn.Parameter | None = None
+        if config.channel_tokens == "separate":
+            # One per channel, and one for any other stain.
+            self.channel_embeddings = nn.Parameter(torch.zeros(config.num_channels + 1, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, pixel_values: Tensor, kept_patches: Tensor | None, interpolate_pos_encoding: bool) -> Tensor:
-        """`[batch, channels, height, width]` → `[batch, 1 + kept patches, hidden_size]`."""
+    def forward(
+        self, pixel_values: Tensor, kept_patches: Tensor | None, interpolate_pos_encoding: bool, rows: list[int] | None
+    ) -> Tensor:
+        """`[batch, channels, height, width]` → `[batch, 1 + kept patches, hidden_size]`; `rows` of the channels."""
         size, grid = self.config.patch_size, self.config.patch_grid
         new_grid = (pixel_values.shape[-2] // size, pixel_values.shape[-1] // size)
         if grid != new_grid and not interpolate_pos_encoding:
@@ -168,6 +143,7 @@ class SubCellEmbeddings(nn.Module):
         # A buffer may have another precision than the parameters, by loading or by a policy of mixed precision.
         positions = self.position_embeddings.to(self.cls_token.dtype)
         positions = interpolate_position_embeddings(positions, grid, new_grid)
+        positions = add_channels(positions, rows_of(self.channel_embeddings, rows))
         patches = self.patch_embeddings(pixel_values) + positions[:, 1:]
         if kept_patches is not None:
             patches = gather_tokens(patches, kept_patches)
@@ -379,6 +355,8 @@ class SubCellPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, SubCellEmbeddings):
             init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
+            if module.channel_embeddings is not None:
+                init.trunc_normal_(module.channel_embeddings, std=self.config.initializer_range)
             if self.config.position_embedding_type == "learned":
                 init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
             else:
@@ -429,32 +407,46 @@ class SubCellModel(SubCellPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | Sequence[int] | None = None,
         interpolate_pos_encoding: bool = True,
+        channels: Sequence[str] | None = None,
     ) -> SubCellModelOutput:
         """Embed images.
 
         Args:
             pixel_values: `[batch, channels, height, width]`, scaled as the image processor does.
-            kept_patches: `[batch, kept]` int64, the patches that the encoder sees; None for all. ViT only.
+            kept_patches: `[batch, kept]` int64, the patches that the encoder sees; None for all. ViT only. With
+                separate channel tokens, patch p of channel c has the number c · patches + p.
             output_attentions: Whether to return the attention probabilities, which costs the fused kernel.
             output_hidden_states: Whether to return the hidden states, or the indices of those to keep: 0 is the input
                 of the first layer, -1 the output of the last.
             interpolate_pos_encoding: Whether images of another size than the configuration's are allowed.
+            channels: Names of the images' channels in their order: with separate channel tokens any 1–8 that the model
+                knows, also `protein`, `other`, `other_2`, …; None for the configuration's.
 
         Returns:
             Embedding, attention map and tokens; a tuple with `return_dict=False`.
 
         Raises:
             ValueError: If the images have the wrong shape, number of channels, or a size that patches do not divide,
-                or there is no hidden state of an index.
+                the model does not take these channels, or there is no hidden state of an index.
         """
-        check_images(self.config, pixel_values)
+        rows = check_images(self.config, pixel_values, channels)
         attend = self.config.output_attentions if output_attentions is None else output_attentions
         keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         if self.config.backbone_config is not None:
             return self._forward_backbone(pixel_values, kept_patches, bool(attend), keep)
         kept_states = _wanted_states(keep, 1 + len(self.layers))
+        if rows is not None and not self.training and kept_patches is None:
+            names, protein = self.config.channels if channels is None else channels, self.config.num_channels - 1
+            passes = channel_passes(names, rows, protein, self.config.channels_per_pass)
+            if len(passes) > 1:
+                _refuse_states(attend, kept_states)
+                outputs = [
+                    self(pixel_values[:, at], channels=[names[place] for place in at], return_dict=True)
+                    for at in passes
+                ]
+                return SubCellModelOutput(**average_passes(outputs, passes))
         hidden_states = self.embeddings(
-            pixel_values.to(self.embeddings.cls_token.dtype), kept_patches, interpolate_pos_encoding
+            pixel_values.to(self.embeddings.cls_token.dtype), kept_patches, interpolate_pos_encoding, rows
         )
         all_hidden_states, all_attentions = [hidden_states if 0 in kept_states else None], []
         for index, layer in enumerate(self.layers, start=1):
@@ -463,11 +455,14 @@ class SubCellModel(SubCellPreTrainedModel):
             all_attentions.append(probabilities)
         tokens = self.layernorm(hidden_states)
         pooled, weights = self.pooler(tokens)
-        grid = (pixel_values.shape[-2] // self.config.patch_size, pixel_values.shape[-1] // self.config.patch_size)
+        height, width = pixel_values.shape[-2:]
+        grid = (height // self.config.patch_size, width // self.config.patch_size)
+        maps = _attention_maps(weights, kept_patches, (1 if rows is None else len(rows), *grid))
         return SubCellModelOutput(
             last_hidden_state=tokens,
             pooler_output=pooled,
-            pooler_attentions=_attention_map(weights, kept_patches, grid),
+            pooler_attentions=None if maps is None else maps[:, :, 0] if rows is None else maps.sum(2),
+            channel_attentions=None if rows is None else maps,
             hidden_states=tuple(all_hidden_states) if kept_states else None,
             attentions=tuple(all_attentions) if attend else None,
         )
@@ -504,12 +499,13 @@ class SubCellModel(SubCellPreTrainedModel):
         )
 
     @torch.no_grad()
-    def embed_panel(self, pixel_values: Tensor) -> Tensor:
+    def embed_panel(self, pixel_values: Tensor, channels: Sequence[str] | None = None) -> Tensor:
         """Embed cells of which several proteins were imaged, one pass per protein.
 
         Args:
             pixel_values: `[batch, passes, channels, height, width]`, as the image processor makes them from a channel
                 mapping with several proteins.
+            channels: As for `forward`.
 
         Returns:
             `[batch, passes · embedding_size]`, the passes' embeddings one after the other.
@@ -522,37 +518,8 @@ class SubCellModel(SubCellPreTrainedModel):
                 f"embed_panel: pixel_values have shape {list(pixel_values.shape)}; expected [batch, passes, channels, "
                 "height, width]. For one protein per cell call the model itself."
             )
-        embeddings = self(pixel_values.flatten(0, 1), return_dict=True).pooler_output
+        embeddings = self(pixel_values.flatten(0, 1), channels=channels, return_dict=True).pooler_output
         return embeddings.unflatten(0, pixel_values.shape[:2]).flatten(1)  # type: ignore[no-any-return]
-
-
-def check_images(config: SubCellConfig, pixel_values: Tensor) -> None:
-    """Refuse what a model cannot embed.
-
-    Args:
-        config: Of the model.
-        pixel_values: `[batch, channels, height, width]`.
-
-    Raises:
-        ValueError: If shape, number of channels, or type is another, or patches do not divide the size.
-    """
-    channels, size = list(config.channels), config.patch_size
-    if pixel_values.ndim != 4 or pixel_values.shape[1] != len(channels):
-        raise ValueError(
-            f"pixel_values have shape {list(pixel_values.shape)}; expected [batch, {len(channels)}, height, width] "
-            f"with the channels {', '.join(channels)}. SubCellImageProcessor makes them."
-        )
-    if not pixel_values.is_floating_point():
-        raise ValueError(
-            f"pixel_values are {pixel_values.dtype}; expected scaled floating-point intensities, as "
-            "SubCellImageProcessor makes them."
-        )
-    height, width = pixel_values.shape[-2:]
-    if config.backbone_config is None and (height % size or width % size or not height or not width):
-        raise ValueError(
-            f"pixel_values are {height}×{width} px; height and width must be multiples of the patch size {size}: "
-            "crop or pad the images, for example with SubCellImageProcessor(size=…)."
-        )
 
 
 def _wanted_states(selection: bool | int | Sequence[int] | None, count: int) -> set[int]:
@@ -568,13 +535,22 @@ def _wanted_states(selection: bool | int | Sequence[int] | None, count: int) -> 
     return {index % count for index in indices}
 
 
-def _attention_map(weights: Tensor | None, kept: Tensor | None, grid: tuple[int, int]) -> Tensor | None:
-    """Pooling weights of the tokens → `[batch, heads, rows, columns]`, without CLS and not renormalised."""
+def _refuse_states(attend: bool, kept_states: set[int]) -> None:
+    """Refuse what an image in several passes does not have."""
+    if attend or kept_states:
+        raise ValueError(
+            "output_attentions and output_hidden_states need all channels in one pass: set "
+            "model.config.channels_per_pass = None."
+        )
+
+
+def _attention_maps(weights: Tensor | None, kept: Tensor | None, grid: tuple[int, int, int]) -> Tensor | None:
+    """Pooling weights of the tokens → `[batch, heads, channels, rows, columns]`, without CLS and not renormalised."""
     if weights is None:
         return None
     weights = weights[:, :, 1:]
     if kept is not None:
-        blank = weights.new_zeros(*weights.shape[:2], grid[0] * grid[1])
+        blank = weights.new_zeros(*weights.shape[:2], grid[0] * grid[1] * grid[2])
         weights = blank.scatter(2, kept[:, None].expand(-1, weights.shape[1], -1), weights)
     return torch.unflatten(weights, -1, grid)
 
@@ -631,6 +607,7 @@ class SubCellForImageClassification(SubCellPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | Sequence[int] | None = None,
         interpolate_pos_encoding: bool = True,
+        channels: Sequence[str] | None = None,
     ) -> SubCellImageClassifierOutput:
         """Classify images; embedding and attention map come with the same forward.
 
@@ -641,6 +618,7 @@ class SubCellForImageClassification(SubCellPreTrainedModel):
             output_attentions: Whether to return the attention probabilities.
             output_hidden_states: Whether to return the hidden states, or the indices of those to keep.
             interpolate_pos_encoding: Whether images of another size than the configuration's are allowed.
+            channels: Names of the images' channels, as for `SubCellModel.forward`.
 
         Returns:
             Logits, embedding, attention map and, with labels, the loss; a tuple with `return_dict=False`.
@@ -653,6 +631,7 @@ class SubCellForImageClassification(SubCellPreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             interpolate_pos_encoding=interpolate_pos_encoding,
+            channels=channels,
             return_dict=True,
         )
         member_logits = self.classifier(outputs.pooler_output)
@@ -664,6 +643,7 @@ class SubCellForImageClassification(SubCellPreTrainedModel):
             member_logits=member_logits,
             pooler_output=outputs.pooler_output,
             pooler_attentions=outputs.pooler_attentions,
+            channel_attentions=outputs.channel_attentions,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

@@ -11,15 +11,13 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
+from .channel_tokens_subcell import flat_channels
 from .configuration_subcell import SubCellConfig
 from .modeling_subcell import (
     SubCellLayer,
     SubCellModel,
     SubCellModelOutput,
     SubCellPreTrainedModel,
-    gather_tokens,
-    interpolate_position_embeddings,
-    sincos_position_embeddings,
 )
 from .objectives_subcell import (
     contrastive_loss,
@@ -29,6 +27,13 @@ from .objectives_subcell import (
     sigmoid_focal_loss,
     sum_over_processes,
     world_size,
+)
+from .positions_subcell import (
+    add_channels,
+    gather_tokens,
+    interpolate_position_embeddings,
+    rows_of,
+    sincos_position_embeddings,
 )
 
 
@@ -40,9 +45,10 @@ class SubCellForPreTrainingOutput(ModelOutput):
         loss: Scalar, the weighted sum of `losses`.
         losses: Name → unweighted scalar: `reconstruction`, `cell_contrast`, `protein_contrast`, `protein_centroid`,
             `probe`, as far as they are switched on and the batch has what they need.
-        reconstruction: `[cells, patches, patch_size² · channels]` of the first view, on the scale
-            of the target: normalised per patch if that is.
-        patch_mask: `[cells, views, patches]` float, 1 = hidden.
+        reconstruction: `[cells, patches, patch_size² · channels]` of the first view, on the scale of the target:
+            normalised per patch if that is. With separate channel tokens `[cells, channels · patches, patch_size²]`,
+            channel by channel.
+        patch_mask: `[cells, views, patches]` float, 1 = hidden; `[cells, views, channels · patches]` likewise.
         pooler_output: `[cells, views, embedding_size]`.
         pooler_attentions: `[cells, views, pooling heads, rows, columns]`; None with CLS pooling.
         probe_logits: `[cells, views, labels]`.
@@ -74,6 +80,18 @@ class PatchSelection(NamedTuple):
     kept: Tensor
     restore: Tensor
     patch_mask: Tensor
+
+    def of_every_channel(self, channels: int) -> "PatchSelection":
+        """The same patches in each of several channels, whose patches are numbered one channel after the other."""
+        count, kept = self.restore.shape[1], self.kept.shape[1]
+        number = torch.arange(channels, device=self.kept.device)[:, None]
+        restore = self.restore[:, None]  # [batch, 1, patches]
+        seen, hidden = number * kept + restore, channels * kept + number * (count - kept) + restore - kept
+        return PatchSelection(
+            (self.kept[:, None] + number * count).flatten(1),
+            torch.where(restore < kept, seen, hidden).flatten(1),
+            self.patch_mask.repeat(1, channels),
+        )
 
 
 def select_patches(
@@ -203,10 +221,20 @@ class SubCellDecoder(nn.Module):
             [SubCellLayer(config, *layer_widths) for _ in range(config.decoder_num_hidden_layers)]
         )
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.prediction = nn.Linear(width, config.patch_size**2 * config.num_channels)
+        self.channel_embeddings: nn.Parameter | None = None
+        planes = config.num_channels
+        if config.channel_tokens == "separate":
+            self.channel_embeddings = nn.Parameter(torch.zeros(config.num_channels + 1, width))
+            planes = 1
+        self.prediction = nn.Linear(width, config.patch_size**2 * planes)
 
-    def forward(self, tokens: Tensor, restore: Tensor | None, grid: tuple[int, int]) -> Tensor:
-        """Kept tokens `[cells, 1 + kept, hidden_size]` → `[cells, patches, patch_size² · channels]`."""
+    def forward(
+        self, tokens: Tensor, restore: Tensor | None, grid: tuple[int, int], rows: list[int] | None = None
+    ) -> Tensor:
+        """Kept tokens `[cells, 1 + kept, hidden_size]` → `[cells, patches, patch_size² · channels]`.
+
+        With separate channel tokens, of which `rows` are the channels', `[cells, channels · patches, patch_size²]`.
+        """
         hidden_states = self.embed(tokens)
         cls_token, patches = hidden_states[:, :1], hidden_states[:, 1:]
         if restore is not None:
@@ -214,6 +242,7 @@ class SubCellDecoder(nn.Module):
             patches = gather_tokens(torch.cat([patches, hidden], dim=1), restore)
         positions = self.position_embeddings.to(self.mask_token.dtype)  # a buffer, as in SubCellEmbeddings
         positions = interpolate_position_embeddings(positions, self.config.patch_grid, grid)
+        positions = add_channels(positions, rows_of(self.channel_embeddings, rows))
         hidden_states = torch.cat([cls_token, patches], dim=1) + positions.to(patches.dtype)
         for layer in self.layers:
             hidden_states, _ = layer(hidden_states)
@@ -259,6 +288,8 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, SubCellDecoder):
             init.normal_(module.mask_token, std=self.config.initializer_range)
+            if module.channel_embeddings is not None:
+                init.normal_(module.channel_embeddings, std=self.config.initializer_range)
             positions = sincos_position_embeddings(self.config.decoder_hidden_size, *self.config.patch_grid)
             init.copy_(module.position_embeddings, positions)
 
@@ -322,10 +353,13 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         centroid_noise: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | Sequence[int] | None = None,
+        channels: Sequence[str] | None = None,
     ) -> SubCellForPreTrainingOutput:
         """Compute the losses of a batch of views.
 
-        Patches are hidden in training, and in evaluation only where `noise` is given.
+        Patches are hidden in training, and in evaluation only where `noise` is given. Views without the protein's
+        channel, which separate channel tokens allow, have no location and no antibody: the protein-specific objectives
+        and the probe are off.
 
         Args:
             pixel_values: `[cells, views, channels, height, width]`, one or two views of every cell. Reconstruction
@@ -335,11 +369,13 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             antibodies: `[cells]` int64, the antibody of every cell; needed by the protein-specific objectives.
             locations: `[cells, labels]` multi-hot targets of the probe; without them there is no probe loss.
             noise: `[cells, views, patches]` uniform random numbers that decide which patches are hidden; drawn from
-                torch's default generator if None and a ratio is above 0.
+                torch's default generator if None and a ratio is above 0. `[cells, views, channels · patches]` where
+                separate channel tokens are hidden apart.
             teacher_noise: Same, for the teacher, for which patches are chosen independently.
             centroid_noise: `[antibodies, projection_size]` unit vectors, if `centroid_noise_weight` > 0; drawn if None.
             output_attentions: Whether to return the encoder's attention probabilities.
             output_hidden_states: Whether to return the encoder's hidden states, or the indices of those to keep.
+            channels: Names of the views' channels, as for `SubCellModel.forward`.
 
         Returns:
             Loss, its named components and what pictures and metrics need; a tuple with `return_dict=False`.
@@ -347,18 +383,21 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         Raises:
             ValueError: If an objective that is switched on lacks what it needs.
         """
-        views = self._check_views(pixel_values, antibodies)
+        views = self._check_views(pixel_values, antibodies, channels)
         selections = self.hide_patches(pixel_values, cell_masks, noise)
-        outputs = self.encode(pixel_values, selections, output_attentions, output_hidden_states)
+        outputs = self.encode(pixel_values, selections, output_attentions, output_hidden_states, channels)
         embeddings = torch.stack([output.pooler_output for output in outputs], dim=1)  # [cells, views, embedding_size]
         losses: dict[str, Tensor] = {}
         reconstruction = None
         if self.config.reconstruction_weight:
-            reconstruction, losses["reconstruction"] = self.reconstruct(views[0], outputs[0], selections[0])
+            reconstruction, losses["reconstruction"] = self.reconstruct(views[0], outputs[0], selections[0], channels)
         taught = None
-        if self.config.protein_centroid_weight and len(views) == 2 and antibodies is not None:
-            taught = self.teach(pixel_values, self.hide_from_teacher(pixel_values, teacher_noise))
-        scored, probe_logits = self.score_embeddings(embeddings, taught, antibodies, locations, centroid_noise)
+        has_antibodies = antibodies is not None and self.config.shows_protein(channels)
+        if self.config.protein_centroid_weight and len(views) == 2 and has_antibodies:
+            taught = self.teach(pixel_values, self.hide_from_teacher(pixel_values, teacher_noise), channels)
+        scored, probe_logits = self.score_embeddings(
+            embeddings, taught, antibodies, locations, centroid_noise, channels
+        )
         losses |= scored
         maps = [output.pooler_attentions for output in outputs]
         return SubCellForPreTrainingOutput(
@@ -379,6 +418,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         selections: list[PatchSelection | None],
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | Sequence[int] | None = None,
+        channels: Sequence[str] | None = None,
     ) -> list[Any]:
         """Run the encoder over every view of `[cells, views, channels, height, width]`; a `SubCellModelOutput` each."""
         return [
@@ -387,6 +427,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
                 kept_patches=selection.kept if selection is not None else None,
                 output_attentions=output_attentions,
                 output_hidden_states=output_hidden_states,
+                channels=channels,
                 return_dict=True,
             )
             for view, selection in zip(pixel_values.unbind(1), selections, strict=True)
@@ -399,6 +440,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         antibodies: Tensor | None = None,
         locations: Tensor | None = None,
         centroid_noise: Tensor | None = None,
+        channels: Sequence[str] | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Every loss that needs nothing but embeddings, which must be those of a whole batch.
 
@@ -408,11 +450,14 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             antibodies: As for `forward`.
             locations: As for `forward`.
             centroid_noise: As for `forward`.
+            channels: As for `forward`.
 
         Returns:
             Name → unweighted scalar, and the probe's logits `[cells, views, labels]`.
         """
         losses: dict[str, Tensor] = {}
+        if not self.config.shows_protein(channels):
+            taught = antibodies = locations = None
         if embeddings.shape[1] == 2 and (self.training or antibodies is not None):
             losses |= self._contrast(embeddings, antibodies)
             if taught is not None and antibodies is not None:
@@ -428,9 +473,20 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
     def weigh(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum of named losses."""
         weighted: list[Tensor] = [getattr(self.config, f"{name}_weight") * value for name, value in losses.items()]
+        if self.training and self.config.channel_tokens == "separate" and torch.is_grad_enabled():
+            # What a batch without the protein does not train has a gradient of 0: no process waits for it.
+            weighted += [0.0 * parameter.sum() for parameter in self._protein_parameters()]
         return torch.stack(weighted).sum()
 
-    def _check_views(self, pixel_values: Tensor, antibodies: Tensor | None) -> tuple[Tensor, ...]:
+    def _protein_parameters(self) -> list[nn.Parameter]:
+        parts = (
+            getattr(self, name, None) for name in ("protein_projection", "centroid_projection", "predictor", "probe")
+        )
+        return [parameter for part in parts if part is not None for parameter in part.parameters()]
+
+    def _check_views(
+        self, pixel_values: Tensor, antibodies: Tensor | None, channels: Sequence[str] | None
+    ) -> tuple[Tensor, ...]:
         if pixel_values.ndim != 5 or pixel_values.shape[1] not in (1, 2):
             raise ValueError(
                 f"pixel_values have shape {list(pixel_values.shape)}; expected [cells, views, channels, height, "
@@ -442,7 +498,8 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
                     "pixel_values hold one view of each cell, but contrast is switched on: give two views, or set "
                     "cell_contrast_weight, protein_contrast_weight and protein_centroid_weight to 0."
                 )
-            if antibodies is None and (self.config.protein_contrast_weight or self.config.protein_centroid_weight):
+            needs_antibodies = self.config.protein_contrast_weight or self.config.protein_centroid_weight
+            if antibodies is None and needs_antibodies and self.config.shows_protein(channels):
                 raise ValueError(
                     "antibodies are missing: give [cells] int64, or set protein_contrast_weight and "
                     "protein_centroid_weight to 0."
@@ -455,8 +512,9 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             return None
         if not (self.config.mask_ratio or self.config.context_mask_ratio):
             return None
-        cells, views, _, height, width = pixel_values.shape
+        cells, views, channels, height, width = pixel_values.shape
         patches = (height // self.config.patch_size) * (width // self.config.patch_size)
+        patches *= channels if self.config.channel_masking == "apart" else 1
         if noise is None:
             # Not in a default dtype of 16 bits, of which many patches would draw the same number.
             return torch.rand(cells, views, patches, device=pixel_values.device, dtype=torch.float32)
@@ -478,7 +536,9 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             grid = (pixel_values.shape[-2] // size, pixel_values.shape[-1] // size)
             # Nearest neighbour, as the published models were trained.
             object_patches = F.interpolate(cell_masks.float(), size=grid, mode="nearest").flatten(2) > 0
-        return [
+            if self.config.channel_masking == "apart":
+                object_patches = object_patches.repeat(1, 1, pixel_values.shape[2])
+        selections = [
             select_patches(
                 noise[:, view],
                 ratio,
@@ -490,16 +550,33 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             else None
             for view, ratio in enumerate(ratios)
         ]
+        if self.config.channel_tokens == "joint" or self.config.channel_masking == "apart":
+            return selections
+        return [chosen and chosen.of_every_channel(pixel_values.shape[2]) for chosen in selections]
 
     def reconstruct(
-        self, view: Tensor, output: SubCellModelOutput, selection: PatchSelection | None
+        self,
+        view: Tensor,
+        output: SubCellModelOutput,
+        selection: PatchSelection | None,
+        channels: Sequence[str] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Predicted patches and the reconstruction loss of the view that `output` comes from."""
+        """Predicted patches and the reconstruction loss of the view that `output` comes from.
+
+        With separate channel tokens every patch of a channel is predicted, normalised and compared by itself; channels
+        that the view lacks are not predicted. Source of separate tokens under masking: Kraus et al., CVPR 2024 (arXiv
+        2404.10242).
+        """
         size = self.config.patch_size
         grid = (view.shape[-2] // size, view.shape[-1] // size)
-        reconstruction = self.decoder(output.last_hidden_state, selection.restore if selection else None, grid)
-        patch_mask = selection.patch_mask if selection else None
-        loss = reconstruction_loss(reconstruction, view, patch_mask, size, self.config.normalize_target)
+        rows = self.config.channel_rows(channels)
+        reconstruction = self.decoder(output.last_hidden_state, selection.restore if selection else None, grid, rows)
+        patch_mask, predicted = selection.patch_mask if selection else None, reconstruction
+        if rows is not None:
+            view, patches = flat_channels(view), grid[0] * grid[1]
+            predicted = predicted.reshape(-1, patches, size**2)  # [cells · channels, patches, patch_size²]
+            patch_mask = None if patch_mask is None else patch_mask.reshape(-1, patches)
+        loss = reconstruction_loss(predicted, view, patch_mask, size, self.config.normalize_target)
         return reconstruction, loss
 
     def _contrast(self, embeddings: Tensor, antibodies: Tensor | None) -> dict[str, Tensor]:
@@ -519,7 +596,9 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         return self.hide_patches(pixel_values, None, noise)
 
     @torch.no_grad()
-    def teach(self, pixel_values: Tensor, selections: list[PatchSelection | None]) -> Tensor:
+    def teach(
+        self, pixel_values: Tensor, selections: list[PatchSelection | None], channels: Sequence[str] | None = None
+    ) -> Tensor:
         """The teacher's embeddings, `[cells, views, embedding_size]`."""
         outputs = [
             self.teacher.subcell(
@@ -527,6 +606,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
                 kept_patches=selection.kept if selection is not None else None,
                 output_attentions=False,
                 output_hidden_states=False,
+                channels=channels,
                 return_dict=True,
             )
             for view, selection in zip(pixel_values.unbind(1), selections, strict=True)
@@ -559,6 +639,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         if self.config.backbone_config is not None:
             return None
         patches = (view.shape[-2] // self.config.patch_size) * (view.shape[-1] // self.config.patch_size)
+        patches *= view.shape[1] if self.config.channel_tokens == "separate" else 1
         nothing = torch.zeros(view.shape[0], patches, device=view.device, dtype=torch.float32)
         return torch.stack([nothing if chosen is None else chosen.patch_mask for chosen in selections], dim=1)
 

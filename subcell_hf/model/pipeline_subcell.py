@@ -72,6 +72,9 @@ class SubCellPipeline(Pipeline):
       float32 numpy arrays.
     * `batch_size`: cells per forward.
 
+    A model with separate channel tokens takes the channels that an input has, which must be the same for all cells of a
+    batch; with `return_attention` a result then also has `"channel_attention"`, a map for each channel by name.
+
     A result is a list of `{"label", "score"}`, or with an embedding or a map a dict `{"locations", "embedding",
     "attention"}`. Where the channel mapping lists several proteins, locations are a dict by protein, embeddings are
     concatenated, and maps have a leading axis of proteins.
@@ -95,6 +98,12 @@ class SubCellPipeline(Pipeline):
             # Loading turned the names of classes in it into classes, with which the configuration cannot be saved.
             config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
         made = list(getattr(self.image_processor, "channels", []))
+        self._separate = getattr(config, "channel_tokens", "joint") == "separate"
+        if self._separate is not getattr(self.image_processor, "is_separate", False):
+            raise ValueError(
+                f"The image processor is not made for the model's channel_tokens={config.channel_tokens!r}; pass "
+                "image_processor=SubCellImageProcessor(channels=…, channel_tokens=…) that fits."
+            )
         if made != list(config.channels):
             raise ValueError(
                 f"The image processor makes the channels {', '.join(made)}, the model wants "
@@ -131,15 +140,12 @@ class SubCellPipeline(Pipeline):
             raise
 
     def _read(self, item: Any, settings: dict[str, Any]) -> dict[str, Any]:
-        mapping = settings.get("channel_mapping")
-        mapping = (self.image_processor.channel_mapping if mapping is None else mapping) or {}
-        passes, several = plan_passes(self.image_processor.channels, mapping)
-        wanted = {name for names in passes for name in names}
+        known = self._known_planes(settings)
         item = dict(item) if isinstance(item, Mapping) else {"image": item}
         mask, own_pixel_size_um = item.pop("cell_mask", None), item.pop("pixel_size_um", None)
         if own_pixel_size_um is not None:
             settings["pixel_size_um"] = own_pixel_size_um
-        if "image" in item and "image" not in wanted:
+        if "image" in item and "image" not in known:
             image, own_channels = item.pop("image"), item.pop("channels", None)
             if item:
                 raise ValueError(
@@ -147,30 +153,52 @@ class SubCellPipeline(Pipeline):
                 )
             settings["channels"] = own_channels or settings.get("channels")
             if isinstance(image, str | os.PathLike | bytes | bytearray):
-                image = _read_all_planes(image, [] if several else passes[0], wanted, settings)
+                image = _read_all_planes(image, known, lambda present: self._plan(present, settings), settings)
         else:
-            stray = [name for name in item if name not in wanted and ("mask" in name or "pixel" in name)]
+            stray = [name for name in item if name not in known and ("mask" in name or "pixel" in name)]
             if stray:
                 raise ValueError(f"The input holds {', '.join(stray)}; expected planes, 'cell_mask', 'pixel_size_um'.")
-            image = _read_planes(item, wanted, settings)
+            image = _read_planes(item, self._plan(list(item), settings)[1], settings)
         masks = None if mask is None else [read_mask(mask, "cell_mask")]
-        pixel_values = self.image_processor.preprocess(image, masks, **settings)["pixel_values"]
+        prepared = self.image_processor.preprocess(image, masks, **settings)
+        pixel_values = prepared["pixel_values"]
         if len(pixel_values) != 1:
             raise ValueError(f"One input holds {len(pixel_values)} cells; give a list with one input per cell.")
-        proteins = [list(names) for names in mapping.values() if not isinstance(names, str)]
-        return {"pixel_values": pixel_values, "proteins": proteins[0] if several else None}
+        proteins = [list(names) for names in self._mapping(settings).values() if not isinstance(names, str)]
+        found = {"pixel_values": pixel_values, "proteins": proteins[0] if proteins else None}
+        return found | {"channels": prepared["channels"]} if self._separate else found
+
+    def _mapping(self, settings: dict[str, Any]) -> Mapping[str, Any]:
+        given = settings.get("channel_mapping")
+        return (self.image_processor.channel_mapping if given is None else given) or {}
+
+    def _known_planes(self, settings: dict[str, Any]) -> set[str]:
+        """Names of planes that an input may have; all of them where channels are joint."""
+        if not self._separate:
+            return self._plan(None, settings)[1]
+        listed = [[names] if isinstance(names, str) else names for names in self._mapping(settings).values()]
+        return {*self.image_processor.channels, *(name for names in listed for name in names)}
+
+    def _plan(self, present: list[str] | None, settings: dict[str, Any]) -> tuple[list[str], set[str]]:
+        """Names of an input's planes in the model's order (none if proteins share a place), and of all to be read."""
+        processor, mapping = self.image_processor, self._mapping(settings)
+        made = processor.choose_channels(present, mapping) if self._separate else processor.channels
+        passes, several = plan_passes(made, mapping)
+        return [] if several else passes[0], {name for names in passes for name in names}
 
     def _forward(self, input_tensors: Any, **forward_parameters: Any) -> Any:
         pixel_values = input_tensors["pixel_values"]  # [cells, channels, height, width], or proteins as second axis
-        outputs = self.model(pixel_values=pixel_values.flatten(0, -4), return_dict=True)
+        named: dict[str, Any] = {"channels": _one_set(input_tensors["channels"])} if self._separate else {}
+        outputs = self.model(pixel_values=pixel_values.flatten(0, -4), return_dict=True, **named)
         tensors = {
             "logits": outputs.logits,
             "embedding": outputs.pooler_output,
             "attention": outputs.pooler_attentions,
+            "channel_attention": outputs.channel_attentions if self._separate else None,
         }
         passes = pixel_values.shape[:-3]
         results = {name: None if t is None else t.float().unflatten(0, passes) for name, t in tensors.items()}
-        return {**results, "proteins": input_tensors["proteins"]}
+        return {**results, **{name: input_tensors[name] for name in ("proteins", "channels") if name in input_tensors}}
 
     def postprocess(self, model_outputs: Any, **postprocess_parameters: Any) -> Any:
         """Turn one cell's outputs into locations, best first; see the class."""
@@ -190,6 +218,11 @@ class SubCellPipeline(Pipeline):
             if model_outputs["attention"] is None:
                 raise ValueError("This model's pooling has no attention map; leave return_attention out.")
             result["attention"] = model_outputs["attention"][0].numpy()
+            if self._separate:
+                maps = model_outputs["channel_attention"][0].unbind(-3)
+                result["channel_attention"] = {
+                    name: one.numpy() for name, one in zip(model_outputs["channels"], maps, strict=True)
+                }
         return result if len(result) > 1 else result["locations"]
 
     def _rank(self, scores: Tensor, top_k: int | None, threshold: float | None) -> list[dict[str, Any]]:
@@ -212,6 +245,14 @@ class _Numbered(NamedTuple):
 SubCellPipeline._registered_impl = {
     TASK: {"impl": SubCellPipeline, "pt": (AutoModelForImageClassification,), "type": "image"}
 }
+
+
+def _one_set(listed: list[Any]) -> list[str]:
+    """The channels of a batch, which lists them for each cell, or of one cell."""
+    sets: list[list[str]] = listed if isinstance(listed[0], list) else [listed]
+    if any(names != sets[0] for names in sets):
+        raise ValueError("Cells of one batch have different channels; sort them, or set batch_size=1.")
+    return sets[0]
 
 
 def _read_planes(planes: Mapping[str, Any], wanted: set[str], settings: dict[str, Any]) -> dict[str, Any]:
@@ -244,21 +285,28 @@ def _pixel_size_of(file: ImageFile, source: Any) -> float | None:
     return file.pixel_size_um
 
 
-def _read_all_planes(source: Any, order: list[str], wanted: set[str], settings: dict[str, Any]) -> Any:
+def _read_all_planes(
+    source: Any,
+    known: set[str],
+    plan: Callable[[list[str] | None], tuple[list[str], set[str]]],
+    settings: dict[str, Any],
+) -> Any:
     """Read a file with all channels, or its bytes; what it says of itself settles what the user left open."""
     is_path = isinstance(source, str | os.PathLike)
     where = os.fspath(source) if is_path else f"The image of {len(source):,} bytes"
     named = settings["channels"]
     file = read_file(source, len(named or ())) if is_path else read_bytes(source, where, len(named or ()))
     refuse_palette(file, where)
-    if named is None and file.channels is not None:
-        own = {name.casefold(): name for name in wanted}
-        named = [own.get(name.casefold(), name) for name in file.channels]
-        if not wanted <= set(named):
-            raise ValueError(
-                f"{where} names its channels {', '.join(file.channels)}; expected {', '.join(sorted(wanted))}. Give "
-                "the order as channels=[…], or channel_mapping={our channel: name in the file}."
-            )
+    noted = named is None and file.channels is not None
+    if noted:
+        own = {name.casefold(): name for name in known}
+        named = [own.get(name.casefold(), name) for name in file.channels or ()]
+    order, wanted = plan(named)
+    if noted and not wanted <= set(named or ()):
+        raise ValueError(
+            f"{where} names its channels {', '.join(file.channels or ())}; expected {', '.join(sorted(wanted))}. Give "
+            "the order as channels=[…], or channel_mapping={our channel: name in the file}."
+        )
     settings["channels"] = named
     if settings.get("pixel_size_um") is None:
         settings["pixel_size_um"] = _pixel_size_of(file, where)

@@ -221,6 +221,11 @@ def read_processor(folder: Path, config: SubCellConfig) -> SubCellImageProcessor
             raise ValueError(f"{wrong[0]} is {getattr(processor, wrong[0])!r}, expected true or false")
         if max(processor.size.values()) > _MOST_EDGE_PX:
             raise ValueError(f"size is {processor.size}, expected at most {_MOST_EDGE_PX} px")
+    if processor.channel_tokens != config.channel_tokens:
+        raise InputError(
+            f"{path} is for channel_tokens={processor.channel_tokens!r}, the model has {config.channel_tokens!r}: "
+            "write the processor again with SubCellImageProcessor(channels=…, channel_tokens=…)."
+        )
     if list(processor.channels) != list(config.channels):
         raise InputError(
             f"{path} makes {', '.join(processor.channels)}, the model takes {', '.join(config.channels)}: write the "

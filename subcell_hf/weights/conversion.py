@@ -21,9 +21,9 @@ from subcell_hf.model.modeling_subcell import (
     SubCellForImageClassification,
     SubCellModel,
     SubCellPreTrainedModel,
-    sincos_position_embeddings,
 )
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
+from subcell_hf.model.positions_subcell import sincos_position_embeddings
 from subcell_hf.storage.folders import write_folder_atomically
 from subcell_hf.storage.model_folders import check_finite
 from subcell_hf.storage.plain_files import explaining

@@ -82,7 +82,8 @@ def embed(
             `models`.
         models: With `"auto"`: folder of models, or their owner on the Hub.
         revision: Branch, tag or commit of a model on the Hub.
-        channels: Names of the planes of arrays; default: the model's.
+        channels: Names of the planes of arrays; default: the model's. A model with separate channel tokens takes any
+            1–8 that it knows; name a stain that it does not know `other`.
         pixel_size_um: Edge of a pixel of arrays in micrometres; default: the model's.
         cell_masks: Of arrays: `[cells, height, width]`, True inside.
         protein_channels: Planes that take the protein's place in turn.
@@ -126,6 +127,8 @@ def embed(
             found = for_given_crops(found)
             variants = tuple(item.variant for item in found)
             names = tuple(channels) if channels is not None else variants[0].planes
+            for variant in variants:
+                variant.refuse_unknown(names)
             crops = _blocks(images, names, pixel_size_um or variants[0].pixel_size_um, cell_masks)
             cells = ArrayCells(crops, variants, has_masks=cell_masks is not None)
             done = _run(cells, found, folder, chosen, Processes(), {}, report=report, portable=portable)

@@ -30,7 +30,8 @@ def save_tiny(kind: str, folder: Path, **changes: object) -> Path:
     model = KINDS[kind](SubCellConfig(**TINY | changes)).eval()
     model.save_pretrained(folder)
     config = model.config
-    SubCellImageProcessor(config.channels, config.image_size, config.pixel_size_um).save_pretrained(folder)
+    made = (config.channels, config.image_size, config.pixel_size_um)
+    SubCellImageProcessor(*made, channel_tokens=config.channel_tokens).save_pretrained(folder)
     return folder
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from subcell_hf import ontology
-from subcell_hf.model.configuration_subcell import REPORTED_LOCATIONS, SubCellConfig
+from subcell_hf.model.configuration_subcell import SubCellConfig
+from subcell_hf.model.locations_subcell import REPORTED_LOCATIONS
 
 
 def test_defaults_are_the_published_model() -> None:

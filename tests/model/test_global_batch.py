@@ -31,7 +31,15 @@ RECIPES = {
     },
     "cell_protein_centroid": OFF | {"cell_contrast_weight": 1.0, "protein_centroid_weight": 1.0},
     "supervised": OFF | {"probe_detached": False},
+    "separate": {"channel_tokens": "separate", "object_mask_ratio": 0.5},
+    "separate_without_protein": {"channel_tokens": "separate", "protein_centroid_weight": 1.0},
 }  # fmt: skip
+
+
+CHANNELS = {
+    "separate": ["other", "red", "protein", "blue"],
+    "separate_without_protein": ["red", "blue", "other", "other_2"],
+}
 
 
 def _model(recipe: str) -> SubCellForPreTraining:
@@ -59,7 +67,7 @@ def _train_step(recipe: str, rank: int = 0, world: int = 1) -> dict[str, torch.T
         torch.randn(4, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64), dim=-1
     )
     run = DistributedDataParallel(model) if world > 1 else model
-    outputs = run(**inputs)
+    outputs = run(**inputs, channels=CHANNELS.get(recipe))
     outputs.loss.backward()
     loss = outputs.loss.detach().clone()
     if world > 1:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from subcell_hf import SubCellImageProcessor
 from subcell_hf.model.channels_subcell import plan_passes
-from subcell_hf.model.image_processing_subcell import scale_min_max
+from subcell_hf.model.scaling_subcell import scale_min_max
 
 COLOURS = ("red", "yellow", "blue", "green")
 

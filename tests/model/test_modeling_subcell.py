@@ -13,8 +13,8 @@ from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell import (
     SubCellForImageClassification,
     SubCellModel,
-    sincos_position_embeddings,
 )
+from subcell_hf.model.positions_subcell import sincos_position_embeddings
 
 TINY = {
     "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "image_size": 64,

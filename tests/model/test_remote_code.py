@@ -39,7 +39,7 @@ processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote
 inputs = processor(np.load(crop))
 model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True).eval()
 if auto == "AutoModelForPreTraining":
-    inputs = {"pixel_values": inputs["pixel_values"][:, None]}
+    inputs = {**inputs, "pixel_values": inputs["pixel_values"][:, None]}
 with torch.no_grad():
     embedding = model(**inputs).pooler_output.reshape(1, -1)
 if resaved != "-":
@@ -69,17 +69,19 @@ def crop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "autos"),
+    ("kind", "autos", "channel_tokens"),
     [
-        (SubCellModel, ["AutoModel"]),
-        (SubCellForImageClassification, ["AutoModelForImageClassification", "AutoModel"]),
-        (SubCellForPreTraining, ["AutoModelForPreTraining", "AutoModel"]),
+        (SubCellModel, ["AutoModel"], "separate"),
+        (SubCellForImageClassification, ["AutoModelForImageClassification", "AutoModel"], "joint"),
+        (SubCellForPreTraining, ["AutoModelForPreTraining", "AutoModel"], "joint"),
     ],
 )
-def test_every_auto_class_without_the_package(kind: type, autos: list[str], crop: Path, tmp_path: Path) -> None:
+def test_every_auto_class_without_the_package(
+    kind: type, autos: list[str], channel_tokens: str, crop: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    model = kind(SubCellConfig(**TINY)).eval()
-    processor = SubCellImageProcessor(size=32)
+    model = kind(SubCellConfig(**TINY, channel_tokens=channel_tokens)).eval()
+    processor = SubCellImageProcessor(size=32, channel_tokens=channel_tokens)
     model.save_pretrained(tmp_path / "saved")
     processor.save_pretrained(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["auto_map"] == AUTO_MAP

@@ -56,7 +56,8 @@ class Tester:
         for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "image_size", "patch_size"):
             setattr(self, name, self.settings[name])
         self.num_channels = len(self.settings["channels"])
-        self.seq_length = 1 + (self.settings["image_size"] // self.settings["patch_size"]) ** 2
+        tokens_of_a_place = self.num_channels if self.settings.get("channel_tokens") == "separate" else 1
+        self.seq_length = 1 + tokens_of_a_place * (self.settings["image_size"] // self.settings["patch_size"]) ** 2
 
     def get_config(self) -> SubCellConfig:
         """A new configuration."""
@@ -105,6 +106,10 @@ class TestLearnedMeanEncoder(EncoderCase, unittest.TestCase):
 
 class TestClsEncoder(EncoderCase, unittest.TestCase):
     settings = {"pooling_type": "cls"}
+
+
+class TestSeparateChannelsEncoder(EncoderCase, unittest.TestCase):
+    settings = {"channel_tokens": "separate"}
 
 
 class TestConvolutionalBackbone(EncoderCase, unittest.TestCase):

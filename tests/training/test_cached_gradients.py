@@ -26,7 +26,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "reconstruction_weight": 0.0, "cell_contrast_weight": 0.0, "protein_contrast_weight": 0.0, "mask_ratio": 0.0,
         "probe_detached": False,
     },
+    "any channels": {"channel_tokens": "separate", "channel_masking": "apart", "object_mask_ratio": 0.5},
+    "no protein": {"channel_tokens": "separate", "protein_centroid_weight": 1.0},
 }  # fmt: skip
+CHANNELS = {"any channels": ("other", "blue", "green", "red"), "no protein": ("other", "blue", "other_2", "red")}
 
 
 def _model(dropout: float = 0.0, **changes: Any) -> SubCellForPreTraining:
@@ -59,10 +62,11 @@ def _compare(recipe: str, chunks: int, dropout: float) -> None:
     whole, parts = _model(dropout, **RECIPES[recipe]), _model(dropout, **RECIPES[recipe])
     views = _views(whole)
     torch.manual_seed(5)
-    outputs = whole(**views)
+    channels = CHANNELS.get(recipe)
+    outputs = whole(**views, channels=channels)
     outputs.loss.backward()
     torch.manual_seed(5)
-    losses = CachedGradientStep(parts, chunks, nullcontext, lambda loss: loss)(views)
+    losses = CachedGradientStep(parts, chunks, nullcontext, lambda loss: loss)(views, channels=channels)
 
     assert losses.keys() == outputs.losses.keys()
     for name, value in outputs.losses.items():

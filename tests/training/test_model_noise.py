@@ -32,6 +32,11 @@ def test_parts_of_a_batch_get_the_numbers_of_the_whole() -> None:
     assert not torch.equal(draw_noise(EVERYTHING, PIXELS, 4, antibodies=2)["noise"], whole["noise"])
 
 
+def test_channels_that_are_hidden_apart_have_numbers_of_their_own() -> None:
+    apart = SubCellConfig(**{**EVERYTHING.to_dict(), "channel_tokens": "separate", "channel_masking": "apart"})
+    assert list(draw_noise(apart, PIXELS[:, :, :3], 3, antibodies=2)["noise"].shape) == [6, 2, 3 * 16]
+
+
 def test_torchs_default_generator_is_left_alone_and_nothing_is_left_to_it() -> None:
     """Without dropout, a step with given noise draws nothing more."""
     EVERYTHING.pooling_dropout = EVERYTHING.probe_dropout = 0.0

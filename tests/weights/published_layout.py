@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from subcell_hf.model.modeling_subcell import sincos_position_embeddings
+from subcell_hf.model.positions_subcell import sincos_position_embeddings
 from subcell_hf.weights.published_variants import published_variants
 from tests.model.published import draw_published_weights
 

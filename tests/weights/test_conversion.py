@@ -153,7 +153,7 @@ def test_other_geometries(geometry: dict, tmp_path: Path) -> None:
 
 
 def test_position_kind_is_read_from_the_weights(tmp_path: Path) -> None:
-    from subcell_hf.model.modeling_subcell import sincos_position_embeddings
+    from subcell_hf.model.positions_subcell import sincos_position_embeddings
 
     encoder, _ = draw_published_weights(
         torch.Generator().manual_seed(0), channels=2, width=64, layers=1, heads_of_pool=2, patch=16, grid=(2, 2)

@@ -9,6 +9,8 @@ A request is JSON: `{"inputs": …, "parameters": {…}}`. An input is one cell,
 * `{"image": FILE, "channels": ["red", …]}`: a FILE as the first, with the names of its channels if not the model's;
 * beside either of the two: `"cell_mask": FILE` and `"pixel_size_um": number`.
 
+A model with separate channel tokens takes any of its channels, also `protein`, `other`, `other_2`, …, by these names.
+
 FILE is the base64 text of an `.npy`, TIFF, PNG or JPEG file: in lines or not, URL-safe or not, also as a `data:` URL.
 Where the server decodes pictures itself, it is an image of Pillow. `subcell serve` also takes the bytes of a FILE as
 they are, without JSON. Parameters: `top_k` (5) and `threshold` of the locations, `function_to_apply` to the logits
@@ -74,6 +76,7 @@ class EndpointHandler:
         self.model = auto_class.from_pretrained(path, use_safetensors=True, **loading).to(self.device).eval()
         self.processor = AutoImageProcessor.from_pretrained(path, **loading)
         self.channels: list[str] = list(config.channels)
+        self.takes_any_channels = getattr(config, "channel_tokens", "joint") == "separate"
         self.classes: list[str] = [config.id2label[index] for index in sorted(config.id2label)] if classifies else []
         self.multi_label = config.problem_type != "single_label_classification"
         self.batcher = MicroBatcher(self._answer_cells, self.limits.max_batch, self.limits.max_waiting)
@@ -151,20 +154,32 @@ class EndpointHandler:
             if given:
                 raise RequestError(f"{where} has {', '.join(map(str, given))} beside 'image'; leave them out.")
             sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
-            if names is not None and (not sound or set(self.channels) - set(names)):
+            incomplete = sound and not self.takes_any_channels and set(self.channels) - set(names or ())
+            if names is not None and (not sound or incomplete):
                 raise RequestError(f"{where}.channels is {names!r}; expected a list with {', '.join(self.channels)}.")
+            self._check_channels(names, where)
             planes = self._read_whole(image, names, f"{where}.image", budget)
         else:
-            wrong = sorted(set(self.channels) ^ set(given))
+            wrong = [] if self.takes_any_channels else sorted(set(self.channels) ^ set(given))
             if wrong:
                 raise RequestError(
                     f"{where} has the wrong channels {', '.join(wrong)}; expected {', '.join(self.channels)}."
                 )
-            planes = {name: self._read_plane(given[name], name, f"{where}.{name}", budget) for name in self.channels}
+            self._check_channels(list(given), where)
+            names = list(given) if self.takes_any_channels else self.channels
+            planes = {name: self._read_plane(given[name], name, f"{where}.{name}", budget) for name in names}
         inside = None if mask is None else self._read_plane(mask, None, f"{where}.cell_mask", budget)
         if inside is not None and np.isin(inside, (0, 255)).all():
             inside = inside > 0  # in image files, 255 means True
         return Cell(planes, inside, None if pixel_size_um is None else float(pixel_size_um))
+
+    def _check_channels(self, names: list[str] | None, where: str) -> None:
+        """Refuse channels that a model of any channels does not know."""
+        if self.takes_any_channels and names is not None:
+            try:
+                self.processor.choose_channels(names)
+            except ValueError as error:
+                raise RequestError(f"{where}: {error}") from error
 
     def _read_whole(self, image: Any, names: list[str] | None, where: str, budget: Budget) -> dict[str, Pixels]:
         decoded = read_file(image, where, self.limits, budget, len(names or self.channels))
@@ -182,7 +197,8 @@ class EndpointHandler:
         images = [dict(cell.planes) for cell in cells]
         try:
             inputs = self.processor(images, cell_masks=masks, pixel_size_um=cells[0].pixel_size_um)
-            outputs = self.model(inputs["pixel_values"].to(self.device), return_dict=True)
+            named = {"channels": inputs["channels"]} if self.takes_any_channels else {}
+            outputs = self.model(inputs["pixel_values"].to(self.device), return_dict=True, **named)
         except ValueError as error:
             raise RequestError(str(error), 422) from error
         logits, attentions = getattr(outputs, "logits", None), outputs.pooler_attentions
@@ -195,6 +211,11 @@ class EndpointHandler:
             columns["logits"] = logits.float().cpu()
         if attentions is not None:
             columns["attention"] = attentions.float().cpu()
+            if self.takes_any_channels:
+                maps = dict(zip(inputs["channels"], outputs.channel_attentions.float().cpu().unbind(2), strict=True))
+                columns["channel_attention"] = [
+                    {name: own[row].tolist() for name, own in maps.items()} for row in range(len(cells))
+                ]
         return [{name: column[row] for name, column in columns.items()} for row in range(len(cells))]
 
     def _answer(self, found: Mapping[str, Any], options: Mapping[str, Any], *, is_file: bool) -> Any:
@@ -224,6 +245,8 @@ class EndpointHandler:
             if "attention" not in found:
                 raise RequestError("This model's pooling has no attention map; leave it out.")
             answer["attention"] = found["attention"].tolist()
+            if "channel_attention" in found:
+                answer["channel_attention"] = found["channel_attention"]
         return answer
 
     def _scores(self, found: Mapping[str, Any], options: Mapping[str, Any]) -> list[float]:

@@ -128,7 +128,8 @@ def load_processor(folder: Path, config: SubCellConfig) -> SubCellImageProcessor
     path = folder / PROCESSOR_FILE
     if not path.exists() and not path.is_symlink():  # a link to nowhere is a fault, not a missing file
         height, width = config.image_height_width
-        return SubCellImageProcessor(config.channels, {"height": height, "width": width}, config.pixel_size_um)
+        size = {"height": height, "width": width}
+        return SubCellImageProcessor(config.channels, size, config.pixel_size_um, channel_tokens=config.channel_tokens)
     return read_processor(folder, config)
 
 

@@ -70,7 +70,7 @@ class BatchEmbedder:
         on_cpu = min(LayerShape.of_model(model).cpu_batch for model in models)
         self.batch_size = batch_size or (CUDA_BATCH if device.type == "cuda" else on_cpu)
         self._encoders: dict[str, CellEncoder] = {}
-        self._processors: dict[str, Any] = {}
+        self._processors: dict[tuple[str, tuple[str, ...]], Any] = {}  # by model and channels
         # Images are copied and scaled beside the forward of the batch before.
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -98,7 +98,8 @@ class BatchEmbedder:
         if images is None:
             return _Begun((), None, None, None, refused)
         passes = max(1, len(batch.variant.proteins))
-        outputs = self._forward(self._encoders[batch.variant.name], images)
+        named = list(batch.variant.channels) if batch.variant.takes_any_channels else None
+        outputs = self._forward(self._encoders[batch.variant.name], images, named)
         embeddings, probabilities, attentions = (
             None if tensor is None else tensor.unflatten(0, (-1, passes)) for tensor in outputs
         )
@@ -142,10 +143,11 @@ class BatchEmbedder:
 
     def _process(self, batch: Batch, cells: slice) -> Tensor:
         """Scale and mask on the device: raw pixels are a quarter to a half of what would be copied otherwise."""
-        if batch.variant.name not in self._processors:
-            self._processors[batch.variant.name] = batch.variant.processor()
+        key = (batch.variant.name, batch.variant.channels)
+        if key not in self._processors:
+            self._processors[key] = batch.variant.processor()
         masks = None if batch.cell_masks is None else batch.cell_masks[cells].to(self.device, non_blocking=True)
-        images: Tensor = self._processors[batch.variant.name](
+        images: Tensor = self._processors[key](
             batch.pixels[cells].to(self.device, non_blocking=True),
             cell_masks=masks,
             channels=list(batch.channels),
@@ -161,12 +163,12 @@ class BatchEmbedder:
             )
         return images.flatten(0, -4)
 
-    def _forward(self, encoder: CellEncoder, images: Tensor) -> list[Tensor | None]:
+    def _forward(self, encoder: CellEncoder, images: Tensor, channels: list[str] | None) -> list[Tensor | None]:
         outputs: list[tuple[Tensor | None, ...]] = []
         start = 0
         while start < len(images):
             try:
-                outputs.append(encoder(images[start : start + self.batch_size]))
+                outputs.append(encoder(images[start : start + self.batch_size], channels))
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error) or self.batch_size == 1:
                     raise

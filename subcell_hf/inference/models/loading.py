@@ -147,7 +147,8 @@ def _read_model(
     checked = check_model(folder)
     config, settings = checked.to_dict(), read_processor(folder, checked).to_dict()
     names = ("channels", "size", "pixel_size_um", "do_resize", "do_center_crop", "do_pad", "do_normalize", "do_mask")
-    settings = {key: settings[key] for key in (*names, "normalize")}
+    own = [key for key in ("channel_tokens", "channels_per_pass") if checked.channel_tokens == "separate"]
+    settings = {key: settings[key] for key in (*names, "normalize")} | {key: config[key] for key in own}
     if mask_cells is not None:
         settings["do_mask"] = mask_cells
     variant = Variant(
@@ -260,11 +261,14 @@ class CellEncoder(nn.Module):
             self.encoder.pooler.register_forward_pre_hook(_as_float)
 
     @torch.inference_mode()
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(
+        self, pixel_values: Tensor, channels: Sequence[str] | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Embed images.
 
         Args:
             pixel_values: `[cells, channels, height, width]`.
+            channels: Their names, for a model with separate channel tokens; None for the model's.
 
         Returns:
             Embeddings `[cells, width]`, probabilities `[cells, classes]` or None, attention maps
@@ -272,7 +276,7 @@ class CellEncoder(nn.Module):
         """
         # cuDNN would round the patches of the first layer to TF32.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=not self.exact):
-            outputs = self.encoder(pixel_values, return_dict=True)
+            outputs = self.encoder(pixel_values, channels=channels, return_dict=True)
         embeddings = outputs.pooler_output.float()
         probabilities = None
         if self.classifier is not None:

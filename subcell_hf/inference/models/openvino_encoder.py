@@ -3,7 +3,7 @@
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from subcell_hf.errors import InputError
+from subcell_hf.model.channel_tokens_subcell import check_images
 from subcell_hf.model.configuration_subcell import SubCellConfig
-from subcell_hf.model.modeling_subcell import SubCellModelOutput, check_images
+from subcell_hf.model.modeling_subcell import SubCellModelOutput
 from subcell_hf.storage.plain_files import one_line
 from subcell_hf.storage.records import find_damage, read_record
 
@@ -163,6 +164,7 @@ class OpenVINOEncoder(nn.Module):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         interpolate_pos_encoding: bool = True,
+        channels: Sequence[str] | None = None,
         return_dict: bool | None = None,
     ) -> Any:
         """Embed images; see `SubCellModel.forward`.
@@ -172,6 +174,7 @@ class OpenVINOEncoder(nn.Module):
             output_attentions: Must be false: attentions of the layers are not computed.
             output_hidden_states: Must be false, likewise.
             interpolate_pos_encoding: Must be true: images may have any size that patches divide.
+            channels: Must be those of the configuration in their order, for which the model was converted.
             return_dict: False returns a tuple.
 
         Raises:
@@ -181,6 +184,11 @@ class OpenVINOEncoder(nn.Module):
             raise ValueError(
                 "The model runs on OpenVINO, which computes embeddings and pooler_attentions only, for images of any "
                 "size: load the model without it for attentions, hidden states, or interpolate_pos_encoding=False."
+            )
+        if channels is not None and list(channels) != list(self.config.channels):
+            raise ValueError(
+                f"channels are {', '.join(channels)}; the model was converted to OpenVINO for "
+                f"{', '.join(self.config.channels)}. Load it without OpenVINO for other channels."
             )
         check_images(self.config, pixel_values)
         self._check_size(pixel_values)

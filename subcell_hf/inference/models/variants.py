@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from subcell_hf.cells.single_cells import CropSettings
+from subcell_hf.errors import InputError
 from subcell_hf.images.files import FieldError
+from subcell_hf.model.channels_subcell import channel_row, choose_channels, find_rows
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.ontology import PUBLISHED_PIXEL_SIZE_UM
 
@@ -24,7 +26,8 @@ class Variant:
         crop_px: Edge of the window that the model sees, in pixels of `pixel_size_um`; None: crops keep their size.
         pixel_size_um: Edge of the model's pixel in micrometres.
         patch_px: Height and width of what the model sees must be multiples of it.
-        settings: Of the image processor, as `preprocessor_config.json` has them.
+        settings: Of the image processor, as `preprocessor_config.json` has them, and of a model with separate channel
+            tokens `channels_per_pass`.
     """
 
     name: str
@@ -34,6 +37,38 @@ class Variant:
     pixel_size_um: float = PUBLISHED_PIXEL_SIZE_UM
     patch_px: int = 1
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def takes_any_channels(self) -> bool:
+        """Whether the model has separate channel tokens; `channels` are then those of the images at hand."""
+        return bool(self.settings.get("channel_tokens") == "separate")
+
+    def with_channels_of(self, present: Collection[str]) -> "Variant | None":
+        """The model for images with these planes; None if it cannot take them.
+
+        A model with separate channel tokens takes the planes whose names it knows, see `channel_row`.
+        """
+        if not self.takes_any_channels:
+            return self if set(self.planes) <= set(present) else None
+        trained: Sequence[str] = self.settings["channels"]
+        if not set(self.proteins) <= set(present):
+            return None
+        known = [name for name in present if channel_row(name, trained) is not None and name not in self.proteins]
+        if self.proteins:
+            known = [*(name for name in known if channel_row(name, trained) != len(trained) - 1), trained[-1]]
+        return replace(self, channels=tuple(choose_channels(trained, known, None))) if known else None
+
+    def refuse_unknown(self, names: Sequence[str]) -> None:
+        """Refuse names that the user gave to planes if they mean nothing to a model of any channels.
+
+        Raises:
+            InputError: If a name is unknown, or there are too many.
+        """
+        if self.takes_any_channels:
+            try:
+                find_rows([name for name in names if name not in self.proteins], self.settings["channels"])
+            except ValueError as error:
+                raise InputError(str(error)) from error
 
     @property
     def planes(self) -> tuple[str, ...]:
@@ -49,7 +84,10 @@ class Variant:
 
     def processor(self, **changes: Any) -> SubCellImageProcessor:
         """The model's image processor, for windows of `crop_px`."""
-        settings = dict(self.settings)
+        # Of exactly these channels, whichever the model takes.
+        own = ("channel_tokens", "channels_per_pass")
+        settings = {name: value for name, value in self.settings.items() if name not in own}
+        settings["channels"] = list(self.channels)
         if self.crop_px is not None and not settings.get("do_resize"):
             settings |= {"size": self.crop_px, "do_center_crop": True}
         return SubCellImageProcessor(**{**settings, **changes})
@@ -74,12 +112,14 @@ class Variant:
 def choose_variant(variants: Sequence[Variant], present: Collection[str]) -> Variant:
     """The first variant whose planes are all there; of several, the caller lists the largest first.
 
+    One with separate channel tokens comes with the channels that are there.
+
     Raises:
         FieldError: If none fits, naming what the nearest one lacks.
     """
     for variant in variants:
-        if set(variant.planes) <= set(present):
-            return variant
+        if (chosen := variant.with_channels_of(present)) is not None:
+            return chosen
     nearest = min(variants, key=lambda variant: len(set(variant.planes) - set(present)))
     missing = [name for name in nearest.planes if name not in present]
     raise FieldError(

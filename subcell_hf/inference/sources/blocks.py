@@ -10,6 +10,9 @@ from subcell_hf.inference.models.variants import Variant
 from subcell_hf.tables.cell_pictures import CellPicture, PictureBudget, draw_picture
 from subcell_hf.types import FieldCrops
 
+MODEL_CHANNELS = "model_channels"
+"""Column of the channels, joined by `;`, that a model with separate channel tokens was given of a cell."""
+
 
 class Skipped(NamedTuple):
     """An input that is not in the table.
@@ -67,13 +70,20 @@ class CellSource(Protocol):
 
 
 def read_block(source: CellSource, name: str, budget: PictureBudget) -> CellBlock:
-    """Read one block and draw its share of the pictures."""
+    """Read one block and draw its share of the pictures.
+
+    The cells' records say which channels a model with separate channel tokens was given.
+    """
     block = source.read(name)
-    if block.crops is None or block.variant is None or not len(block):
+    crops, variant = block.crops, block.variant
+    if crops is None or variant is None or not len(block):
         return block
-    ids = [str(record["cell_id"]) for record in block.crops.cells]
-    chosen = budget.choose(name, ids)
-    return replace(block, pictures=_draw(block.crops, block.variant, block.has_masks, chosen)) if chosen else block
+    if variant.takes_any_channels:
+        used = {MODEL_CHANNELS: ";".join(variant.planes)}
+        crops = replace(crops, cells=tuple({**record, **used} for record in crops.cells))
+        block = replace(block, crops=crops)
+    chosen = budget.choose(name, [str(record["cell_id"]) for record in crops.cells])
+    return replace(block, pictures=_draw(crops, variant, block.has_masks, chosen)) if chosen else block
 
 
 def _draw(crops: FieldCrops, variant: Variant, has_masks: bool, chosen: Sequence[int]) -> dict[int, CellPicture]:

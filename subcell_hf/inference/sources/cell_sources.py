@@ -298,9 +298,11 @@ def list_images(path: Path, reading: ReadingOptions, variants: Sequence[Variant]
     Args:
         path: See `find_fields`.
         reading: How to read; names of all the models' planes are known beside its own.
-        variants: The models; a field must have the planes that all of them share.
+        variants: The models; a field must have the planes that all of them demand.
     """
-    shared = [name for name in variants[0].planes if all(name in variant.planes for variant in variants)]
+    # A model with separate channel tokens demands no channels but those of --protein-channel.
+    demanded = [variant.proteins if variant.takes_any_channels else variant.planes for variant in variants]
+    shared = [name for name in demanded[0] if all(name in names for names in demanded)]
     known = {name: name for variant in variants for name in variant.planes}
     options = replace(reading, channels=tuple(shared) or None, channel_mapping={**known, **reading.channel_mapping})
     return list_fields(path, options)

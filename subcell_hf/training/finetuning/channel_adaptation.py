@@ -13,7 +13,8 @@ from torch import Tensor
 
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
-from subcell_hf.model.modeling_subcell import SubCellModel, interpolate_position_embeddings
+from subcell_hf.model.modeling_subcell import SubCellModel
+from subcell_hf.model.positions_subcell import interpolate_position_embeddings
 
 MEAN = "mean"
 

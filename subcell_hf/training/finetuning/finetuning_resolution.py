@@ -149,6 +149,7 @@ def resolve_fine_tuning(parsed: ParsedFineTuning) -> FineTuningRun:
         size=config.image_height_width[0],
         pixel_size_um=config.pixel_size_um if crops.pixel_size_um else None,
         do_resize=crops.pixel_size_um is None,
+        channel_tokens=config.channel_tokens,
     )
     views = load_settings(data.views)
     loss = training.loss or ("cross_entropy" if data.single_label else "focal")

@@ -1,5 +1,6 @@
 """What a step of pretraining costs: floating-point operations and memory, from the shapes alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -37,7 +38,12 @@ class StepCost:
 
 
 def estimate_step_cost(
-    config: SubCellConfig, model: nn.Module, views: int, precision: str = "no", checkpointing: bool = False
+    config: SubCellConfig,
+    model: nn.Module,
+    views: int,
+    precision: str = "no",
+    checkpointing: bool = False,
+    shown: Mapping[int, float] | None = None,
 ) -> StepCost:
     """Estimate the cost of a step.
 
@@ -47,18 +53,13 @@ def estimate_step_cost(
         views: Views of each cell.
         precision: `"no"`, `"fp16"` or `"bf16"`: that of the activations.
         checkpointing: Whether activations of a layer are computed again in the backward pass.
+        shown: With separate channel tokens, number of channels that a step shows → its probability; None: all are
+            shown. Operations are the mean over steps, memory that of a step with all channels.
     """
-    rows, columns = config.patch_grid
-    patches = rows * columns
-    ratios = (float(config.mask_ratio or 0), config.context_mask_ratio)[:views]
-    tokens = [1 + int(patches * (1 - ratio)) for ratio in ratios]
-    encoder = sum(_encoder_flops(config, count, patches) for count in tokens)
-    forward = encoder + views * _head_flops(config)
-    if config.reconstruction_weight:
-        forward += _decoder_flops(config, 1 + patches)
-    flops = (4.0 if checkpointing else 3.0) * forward
-    if config.protein_centroid_weight:
-        flops += encoder + views * _mlp_flops(_centroid_widths(config))
+    separate = config.channel_tokens == "separate"
+    shares = {1: 1.0} if not separate else shown or {config.num_channels: 1.0}
+    flops = sum(share * _training_flops(config, views, checkpointing, count) for count, share in shares.items())
+    tokens, patches = _count_tokens(config, views, config.num_channels if separate else 1)
     kept = sum(_layer_values(config.hidden_size, config.intermediate_size, checkpointing) * count for count in tokens)
     values = kept * config.num_hidden_layers
     if config.reconstruction_weight:
@@ -69,6 +70,28 @@ def estimate_step_cost(
     return StepCost(flops, 4 * parameters + 12 * trainable, values * _BYTES[precision], parameters, trainable)
 
 
+def _count_tokens(config: SubCellConfig, views: int, channels: int) -> tuple[list[int], int]:
+    """Tokens that the encoder sees of each view, and patches; `channels` are those that have separate tokens."""
+    rows, columns = config.patch_grid
+    patches = rows * columns
+    ratios = (float(config.mask_ratio or 0), config.context_mask_ratio)[:views]
+    if config.channel_masking == "apart":
+        return [1 + int(channels * patches * (1 - ratio)) for ratio in ratios], channels * patches
+    return [1 + channels * int(patches * (1 - ratio)) for ratio in ratios], channels * patches
+
+
+def _training_flops(config: SubCellConfig, views: int, checkpointing: bool, channels: int) -> float:
+    tokens, patches = _count_tokens(config, views, channels)
+    encoder = sum(_encoder_flops(config, count, patches) for count in tokens)
+    forward = encoder + views * _head_flops(config)
+    if config.reconstruction_weight:
+        forward += _decoder_flops(config, 1 + patches)
+    flops = (4.0 if checkpointing else 3.0) * forward
+    if config.protein_centroid_weight:
+        flops += encoder + views * _mlp_flops(_centroid_widths(config))
+    return flops
+
+
 def _layer_values(width: int, inner: int, checkpointing: bool) -> int:
     return width if checkpointing else _VALUES_PER_TOKEN * width + 2 * inner
 
@@ -77,10 +100,15 @@ def _transformer_flops(tokens: int, width: int, inner: int, layers: int) -> floa
     return layers * (8.0 * tokens * width**2 + 4.0 * tokens * width * inner + 4.0 * tokens**2 * width)
 
 
+def _patch_values(config: SubCellConfig) -> int:
+    """Pixels of a token."""
+    return config.patch_size**2 * (1 if config.channel_tokens == "separate" else config.num_channels)
+
+
 def _encoder_flops(config: SubCellConfig, tokens: int, patches: int) -> float:
     if config.backbone_config is not None:
         return 0.0
-    patch_values = config.patch_size**2 * config.num_channels
+    patch_values = _patch_values(config)
     embedding = 2.0 * patches * patch_values * config.hidden_size
     scored = 2 if config.pooling_type == "gated" else int(config.pooling_type == "attention")
     pooling = 2.0 * tokens * config.hidden_size * config.pooling_hidden_size * scored
@@ -90,7 +118,7 @@ def _encoder_flops(config: SubCellConfig, tokens: int, patches: int) -> float:
 
 def _decoder_flops(config: SubCellConfig, tokens: int) -> float:
     width = config.decoder_hidden_size
-    ends = 2.0 * tokens * width * (config.hidden_size + config.patch_size**2 * config.num_channels)
+    ends = 2.0 * tokens * width * (config.hidden_size + _patch_values(config))
     return ends + _transformer_flops(tokens, width, config.decoder_intermediate_size, config.decoder_num_hidden_layers)
 
 

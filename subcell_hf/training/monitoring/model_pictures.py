@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from subcell_hf.augmentation.view_pictures import compose_colours
+from subcell_hf.model.channel_tokens_subcell import flat_channels
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.model.objectives_subcell import patchify, unpatchify
 from subcell_hf.shards.reader import ShardReader
@@ -104,6 +105,8 @@ def draw_pictures(model: SubCellForPreTraining, cells: PictureCells) -> dict[str
         patches = outputs.last_hidden_state
         if model.config.backbone_config is None:
             patches = patches[:, 1:]  # without CLS
+        if model.config.channel_tokens == "separate":
+            patches = patches.unflatten(1, (model.config.num_channels, -1)).mean(1)  # of the channels of a place
         found["features"] = _draw_features(patches, originals, cells)
     finally:
         model.train(training)
@@ -113,22 +116,26 @@ def draw_pictures(model: SubCellForPreTraining, cells: PictureCells) -> dict[str
 def _draw_reconstruction(model: SubCellForPreTraining, cells: PictureCells) -> Picture:
     config, pixels = model.config, cells.pixel_values
     size, (height, width) = config.patch_size, pixels.shape[-2:]
-    patches = (height // size) * (width // size)
-    noise = torch.rand(len(pixels), 1, patches, generator=torch.Generator().manual_seed(_SEED)).to(pixels.device)
+    patches, separate = (height // size) * (width // size), config.channel_tokens == "separate"
+    tokens = patches * (config.num_channels if config.channel_masking == "apart" else 1)
+    noise = torch.rand(len(pixels), 1, tokens, generator=torch.Generator().manual_seed(_SEED)).to(pixels.device)
     outputs = model(pixels[:, None], cell_masks=cells.cell_masks[:, None], noise=noise)
-    truth, hidden = patchify(pixels, size), outputs.patch_mask[:, 0, :, None] > 0
-    predicted = outputs.reconstruction.float()
+    # Separate channels are pictures of one channel each.
+    planes = flat_channels(pixels) if separate else pixels
+    truth, hidden = patchify(planes, size), outputs.patch_mask[:, 0].reshape(len(planes), patches, 1) > 0
+    predicted = outputs.reconstruction.float().reshape(truth.shape)
     if config.normalize_target:
         # The model predicts each patch less its mean and over its deviation: these two are taken from the truth.
         variance, mean = torch.var_mean(truth, dim=-1, keepdim=True)
         predicted = predicted * (variance + 1e-6).sqrt() + mean
-    filled = unpatchify(torch.where(hidden, predicted, truth), size, height, width)
-    grid = hidden.float().view(len(pixels), 1, height // size, width // size)
-    covered = F.interpolate(grid, size=(TILE_PX, TILE_PX), mode="nearest")[:, 0] > 0
+    filled = unpatchify(torch.where(hidden, predicted, truth), size, height, width).reshape(pixels.shape)
+    grid = hidden.float().view(len(pixels), -1, height // size, width // size)  # of each channel if separate
+    visible = pixels * (1 - F.interpolate(grid, size=(height, width), mode="nearest"))
+    covered = F.interpolate(grid.amin(1, keepdim=True), size=(TILE_PX, TILE_PX), mode="nearest")[:, 0] > 0
     rows = []
-    for image, guess, cover in zip(pixels, filled, covered.cpu(), strict=True):
+    for image, rest, guess, cover in zip(pixels, visible, filled, covered.cpu(), strict=True):
         original = _composite(image, config.channels)
-        seen = original.clone()
+        seen = _composite(rest, config.channels, scale_like=image) if separate else original.clone()
         seen[cover] = _HIDDEN_GREY
         rows.append([original, seen, _composite(guess, config.channels, scale_like=image)])
     return draw_sheet(rows, ["input", "seen by the model", "hidden part predicted"], cells.captions)

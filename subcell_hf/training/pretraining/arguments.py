@@ -70,6 +70,23 @@ class DataArguments:
             "help": "reconstruction, multi_task, contrastive, gentle, moderate, or a YAML file of view settings."
         },
     )
+    channel_sampling: bool = field(
+        default=False,
+        metadata={
+            "help": "With channel_tokens=separate: show the model a random set of the channels in each step, 1 to all, "
+            "each number as likely."
+        },
+    )
+    protein_probability: float = field(
+        default=1.0,
+        metadata={
+            "help": "Probability that the protein is in such a set. Without it, the protein-specific objectives and "
+            "the probe are off in that step."
+        },
+    )
+    other_probability: float = field(
+        default=0.1, metadata={"help": "Probability that a stain of such a set is called 'other', not by its name."}
+    )
 
 
 @dataclass

@@ -11,7 +11,7 @@ Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory L
 (arXiv 2101.06983).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -44,12 +44,15 @@ class CachedGradientStep:
     autocast: Callable[[], AbstractContextManager[object]]
     scale: Callable[[Tensor], Tensor]
 
-    def __call__(self, views: MultiViewBatch, noise: ModelNoise | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, views: MultiViewBatch, noise: ModelNoise | None = None, channels: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
         """Add this process's gradients of a batch to those of the parameters.
 
         Args:
             views: `pixel_values` of this process's cells and what the model's `forward` takes beside them.
             noise: What is hidden; drawn by the model if None.
+            channels: Names of the views' channels, as for the model's `forward`.
 
         Returns:
             Name → unweighted loss of the whole batch, without gradient, as `forward` names them.
@@ -58,34 +61,37 @@ class CachedGradientStep:
         noise = ModelNoise() if noise is None else noise
         selections = model.hide_patches(pixels, views["cell_masks"], noise.get("noise"))
         parts = _bounds(len(pixels), self.chunks)
-        embeddings, states = self._embed(pixels, selections, parts)
+        embeddings, states = self._embed(pixels, selections, parts, channels)
         taught = None
-        if model.config.protein_centroid_weight and pixels.shape[1] == 2:
-            taught = self._teach(pixels, model.hide_from_teacher(pixels, noise.get("teacher_noise")), parts)
+        if model.config.protein_centroid_weight and pixels.shape[1] == 2 and model.config.shows_protein(channels):
+            hidden = model.hide_from_teacher(pixels, noise.get("teacher_noise"))
+            taught = self._teach(pixels, hidden, parts, channels)
         leaf = embeddings.requires_grad_()
         with self.autocast():
             losses, _ = model.score_embeddings(
-                leaf, taught, views["antibodies"], views["locations"], noise.get("centroid_noise")
+                leaf, taught, views["antibodies"], views["locations"], noise.get("centroid_noise"), channels
             )
         if losses:
             self.scale(model.weigh(losses)).backward()
-        reconstructed = self._send_back(pixels, selections, parts, states, leaf.grad)
+        reconstructed = self._send_back(pixels, selections, parts, states, leaf.grad, channels)
         found = {"reconstruction": reconstructed} if reconstructed is not None else {}
         return found | {name: value.detach() for name, value in losses.items()}
 
-    def _embed(self, pixels: Tensor, selections: Selections, parts: list[slice]) -> tuple[Tensor, list["_RandomState"]]:
+    def _embed(
+        self, pixels: Tensor, selections: Selections, parts: list[slice], channels: Sequence[str] | None
+    ) -> tuple[Tensor, list["_RandomState"]]:
         """Embeddings of all cells without a graph, and the state of the random numbers before each part."""
         states, found = [], []
         for part in parts:
             states.append(_RandomState.take(pixels.device))
             with torch.no_grad(), self.autocast():
-                outputs = self.model.encode(pixels[part], _select(selections, part))
+                outputs = self.model.encode(pixels[part], _select(selections, part), channels=channels)
             found.append(torch.stack([output.pooler_output for output in outputs], dim=1))
         return torch.cat(found), states
 
-    def _teach(self, pixels: Tensor, hidden: Selections, parts: list[slice]) -> Tensor:
+    def _teach(self, pixels: Tensor, hidden: Selections, parts: list[slice], channels: Sequence[str] | None) -> Tensor:
         with self.autocast():
-            return torch.cat([self.model.teach(pixels[part], _select(hidden, part)) for part in parts])
+            return torch.cat([self.model.teach(pixels[part], _select(hidden, part), channels) for part in parts])
 
     def _send_back(
         self,
@@ -94,6 +100,7 @@ class CachedGradientStep:
         parts: list[slice],
         states: list["_RandomState"],
         gradients: Tensor | None,
+        channels: Sequence[str] | None,
     ) -> Tensor | None:
         """Backward pass of every part; returns the reconstruction loss, if there is one."""
         weight, total = float(self.model.config.reconstruction_weight or 0), None
@@ -102,9 +109,10 @@ class CachedGradientStep:
         for part, state in zip(parts, states, strict=True):
             roots: list[Tensor] = []
             with state.replay(), self.autocast():
-                outputs = self.model.encode(pixels[part], _select(selections, part))
+                chosen = _select(selections, part)
+                outputs = self.model.encode(pixels[part], chosen, channels=channels)
                 if weight:
-                    _, loss = self.model.reconstruct(pixels[part, 0], outputs[0], _select(selections, part)[0])
+                    _, loss = self.model.reconstruct(pixels[part, 0], outputs[0], chosen[0], channels)
                     loss = loss * (len(pixels[part]) / len(pixels))
                     total = loss.detach() if total is None else total + loss.detach()
                     roots.append(self.scale(weight * loss))

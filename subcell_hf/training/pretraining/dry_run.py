@@ -1,6 +1,7 @@
 """What a run will do and what it costs, before it starts."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ def describe_run(run: PreTrainingRun) -> dict[str, Any]:
         views=len(data.views.views),
         precision=training.mixed_precision,
         checkpointing=bool(training.gradient_checkpointing),
+        shown=None if data.sampling is None else data.sampling.counts(run.config.num_channels),
     )
     cells_per_epoch = run.steps_per_epoch * run.cells_per_step
     return {
@@ -43,6 +45,7 @@ def describe_run(run: PreTrainingRun) -> dict[str, Any]:
             "cells_per_antibody": batches.cells_per_antibody,
             "views": len(data.views.views),
             "view_size_px": data.views.size_px,
+            "channel_sampling": None if data.sampling is None else asdict(data.sampling),
         },
         "training": {
             "processes": training.world_size,

@@ -15,7 +15,7 @@ _MODEL_STREAM = 0x5DEECE66D
 class ModelNoise(TypedDict):
     """Arguments of `SubCellForPreTraining.forward` of the same names; what a model does not use is left out."""
 
-    noise: NotRequired[Tensor]  # [cells, views, patches] in [0, 1): which patches the student does not see
+    noise: NotRequired[Tensor]  # [cells, views, patches] in [0, 1), or of every channel: which the student does not see
     teacher_noise: NotRequired[Tensor]  # the same for the teacher
     centroid_noise: NotRequired[Tensor]  # [antibodies, projection_size], unit vectors
 
@@ -42,11 +42,12 @@ def draw_noise(
         first_cell: Position of the first of these cells in the global batch.
         global_cells: Cells of the global batch; None: there are no others.
     """
-    cells, views, _, height, width = pixel_values.shape
+    cells, views, channels, height, width = pixel_values.shape
     device = pixel_values.device
     generator = torch.Generator(device).manual_seed(seed ^ _MODEL_STREAM)
     everything = [cells if global_cells is None else global_cells, views]
-    everything.append((height // config.patch_size) * (width // config.patch_size))
+    tokens = channels if config.channel_masking == "apart" else 1  # of a place, that are hidden by themselves
+    everything.append(tokens * (height // config.patch_size) * (width // config.patch_size))
     found = ModelNoise()
     taught = bool(config.protein_centroid_weight) and views == 2
     if config.mask_ratio or config.context_mask_ratio:

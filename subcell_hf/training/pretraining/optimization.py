@@ -7,15 +7,15 @@ from torch import nn
 from subcell_hf.errors import InputError
 
 _ENCODER_AND_DECODER = ("subcell.embeddings.", "subcell.backbone.", "subcell.layers.", "subcell.layernorm.", "decoder.")
-_NEVER_DECAYED = ("cls_token", "mask_token", "position_embeddings")
+_NEVER_DECAYED = ("cls_token", "mask_token", "position_embeddings", "channel_embeddings")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, head_weight_decay: float) -> list[dict[str, Any]]:
     """Sort the trainable parameters of a `SubCellForPreTraining` by their weight decay.
 
     Matrices of encoder and decoder decay by `weight_decay`, those of pooler, projections, predictor and probe by
-    `head_weight_decay`; biases, norms, tokens and positions do not decay. (The published training let the biases and
-    norms of the heads decay too.)
+    `head_weight_decay`; biases, norms, tokens, positions and channels do not decay. (The published training let the
+    biases and norms of the heads decay too.)
 
     Args:
         model: Its parameters' names decide.

@@ -15,6 +15,7 @@ from subcell_hf.shards.index import ShardIndex
 from subcell_hf.shards.reader import ShardReader
 from subcell_hf.storage.model_folders import check_model, load_weights, weights_from_seed
 from subcell_hf.training.pretraining.arguments import METRICS, DataArguments, ParsedArguments, PreTrainingArguments
+from subcell_hf.training.pretraining.channel_sampling import ChannelSampling
 from subcell_hf.training.pretraining.launch_checks import check_launch
 from subcell_hf.training.pretraining.optimization import peak_learning_rate, straight_line
 from subcell_hf.training.runs.trainer_adapter import TRACKERS
@@ -33,6 +34,7 @@ class PreTrainingData:
         train_split: Split to train on; None for all cells.
         validation_split: Split to measure the probe on; None for none.
         views: How views are made.
+        sampling: How the channels of a step are sampled; None: all are shown.
     """
 
     reader: ShardReader
@@ -40,6 +42,7 @@ class PreTrainingData:
     train_split: str | None
     validation_split: str | None
     views: AugmentationSettings
+    sampling: ChannelSampling | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ def resolve(parsed: ParsedArguments, world_size: int | None = None) -> PreTraini
     reader = ShardReader(parsed.data.shards)
     config = build_config(parsed, reader.index)
     views = _fit_views(parsed.data, config)
+    sampling = _choose_sampling(parsed, config, views)
     seed = parsed.training["data_seed"]
     batches = BatchSettings(
         antibodies_per_batch=parsed.data.antibodies_per_batch,
@@ -105,7 +109,7 @@ def resolve(parsed: ParsedArguments, world_size: int | None = None) -> PreTraini
     plan.check_world_size(world_size)
     if parsed.data.validation_split is not None:
         reader.split_rows(parsed.data.validation_split)
-    data = PreTrainingData(reader, batches, split, parsed.data.validation_split, views)
+    data = PreTrainingData(reader, batches, split, parsed.data.validation_split, views, sampling)
     cells = batches.antibodies_per_batch * batches.cells_per_antibody
     training, steps_per_epoch, total_steps = _fill_in(parsed, plan.steps_per_epoch, cells, world_size)
     cells_per_step = cells * training.gradient_accumulation_steps
@@ -192,6 +196,39 @@ def _fit_views(data: DataArguments, config: SubCellConfig) -> AugmentationSettin
     if len(views.views) > 2:
         raise InputError(f"views={data.views} makes {len(views.views)} views of each cell; the model takes one or two.")
     return views.with_size(height)
+
+
+def _choose_sampling(
+    parsed: ParsedArguments, config: SubCellConfig, views: AugmentationSettings
+) -> ChannelSampling | None:
+    """How channels are sampled, if the model and its objectives allow it."""
+    data = parsed.data
+    if not data.channel_sampling:
+        given = [name for name in ("protein_probability", "other_probability") if name in parsed.given]
+        if given:
+            raise InputError(f"{' and '.join(given)} need channel_sampling. Add --channel_sampling true.")
+        return None
+    if config.channel_tokens != "separate":
+        raise InputError(
+            "channel_sampling is for models that take any channels. Add --channel_tokens separate, or leave "
+            "channel_sampling out."
+        )
+    if not (0 < data.protein_probability <= 1 and 0 <= data.other_probability <= 1):
+        raise InputError(
+            f"protein_probability is {data.protein_probability} and other_probability {data.other_probability}: "
+            "expected above 0 to 1, and 0 to 1."
+        )
+    if data.protein_probability < 1 and not (config.reconstruction_weight or config.cell_contrast_weight):
+        raise InputError(
+            f"protein_probability is {data.protein_probability}, but nothing trains the encoder in steps without the "
+            "protein: set reconstruction_weight or cell_contrast_weight above 0, or protein_probability to 1."
+        )
+    if views.scaling != "channel":
+        raise InputError(
+            f"views={data.views} scales all channels of a cell together, so that intensities would depend on channels "
+            "that are not shown. Choose --views gentle or moderate, or a file with scaling: channel."
+        )
+    return ChannelSampling(data.protein_probability, data.other_probability)
 
 
 def _check_fixed(parsed: ParsedArguments) -> None:

@@ -27,26 +27,28 @@ class StepGuard(TrainerCallback):
     def __init__(self, trainer: PreTrainer) -> None:
         self.trainer = trainer
         self.stop_agreed = False
-        self._losses: dict[str, Tensor] = {}
-        self._losses_counted = 0
-        self._not_finite: Tensor | None = None
+        self._losses: dict[str, tuple[Tensor, int]] = {}  # sum and number of batches
+        self._not_finite: dict[str, Tensor] = {}
 
     def note_losses(self, losses: Mapping[str, Tensor]) -> None:
-        """Keep the components of a batch's loss for the log, and whether all of them are finite."""
+        """Keep the components of a batch's loss for the log, and whether all of them are finite.
+
+        Not every batch has all of them; those of all processes have the same.
+        """
         for name, value in losses.items():
-            self._losses[name] = self._losses.get(name, torch.zeros_like(value)) + value
-        self._losses_counted += 1
-        broken = ~torch.stack(list(losses.values())).isfinite()
-        self._not_finite = broken if self._not_finite is None else self._not_finite | broken
+            total, count = self._losses.get(name, (torch.zeros_like(value), 0))
+            self._losses[name] = (total + value, count + 1)
+            broken = ~value.isfinite()
+            self._not_finite[name] = self._not_finite.get(name, broken) | broken
 
     def read_mean_losses(self) -> dict[str, float]:
         """`loss_<name>` of every component, the mean since the last reading, over all processes; empty if none."""
-        if not self._losses_counted:
+        if not self._losses:
             return {}
-        means = torch.stack([*self._losses.values()]) / self._losses_counted
+        means = torch.stack([total / count for total, count in self._losses.values()])
         means = self.trainer.accelerator.reduce(means, reduction="mean")
         found = {f"loss_{name}": value for name, value in zip(self._losses, means.tolist(), strict=True)}
-        self._losses, self._losses_counted = {}, 0
+        self._losses = {}
         return found
 
     def check(self) -> None:
@@ -55,20 +57,22 @@ class StepGuard(TrainerCallback):
         Raises:
             FloatingPointError: On every process alike, if a component of the loss or a gradient is NaN or infinite.
         """
-        if self._not_finite is None:
+        if not self._not_finite:
             return
         trainer = self.trainer
         gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
         skips_by_itself = trainer.loss_scaler is not None or trainer.updates_within_backward
-        gradients_broken = torch.zeros_like(self._not_finite[0])
+        broken = [*self._not_finite.values()]
+        gradients_broken = torch.zeros_like(broken[0])
         if gradients and not skips_by_itself:
             gradients_broken = ~torch.stack(torch._foreach_norm(gradients)).sum().isfinite()
         stop = torch.full_like(gradients_broken, trainer.interruption.asked)
-        flags = torch.stack([*self._not_finite, gradients_broken, stop]).float()
+        flags = torch.stack([*broken, gradients_broken, stop]).float()
         counts = trainer.accelerator.reduce(flags, reduction="sum").tolist()
-        self._not_finite = None
+        named = [*self._not_finite, "the gradient"]
+        self._not_finite = {}
         self.stop_agreed = bool(counts[-1])
-        names = [name for name, count in zip([*self._losses, "the gradient"], counts, strict=False) if count]
+        names = [name for name, count in zip(named, counts, strict=False) if count]
         if names:
             raise FloatingPointError(
                 f"Not finite in step {trainer.state.global_step + 1}: {', '.join(names)}. No weights were updated; "

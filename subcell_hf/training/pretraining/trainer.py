@@ -107,7 +107,8 @@ class PreTrainer(RunTrainer):
         super().__init__(model=model, args=args, eval_dataset=data.validation_split if validates else None)
         self.data = data
         self.view_maker = ViewMaker(data.views)
-        cost = estimate_step_cost(model.config, model, len(data.views.views))
+        shown = None if data.sampling is None else data.sampling.counts(model.config.num_channels)
+        cost = estimate_step_cost(model.config, model, len(data.views.views), shown=shown)
         self._flops_per_cell = cost.training_flops_per_cell
         self.meter = ThroughputMeter(args.device, args.mixed_precision, self._flops_per_cell)
         self.guard = StepGuard(self)
@@ -166,6 +167,16 @@ class PreTrainer(RunTrainer):
         # The views of the global batch are drawn alike by all processes: they do not depend on how many there are.
         return maker(crops, wanted, torch.Generator().manual_seed(batch["view_seed"]), **_part_of_batch(batch))
 
+    def make_shown_views(self, batch: Mapping[str, Any]) -> tuple[MultiViewBatch, tuple[str, ...] | None]:
+        """Views for training of the channels that the model is shown, and their names; None if all are."""
+        views = self.make_views(batch, self.view_maker)
+        if self.data.sampling is None:
+            return views, None
+        channels = list(self.model.config.channels)
+        shown = self.data.sampling.draw(channels, batch["view_seed"])
+        chosen = [channels.index(name) for name in shown.channels]
+        return MultiViewBatch(**{**views, "pixel_values": views["pixel_values"][:, :, chosen]}), shown.names
+
     def draw_noise(self, batch: Mapping[str, Any], views: MultiViewBatch) -> ModelNoise:
         """What the model hides from itself in these views of a batch."""
         antibodies = self.data.batches.antibodies_per_batch
@@ -186,10 +197,10 @@ class PreTrainer(RunTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Views, forward pass, and a note of every component of the loss; arguments as Trainer's."""
-        views = self.make_views(inputs, self.view_maker)
+        views, names = self.make_shown_views(inputs)
         noise = self.draw_noise(inputs, views)
         self.meter.clock.end("views")
-        outputs = model(**views, **noise)
+        outputs = model(**views, **noise, channels=names)
         self.meter.clock.end("forward")
         self.guard.note_losses({name: value.detach() for name, value in outputs.losses.items()})
         if self.updates_within_backward:
@@ -213,7 +224,7 @@ class PreTrainer(RunTrainer):
         if callable(switch_to_training):
             switch_to_training()
         inputs = self.to_device(inputs)
-        views = self.make_views(inputs, self.view_maker)
+        views, names = self.make_shown_views(inputs)
         noise = self.draw_noise(inputs, views)
         self.meter.clock.end("views")
         share, scaler = 1 / self.batches_in_step, self.loss_scaler
@@ -223,11 +234,11 @@ class PreTrainer(RunTrainer):
             self.accelerator.autocast,
             lambda loss: share * (loss if scaler is None else scaler.scale(loss)),
         )
-        losses = step(views, noise)
+        losses = step(views, noise, names)
         self.guard.note_losses(losses)
         if self.accelerator.sync_gradients:
             average_gradients(self.model.parameters())
-        return self.model.weigh(losses) * share
+        return self.model.weigh(losses).detach() * share
 
     def agree_to_stop(self, asked: bool) -> bool:
         """What the processes agreed on when the step was checked, so that no further message is needed."""
@@ -332,6 +343,7 @@ class PreTrainer(RunTrainer):
             dict(zip(("height", "width"), config.image_height_width, strict=True)),
             config.pixel_size_um,
             normalize=self.data.views.scaling,
+            channel_tokens=config.channel_tokens,
         ).save_pretrained(folder)
         times, state = self.clock.read(self.args.world_size), self.state
         record = describe_training(config, self.args, self.data, state.log_history, state.global_step, times)

@@ -94,6 +94,7 @@ def _hyperparameters(
         "cells_per_antibody": data.batches.cells_per_antibody,
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
         "views": len(data.views.views),
+        **_channel_settings(config, data),
         "mask_ratio": config.mask_ratio,
         "context_mask_ratio": config.context_mask_ratio,
         "object_mask_ratio": config.object_mask_ratio,
@@ -107,6 +108,15 @@ def _hyperparameters(
         "mixed_precision": args.mixed_precision,
         "seed": args.seed,
     }
+
+
+def _channel_settings(config: SubCellConfig, data: PreTrainingData) -> dict[str, Any]:
+    """What separate channel tokens add."""
+    if config.channel_tokens == "joint":
+        return {}
+    sampling = {} if data.sampling is None else asdict(data.sampling)
+    own = {"channel_tokens": config.channel_tokens, "channel_masking": config.channel_masking}
+    return {**own, "channel_sampling": data.sampling is not None, **sampling}
 
 
 def _describe_hardware(args: PreTrainingArguments) -> dict[str, Any]:
