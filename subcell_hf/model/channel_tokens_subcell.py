@@ -55,28 +55,20 @@ def average_passes(outputs: Sequence[Any], passes: Sequence[Sequence[int]]) -> d
         passes: Positions of the channels of each pass, as `channel_passes` makes them.
 
     Returns:
-        Fields of a `SubCellModelOutput`: the mean of the embeddings and the tokens of every channel, of one that was in
-        several passes their mean. The maps add up to the weights in the mean embedding.
+        Fields of a `SubCellModelOutput`: the mean of the embeddings, and the tokens of every channel. The maps add up
+        to the weights in the mean embedding.
     """
-    indices = [torch.tensor(seen, device=outputs[0].last_hidden_state.device) for seen in passes]
-    counts = torch.cat(indices).bincount()
-
-    def add(parts: Sequence[Tensor], axis: int) -> Tensor:
-        shape = list(parts[0].shape)
-        shape[axis] = len(counts)
-        total = parts[0].new_zeros(shape)
-        for part, index in zip(parts, indices, strict=True):
-            total.index_add_(axis, index, part)
-        return total
-
+    device = outputs[0].last_hidden_state.device
+    # Where the channels, pass by pass, are in the image.
+    places = torch.tensor([place for seen in passes for place in seen], device=device).argsort()
     states = [output.last_hidden_state for output in outputs]
-    patches = add([s[:, 1:].unflatten(1, (len(seen), -1)) for s, seen in zip(states, passes, strict=True)], 1)
-    patches = patches / counts[:, None, None]  # [batch, channels, patches, hidden_size]
+    patches = [s[:, 1:].unflatten(1, (len(seen), -1)) for s, seen in zip(states, passes, strict=True)]
     maps = None
     if outputs[0].channel_attentions is not None:
-        maps = add([output.channel_attentions for output in outputs], 2) / len(outputs)
+        maps = torch.cat([output.channel_attentions for output in outputs], dim=2)[:, :, places] / len(outputs)
+    cls_token = torch.stack([s[:, :1] for s in states]).mean(0)
     return {
-        "last_hidden_state": torch.cat([torch.stack([s[:, :1] for s in states]).mean(0), patches.flatten(1, 2)], dim=1),
+        "last_hidden_state": torch.cat([cls_token, torch.cat(patches, dim=1)[:, places].flatten(1, 2)], dim=1),
         "pooler_output": torch.stack([output.pooler_output for output in outputs]).mean(0),
         "pooler_attentions": None if maps is None else maps.sum(2),
         "channel_attentions": maps,

@@ -1,6 +1,7 @@
 """Names of channels, and which planes of the data take the places of the model's channels."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 
 ChannelMapping = Mapping[str, str | Sequence[str]]
 
@@ -132,11 +133,12 @@ def channel_passes(names: Sequence[str], rows: Sequence[int], protein: int, limi
         limit: Most channels of a pass; None for all.
 
     Returns:
-        Positions of the channels of every pass. The protein, if it is there, is in each.
+        Positions of the channels of every pass, the protein in the first; every channel is in one, and no pass has two
+        more than another.
     """
     if limit is None or len(names) <= limit:
         return [list(range(len(names)))]
     ordered = sorted(range(len(names)), key=lambda at: (rows[at] != protein, rows[at], names[at]))
-    shared = ordered[:1] if rows[ordered[0]] == protein else []
-    others, size = ordered[len(shared) :], limit - len(shared)
-    return [[*shared, *others[start : start + size]] for start in range(0, len(others), size)]
+    count = -(-len(names) // limit)
+    edges = [-(-len(names) * number // count) for number in range(count + 1)]
+    return [ordered[start:stop] for start, stop in pairwise(edges)]

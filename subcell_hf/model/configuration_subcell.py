@@ -70,7 +70,7 @@ class SubCellConfig(PreTrainedConfig):
             channel has separate tokens with a channel embedding by name, so that the model takes any 1–8 channels.
         channel_masking: With separate tokens, whether those of a place are hidden `"together"` or `"apart"`.
         channels_per_pass: With separate tokens, most channels whose tokens attend together in evaluation; further ones
-            take further passes, each with the protein, whose embeddings are averaged. None: all attend together.
+            take further passes, and the embeddings are averaged: cost grows linearly. None: all attend together.
         pixel_size_um: Edge of an input pixel in micrometres. The default is that of 896 px Human Protein Atlas crops
             resized to 448 px.
         image_size: Edge (or `[height, width]`) in pixels of the images that the position embeddings are made for.
@@ -336,8 +336,8 @@ class SubCellConfig(PreTrainedConfig):
         count, most = self.num_channels, LARGEST_CHANNELS
         expect(count <= most, "channels", self.channels, f"at most {most} {separate}")
         limit = self.channels_per_pass
-        sound = limit is None or (isinstance(limit, int) and not isinstance(limit, bool) and limit >= 2)
-        expect(sound, "channels_per_pass", limit, "None, or at least 2: the protein and another")
+        if limit is not None:
+            expect_whole("channels_per_pass", limit)
 
     def _check_heads(self) -> None:
         expect_choice("pooling_type", self.pooling_type, POOLING_TYPES)

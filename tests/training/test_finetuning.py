@@ -183,6 +183,20 @@ def test_channels_go_by_name_and_positions_are_interpolated() -> None:
         plan_channels(["blue", "green"], ["blue", "dna"], {"dna": "red"})
 
 
+def test_separate_channels_keep_their_embeddings_by_name() -> None:
+    torch.manual_seed(0)
+    trained = SubCellModel(_config(channel_tokens="separate")).eval()
+    origins = plan_channels(trained.config.channels, ["dna", "mito", "green"], {"dna": "blue"})
+    adapted = SubCellModel(_config(channel_tokens="separate", channels=["dna", "mito", "green"])).eval()
+    adapted.load_state_dict(adapt_encoder(trained, adapted.config, origins))
+    pixels = torch.rand(2, 3, 48, 48)
+    names, old = ["green", "other", "dna"], ["green", "other", "blue"]
+    expected = trained(pixels, channels=old).pooler_output
+    torch.testing.assert_close(adapted(pixels, channels=names).pooler_output, expected)
+    table = trained.embeddings.channel_embeddings
+    torch.testing.assert_close(adapted.embeddings.channel_embeddings[1], table[:4].mean(0))
+
+
 def test_losses_and_weights() -> None:
     logits, targets = torch.tensor([[2.0, -1.0], [0.5, 0.1]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     config = SubCellConfig(num_labels=2)

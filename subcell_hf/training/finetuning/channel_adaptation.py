@@ -1,6 +1,7 @@
 """An encoder for other channels and another image size than it was trained with; channels are matched by name.
 
-The patch embedding has one set of weights per channel. Channels of both models keep their weights. A new channel is
+The patch embedding has one set of weights per channel; where channels have separate tokens, they share the patch
+embedding and have one embedding each. Channels of both models keep their weights. A new channel is
 initialized with the mean over the trained channels, or with the trained channel that the user names, since a new stain
 often looks like an old one. The result lists the origin of every channel.
 """
@@ -19,6 +20,7 @@ from subcell_hf.model.positions_subcell import interpolate_position_embeddings
 MEAN = "mean"
 
 _PATCHES = "embeddings.patch_embeddings.projection.weight"
+_CHANNELS = "embeddings.channel_embeddings"
 _POSITIONS = "embeddings.position_embeddings"
 
 
@@ -96,11 +98,16 @@ def adapt_encoder(trained: SubCellModel, config: SubCellConfig, origins: Channel
                 f"{trained.config.backbone_config.model_type!r} was trained on {old}: only SubCell's own encoder can "
                 "be given other channels."
             )
-        weights = state[_PATCHES]  # [hidden_size, channels, patch_size, patch_size]
+        separate = trained.config.channel_tokens == "separate"
+        # [hidden_size, channels, patch_size, patch_size], or [hidden_size, channels] without that of other stains
+        weights = state[_CHANNELS][:-1].T if separate else state[_PATCHES]
         planes = [
             weights.mean(1) if origin == MEAN else weights[:, old.index(origin)] for origin in origins.origins.values()
         ]
-        state[_PATCHES] = torch.stack(planes, dim=1)
+        if separate:
+            state[_CHANNELS] = torch.stack([*planes, state[_CHANNELS][-1]])
+        else:
+            state[_PATCHES] = torch.stack(planes, dim=1)
     if config.backbone_config is None and trained.config.patch_grid != config.patch_grid:
         if config.position_embedding_type == "learned":
             state[_POSITIONS] = interpolate_position_embeddings(
