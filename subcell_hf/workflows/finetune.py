@@ -16,7 +16,7 @@ from subcell_hf.training.finetuning.finetuning_arguments import ParsedFineTuning
 from subcell_hf.training.finetuning.finetuning_resolution import resolve_fine_tuning
 from subcell_hf.training.precision import tf32_products
 from subcell_hf.training.pretraining.arguments import as_words
-from subcell_hf.workflows.training_result import TrainingResult, announce, train_to_end
+from subcell_hf.workflows.training_result import TrainingResult, announce, train_to_end, warn_of_slow_bf16
 
 logger = logging.getLogger("subcell_hf.workflows.finetune")  # also where this file is the program that runs
 
@@ -59,6 +59,7 @@ def run_finetuning(settings: ParsedFineTuning) -> TrainingResult:
         run = resolve_fine_tuning(settings)
         description = run.describe()
         announce(description, process_index=run.training.process_index)
+        warn_of_slow_bf16(run.training, run.config)
         if run.training.dry_run:
             return TrainingResult(description, Path(str(run.training.output_dir)))
         result = train_to_end(FineTuner(run), description)

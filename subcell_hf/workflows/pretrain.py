@@ -15,7 +15,7 @@ from subcell_hf.training.pretraining.arguments import ParsedArguments, as_words,
 from subcell_hf.training.pretraining.dry_run import describe_run
 from subcell_hf.training.pretraining.resolution import resolve
 from subcell_hf.training.pretraining.trainer import PreTrainer
-from subcell_hf.workflows.training_result import TrainingResult, announce, train_to_end
+from subcell_hf.workflows.training_result import TrainingResult, announce, train_to_end, warn_of_slow_bf16
 
 
 def pretrain(recipe: str | Path | None = None, **arguments: Any) -> TrainingResult:
@@ -60,6 +60,7 @@ def run_pretraining(settings: ParsedArguments) -> TrainingResult:
         run = resolve(settings)
         description = describe_run(run)
         announce(description, process_index=run.training.process_index)
+        warn_of_slow_bf16(run.training, run.config)
         if run.training.dry_run:
             return TrainingResult(description, Path(str(run.training.output_dir)))
         return train_to_end(PreTrainer(run.build_model(), run.training, run.data), description)

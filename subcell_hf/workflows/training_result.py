@@ -2,11 +2,16 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainingArguments
+
+from subcell_hf.inference.models.layer_times import LayerShape, time_layer
+from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.training.runs.run_trainer import RunTrainer
 
 logger = logging.getLogger(__name__)
@@ -37,6 +42,20 @@ def announce(description: Mapping[str, Any], *, process_index: int) -> None:
     """Log what will be done, once for all processes."""
     if process_index == 0:
         logger.info(json.dumps(description, indent=1, ensure_ascii=False))
+
+
+def warn_of_slow_bf16(training: TrainingArguments, config: SubCellConfig) -> None:
+    """Log a warning where bf16 was asked for on a CPU on which fp32 is faster, as measured with a layer of the model.
+
+    Args:
+        training: Arguments of the training.
+        config: Of the model.
+    """
+    if training.process_index or training.mixed_precision != "bf16" or training.device.type != "cpu":
+        return
+    times = time_layer(LayerShape.of_config(config), training.device)
+    if times.seconds.get("bf16", math.inf) > times.seconds["fp32"]:
+        logger.warning("bf16 is slower than fp32 on this CPU: %s. Omit --bf16.", times.explain())
 
 
 def train_to_end(trainer: RunTrainer, description: Mapping[str, Any]) -> TrainingResult:

@@ -1,20 +1,24 @@
 """The precision of a run: measured once for a machine, kept by the run, the same for all of its processes."""
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
+from transformers import TrainingArguments
 
 from subcell_hf.inference.engine.embedding import Processes
 from subcell_hf.inference.models import layer_times
 from subcell_hf.inference.models.layer_times import LayerShape, LayerTimes, cache_file, time_layer
 from subcell_hf.inference.models.loading import find_models
 from subcell_hf.inference.models.precision import choose_precision
+from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.storage.records import read_record, write_record
 from subcell_hf.tables.run_record import read_run
+from subcell_hf.workflows.training_result import warn_of_slow_bf16
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 
 CPU = torch.device("cpu")
@@ -27,11 +31,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hf_home"
 
 
-def pretend(seconds: Mapping[str, float]) -> None:
+def pretend(seconds: Mapping[str, float], batches: Mapping[int, float] | None = None) -> None:
     """Change what was measured of all shapes so far."""
     record = read_record(cache_file())
     assert record is not None
-    entries = {key: {**entry, "seconds": seconds} for key, entry in record["entries"].items()}
+    changed = {"seconds": seconds, **({} if batches is None else {"batches": list(batches.items())})}
+    entries = {key: {**entry, **changed} for key, entry in record["entries"].items()}
     write_record(cache_file(), {**record, "entries": entries})
 
 
@@ -92,6 +97,47 @@ def test_without_instructions_for_it_bf16_is_left_out(monkeypatch: pytest.Monkey
 def test_the_fastest_accurate_precision_is_taken(bf16_s: float, cosine: float, expected: str) -> None:
     times = LayerTimes(TINY, 1, {"fp32": 1.0, "bf16": bf16_s}, {"fp32": 1.0, "bf16": cosine})
     assert times.fastest == expected
+
+
+@pytest.mark.parametrize(
+    ("batches", "expected"),
+    [
+        ({}, 64),
+        ({64: 6.4, 32: 3.2, 128: 12.0}, 64),
+        ({64: 6.4, 32: 2.8, 128: 12.0}, 32),
+        ({64: 6.4, 32: 3.2, 128: 11.0, 512: 40.0}, 512),
+        ({32: 0.1}, 64),  # nothing to compare with
+    ],
+)
+def test_the_batch_that_is_clearly_the_fastest_is_taken(batches: dict[int, float], expected: int) -> None:
+    assert LayerTimes(TINY, 32, {"fp32": 1.0}, {"fp32": 1.0}, batches).batch_size == expected
+
+
+def test_a_run_takes_the_measured_batch_unless_another_is_given(tmp_path: Path) -> None:
+    model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 1)
+    measured = time_layer(LayerShape.of_model(find_models(str(model))[0]), CPU)
+    assert 64 in measured.batches
+    assert set(measured.batches) <= {32, 64, 128, 256, 512}  # as far as there was time
+    pretend({"fp32": 1.0}, {64: 64.0, 16: 8.0})
+    run(fields, model, tmp_path / "measured")
+    assert read_run(tmp_path / "measured")["batch_size"] == 16
+    run(fields, model, tmp_path / "given", batch_size=3)
+    assert read_run(tmp_path / "given")["batch_size"] == 3
+
+
+def test_a_training_in_bf16_warns_where_fp32_is_faster(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = SubCellConfig.from_size("tiny", image_size=32)
+    training = TrainingArguments(str(tmp_path), bf16=True, use_cpu=True)
+    time_layer(LayerShape.of_config(config), CPU)
+    pretend({"fp32": 1.0, "bf16": 0.9})
+    warn_of_slow_bf16(training, config)
+    assert not caplog.records
+    pretend({"fp32": 1.0, "bf16": 1.1})
+    warn_of_slow_bf16(TrainingArguments(str(tmp_path), use_cpu=True), config)
+    assert not caplog.records
+    warn_of_slow_bf16(training, config)
+    (record,) = caplog.records
+    assert re.search(r"bf16 is slower than fp32 on this CPU: .*fp32 \S+ ms, bf16 \S+ ms.*Omit --bf16", record.message)
 
 
 def test_a_run_keeps_its_precision_whatever_is_measured_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

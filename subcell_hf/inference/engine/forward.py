@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from subcell_hf.inference.engine.batches import Batch, Place, ReadPart
-from subcell_hf.inference.models.layer_times import LayerShape
 from subcell_hf.inference.models.loading import CellEncoder, ModelFolder
+from subcell_hf.inference.models.precision import choose_batch_size
 
 CUDA_BATCH = 256
 """First batch size on a GPU; halved each time memory runs out."""
@@ -49,7 +49,7 @@ class BatchEmbedder:
         models: The models of the run.
         device: Where to work.
         precision: `"fp32"` or `"bf16"`; on OpenVINO also `"int8"`.
-        batch_size: Images of a forward; None: chosen here, and halved when memory runs out.
+        batch_size: Images of a forward; None: chosen here, on a CPU as measured, and halved when memory runs out.
         openvino: OpenVINO's name of the device that runs the models; None for torch.
 
     Attributes:
@@ -67,8 +67,8 @@ class BatchEmbedder:
         models = tuple(models)
         self.models = {model.variant.name: model for model in models}
         self.device, self.precision, self.openvino = device, precision, openvino
-        on_cpu = min(LayerShape.of_model(model).cpu_batch for model in models)
-        self.batch_size = batch_size or (CUDA_BATCH if device.type == "cuda" else on_cpu)
+        usual = CUDA_BATCH if device.type == "cuda" else 0
+        self.batch_size = batch_size or usual or choose_batch_size(models, device)
         self._encoders: dict[str, CellEncoder] = {}
         self._processors: dict[tuple[str, tuple[str, ...]], Any] = {}  # by model and channels
         # Images are copied and scaled beside the forward of the batch before.

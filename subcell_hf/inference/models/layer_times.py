@@ -1,8 +1,9 @@
-"""How long one transformer layer takes on this machine, in each precision: measured, not guessed from the hardware.
+"""How long a transformer layer takes on this machine, by precision and batch: measured, not guessed from hardware.
 
 Whether bf16 is faster than fp32 depends on the processor, on its instructions, on torch and on the shape of the model:
 of two CPUs with instructions for bf16, one embeds twice as fast with them and the other half as fast. So one layer of
-the model's own shape is timed, which takes less than a second, and the result is kept for the next time.
+the model's own shape is timed, which takes about a second, and the result is kept for the next time. On a CPU, batches
+of several sizes are timed as well.
 """
 
 import copy
@@ -10,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,24 @@ SMALLEST_COSINE = 0.999
 
 CPU_ACTIVATIONS = 2 * 785 * 3072
 """Size of a layer's widest activations (tokens × width) that fits a CPU's caches: two cells of ViT-B/16 at 448 px.
-Larger batches are not faster (benchmarks/forward.py)."""
+On two cores, larger batches are not faster (benchmarks/forward.py)."""
 
 MOST_CELLS_ON_CPU = 64
 """Batch size of a small model; at this size, the fixed cost of a forward pass is negligible."""
 
 _GPU_IMAGES = 16
-_BUDGET_S = 0.9
+_BUDGET_S = 0.5
+_BATCHES_BUDGET_S = 0.4
+_BATCHES = (1, 0.5, 2, 4, 8)
+"""Batches that are timed, as multiples of the one whose activations fit the caches."""
+
+_CLEARLY = 0.9
+"""Share of the usual batch's time per image below which another batch is taken; less may be chance."""
 _MOST_ROUNDS = 8
 _PROBE_TOKENS, _PROBES = 8, 3
 _HOPELESS = 3.0
 """Times as long as in fp32 that a few tokens may take; without instructions for bf16 all of them would take seconds."""
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -108,12 +115,22 @@ class LayerTimes:
         images: Images of a forward pass.
         seconds: Precision → shortest time of a forward pass; without those that cannot be used.
         cosine: Precision → cosine of what the layer adds to its input, to that in fp32; the smallest of the images.
+        batches: Images of a forward pass → shortest time of it in the fastest precision; empty on a GPU.
     """
 
     shape: LayerShape
     images: int
     seconds: Mapping[str, float]
     cosine: Mapping[str, float]
+    batches: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def batch_size(self) -> int:
+        """Images of the forward pass with the least time per image; the usual number if none is clearly faster."""
+        usual = self.shape.cpu_batch
+        per_image = {images: seconds / images for images, seconds in self.batches.items()}
+        best = min(per_image, key=per_image.__getitem__, default=usual)
+        return best if usual in per_image and per_image[best] < _CLEARLY * per_image[usual] else usual
 
     @property
     def fastest(self) -> str:
@@ -168,9 +185,17 @@ def time_layer(shape: LayerShape, device: torch.device, *, again: bool = False) 
     if known is not None:
         earlier = _from_json(shape, images, known)
         seconds = {name: min(value, earlier.seconds.get(name, value)) for name, value in found.seconds.items()}
-        found = LayerTimes(shape, images, {**earlier.seconds, **seconds}, {**earlier.cosine, **found.cosine})
+        batches = {size: min(value, earlier.batches.get(size, value)) for size, value in found.batches.items()}
+        found = LayerTimes(
+            shape,
+            images,
+            {**earlier.seconds, **seconds},
+            {**earlier.cosine, **found.cosine},
+            {**earlier.batches, **batches},
+        )
     # Read again: another process may have written in the meantime.
-    entries = {**_read_cache(), key: {"seconds": dict(found.seconds), "cosine": dict(found.cosine)}}
+    entry = {"seconds": dict(found.seconds), "cosine": dict(found.cosine), "batches": list(found.batches.items())}
+    entries = {**_read_cache(), key: entry}
     with suppress(OSError):
         cache_file().parent.mkdir(parents=True, exist_ok=True)
         write_record(cache_file(), {"version": _CACHE_VERSION, "entries": entries})
@@ -196,7 +221,7 @@ def _read_cache() -> dict[str, Any]:
 
 
 def _from_json(shape: LayerShape, images: int, entry: Mapping[str, Any]) -> LayerTimes:
-    return LayerTimes(shape, images, entry["seconds"], entry["cosine"])
+    return LayerTimes(shape, images, entry["seconds"], entry["cosine"], dict(entry["batches"]))
 
 
 @torch.inference_mode()
@@ -232,7 +257,24 @@ def _measure(shape: LayerShape, device: torch.device, images: int) -> LayerTimes
         name: float(torch.cosine_similarity(output.flatten(1), reference, dim=1).min())
         for name, output in outputs.items()
     }
-    return LayerTimes(shape, images, seconds, cosine)
+    found = LayerTimes(shape, images, seconds, cosine)
+    if device.type != "cpu":
+        return found
+    return replace(found, batches=_time_batches(runs[found.fastest], tokens[:1], found))
+
+
+def _time_batches(run: Callable[[Tensor], Tensor], token: Tensor, found: LayerTimes) -> dict[int, float]:
+    """Images → shortest time of a forward pass, of the batches for which there is time; the usual one comes first."""
+    per_image = found.seconds[found.fastest] / found.images
+    batches: dict[int, float] = {}
+    deadline = time.perf_counter() + _BATCHES_BUDGET_S
+    for _ in range(_MOST_ROUNDS):
+        for size in dict.fromkeys(max(1, int(share * found.shape.cpu_batch)) for share in _BATCHES):
+            if batches and time.perf_counter() + size * per_image > deadline:
+                continue
+            taken = _seconds(run, token.expand(size, -1, -1), token.device)
+            batches[size] = min(batches.get(size, math.inf), taken)
+    return batches
 
 
 def _forward(layer: SubCellLayer, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

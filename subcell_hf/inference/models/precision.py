@@ -47,6 +47,17 @@ def choose_precision(asked: str, models: Sequence[ModelFolder], device: torch.de
     return ChosenPrecision(times.fastest, times.explain())
 
 
+def choose_batch_size(models: Sequence[ModelFolder], device: torch.device) -> int:
+    """Images of a forward pass on a CPU, as measured; of several models, for the one with the largest layers.
+
+    Args:
+        models: The models of a run.
+        device: The device to work on; another one than a CPU is not measured.
+    """
+    shape = min(map(LayerShape.of_model, models), key=lambda shape: shape.cpu_batch)
+    return time_layer(shape, device).batch_size if device.type == "cpu" else shape.cpu_batch
+
+
 def check_precision(asked: str) -> None:
     """Refuse an unknown precision.
 

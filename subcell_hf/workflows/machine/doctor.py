@@ -20,6 +20,7 @@ from huggingface_hub import constants
 from packaging.requirements import Requirement
 
 from subcell_hf import __version__
+from subcell_hf.errors import counted
 from subcell_hf.extras import EXTRAS
 from subcell_hf.inference.models.layer_times import LayerShape, time_layer
 from subcell_hf.inference.models.machine import fast_instructions, processor_name
@@ -213,8 +214,12 @@ def _speed(device: torch.device, figures: dict[str, Any]) -> Finding:
         "precision": precision,
         "layer_ms": {name: round(1e3 * seconds / times.images, 3) for name, seconds in times.seconds.items()},
         "cells_per_s": float(f"{rate:.3g}"),
+        "batch_size": times.batch_size if device.type == "cpu" else None,
+        "batch_ms_per_image": {size: round(1e3 * taken / size, 3) for size, taken in sorted(times.batches.items())},
     }
     text = f"about {rate:.3g} cells/s with ViT-B at 448 px in {precision}, which auto takes; {times.explain()}"
+    if device.type == "cpu":
+        text += f"; {counted(times.batch_size, 'image')} per batch"
     return Finding("speed", text)
 
 
