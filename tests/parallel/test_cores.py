@@ -1,8 +1,10 @@
 """Threads wait without holding a core, and workers share the cores; what the user has set stays."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from threadpoolctl import threadpool_info
@@ -82,3 +84,18 @@ def test_a_worker_has_no_more_threads_than_the_user_allows(monkeypatch: pytest.M
     with cores.dividing_cores(1000):
         assert os.environ["OMP_NUM_THREADS"] == "1"
     assert os.environ["OMP_NUM_THREADS"] == "4"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is missing")
+@pytest.mark.parametrize("machine", [1, 2, 64])
+def test_the_quickstart_takes_two_cores_at_most_and_one_where_there_is_one(machine: int, tmp_path: Path) -> None:
+    fake = tmp_path / "nproc"
+    fake.write_text(f"#!/bin/sh\necho {machine}\n")
+    fake.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = ["make", "--dry-run", "--old-file=install", f"Q={tmp_path}", f"{tmp_path}/.pretrained"]
+    root = Path(__file__).parents[2]
+    text = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True).stdout
+    cores = min(machine, 2)
+    assert f"OMP_NUM_THREADS=1 .venv/bin/torchrun --standalone --nproc_per_node {cores} " in text
+    assert text.count(f"--workers {cores}") == text.count("--workers") == 3
