@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import RLock
 
 _WAITING = {"GOMP_SPINCOUNT": "1000", "OPENBLAS_THREAD_TIMEOUT": "18"}
 """How long a thread waits for others before it leaves its core: turns in libgomp (OpenMP of torch on Linux), and the
@@ -20,6 +21,8 @@ With these values, microseconds, a process that is alone is as fast: `benchmarks
 
 _THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 """OpenBLAS and MKL follow the first; numba does not, and sets the threads of torch to its own number."""
+
+_ENVIRONMENT_LOCK = RLock()
 
 
 def usable_cores() -> int:
@@ -60,17 +63,18 @@ def dividing_cores(workers: int) -> Iterator[None]:
     Args:
         workers: Processes that work at the same time.
     """
-    before = {name: os.environ.get(name) for name in _THREADS}
-    share = max(1, usable_cores() // workers)
-    os.environ.update({name: str(_at_most(share, value)) for name, value in before.items()})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    with _ENVIRONMENT_LOCK:  # two threads would each take the other's values for those from before
+        before = {name: os.environ.get(name) for name in _THREADS}
+        share = max(1, usable_cores() // workers)
+        os.environ.update({name: str(_at_most(share, value)) for name, value in before.items()})
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
 
 
 def _at_most(share: int, wanted: str | None) -> int:

@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,18 @@ def test_a_worker_has_no_more_threads_than_the_user_allows(monkeypatch: pytest.M
         assert os.environ["OMP_NUM_THREADS"] == "2"
     with cores.dividing_cores(1000):
         assert os.environ["OMP_NUM_THREADS"] == "1"
+    assert os.environ["OMP_NUM_THREADS"] == "4"
+
+
+def test_threads_that_start_workers_at_once_leave_the_variables_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+
+    def divide(number: int) -> None:
+        with cores.dividing_cores(1000 + number):
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(divide, range(40)))
     assert os.environ["OMP_NUM_THREADS"] == "4"
 
 
