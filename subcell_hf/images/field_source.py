@@ -181,7 +181,7 @@ class FieldSource:
                         "names (--channel-names)."
                     )
             else:
-                z_planes = max((len(planes) for planes in listed.channel_planes.values()), default=1)
+                z_planes = max((len(listed.channel_planes[name]) for name in self._wanted_channels()), default=1)
                 first = next(iter(listed.channel_planes.values()), ())
                 if first and (listed.pixel_size_um is None or len(first) == 1) and first[0].path.exists():
                     headers = [read_header(first[0].path, first[0].position, first[0].page)]

@@ -1,9 +1,9 @@
-"""Opera Phenix and Operetta: the index that Harmony writes beside its images, versions 4 to 7.
+"""Opera Phenix and Operetta: the index that Harmony writes beside its images, versions 4 to 7, and Columbus on export.
 
 The index wins over the images' tags: their resolution is that of the camera, not of the sample.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from subcell_hf.images.folder_contents import FolderContent
@@ -20,34 +20,45 @@ from subcell_hf.images.plane_listing import (
 )
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import well_name
-from subcell_hf.storage.xml_files import read_xml_records
+from subcell_hf.storage.xml_files import XmlRecord, read_xml_elements, read_xml_records
 
-_INDEX_NAMES = ("index.idx.xml", "index.xml")
+_COLUMBUS = "imageindex.columbusidx.xml"
+_INDEX_NAMES = ("index.idx.xml", "index.xml", "index.ref.xml", _COLUMBUS)
+"""All are of one form; of several in a folder, the first is read."""
+
 _CHANNEL_FACTS = ("ChannelName", "ImageResolutionX", "ImageResolutionY")
 _WANTED = {
     "Plate": ("Name", "PlateID", "PlateRows", "PlateColumns"),
     "Entry": _CHANNEL_FACTS,
     "Image": (
-        "URL", "ChannelID", "Row", "Col", "FieldID", "PlaneID", "TimepointID", "PositionX", "PositionY",
+        "id", "URL", "ChannelID", "Row", "Col", "FieldID", "PlaneID", "TimepointID", "PositionX", "PositionY",
         *_CHANNEL_FACTS,
     ),
 }  # fmt: skip
+_PAGE = "BufferNo"
 _METRE_UM = 1e6
 
 
 def _recognise(content: FolderContent) -> str | None:
-    return recognised_by(documents_named(content, *_INDEX_NAMES))
+    return recognised_by(_indices(content))
+
+
+def _indices(content: FolderContent) -> list[Path]:
+    found = documents_named(content, *_INDEX_NAMES)
+    order = sorted(found, key=lambda path: _INDEX_NAMES.index(path.name.lower()))
+    first = {path.parent: path for path in reversed(order)}
+    return [path for path in found if first[path.parent] == path]
 
 
 def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
-    return list_plates(documents_named(content, *_INDEX_NAMES), _read_index)
+    return list_plates(_indices(content), _read_index)
 
 
 def _read_index(index: Path) -> PlaneListing:
     channels: dict[str, dict[str, str]] = {}
     planes: list[ListedPlane] = []
     plate, shape, where, folder = "", None, str(index), str(index.parent)
-    for record in read_xml_records(index, _WANTED):
+    for record in _columbus_records(index) if index.name.lower() == _COLUMBUS else read_xml_records(index, _WANTED):
         said = record.texts
         if record.tag == "Plate":
             plate = said.get("Name") or said.get("PlateID", "")
@@ -56,9 +67,21 @@ def _read_index(index: Path) -> PlaneListing:
             # From version 6 on, what all images of a channel share is said here alone.
             known = channels.setdefault(record.attributes.get("ChannelID", ""), {})
             known |= {name: text for name, text in said.items() if text}
-        elif said.get("URL"):  # wells name their images by elements of the same name
-            planes.append(_plane(said, channels.get(said.get("ChannelID", ""), {}), where, folder, plate))
+        elif "Row" in said:  # wells name their images by elements of the same name
+            said = said if said.get("URL") else {**said, "URL": f"{said.get('id', 'plane')} (no file in {index.name})"}
+            plane = _plane(said, channels.get(said.get("ChannelID", ""), {}), where, folder, plate)
+            page = record.attributes.get(_PAGE)
+            planes.append(plane if page is None else plane._replace(file=plane.file._replace(page=int(page))))
     return PlaneListing(planes, plate, shape)
+
+
+def _columbus_records(index: Path) -> Iterator[XmlRecord]:
+    """As `read_xml_records`, with the page of the TIFF, which Columbus says as an attribute of the file's name."""
+    for element in read_xml_elements(index, *_WANTED):
+        texts = {child.tag: (child.text or "").strip() for child in reversed(element)}
+        file = element.find("URL")
+        page = {} if file is None or _PAGE not in file.attrib else {_PAGE: file.attrib[_PAGE]}
+        yield XmlRecord(element.tag, {**element.attrib, **page}, (element.text or "").strip(), texts)
 
 
 def _plane(said: dict[str, str], of_channel: dict[str, str], where: str, folder: str, plate: str) -> ListedPlane:

@@ -30,7 +30,7 @@ from subcell_hf.images.wells import standard_well, well_name
 _INDEX_NAMES = ("*.htd",)
 _NAME = re.compile(
     r"(?P<base>.+)_(?P<well>[A-Z]{1,2}\d\d)(?:_s(?P<site>\d+))?(?:_w(?P<wave>\d+))?"
-    r"(?:[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12})?\.tiff?",
+    r"(?:(?P<bracket>_?\[)?[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12}(?(bracket)\]))?\.tiff?",
     re.IGNORECASE,
 )
 _STEP = re.compile(r"ZStep_(\d+)", re.IGNORECASE)

@@ -109,6 +109,18 @@ def test_forms_of_the_htd(changes: list[tuple[bytes, bytes]], channels: tuple[st
     assert (field.metadata["well"], field.describe().channels) == ("B02", channels)
 
 
+@pytest.mark.parametrize("form", ["{}", "_[{}]"])
+def test_identifiers_in_names_of_metaxpress(form: str, tmp_path: Path) -> None:
+    write_htd(tmp_path / "p")
+    for wave in (1, 2):
+        path = tmp_path / "p" / f"sim_B02_s1_w{wave}.TIF"
+        path.rename(path.with_stem(path.stem + form.format(f"A0A0A0A{wave}-0F0F-4A4A-9B9B-00000000000{wave}")))
+    (field,) = list_fields(tmp_path / "p").fields
+    assert field.describe().problem is None
+    (tmp_path / "p" / "sim.HTD").unlink()
+    assert list_fields(tmp_path / "p").layout.startswith("ImageXpress")
+
+
 def test_an_htd_in_utf_16(tmp_path: Path) -> None:
     write_htd(tmp_path / "p")
     index = tmp_path / "p" / "sim.HTD"
