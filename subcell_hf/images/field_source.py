@@ -15,7 +15,7 @@ from subcell_hf.images.decoders.file_metadata import (
     is_sane_pixel_size,
 )
 from subcell_hf.images.decoders.image import ImageHeader
-from subcell_hf.images.files import FieldError, Image, read_header, read_image
+from subcell_hf.images.files import FieldError, Image, read_header, read_image, refuse_empty
 from subcell_hf.images.listed_fields import FilePlace, ListedField
 from subcell_hf.images.masks.instances import check_instances
 from subcell_hf.images.masks.label_files import read_labels
@@ -182,6 +182,8 @@ class FieldSource:
                     )
             else:
                 z_planes = max((len(listed.channel_planes[name]) for name in self._wanted_channels()), default=1)
+                for plane in (plane for name in self._wanted_channels() for plane in listed.channel_planes[name]):
+                    refuse_empty(plane.path)
                 first = next(iter(listed.channel_planes.values()), ())
                 if first and (listed.pixel_size_um is None or len(first) == 1) and first[0].path.exists():
                     headers = [read_header(first[0].path, first[0].position, first[0].page)]

@@ -51,6 +51,7 @@ _MOST_SUFFIX_PARTS = 3
 _REMEMBERED_ENDINGS = 1024
 _GZIP_BLOCK_BYTES = 2**20
 _MOST_CHANNELS = 16
+_EMPTY = "{path} is empty (0 bytes), expected an image. Copy the file again from its source."
 
 
 class Named(Protocol):
@@ -81,6 +82,12 @@ def _longest_of_ending(ending: str, known: frozenset[str]) -> str | None:
         if suffix in known:
             return suffix
     return None
+
+
+def refuse_empty(path: Path) -> None:
+    """Raise `FieldError` for a file of 0 bytes, as interrupted copies leave them; one that is not there is none."""
+    if path.is_file() and path.stat().st_size == 0:
+        raise FieldError(_EMPTY.format(path=path))
 
 
 def read_image(
@@ -170,7 +177,7 @@ def _read_file(path: Path, max_decoded_bytes: int, position: int | None, page: i
             if start.startswith(magic):
                 return decode(_all_bytes(stream, path, max_decoded_bytes), path, max_decoded_bytes)
     if not start:
-        raise FieldError(f"{path} is empty (0 bytes), expected an image. Copy the file again from its source.")
+        raise FieldError(_EMPTY.format(path=path))
     raise FieldError(
         f"{path} is no image that can be read: it begins with {start!r}, expected PNG, JPEG, TIFF, NumPy or gzip "
         "around one of them. Convert it to TIFF or PNG."

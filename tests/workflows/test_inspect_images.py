@@ -149,6 +149,14 @@ def test_the_map_of_a_plate(tmp_path: Path) -> None:
     assert lines[16].split()[-1] == "1"
 
 
+def test_an_empty_file_of_any_channel_is_named(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate")
+    (tmp_path / "plate" / "p_B02_s1_w2.tif").write_bytes(b"")
+    found = inspect_images(tmp_path / "plate", look_at=0)
+    assert found.usable == 1
+    assert "p_B02_s1_w2.tif is empty (0 bytes)" in found.problems[0]
+
+
 @pytest.mark.parametrize("version", [2, 3])
 def test_chunks_that_are_not_stored_are_named(tmp_path: Path, version: int) -> None:
     """An empty corner is right, so the field is used; that its chunks are not there is said of every field."""
