@@ -7,11 +7,15 @@ and Python.
 import atexit
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from lazy_loader import attach_stub
+
+_Result = TypeVar("_Result")
 
 EXTRAS = {
     "data": (
@@ -134,3 +138,27 @@ def import_compiled(name: str) -> Any:
     settings.CACHE_DIR = tempfile.mkdtemp(prefix="subcell-numba-")
     atexit.register(shutil.rmtree, settings.CACHE_DIR, ignore_errors=True)
     return import_module(name)
+
+
+def run_compiled(function: Callable[[], _Result]) -> _Result:
+    """Call a function whose numba code uses OpenMP, and leave the number of OpenMP threads as it was.
+
+    numba sets that number for the thread in which it starts, and torch takes it for its own, also if torch is imported
+    later. Here it starts in another thread, whose number concerns nobody else.
+
+    Args:
+        function: Called without arguments.
+
+    Returns:
+        What the function returns. What it raises is raised here.
+    """
+    future: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result()

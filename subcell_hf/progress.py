@@ -4,7 +4,6 @@ import sys
 from typing import Any
 
 from tqdm.auto import tqdm
-from tqdm.notebook import tqdm as notebook_tqdm
 
 LINE_INTERVAL_S = 30.0
 """Seconds between two lines in a log."""
@@ -63,6 +62,8 @@ def progress_bar(
         "total": total, "unit": unit, "desc": description, "miniters": 0, "disable": not shown, "initial": done,
         "unit_scale": scaled,
     }  # fmt: skip
-    if issubclass(tqdm, notebook_tqdm) or sys.stderr.isatty():
+    # By name: importing the class for notebooks imports IPython.
+    in_notebook = any(parent.__module__ == "tqdm.notebook" for parent in tqdm.__mro__)
+    if in_notebook or sys.stderr.isatty():
         return tqdm(**options)
     return tqdm(**options, file=_LinesOfLog(), mininterval=LINE_INTERVAL_S, bar_format=_LINE)

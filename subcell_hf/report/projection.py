@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from subcell_hf.extras import import_compiled
+from subcell_hf.extras import import_compiled, run_compiled
 from subcell_hf.tables.nearest_rows import find_nearest_rows
 
 FEWEST_FOR_UMAP = 15
@@ -53,7 +53,7 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
         return CellMap(_fit_square(components[:, :2]), "all embeddings are equal")
     neighbours = min(15, cells - 1)
     try:
-        positions = _lay_out(components, neighbours, seed)
+        positions = run_compiled(lambda: _lay_out(components, neighbours, seed))
     except (ImportError, OSError, RuntimeError) as error:
         reason = f"UMAP cannot run here ({' '.join(str(error).split())})"
         _logger.warning("The map of cells shows principal components, since %s.", reason)
@@ -89,12 +89,16 @@ def _lay_out(components: npt.NDArray[np.float32], neighbours: int, seed: int) ->
 
 def _principal_components(values: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
     """Up to 50 principal components, at least two columns."""
-    from sklearn.decomposition import PCA
-
     if len(values) < 2:
         return np.zeros((len(values), 2), np.float32)
     count = min(_COMPONENTS, *values.shape)
-    components = PCA(count, svd_solver="randomized", random_state=seed).fit_transform(values)
+    if len(values) < FEWEST_FOR_UMAP:
+        left, scales, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
+        components = (left * scales)[:, :count]
+    else:
+        from sklearn.decomposition import PCA  # a second that a page of few cells saves
+
+        components = PCA(count, svd_solver="randomized", random_state=seed).fit_transform(values)
     if count < 2:
         components = np.hstack([components, np.zeros((len(values), 2 - count))])
     return np.asarray(components, dtype=np.float32)

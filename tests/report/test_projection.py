@@ -1,5 +1,9 @@
 """The report's map: the neighbours that it is laid out by, and the room that few cells get."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -53,3 +57,27 @@ def test_groups_of_few_cells_are_no_specks_on_the_map() -> None:
     few = project_cells(embeddings[::5], seed=0).positions  # four of each
     apart = np.linalg.norm(few[:, None] - few, axis=2)
     assert np.median(np.sort(apart, axis=1)[:, 1]) > 0.17
+
+
+THREADS = """
+import numpy as np, sys
+from subcell_hf.report.projection import project_cells
+if "torch" in sys.argv:
+    import torch
+    torch.set_num_threads(3)
+project_cells(np.random.default_rng(0).normal(size=(40, 8)).astype("f4"), 0)
+import numba, torch
+print(numba.threading_layer(), torch.get_num_threads())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "threads"), [("torch", 3), ("numba", 1)])
+def test_a_map_leaves_the_number_of_torchs_threads(first: str, threads: int) -> None:
+    """Whichever of the two is imported first."""
+    run = subprocess.run(
+        [sys.executable, "-c", THREADS, first],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.split()[-1] == str(threads)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import aiohttp
 import fsspec.core
 import numpy as np
 import numpy.typing as npt
@@ -195,6 +194,8 @@ def _open(place: str) -> tuple[Any, str]:
     """The file system of an address or folder, and the path in it."""
     options = {}
     if place.startswith(("https://", "http://")):
+        import aiohttp  # a tenth of a second that other inputs save
+
         # Proxies as the environment says; no limit to a slow transfer, but to a silent one.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
         options = {"client_kwargs": {"trust_env": True, "timeout": timeout}}

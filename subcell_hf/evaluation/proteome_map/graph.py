@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
 from subcell_hf.errors import InputError
-from subcell_hf.extras import import_compiled
+from subcell_hf.extras import import_compiled, run_compiled
 from subcell_hf.tables.nearest_rows import find_nearest_rows
 
 MIN_GENES = 5
@@ -55,9 +55,20 @@ def neighbour_graph(embeddings: npt.NDArray[np.float64], *, neighbours: int, met
         raise InputError(f"A gene must have at least 2 neighbours, including itself; got {neighbours}.")
     if metric not in ("cosine", "euclidean"):
         raise InputError(f"Unknown metric {metric!r}: choose cosine or euclidean.")
-    umap = import_compiled("umap.umap_")
     neighbours = min(neighbours, len(embeddings) - 1)
-    points = embeddings.astype(np.float32)
+    layout = run_compiled(lambda: _lay_out(embeddings.astype(np.float32), neighbours, metric, seed))
+    connectivities, pieces = bridge_pieces(layout.graph_.tocsr(), embeddings, metric)
+    return GeneGraph(
+        connectivities=connectivities,
+        positions=np.asarray(layout.embedding_, dtype=np.float32),
+        neighbours=neighbours,
+        pieces=pieces,
+    )
+
+
+def _lay_out(points: npt.NDArray[np.float32], neighbours: int, metric: str, seed: int) -> Any:
+    """UMAP, fitted to the genes."""
+    umap = import_compiled("umap.umap_")
     layout = umap.UMAP(
         n_neighbors=neighbours,
         metric=metric,
@@ -70,13 +81,7 @@ def neighbour_graph(embeddings: npt.NDArray[np.float64], *, neighbours: int, met
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*precomputed_knn")  # no other genes are to be laid out
         layout.fit(points)
-    connectivities, pieces = bridge_pieces(layout.graph_.tocsr(), embeddings, metric)
-    return GeneGraph(
-        connectivities=connectivities,
-        positions=np.asarray(layout.embedding_, dtype=np.float32),
-        neighbours=neighbours,
-        pieces=pieces,
-    )
+    return layout
 
 
 def bridge_pieces(connectivities: Any, embeddings: npt.NDArray[np.float64], metric: str) -> tuple[Any, int]:
