@@ -157,7 +157,7 @@ def run_compiled(function: Callable[[], _Result]) -> _Result:
     def run() -> None:
         try:
             future.set_result(function())
-        except BaseException as error:
+        except BaseException as error:  # raised again by the caller's thread
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
