@@ -224,17 +224,18 @@ def sheet(
     typer.echo(f"{written.path} shows {', '.join(written.channels)}, {written.width_px}×{written.height_px} px each.")
 
 
-def serve(model: str, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+def serve(model: str, *, host: str = "127.0.0.1", port: int = 8000, precision: str = "fp32") -> None:
     """Serve a model over HTTP like an inference endpoint, for local tests. Stop with Ctrl-C.
 
     Args:
         model: Folder or Hub id of a model, or name of a published one, such as mae-rybg.
         host: Address to listen on.
         port: Port; 0 for a free one.
+        precision: fp32, bf16, or auto for the one that is measured to be faster.
     """
     from subcell_hf.workflows.hub.serving import open_endpoint
 
-    with open_endpoint(model, host, port) as server:
+    with open_endpoint(model, host, port, precision=precision) as server:
         where = f"http://{host}:{server.server_port}/"
         typer.echo(f"POST an image file or JSON to {where} ; see help(subcell_hf.hub.EndpointHandler).")
         try:
@@ -250,6 +251,7 @@ def demo(
     host: str = "127.0.0.1",
     reference: Path | None = None,
     browser: bool = False,
+    precision: str = "fp32",
 ) -> None:
     """Serve a demo page: upload a cell, see its locations, attention and position on a map. Stop with Ctrl-C.
 
@@ -259,10 +261,11 @@ def demo(
         host: Address to listen on; 0.0.0.0 allows other machines to connect.
         reference: Embedding table of this model with known locations, drawn as a map behind the cell.
         browser: Open the page in a browser.
+        precision: fp32, bf16, or auto for the one that is measured to be faster.
     """
     from subcell_hf.workflows.hub.serving import serve_demo
 
-    serve_demo(model, host, port, reference=reference, browser=browser)
+    serve_demo(model, host, port, reference=reference, browser=browser, precision=precision)
 
 
 def untrained(model: str, *, output: Path, seed: Seed = 0) -> None:

@@ -256,9 +256,7 @@ class CellEncoder(nn.Module):
             self.encoder = open_encoder(self.encoder, model.folder, precision, openvino)
         self.eval().to(device)
         if precision == "bf16" and openvino is None:
-            self.encoder.to(torch.bfloat16)
-            self.encoder.pooler.float()
-            self.encoder.pooler.register_forward_pre_hook(_as_float)
+            run_in_bf16(self.encoder)
 
     @torch.inference_mode()
     def forward(
@@ -284,6 +282,17 @@ class CellEncoder(nn.Module):
             probabilities = (logits.sigmoid() if self.multi_label else logits.softmax(-1)).mean(1)
         attentions = outputs.pooler_attentions
         return embeddings, probabilities, None if attentions is None else attentions.float()
+
+
+def run_in_bf16(encoder: Any) -> None:
+    """Let the transformer of an encoder run in bf16, and its pooling in fp32.
+
+    Args:
+        encoder: `SubCellModel`, or the backbone of another family; it is changed.
+    """
+    encoder.to(torch.bfloat16)
+    encoder.pooler.float()
+    encoder.pooler.register_forward_pre_hook(_as_float)
 
 
 def _as_float(_: nn.Module, tokens: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
