@@ -34,6 +34,7 @@ OF_OTHERS = {
     "--save_tif",
     "--libraries",
     "--resume_from_checkpoint",
+    "--bf16",
 }
 """Options of every command and of other programs: docker run, srun, pip, cellpose, a benchmark, transformers."""
 
