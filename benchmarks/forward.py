@@ -130,11 +130,11 @@ def build_openvino_ways(model: SubCellForImageClassification, images: torch.Tens
         return {}
     graph = convert_encoder(model.subcell)
     quantized = quantize_encoder(graph, [torch.rand_like(images[:1]) for _ in range(arguments.calibration_cells)])
-    rest = choose_float_precision(model.config, quantized, images[:1])
+    rest = choose_float_precision(quantized, images[:1])
     encoders = {
-        "openvino": OpenVINOEncoder(model.config, graph, precision="fp32"),
-        "openvino_bf16": OpenVINOEncoder(model.config, graph, precision="bf16"),
-        "openvino_int8": OpenVINOEncoder(model.config, quantized, precision=rest),
+        "openvino": OpenVINOEncoder(model.subcell, graph, precision="fp32"),
+        "openvino_bf16": OpenVINOEncoder(model.subcell, graph, precision="bf16"),
+        "openvino_int8": OpenVINOEncoder(model.subcell, quantized, precision=rest),
     }
 
     def way(encoder: OpenVINOEncoder) -> Way:

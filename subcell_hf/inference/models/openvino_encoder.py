@@ -1,10 +1,12 @@
 """SubCell's encoder on OpenVINO: converted in float, or in int8 as `subcell optimize` has written it."""
 
+import math
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +30,7 @@ INT8_FILE = "openvino/int8.xml"
 BACKENDS = ("torch", "openvino")
 OPENVINO_PRECISIONS = ("fp32", "bf16", "int8")
 _NAMES = {"fp32": "f32", "bf16": "bf16"}  # ours → OpenVINO's
-_OUTPUTS = ("pooler_output", "pooler_attentions")
+_OUTPUT = "features"
 
 
 def import_openvino() -> Any:
@@ -130,11 +132,40 @@ def read_optimization(folder: Path) -> dict[str, Any]:
     return record
 
 
-class OpenVINOEncoder(nn.Module):
-    """Takes the place of a `SubCellModel`: the same embeddings and attention maps, computed by OpenVINO.
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed."""
+    return find_spec("openvino") is not None
+
+
+def compile_graph(graph: Any, device: str, precision: str) -> Any:
+    """Compile a model of OpenVINO for one request at a time.
 
     Args:
-        config: Configuration of the model.
+        graph: Model of OpenVINO, or path of one.
+        device: OpenVINO's name of the device.
+        precision: `"fp32"` or `"bf16"`, of whatever is not in int8.
+
+    Returns:
+        `openvino.CompiledModel`.
+
+    Raises:
+        InputError: If the model cannot be read, or the device cannot run it.
+    """
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _NAMES[precision], "PERFORMANCE_HINT": "LATENCY"}
+    if device == "CPU":
+        # Threads that are bound to cores would wait for other processes there.
+        settings |= {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "ENABLE_CPU_PINNING": False}
+    try:
+        return import_openvino().Core().compile_model(graph, device, settings)
+    except RuntimeError as error:
+        raise InputError(f"OpenVINO cannot run the model on {device}: {one_line(error)}") from error
+
+
+class OpenVINOEncoder(nn.Module):
+    """Takes the place of a `SubCellModel`: OpenVINO computes the tokens, torch pools them in float32.
+
+    Args:
+        encoder: The model, of which configuration and pooling are used.
         graph: Model of OpenVINO, or path of one, as `convert_encoder` makes it.
         device: OpenVINO's name of the device.
         precision: `"fp32"` or `"bf16"`, of whatever is not in int8.
@@ -143,19 +174,12 @@ class OpenVINOEncoder(nn.Module):
         InputError: If the model cannot be read, or the device cannot run it.
     """
 
-    def __init__(self, config: SubCellConfig, graph: Any, device: str = "CPU", precision: str = "fp32") -> None:
+    def __init__(self, encoder: nn.Module, graph: Any, device: str = "CPU", precision: str = "fp32") -> None:
         super().__init__()
-        self.config = config
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _NAMES[precision], "PERFORMANCE_HINT": "LATENCY"}
-        if device == "CPU":
-            # Threads that are bound to cores would wait for other processes there.
-            settings |= {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "ENABLE_CPU_PINNING": False}
-        try:
-            self._compiled: Any = import_openvino().Core().compile_model(graph, device, settings)
-        except RuntimeError as error:
-            raise InputError(f"OpenVINO cannot run the model on {device}: {one_line(error)}") from error
-        there = {name for output in self._compiled.outputs for name in output.get_names()}
-        self._outputs = [name for name in _OUTPUTS if name in there]
+        own: Any = encoder
+        self.config: SubCellConfig = own.config
+        self.pooler: nn.Module = own.pooler
+        self._compiled = compile_graph(graph, device, precision)
         self._free = threading.Lock()
 
     def forward(
@@ -182,8 +206,9 @@ class OpenVINOEncoder(nn.Module):
         """
         if output_attentions or output_hidden_states not in (None, False) or not interpolate_pos_encoding:
             raise ValueError(
-                "The model runs on OpenVINO, which computes embeddings and pooler_attentions only, for images of any "
-                "size: load the model without it for attentions, hidden states, or interpolate_pos_encoding=False."
+                "The model runs on OpenVINO, which computes embeddings, pooler_attentions and last_hidden_state only, "
+                "for images of any size: load the model without it for attentions, hidden states, or "
+                "interpolate_pos_encoding=False."
             )
         if channels is not None and list(channels) != list(self.config.channels):
             raise ValueError(
@@ -193,9 +218,16 @@ class OpenVINOEncoder(nn.Module):
         check_images(self.config, pixel_values)
         self._check_size(pixel_values)
         with self._free:
-            found = self._compiled({"pixel_values": pixel_values.float().cpu().numpy()})
-            values: dict[str, Any] = {name: torch.from_numpy(found[name]) for name in self._outputs}
-        outputs = SubCellModelOutput(**values)
+            found = self._compiled({"pixel_values": pixel_values.detach().float().cpu().numpy()})
+            tokens = torch.from_numpy(found[_OUTPUT])
+        size = self.config.patch_size
+        grid = (pixel_values.shape[-2] // size, pixel_values.shape[-1] // size)
+        if self.config.backbone_config is not None:  # [batch, width, rows, columns]
+            grid = (tokens.shape[-2], tokens.shape[-1])
+            tokens = tokens.flatten(2).transpose(1, 2)
+        pooled, weights = self.pooler(tokens)
+        patches = None if weights is None else torch.unflatten(weights[:, :, -math.prod(grid) :], -1, grid)
+        outputs = SubCellModelOutput(last_hidden_state=tokens, pooler_output=pooled, pooler_attentions=patches)
         return outputs.to_tuple() if return_dict is False else outputs
 
     def _check_size(self, pixel_values: Tensor) -> None:
@@ -210,21 +242,35 @@ class OpenVINOEncoder(nn.Module):
 
 
 def convert_encoder(encoder: nn.Module) -> Any:
-    """Convert an encoder to OpenVINO, for any number and size of images.
+    """Convert an encoder without its pooling to OpenVINO, for any number and size of images.
 
     Args:
         encoder: `SubCellModel` in float32, on the CPU.
 
     Returns:
-        `openvino.Model` with the input `pixel_values` and the outputs `pooler_output` and `pooler_attentions`.
+        `openvino.Model` with the input `pixel_values` and the output `features`: `[batch, tokens, width]`, or
+        `[batch, width, rows, columns]` of a backbone.
     """
-    openvino = import_openvino()
     config: Any = encoder.config
-    example = torch.zeros(1, config.num_channels, *config.image_height_width)
-    with _quiet():
-        graph = openvino.convert_model(_Embedding(encoder), example_input={"pixel_values": example})
+    # A small image is enough for a trace of any size, and takes no time.
+    size = (2 * config.patch_size, 3 * config.patch_size) if config.backbone_config is None else config.image_height_width
+    graph = trace_to_openvino(_Features(encoder), {"pixel_values": torch.zeros(1, config.num_channels, *size)})
     graph.reshape({graph.input(0): [-1, config.num_channels, -1, -1]})
     return graph
+
+
+def trace_to_openvino(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
+    """Trace a module to a model of OpenVINO.
+
+    Args:
+        module: Returns a tensor or a dict of tensors.
+        example: Name → input.
+
+    Returns:
+        `openvino.Model`, whose constants may be the module's own weights.
+    """
+    with _quiet():
+        return import_openvino().convert_model(module.eval(), example_input=dict(example))
 
 
 @contextmanager
@@ -239,16 +285,18 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-class _Embedding(nn.Module):
+class _Features(nn.Module):
     """What is converted: a trace can neither have options nor return a dataclass."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder: Any = encoder
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        if self.encoder.config.backbone_config is not None:
+            return {_OUTPUT: self.encoder.backbone(pixel_values, return_dict=True).feature_maps[-1]}
         found = self.encoder(pixel_values, output_attentions=False, output_hidden_states=False, return_dict=True)
-        return {name: found[name] for name in _OUTPUTS if found.get(name) is not None}
+        return {_OUTPUT: found.last_hidden_state}
 
 
 def open_encoder(encoder: nn.Module, folder: Path, precision: str, device: str = "CPU") -> OpenVINOEncoder:
@@ -263,10 +311,9 @@ def open_encoder(encoder: nn.Module, folder: Path, precision: str, device: str =
     Raises:
         InputError: If the int8 model is missing or damaged, or the device cannot run it.
     """
-    config: Any = encoder.config
     if precision != "int8":
-        return OpenVINOEncoder(config, convert_encoder(encoder), device, precision)
-    return OpenVINOEncoder(config, folder / INT8_FILE, device, read_optimization(folder)["float_precision"])
+        return OpenVINOEncoder(encoder, convert_encoder(encoder), device, precision)
+    return OpenVINOEncoder(encoder, folder / INT8_FILE, device, read_optimization(folder)["float_precision"])
 
 
 def run_on_openvino(

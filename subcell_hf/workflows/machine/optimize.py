@@ -146,7 +146,7 @@ def optimize_model(
     _logger.info("Calibrating on %d cells, judging on %d others.", len(calibrated.images), len(judged.images))
     encoder = load_weights(SubCellModel, found.folder)
     quantized = quantize_encoder(convert_encoder(encoder), calibrated.images)
-    precision = choose_float_precision(encoder.config, quantized, calibrated.images[0])
+    precision = choose_float_precision(quantized, calibrated.images[0])
     del encoder
     with write_folder_atomically(output) as staging:
         _copy_model(found.folder, staging)
