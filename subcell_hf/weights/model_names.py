@@ -10,7 +10,7 @@ from subcell_hf.weights.fetching import fetch_weights
 from subcell_hf.weights.published_variants import published_variants, suggest_variants
 
 _SETTINGS_FILES = ("*.json",)
-_NEEDED_FILES = (*_SETTINGS_FILES, "*.safetensors")
+_NEEDED_FILES = (*_SETTINGS_FILES, "*.safetensors", "openvino/*")  # the last one by `subcell optimize`
 
 _logger = logging.getLogger(__name__)
 

@@ -76,8 +76,10 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         choose_openvino_precision("int8", {"plain": tmp_path})
     with pytest.raises(InputError, match="Unknown precision 'fp8'"):
         choose_openvino_precision("fp8", {"plain": tmp_path})
-    with pytest.raises(InputError, match="int8 needs OpenVINO"):
-        subcell_hf.embed(random_crops(1), model=save_tiny_model(tmp_path / "model"), precision="int8")
+    for backend, message in (("torch", "int8 needs OpenVINO"), ("auto", "has no int8 model")):
+        options = {"precision": "int8", "engine_backend": backend}
+        with pytest.raises(InputError, match=message):
+            subcell_hf.embed(random_crops(1), model=save_tiny_model(tmp_path / "model"), **options)
 
 
 def test_nothing_is_reported_to_others() -> None:

@@ -5,11 +5,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
 from transformers import TrainingArguments
 
+from subcell_hf.errors import InputError
 from subcell_hf.inference.engine.embedding import Processes
 from subcell_hf.inference.models import layer_times
 from subcell_hf.inference.models.layer_times import LayerShape, LayerTimes, cache_file, time_layer
@@ -17,6 +19,7 @@ from subcell_hf.inference.models.loading import find_models
 from subcell_hf.inference.models.precision import choose_precision
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.storage.records import read_record, write_record
+from subcell_hf.tables.files import read_table
 from subcell_hf.tables.run_record import read_run
 from subcell_hf.workflows.training_result import warn_of_slow_bf16
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
@@ -79,9 +82,9 @@ def test_shapes_and_machines_do_not_share_times(monkeypatch: pytest.MonkeyPatch)
 def test_without_instructions_for_it_bf16_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer_times, "_HOPELESS", 0.0)
     found = time_layer(TINY, CPU)
-    assert found.fastest == "fp32"
+    assert found.fastest != "bf16"
     assert found.cells_per_s("bf16") is None
-    assert found.explain().endswith("bf16 many times as long")
+    assert found.explain().endswith("; bf16 takes many times as long")
 
 
 @pytest.mark.parametrize(
@@ -138,6 +141,36 @@ def test_a_training_in_bf16_warns_where_fp32_is_faster(tmp_path: Path, caplog: p
     warn_of_slow_bf16(training, config)
     (record,) = caplog.records
     assert re.search(r"bf16 is slower than fp32 on this CPU: .*fp32 \S+ ms, bf16 \S+ ms.*Omit --bf16", record.message)
+
+
+def test_ways_are_chosen_among_those_that_are_allowed() -> None:
+    seconds = {"fp32": 1.0, "bf16": 0.6, "openvino": 0.8, "openvino_bf16": 0.5}
+    times = LayerTimes(TINY, 1, seconds, {**dict.fromkeys(seconds, 1.0), "openvino_bf16": 0.99})
+    assert times.fastest == "bf16"
+    assert times.fastest_of(["fp32", "openvino"]) == "openvino"
+    assert times.explain().endswith("openvino_bf16 500 ms; openvino_bf16 is not accurate here")
+
+
+def test_openvino_is_taken_by_itself_where_it_is_faster(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("openvino", reason="needs the extra cpu")
+    model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 2)
+    caplog.set_level("INFO", "subcell_hf")
+    choose_precision("auto", find_models(str(model)), CPU)
+    pretend({"fp32": 1.0, "openvino": 0.5})
+    first = run(fields, model, tmp_path / "out", processes=Processes(0, 2), precision="auto")
+    assert not first.complete
+    assert "Precision fp32 on OpenVINO: time of a layer per image: fp32" in caplog.text
+    pretend({"fp32": 0.5, "openvino": 1.0})
+    with pytest.raises(InputError, match="engine backend: 'openvino' in that run, 'torch' now"):
+        run(fields, model, tmp_path / "out", precision="auto", engine_backend="torch")
+    assert run(fields, model, tmp_path / "out", processes=Processes(1, 2), precision="auto").complete
+    assert read_run(tmp_path / "out")["device"] == "openvino:CPU"
+    pretend({"fp32": 1.0, "openvino": 0.5})
+    run(fields, model, tmp_path / "torch", precision="auto", engine_backend="torch")
+    run(fields, model, tmp_path / "exact")  # a precision that is named is torch's
+    assert read_run(tmp_path / "torch")["device"] == read_run(tmp_path / "exact")["device"] == "cpu"
+    tables = [read_table(tmp_path / name).embeddings for name in ("out", "torch")]
+    np.testing.assert_allclose(*tables, atol=1e-4)
 
 
 def test_a_run_keeps_its_precision_whatever_is_measured_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

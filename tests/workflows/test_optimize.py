@@ -8,12 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.comparison import AgreementLimits
 from subcell_hf.inference import run_on_openvino
+from subcell_hf.inference.models.layer_times import cache_file
+from subcell_hf.inference.models.loading import find_models
 from subcell_hf.inference.models.openvino_encoder import INT8_FILE, OPTIMIZATION_FILE
+from subcell_hf.inference.models.precision import choose_int8
+from subcell_hf.storage.records import read_record, write_record
 from subcell_hf.tables.files import read_table
 from subcell_hf.workflows import OptimizedModel, OptimizeSettings, open_endpoint, optimize_model
 from tests.images.written_fields import label_mask, write_png
@@ -70,7 +75,7 @@ def test_the_record_holds_the_figures_and_what_they_are_of(optimized: OptimizedM
 
 def test_it_embeds_in_float_and_in_int8(optimized: OptimizedModel, fields: Path, model: Path, tmp_path: Path) -> None:
     run(fields, model, tmp_path / "float")
-    run(fields, optimized.folder, tmp_path / "same")
+    run(fields, optimized.folder, tmp_path / "same")  # in fp32
     run(fields, optimized.folder, tmp_path / "int8", precision="auto", engine_backend="openvino")
     plain, same, fast = (read_table(tmp_path / name) for name in ("float", "same", "int8"))
     np.testing.assert_array_equal(same.embeddings, plain.embeddings)
@@ -100,6 +105,45 @@ def test_pipeline_and_endpoint_run_it(optimized: OptimizedModel) -> None:
     assert best["score"] == pytest.approx(float(int8_logits.sigmoid().max()), abs=1e-5)
     with open_endpoint(folder, port=0, engine_backend="openvino") as server:
         assert type(server.handler.model.subcell).__name__ == "OpenVINOEncoder"
+
+
+def pretend(entries: dict[str, float]) -> None:
+    """Change what was measured of the ways that an entry of the cache has."""
+    record = read_record(cache_file())
+    assert record is not None
+    for entry in record["entries"].values():
+        entry["seconds"] = {name: entries.get(name, seconds) for name, seconds in entry["seconds"].items()}
+    write_record(cache_file(), record)
+
+
+def test_it_is_taken_by_itself_where_it_is_faster(
+    optimized: OptimizedModel, fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf_home"))
+    caplog.set_level("INFO", "subcell_hf")
+    folder = tmp_path / "model"
+    shutil.copytree(optimized.folder, folder)
+    record = read_record(folder / OPTIMIZATION_FILE)
+    assert record is not None
+    assert record["below_default_limits"] == []
+    write_record(folder / OPTIMIZATION_FILE, {**record, "below_default_limits": ["cosine 0.9 is below 0.999"]})
+    (found,) = find_models(str(folder))
+    assert choose_int8(found, torch.device("cpu")) is None
+    assert "was written with lower limits (cosine 0.9 is below 0.999)" in caplog.text
+
+    write_record(folder / OPTIMIZATION_FILE, {**record, "below_default_limits": []})
+    choose_int8(found, torch.device("cpu"))
+    pretend({"int8": 1e-9})
+    run(fields, folder, tmp_path / "fast", precision="auto")
+    assert read_table(tmp_path / "fast").provenance["precision"] == "int8"
+    assert "Precision int8 on OpenVINO: as `subcell optimize` wrote it" in caplog.text
+    with open_endpoint(folder, port=0) as server:
+        assert type(server.handler.model.subcell).__name__ == "OpenVINOEncoder"
+    with open_endpoint(folder, port=0, engine_backend="torch") as server:
+        assert type(server.handler.model.subcell).__name__ == "SubCellModel"
+    pretend({"int8": 1e9})
+    assert choose_int8(found, torch.device("cpu")) is None
 
 
 def test_below_the_limits_nothing_is_written(fields: Path, model: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ Content = Path | bytes
 """A file on this machine, or the bytes of one that is made for the push."""
 
 PICKLED_SUFFIXES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
-"""Files that run code when they are loaded; they are not published."""
+"""Files that run code when they are loaded; they are not published, weights of OpenVINO beside its `.xml` excepted."""
 
 NO_TOKEN = "run `hf auth login`, or set HF_TOKEN to a token with the right to write from hf.co/settings/tokens"
 """How to get a token, for messages."""
@@ -108,11 +108,11 @@ def collect_files(folder: Path) -> dict[str, Content]:
             continue
         if path.is_symlink():
             raise InputError(f"{path} is a link and could publish files outside the folder: replace it with a file.")
-        if path.suffix.lower() in PICKLED_SUFFIXES:
+        of_openvino = path.suffix == ".bin" and path.with_suffix(".xml").is_file()
+        if path.suffix.lower() in PICKLED_SUFFIXES and not of_openvino:
             raise InputError(
-                f"{path} may be a pickle, and loading a pickle runs code: remove it. `subcell export` writes "
-                f"weights as "
-                "safetensors."
+                f"{path} may be a pickle, and loading a pickle runs code: remove it. `subcell export` writes weights "
+                "as safetensors."
             )
         if path.is_file():
             found[name] = path

@@ -15,8 +15,8 @@ class EmbedSettings:
 
     Attributes:
         device: auto, cpu, cuda, cuda:1, …; openvino:GPU for another device of OpenVINO than the CPU.
-        precision: fp32, bf16, or auto: the one measured as faster here, or that of a run that is resumed. On OpenVINO
-            also int8, the default of models that `subcell optimize` wrote.
+        precision: fp32, bf16, or auto: the one measured as faster here, or that of a run that is resumed. Also
+            int8, if `subcell optimize` wrote the model.
         batch_size: Images per forward pass; default: automatic, halved if memory runs out.
         workers: Processes for reading and cropping; 0: a thread of the main process.
         pictures: Maximum number of cells to save with picture and attention map.
@@ -25,7 +25,8 @@ class EmbedSettings:
         strict: Stop at the first input that cannot be used, instead of skipping it.
         progress: Show progress on stderr.
         engine: local, or ray: Ray Data on this machine or on a cluster.
-        engine_backend: torch, or openvino, which runs what `subcell optimize` wrote in int8.
+        engine_backend: torch, openvino (in int8 what `subcell optimize` wrote), or auto: with the precision auto the one
+            measured as faster here, otherwise torch.
         actors: With --engine ray: processes that run the model.
     """
 
@@ -39,7 +40,7 @@ class EmbedSettings:
     strict: bool = False
     progress: bool = True
     engine: str = "local"
-    engine_backend: str = "torch"
+    engine_backend: str = "auto"
     actors: Annotated[int, Setting(minimum=1)] = 1
 
     def __post_init__(self) -> None:

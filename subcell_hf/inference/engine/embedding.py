@@ -26,18 +26,8 @@ from subcell_hf.inference.engine.parts import PartResults, PartsFolder, plan_par
 from subcell_hf.inference.engine.runs import EmbedRun, claim_planning, claim_run, write_part
 from subcell_hf.inference.models.layer_times import LayerShape, time_layer
 from subcell_hf.inference.models.loading import ModelFolder, choose_device
-from subcell_hf.inference.models.openvino_encoder import (
-    OPTIMIZATION_FILE,
-    choose_openvino,
-    choose_openvino_precision,
-)
-from subcell_hf.inference.models.precision import (
-    AUTO_PRECISION,
-    PRECISIONS,
-    ChosenPrecision,
-    check_precision,
-    choose_precision,
-)
+from subcell_hf.inference.models.openvino_encoder import AUTO_BACKEND, OPTIMIZATION_FILE, choose_openvino
+from subcell_hf.inference.models.precision import AUTO_PRECISION, ChosenPrecision, check_precision, choose_precision
 from subcell_hf.inference.sources.blocks import CellSource
 from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.parallel.processes import Processes
@@ -64,6 +54,8 @@ _LIBRARIES = (
     "pyarrow",
     "openvino",
 )
+
+_ON_CPU = ("CPU", "openvino")
 
 _logger = logging.getLogger(__name__)
 
@@ -123,7 +115,7 @@ def embed_cells(
         OSError: If a file cannot be written.
     """
     settings, processes = settings or EmbedSettings(), processes or Processes.of_environment()
-    openvino = choose_openvino(settings.engine_backend, settings.device)
+    openvino = choose_openvino(settings.engine_backend, settings.device, settings.precision)
     if not openvino:
         check_precision(settings.precision)
     device = choose_device("cpu" if openvino else settings.device, processes.local_rank)
@@ -189,35 +181,37 @@ def _open(
     openvino: str | None,
 ) -> EmbedRun:
     """Plan the run, and open its folder."""
-    recorded = PartsFolder(output, 0).recorded_precision()
-    if openvino:
-        folders = {model.name: model.folder for model in models}
-        chosen = ChosenPrecision(choose_openvino_precision(settings.precision, folders), f"OpenVINO on {openvino}")
-    elif settings.precision == AUTO_PRECISION and recorded in PRECISIONS:
-        chosen = ChosenPrecision(recorded, "as this run began")
+    recorded, backend = PartsFolder(output, 0).recorded_precision()
+    same = settings.engine_backend in (AUTO_BACKEND, backend) and (not openvino or (openvino, backend) == _ON_CPU)
+    if settings.precision == AUTO_PRECISION and recorded and same:
+        chosen = ChosenPrecision(recorded, "as this run began", "CPU" if backend == "openvino" else None)
     else:
-        chosen = choose_precision(settings.precision, models, device)
+        backend = settings.engine_backend
+        chosen = choose_precision(settings.precision, models, device, backend=backend, openvino=openvino)
     if settings.precision == AUTO_PRECISION and processes.rank == 0:
-        _logger.info("Precision %s: %s.", chosen.name, chosen.reason)
+        library = " on OpenVINO" if chosen.openvino else ""
+        _logger.info("Precision %s%s: %s.", chosen.name, library, chosen.reason)
     precision = chosen.name
     parts = plan_parts(names, source.blocks_per_read, source.blocks_per_part)
     budget = PictureBudget.of_fields(names, settings.pictures)
     shown = {
         "models": [f"{model.name} {model.checksum[:16]}" for model in models],
         "precision": precision,
+        "engine backend": "openvino" if chosen.openvino else "torch",
         "pictures": settings.pictures,
         "attention of every cell (--portable)": settings.attention_maps,
         **_named_values(record.get("input", {})),
     }
     facts = [source.fingerprint(), [m.checksum for m in models], precision, settings.pictures, SCHEMA_VERSION]
     facts += ["attention"] if settings.attention_maps else []
+    facts += ["openvino"] if chosen.openvino else []
     facts += [sha256_of(model.folder / OPTIMIZATION_FILE) for model in models] if precision == "int8" else []
     fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     folder = PartsFolder(output, len(parts), fingerprint)
     run = EmbedRun(source, tuple(models), settings, processes, names, parts, folder, budget, device, precision)
-    run.openvino = openvino
+    run.openvino, run.way = chosen.openvino, chosen.way
     run.record = {**record, "fingerprint": fingerprint, "settings": shown}
-    folder.open(shown, _named_values({"options": settings_to_json(SourceOptions())}))
+    folder.open(shown, _named_values({"options": settings_to_json(SourceOptions()), "engine backend": "torch"}))
     return run
 
 
@@ -265,10 +259,10 @@ def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
 
 def _note_pace(run: EmbedRun, pace: Pace) -> None:
     """Log the rate of this process beside the normal one."""
-    if run.openvino or pace.seconds < SHORTEST_S or any(model.config.get("backbone_config") for model in run.models):
+    if run.way is None or pace.seconds < SHORTEST_S or any(model.config.get("backbone_config") for model in run.models):
         return
     shape = min(map(LayerShape.of_model, run.models), key=lambda shape: shape.cpu_batch)
-    normal = time_layer(shape, run.device).cells_per_s(run.precision)
+    normal = time_layer(shape, run.device).cells_per_s(run.way)
     normal = None if normal is None else normal / max(1, len(run.proteins))
     if text := pace.describe(normal, on_cpu=run.device.type == "cpu"):
         _logger.info("%s", text)

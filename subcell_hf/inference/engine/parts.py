@@ -206,10 +206,11 @@ class PartsFolder:
             )
         write_record(self.folder / _PLAN_FILE, plan)
 
-    def recorded_precision(self) -> str:
-        """Precision of the run that the folder holds; empty where it holds none, or one that does not say."""
+    def recorded_precision(self) -> tuple[str, str]:
+        """Precision and backend of the run that the folder holds; empty where it has none, or none that says it."""
         record = read_run(self.output) or read_record(self.folder / _PLAN_FILE) or {}
-        return str(record.get("settings", {}).get("precision", ""))
+        precision, backend = (str(record.get("settings", {}).get(name, "")) for name in ("precision", "engine backend"))
+        return ("", "") if precision == "auto" else (precision, backend or "torch")  # earlier versions recorded "auto"
 
     def is_joined(self) -> bool:
         """Whether the run is complete."""

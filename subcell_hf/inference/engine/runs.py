@@ -36,6 +36,7 @@ class EmbedRun:
     record: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = None
     openvino: str | None = None
+    way: str | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:

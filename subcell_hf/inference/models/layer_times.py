@@ -1,35 +1,49 @@
-"""How long a transformer layer takes on this machine, by precision and batch: measured, not guessed from hardware.
+"""How long a transformer layer takes on this machine, by way and batch: measured, not guessed from the hardware.
 
-Whether bf16 is faster than fp32 depends on the processor, on its instructions, on torch and on the shape of the model:
-of two CPUs with instructions for bf16, one embeds twice as fast with them and the other half as fast. So one layer of
-the model's own shape is timed, which takes about a second, and the result is kept for the next time. On a CPU, batches
-of several sizes are timed as well.
+Whether bf16 is faster than fp32, and OpenVINO than torch, depends on the processor, on its instructions, on versions
+and on the shape of the model: of two CPUs with instructions for bf16, one embeds twice as fast with them and the other
+half as fast. So one layer of the model's own shape is timed, which takes about a second, and the result is kept for the
+next time. On a CPU, batches of several sizes are timed as well.
 """
 
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from subcell_hf.inference.models.loading import ModelFolder
 from subcell_hf.inference.models.machine import describe_machine
+from subcell_hf.inference.models.openvino_encoder import (
+    INT8_FILE,
+    OPTIMIZATION_FILE,
+    compile_graph,
+    has_openvino,
+    import_openvino,
+    read_optimization,
+    trace_to_openvino,
+)
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell import SubCellLayer
 from subcell_hf.storage.downloads.cached_files import cache_folder
-from subcell_hf.storage.records import read_record, write_record
+from subcell_hf.storage.records import read_record, sha256_of, write_record
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""Precision → dtype of the transformer."""
+"""Precision → dtype of the transformer in torch."""
+
+OPENVINO_WAYS = {"openvino": "fp32", "openvino_bf16": "bf16"}
+"""Way on OpenVINO → its precision; the ways of torch are called like their precisions."""
 
 SMALLEST_COSINE = 0.999
-"""A precision counts only if what the layer adds to its input has at least this cosine to that in fp32."""
+"""A way counts only if what the layer adds to its input has at least this cosine to that in fp32."""
 
 CPU_ACTIVATIONS = 2 * 785 * 3072
 """Size of a layer's widest activations (tokens × width) that fits a CPU's caches: two cells of ViT-B/16 at 448 px.
@@ -47,6 +61,7 @@ _BATCHES = (1, 0.5, 2, 4, 8)
 _CLEARLY = 0.9
 """Share of the usual batch's time per image below which another batch is taken; less may be chance."""
 _MOST_ROUNDS = 8
+_INT8_ROUNDS = 2
 _PROBE_TOKENS, _PROBES = 8, 3
 _HOPELESS = 3.0
 """Times as long as in fp32 that a few tokens may take; without instructions for bf16 all of them would take seconds."""
@@ -113,9 +128,9 @@ class LayerTimes:
     Attributes:
         shape: Of the layer.
         images: Images of a forward pass.
-        seconds: Precision → shortest time of a forward pass; without those that cannot be used.
-        cosine: Precision → cosine of what the layer adds to its input, to that in fp32; the smallest of the images.
-        batches: Images of a forward pass → shortest time of it in the fastest precision; empty on a GPU.
+        seconds: Way → shortest time of a forward pass; without those that cannot be used.
+        cosine: Way → cosine of what the layer adds to its input, to that in fp32; the smallest of the images.
+        batches: Images of a forward pass → shortest time of it in the fastest way; empty on a GPU.
     """
 
     shape: LayerShape
@@ -134,38 +149,49 @@ class LayerTimes:
 
     @property
     def fastest(self) -> str:
-        """The fastest precision that is accurate enough; fp32 where the difference is within 5 %."""
-        accurate = {name: self.seconds[name] for name, cosine in self.cosine.items() if cosine >= SMALLEST_COSINE}
-        best = min(accurate, key=accurate.__getitem__, default="fp32")
-        return best if self.seconds[best] < 0.95 * self.seconds["fp32"] else "fp32"
+        """The fastest way of all that were measured; see `fastest_of`."""
+        return self.fastest_of(self.seconds)
 
-    def cells_per_s(self, precision: str) -> float | None:
+    def fastest_of(self, ways: Iterable[str]) -> str:
+        """The fastest way that is accurate enough; of two within 5 %, the one that comes first.
+
+        Args:
+            ways: Those to choose from, in order of preference; `fp32` always counts.
+        """
+        best = "fp32"
+        for name in ways:
+            accurate = self.cosine.get(name, 0.0) >= SMALLEST_COSINE
+            if accurate and self.seconds[name] < 0.95 * self.seconds[best]:
+                best = name
+        return best
+
+    def cells_per_s(self, way: str) -> float | None:
         """Normal rate of the whole model, as far as its layers determine it; None where it cannot be used.
 
         Args:
-            precision: `"fp32"` or `"bf16"`.
+            way: `"fp32"`, `"bf16"`, `"openvino"` or `"openvino_bf16"`.
         """
-        if precision not in self.seconds:
+        if way not in self.seconds:
             return None
-        return self.images / (self.shape.num_hidden_layers * self.seconds[precision])
+        return self.images / (self.shape.num_hidden_layers * self.seconds[way])
 
     def explain(self) -> str:
         """Why `fastest` is the choice, as half a sentence."""
-        measured = [name for name in DTYPES if name in self.seconds]
+        measured = [name for name in (*DTYPES, *OPENVINO_WAYS) if name in self.seconds]
         spent = {name: f"{name} {1e3 * self.seconds[name] / self.images:.3g} ms" for name in measured}
-        if len(spent) == 1:
-            return f"a layer takes {spent['fp32']} per image, bf16 many times as long"
-        inaccurate = [name for name in spent if self.cosine[name] < SMALLEST_COSINE]
-        spoiled = f"; {', '.join(inaccurate)} is not accurate here" if inaccurate else ""
-        return f"time of a layer per image: {', '.join(spent.values())}{spoiled}"
+        inaccurate = [name for name in spent if not self.cosine.get(name, 0.0) >= SMALLEST_COSINE]
+        text = f"time of a layer per image: {', '.join(spent.values())}"
+        text += "" if "bf16" in spent else "; bf16 takes many times as long"
+        return text + (f"; {', '.join(inaccurate)} is not accurate here" if inaccurate else "")
 
 
 def time_layer(shape: LayerShape, device: torch.device, *, again: bool = False) -> LayerTimes:
-    """Time one layer in each precision, or read what was measured before on the same machine.
+    """Time one layer in each way, or read what was measured before on the same machine.
 
-    Precisions take turns and the shortest time of each counts, so that other work on the machine disturbs all of them
-    alike. What is measured is kept in `layer_times.json` in the cache folder of Hugging Face, by machine, versions and
-    shape; of several measurements the shortest times are kept. A cache that cannot be read or written is ignored.
+    On a CPU with OpenVINO installed its ways are among them. Ways take turns, and the shortest time of each counts,
+    so that other work on the machine disturbs all of them alike. What is measured is kept in `layer_times.json` in
+    the cache folder of Hugging Face, by machine, versions and shape; of several measurements the shortest times are
+    kept. A cache that cannot be read or written is ignored.
 
     Args:
         shape: Of the layer.
@@ -193,13 +219,36 @@ def time_layer(shape: LayerShape, device: torch.device, *, again: bool = False) 
             {**earlier.cosine, **found.cosine},
             {**earlier.batches, **batches},
         )
-    # Read again: another process may have written in the meantime.
     entry = {"seconds": dict(found.seconds), "cosine": dict(found.cosine), "batches": list(found.batches.items())}
-    entries = {**_read_cache(), key: entry}
-    with suppress(OSError):
-        cache_file().parent.mkdir(parents=True, exist_ok=True)
-        write_record(cache_file(), {"version": _CACHE_VERSION, "entries": entries})
+    _keep(key, entry)
     return found
+
+
+def time_int8(model: ModelFolder) -> float:
+    """Time the int8 model that `subcell optimize` wrote, or read what was measured before on the same machine.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Shortest time of a forward pass of it, in seconds per image, its patches included.
+
+    Raises:
+        InputError: If the int8 model is missing or damaged.
+    """
+    shape, device, record = LayerShape.of_model(model), torch.device("cpu"), read_optimization(model.folder)
+    images = max(1, shape.cpu_batch // 2)
+    key = f"{_key(shape, device, images)}, int8 {sha256_of(model.folder / OPTIMIZATION_FILE)[:16]}"
+    known = _read_cache().get(key)
+    if known is not None:
+        return float(known["seconds"]["int8"])
+    compiled = compile_graph(model.folder / INT8_FILE, "CPU", record["float_precision"])
+    edge = model.variant.patch_px * math.isqrt(shape.tokens - 1)
+    pixels = torch.rand(images, len(model.variant.channels), edge, edge, generator=torch.Generator().manual_seed(0))
+    run = partial(compiled, {"pixel_values": pixels.numpy()})
+    spent = min(_seconds(lambda _: run(), pixels, device) for _ in range(1 + _INT8_ROUNDS)) / images
+    _keep(key, {"seconds": {"int8": spent}, "cosine": {}})
+    return spent
 
 
 def cache_file() -> Path:
@@ -209,7 +258,10 @@ def cache_file() -> Path:
 
 def _key(shape: LayerShape, device: torch.device, images: int) -> str:
     sizes = ", ".join(f"{name} {value}" for name, value in asdict(shape).items() if name != "num_hidden_layers")
-    return f"{describe_machine(device)}, torch {torch.__version__}; {sizes}, images {images}"
+    engines = f"torch {torch.__version__}"
+    if device.type == "cpu" and has_openvino():
+        engines += f", openvino {version('openvino')}"
+    return f"{describe_machine(device)}, {engines}; {sizes}, images {images}"
 
 
 def _read_cache() -> dict[str, Any]:
@@ -218,6 +270,14 @@ def _read_cache() -> dict[str, Any]:
         if record is not None and record.get("version") == _CACHE_VERSION:
             return dict(record["entries"])
     return {}
+
+
+def _keep(key: str, entry: Mapping[str, Any]) -> None:
+    # Read again: another process may have written in the meantime.
+    entries = {**_read_cache(), key: entry}
+    with suppress(OSError):
+        cache_file().parent.mkdir(parents=True, exist_ok=True)
+        write_record(cache_file(), {"version": _CACHE_VERSION, "entries": entries})
 
 
 def _from_json(shape: LayerShape, images: int, entry: Mapping[str, Any]) -> LayerTimes:
@@ -246,6 +306,9 @@ def _measure(shape: LayerShape, device: torch.device, images: int) -> LayerTimes
                 raise
             continue
         runs[name] = run
+    if device.type == "cpu" and has_openvino():
+        for name, run in _openvino_runs(exact).items():
+            runs[name], outputs[name] = run, run(tokens) - tokens
     seconds = dict.fromkeys(runs, math.inf)
     for number in range(_MOST_ROUNDS):
         if number and time.perf_counter() > deadline:
@@ -283,6 +346,33 @@ def _forward(layer: SubCellLayer, dtype: torch.dtype) -> Callable[[Tensor], Tens
         return output
 
     return run
+
+
+def _openvino_runs(layer: SubCellLayer) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Way → forward pass of the layer on OpenVINO, for those that its CPU has instructions for."""
+    tokens = torch.zeros(1, _PROBE_TOKENS, layer.layernorm_before.normalized_shape[0])
+    graph = trace_to_openvino(_Tokens(layer), {"tokens": tokens})
+    able = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+    def forward(precision: str) -> Callable[[Tensor], Tensor]:
+        compiled = compile_graph(graph, "CPU", precision)
+        return lambda tokens: torch.from_numpy(compiled({"tokens": tokens.contiguous().numpy()})[0].copy())
+
+    return {
+        name: forward(precision) for name, precision in OPENVINO_WAYS.items() if precision == "fp32" or "BF16" in able
+    }
+
+
+class _Tokens(nn.Module):
+    """A layer that returns its tokens alone."""
+
+    def __init__(self, layer: SubCellLayer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        output: Tensor = self.layer(tokens)[0]
+        return output
 
 
 def _make_layer(shape: LayerShape) -> SubCellLayer:

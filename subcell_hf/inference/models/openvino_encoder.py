@@ -27,7 +27,8 @@ OPTIMIZATION_FILE = "optimization.json"
 INT8_FILE = "openvino/int8.xml"
 """The int8 encoder as OpenVINO reads it, with its weights in a `.bin` file beside it."""
 
-BACKENDS = ("torch", "openvino")
+AUTO_BACKEND = "auto"
+BACKENDS = (AUTO_BACKEND, "torch", "openvino")
 OPENVINO_PRECISIONS = ("fp32", "bf16", "int8")
 _NAMES = {"fp32": "f32", "bf16": "bf16"}  # ours → OpenVINO's
 _OUTPUT = "features"
@@ -48,15 +49,16 @@ def import_openvino() -> Any:
     return openvino
 
 
-def choose_openvino(backend: str, device: str) -> str | None:
+def choose_openvino(backend: str, device: str, precision: str = "auto") -> str | None:
     """Decide whether a run uses OpenVINO, and on which of its devices.
 
     Args:
-        backend: `"torch"` or `"openvino"`.
+        backend: `"auto"`, `"torch"` or `"openvino"`.
         device: `"auto"`, a name of torch, or `"openvino:GPU"`, which needs no `backend`.
+        precision: With `"int8"`, `"auto"` is OpenVINO.
 
     Returns:
-        OpenVINO's name of the device, such as `"CPU"`; None for torch.
+        OpenVINO's name of the device, such as `"CPU"`; None for torch, and where it is to be measured what is faster.
 
     Raises:
         InputError: If the backend is unknown, or the device is not OpenVINO's or not present.
@@ -65,7 +67,7 @@ def choose_openvino(backend: str, device: str) -> str | None:
         raise InputError(f"Unknown engine backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
     kind, _, own = device.partition(":")
     if kind != "openvino":
-        if backend == "torch":
+        if backend == "torch" or (backend == AUTO_BACKEND and precision != "int8"):
             return None
         if device not in ("auto", "cpu"):
             raise InputError(
@@ -253,7 +255,9 @@ def convert_encoder(encoder: nn.Module) -> Any:
     """
     config: Any = encoder.config
     # A small image is enough for a trace of any size, and takes no time.
-    size = (2 * config.patch_size, 3 * config.patch_size) if config.backbone_config is None else config.image_height_width
+    size = (
+        (2 * config.patch_size, 3 * config.patch_size) if config.backbone_config is None else config.image_height_width
+    )
     graph = trace_to_openvino(_Features(encoder), {"pixel_values": torch.zeros(1, config.num_channels, *size)})
     graph.reshape({graph.input(0): [-1, config.num_channels, -1, -1]})
     return graph

@@ -9,9 +9,9 @@ import torch
 
 from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
 from subcell_hf.hub.endpoint.endpoint_server import EndpointServer
-from subcell_hf.inference.models.loading import find_models, run_in_bf16
-from subcell_hf.inference.models.openvino_encoder import choose_openvino, run_on_openvino
-from subcell_hf.inference.models.precision import AUTO_PRECISION, choose_precision
+from subcell_hf.inference.models.loading import choose_device, find_models, run_in_bf16
+from subcell_hf.inference.models.openvino_encoder import AUTO_BACKEND, choose_openvino, run_on_openvino
+from subcell_hf.inference.models.precision import AUTO_PRECISION, choose_int8, choose_precision
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.storage.model_folders import check_model, read_processor
 from subcell_hf.weights.model_names import find_folder
@@ -24,7 +24,7 @@ def open_endpoint(
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
-    engine_backend: str = "torch",
+    engine_backend: str = "auto",
     precision: str = "fp32",
 ) -> EndpointServer:
     """Load a model and open a port that answers requests like an inference endpoint, for local tests.
@@ -42,7 +42,8 @@ def open_endpoint(
         model: Folder or Hub id of a model, or name of a published one, which is fetched.
         host: Address to listen on.
         port: Port; 0 for a free one.
-        engine_backend: `"torch"`, or `"openvino"`: in int8 if `subcell optimize` wrote the folder.
+        engine_backend: `"torch"`, `"openvino"`, in int8 if `subcell optimize` wrote the folder, or `"auto"`: int8 if it
+            is there and faster, otherwise torch.
         precision: Of torch: `"fp32"`, `"bf16"`, or `"auto"` for the one that is measured to be faster.
 
     Returns:
@@ -55,9 +56,8 @@ def open_endpoint(
     hide_weight_bars()
     folder, _ = find_folder(model)
     read_processor(folder, check_model(folder))
-    openvino = choose_openvino(engine_backend, "auto")
     handler = EndpointHandler(str(folder), trust_remote_code=False)
-    if openvino:
+    if _uses_openvino(folder, engine_backend):
         handler.model, handler.device = run_on_openvino(handler.model.cpu().float(), folder), torch.device("cpu")
     else:
         _set_precision(handler.model, folder, precision)
@@ -71,7 +71,7 @@ def serve_demo(
     *,
     reference: str | Path | None = None,
     browser: bool = False,
-    engine_backend: str = "torch",
+    engine_backend: str = "auto",
     precision: str = "fp32",
 ) -> None:
     """Serve a demo page until it is stopped: upload a cell, see its locations, attention and position on a map.
@@ -82,7 +82,8 @@ def serve_demo(
         port: Port; 0 for a free one.
         reference: Embedding table of this model with known locations, drawn as a map behind the cell.
         browser: Open the page in a browser.
-        engine_backend: `"torch"`, or `"openvino"`: in int8 if `subcell optimize` wrote the folder.
+        engine_backend: `"torch"`, `"openvino"`, in int8 if `subcell optimize` wrote the folder, or `"auto"`: int8 if it
+            is there and faster, otherwise torch.
         precision: Of torch: `"fp32"`, `"bf16"`, or `"auto"` for the one that is measured to be faster.
 
     Raises:
@@ -91,7 +92,7 @@ def serve_demo(
     hide_weight_bars()
     found, _ = find_folder(model)
     reference = None if reference is None else Path(reference)
-    openvino = choose_openvino(engine_backend, "auto")
+    openvino = _uses_openvino(found, engine_backend)
     from subcell_hf.hub.demo.demo_answers import Demo  # gradio is an extra
     from subcell_hf.hub.demo.demo_app import launch
     from subcell_hf.hub.demo.space import local_settings
@@ -113,3 +114,13 @@ def _set_precision(model: Any, folder: Path, precision: str) -> None:
         _logger.info("Precision %s: %s.", chosen.name, chosen.reason)
     if chosen.name == "bf16":
         run_in_bf16(getattr(model, "subcell", model))
+
+
+def _uses_openvino(folder: Path, engine_backend: str) -> bool:
+    if engine_backend != AUTO_BACKEND:
+        return choose_openvino(engine_backend, "auto") is not None
+    (model,) = find_models(str(folder))
+    chosen = choose_int8(model, choose_device("auto"))
+    if chosen is not None:
+        _logger.info("Precision int8 on OpenVINO: %s. --engine-backend torch takes the float model.", chosen.reason)
+    return chosen is not None

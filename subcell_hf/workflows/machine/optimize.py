@@ -20,7 +20,12 @@ from subcell_hf.evaluation.comparison.agreement import Agreement, AgreementLimit
 from subcell_hf.inference.engine.prepared_cells import prepare_cells
 from subcell_hf.inference.models.loading import CellEncoder, ModelFolder, find_models
 from subcell_hf.inference.models.openvino_encoder import INT8_FILE, OPTIMIZATION_FILE, convert_encoder, import_openvino
-from subcell_hf.inference.models.quantization import FLOAT_LAYERS, choose_float_precision, quantize_encoder
+from subcell_hf.inference.models.quantization import (
+    FLOAT_LAYERS,
+    FLOAT_OPERATIONS,
+    choose_float_precision,
+    quantize_encoder,
+)
 from subcell_hf.inference.sources.blocks import CellSource
 from subcell_hf.inference.sources.recognition import open_source
 from subcell_hf.inference.sources.source_options import SourceOptions
@@ -158,7 +163,7 @@ def optimize_model(
             "model": {"name": found.name, "revision": found.revision, "weights_sha256": found.checksum},
             "method": {
                 "precision": "int8 weights per channel and activations, after SmoothQuant",
-                "float_layers": list(FLOAT_LAYERS),
+                "float_layers": [*FLOAT_LAYERS, *FLOAT_OPERATIONS],
             },
             "float_precision": precision,
             "calibration": calibrated.facts(str(calibrate)),
@@ -177,6 +182,7 @@ def optimize_model(
                 "those that will be embedded, or set lower limits if these figures are good enough for you."
             )
         record["agreement"] = asdict(agreement)
+        record["below_default_limits"] = AgreementLimits().find_unmet(agreement)
         write_record(staging / OPTIMIZATION_FILE, record)
     _logger.info("%s", agreement.describe())
     return OptimizedModel(output, agreement, record)
