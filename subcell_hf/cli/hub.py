@@ -89,6 +89,7 @@ def export(
     repository: str | None = None,
     sources: "hub.ExportSources",
     encoder_only: bool = False,
+    onnx: bool = False,
     space: Path | None = None,
     space_reference: Path | None = None,
 ) -> None:
@@ -100,6 +101,7 @@ def export(
         repository: Repository on the Hub, OWNER/NAME; default: subcell/ and the name of OUTPUT.
         sources: Where the facts of the card come from.
         encoder_only: Export without heads and decoder.
+        onnx: Also export to ONNX, for programs outside Python.
         space: Also stage a Space in this folder: the demo page, which loads REPOSITORY from the Hub.
         space_reference: For the map of the Space: embedding table of this model with known locations.
     """
@@ -111,6 +113,7 @@ def export(
         repository=repository,
         sources=sources,
         encoder_only=encoder_only,
+        onnx=onnx,
         space=space,
         space_reference=space_reference,
     )
@@ -224,18 +227,26 @@ def sheet(
     typer.echo(f"{written.path} shows {', '.join(written.channels)}, {written.width_px}×{written.height_px} px each.")
 
 
-def serve(model: str, *, host: str = "127.0.0.1", port: int = 8000, precision: str = "fp32") -> None:
+def serve(
+    model: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    engine_backend: str = "auto",
+    precision: str = "fp32",
+) -> None:
     """Serve a model over HTTP like an inference endpoint, for local tests. Stop with Ctrl-C.
 
     Args:
         model: Folder or Hub id of a model, or name of a published one, such as mae-rybg.
         host: Address to listen on.
         port: Port; 0 for a free one.
-        precision: fp32, bf16, or auto for the one that is measured to be faster.
+        engine_backend: torch, openvino, or auto: int8 if `subcell optimize` wrote the model and it is faster here.
+        precision: Of torch: fp32, bf16, or auto for the one that is measured to be faster.
     """
     from subcell_hf.workflows.hub.serving import open_endpoint
 
-    with open_endpoint(model, host, port, precision=precision) as server:
+    with open_endpoint(model, host, port, engine_backend=engine_backend, precision=precision) as server:
         where = f"http://{host}:{server.server_port}/"
         typer.echo(f"POST an image file or JSON to {where} ; see help(subcell_hf.hub.EndpointHandler).")
         try:
@@ -251,6 +262,7 @@ def demo(
     host: str = "127.0.0.1",
     reference: Path | None = None,
     browser: bool = False,
+    engine_backend: str = "auto",
     precision: str = "fp32",
 ) -> None:
     """Serve a demo page: upload a cell, see its locations, attention and position on a map. Stop with Ctrl-C.
@@ -261,11 +273,20 @@ def demo(
         host: Address to listen on; 0.0.0.0 allows other machines to connect.
         reference: Embedding table of this model with known locations, drawn as a map behind the cell.
         browser: Open the page in a browser.
-        precision: fp32, bf16, or auto for the one that is measured to be faster.
+        engine_backend: torch, openvino, or auto: int8 if `subcell optimize` wrote the model and it is faster here.
+        precision: Of torch: fp32, bf16, or auto for the one that is measured to be faster.
     """
     from subcell_hf.workflows.hub.serving import serve_demo
 
-    serve_demo(model, host, port, reference=reference, browser=browser, precision=precision)
+    serve_demo(
+        model,
+        host,
+        port,
+        reference=reference,
+        browser=browser,
+        engine_backend=engine_backend,
+        precision=precision,
+    )
 
 
 def untrained(model: str, *, output: Path, seed: Seed = 0) -> None:

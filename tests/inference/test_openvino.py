@@ -19,6 +19,8 @@ from subcell_hf.model.modeling_subcell import SubCellForImageClassification, Sub
 from tests.hub.tiny_models import save_tiny
 from tests.inference.embedding_runs import random_crops, save_tiny_model
 
+pytest.importorskip("openvino", reason="needs the extra cpu")
+
 
 @pytest.mark.parametrize("changes", [{}, {"pooling_type": "mean"}, {"pooling_type": "cls"}])
 def test_any_number_and_size_of_images_gives_what_torch_gives(changes: dict[str, object], tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
 from subcell_hf.errors import InputError
+from subcell_hf.settings import Setting
 
 Floats = npt.NDArray[np.floating]
 
@@ -59,14 +61,14 @@ class AgreementLimits:
     """The least agreement that is accepted.
 
     Attributes:
-        cosine: Mean cosine.
-        centred_cosine: Mean centred cosine.
-        same_top_location: Fraction of cells.
+        cosine: Least mean cosine to the float model's embedding.
+        centred_cosine: The same after the mean embedding is subtracted from both.
+        same_top_location: Least fraction of cells with the same most probable location.
     """
 
-    cosine: float = 0.999
-    centred_cosine: float = 0.99
-    same_top_location: float = 0.99
+    cosine: Annotated[float, Setting("--min-cosine")] = 0.999
+    centred_cosine: Annotated[float, Setting("--min-centred-cosine")] = 0.99
+    same_top_location: Annotated[float, Setting("--min-same-top")] = 0.99
 
     def __post_init__(self) -> None:
         """Refuse limits that cannot be.

@@ -25,8 +25,8 @@ class EmbedSettings:
         strict: Stop at the first input that cannot be used, instead of skipping it.
         progress: Show progress on stderr.
         engine: local, or ray: Ray Data on this machine or on a cluster.
-        engine_backend: torch, openvino (in int8 what `subcell optimize` wrote), or auto: with the precision auto the one
-            measured as faster here, otherwise torch.
+        engine_backend: torch, openvino (in int8 what `subcell optimize` wrote), or auto: if the precision is auto too,
+            the one measured as faster here, otherwise torch.
         actors: With --engine ray: processes that run the model.
     """
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from subcell_hf.inference.models.openvino_encoder import INT8_FILE, OPTIMIZATION
 from subcell_hf.inference.models.quantization import (
     FLOAT_LAYERS,
     FLOAT_OPERATIONS,
+    SMOOTHING,
     choose_float_precision,
     quantize_encoder,
 )
@@ -32,6 +33,7 @@ from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.model import configuration_subcell
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.progress import hide_weight_bars, progress_bar
+from subcell_hf.settings import Setting
 from subcell_hf.storage.folders import write_folder_atomically
 from subcell_hf.storage.model_folders import load_weights
 from subcell_hf.storage.records import describe_files, write_record
@@ -52,14 +54,14 @@ class OptimizeSettings:
     """How a model is quantized and judged.
 
     Attributes:
-        calibration_cells: Number of cells to calibrate on, at most.
-        judged_cells: Number of other cells to judge the result on, at most.
+        calibration_cells: Maximum number of cells to calibrate on.
+        judged_cells: Maximum number of other cells to judge the result on.
         limits: The least agreement with the float model that is accepted.
-        seed: Of the order in which blocks of cells are drawn.
+        seed: Seed of the order in which cells are drawn.
     """
 
-    calibration_cells: int = 100
-    judged_cells: int = 300
+    calibration_cells: Annotated[int, Setting(minimum=FEWEST_CALIBRATED)] = 100
+    judged_cells: Annotated[int, Setting(minimum=FEWEST_JUDGED)] = 300
     limits: AgreementLimits = field(default_factory=AgreementLimits)
     seed: int = 0
 
@@ -163,6 +165,7 @@ def optimize_model(
             "model": {"name": found.name, "revision": found.revision, "weights_sha256": found.checksum},
             "method": {
                 "precision": "int8 weights per channel and activations, after SmoothQuant",
+                "smoothing": SMOOTHING,
                 "float_layers": [*FLOAT_LAYERS, *FLOAT_OPERATIONS],
             },
             "float_precision": precision,
