@@ -37,12 +37,8 @@ from subcell_hf.model.configuration_subcell import SIZES, SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification
 from subcell_hf.tables.files import read_table
-from subcell_hf.workflows.machine.optimize import (
-    FEWEST_CALIBRATED,
-    FEWEST_JUDGED,
-    OptimizeSettings,
-    optimize_model,
-)
+from subcell_hf.workflows.machine.optimize import optimize_model
+from subcell_hf.workflows.machine.optimize_settings import FEWEST_CALIBRATED, FEWEST_JUDGED, OptimizeSettings
 
 COLOURS = ("red", "yellow", "blue", "green")
 

@@ -98,7 +98,7 @@ def optimize(
         settings: How much is calibrated on, and what is accepted.
     """
     from subcell_hf.inference import SourceOptions
-    from subcell_hf.workflows import optimize_model
+    from subcell_hf.workflows.machine.optimize import optimize_model
 
     optimize_model(model, calibrate, output, judge=judge, options=SourceOptions(images), settings=settings)
     typer.echo(f"{output} is ready: subcell embed IMAGES --model {output} --output run")

@@ -46,8 +46,8 @@ from .machine.doctor import Finding as Finding
 from .machine.doctor import check_machine as check_machine
 from .machine.doctor import describe_checkup as describe_checkup
 from .machine.optimize import OptimizedModel as OptimizedModel
-from .machine.optimize import OptimizeSettings as OptimizeSettings
 from .machine.optimize import optimize_model as optimize_model
+from .machine.optimize_settings import OptimizeSettings as OptimizeSettings
 from .plate_pictures import draw_plates as draw_plates
 from .pretrain import pretrain as pretrain
 from .pretrain import run_pretraining as run_pretraining

@@ -16,6 +16,7 @@ from subcell_hf.inference.engine.embedding import Processes
 from subcell_hf.inference.models import layer_times
 from subcell_hf.inference.models.layer_times import LayerShape, LayerTimes, cache_file, time_layer
 from subcell_hf.inference.models.loading import find_models
+from subcell_hf.inference.models.openvino_encoder import has_openvino
 from subcell_hf.inference.models.precision import choose_precision
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.storage.records import read_record, write_record
@@ -151,8 +152,8 @@ def test_ways_are_chosen_among_those_that_are_allowed() -> None:
     assert times.explain().endswith("openvino_bf16 500 ms; openvino_bf16 is not accurate here")
 
 
+@pytest.mark.skipif(not has_openvino(), reason="needs the extra cpu")
 def test_openvino_is_taken_by_itself_where_it_is_faster(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    pytest.importorskip("openvino", reason="needs the extra cpu")
     model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 2)
     caplog.set_level("INFO", "subcell_hf")
     choose_precision("auto", find_models(str(model)), CPU)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from subcell_hf.workflows import OptimizedModel, OptimizeSettings, open_endpoint
 from tests.images.written_fields import label_mask, write_png
 from tests.inference.embedding_runs import run, save_tiny_model
 
-pytest.importorskip("nncf", reason="needs the extra cpu")
+pytestmark = pytest.mark.skipif(find_spec("nncf") is None, reason="needs the extra cpu")
 
 SETTINGS = OptimizeSettings(calibration_cells=8, judged_cells=20, limits=AgreementLimits(centred_cosine=0.9))
 

@@ -5,11 +5,11 @@ import logging
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,47 +33,17 @@ from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.model import configuration_subcell
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.progress import hide_weight_bars, progress_bar
-from subcell_hf.settings import Setting
 from subcell_hf.storage.folders import write_folder_atomically
 from subcell_hf.storage.model_folders import load_weights
 from subcell_hf.storage.records import describe_files, write_record
+from subcell_hf.workflows.machine.optimize_settings import FEWEST_CALIBRATED, FEWEST_JUDGED, OptimizeSettings
 
 OPTIMIZATION_FORMAT = 1
 """Version of `optimization.json`."""
 
-FEWEST_CALIBRATED, FEWEST_JUDGED = 8, 20
-"""Numbers of cells below which nothing is calibrated, and nothing is said of a model."""
-
 _LIBRARIES = ("subcell-hf", "torch", "transformers", "openvino", "nncf")
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class OptimizeSettings:
-    """How a model is quantized and judged.
-
-    Attributes:
-        calibration_cells: Maximum number of cells to calibrate on.
-        judged_cells: Maximum number of other cells to judge the result on.
-        limits: The least agreement with the float model that is accepted.
-        seed: Seed of the order in which cells are drawn.
-    """
-
-    calibration_cells: Annotated[int, Setting(minimum=FEWEST_CALIBRATED)] = 100
-    judged_cells: Annotated[int, Setting(minimum=FEWEST_JUDGED)] = 300
-    limits: AgreementLimits = field(default_factory=AgreementLimits)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse numbers of cells from which nothing follows.
-
-        Raises:
-            InputError: Naming the setting.
-        """
-        for name, least in (("calibration_cells", FEWEST_CALIBRATED), ("judged_cells", FEWEST_JUDGED)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}, expected at least {least}.")
 
 
 @dataclass(frozen=True)
