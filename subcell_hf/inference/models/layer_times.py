@@ -259,8 +259,7 @@ def cache_file() -> Path:
 def _key(shape: LayerShape, device: torch.device, images: int) -> str:
     sizes = ", ".join(f"{name} {value}" for name, value in asdict(shape).items() if name != "num_hidden_layers")
     engines = f"torch {torch.__version__}"
-    if device.type == "cpu" and has_openvino():
-        engines += f", openvino {version('openvino')}"
+    engines += f", openvino {version('openvino')}" if device.type == "cpu" and has_openvino() else ""
     return f"{describe_machine(device)}, {engines}; {sizes}, images {images}"
 
 
@@ -358,9 +357,8 @@ def _openvino_runs(layer: SubCellLayer) -> dict[str, Callable[[Tensor], Tensor]]
         compiled = compile_graph(graph, "CPU", precision)
         return lambda tokens: torch.from_numpy(compiled({"tokens": tokens.contiguous().numpy()})[0].copy())
 
-    return {
-        name: forward(precision) for name, precision in OPENVINO_WAYS.items() if precision == "fp32" or "BF16" in able
-    }
+    ways = OPENVINO_WAYS if "BF16" in able else {"openvino": "fp32"}
+    return {name: forward(precision) for name, precision in ways.items()}
 
 
 class _Tokens(nn.Module):
