@@ -24,11 +24,11 @@ def test_memory_that_runs_out_halves_the_batch(tmp_path: Path, monkeypatch: pyte
     sizes: list[int] = []
     forward = CellEncoder.forward
 
-    def forward_of_a_small_device(self: CellEncoder, pixel_values: torch.Tensor) -> object:
+    def forward_of_a_small_device(self: CellEncoder, pixel_values: torch.Tensor, channels: object) -> object:
         if len(pixel_values) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         sizes.append(len(pixel_values))
-        return forward(self, pixel_values)
+        return forward(self, pixel_values, channels)
 
     plain = subcell_hf.embed(crops, model=model, precision="fp32", progress=False)
     monkeypatch.setattr(CellEncoder, "forward", forward_of_a_small_device)

@@ -56,6 +56,12 @@ def test_a_classifier_keeps_its_outputs(tmp_path: Path) -> None:
             model(images, **option)
 
 
+def test_separate_channel_tokens_are_refused(tmp_path: Path) -> None:
+    folder = save_tiny("SubCellModel", tmp_path / "model", channel_tokens="separate")
+    with pytest.raises(InputError, match="separate channel tokens does not run on OpenVINO"):
+        run_on_openvino(SubCellModel.from_pretrained(folder), folder, "fp32")
+
+
 def test_embeddings_are_those_of_torch(tmp_path: Path) -> None:
     model, crops = save_tiny_model(tmp_path / "model"), random_crops(5)
     options = {"precision": "fp32", "progress": False}

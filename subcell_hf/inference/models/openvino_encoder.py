@@ -252,8 +252,13 @@ def convert_encoder(encoder: nn.Module) -> Any:
     Returns:
         `openvino.Model` with the input `pixel_values` and the output `features`: `[batch, tokens, width]`, or
         `[batch, width, rows, columns]` of a backbone.
+
+    Raises:
+        InputError: If the model takes any channels by name.
     """
     config: Any = encoder.config
+    if config.channel_tokens == "separate":
+        raise InputError("A model with separate channel tokens does not run on OpenVINO: --engine-backend torch.")
     # A small image is enough for a trace of any size, and takes no time.
     size = (
         (2 * config.patch_size, 3 * config.patch_size) if config.backbone_config is None else config.image_height_width

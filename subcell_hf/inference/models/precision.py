@@ -90,8 +90,9 @@ def choose_precision(
     times = time_layer(LayerShape.of_model(model), device)
     if backend != AUTO_BACKEND or device.type != "cpu" or not has_openvino():
         return ChosenPrecision(times.fastest_of(name for name in DTYPES if name in times.seconds), times.explain())
-    # Layers of other families are not those that are timed.
-    own = not any(model.config.get("backbone_config") for model in models)
+    # Layers of other families are not those that are timed; separate channel tokens do not run on OpenVINO.
+    separate = any(model.config.get("channel_tokens") == "separate" for model in models)
+    own = not separate and not any(model.config.get("backbone_config") for model in models)
     way = times.fastest if own else times.fastest_of(name for name in DTYPES if name in times.seconds)
     if all((model.folder / OPTIMIZATION_FILE).is_file() for model in models):
         chosen = _choose_int8(models, model, times, way)
