@@ -57,7 +57,7 @@ def open_endpoint(
     folder, _ = find_folder(model)
     read_processor(folder, check_model(folder))
     handler = EndpointHandler(str(folder), trust_remote_code=False)
-    if _uses_openvino(folder, engine_backend):
+    if _uses_openvino(folder, engine_backend, precision):
         handler.model, handler.device = run_on_openvino(handler.model.cpu().float(), folder), torch.device("cpu")
     else:
         _set_precision(handler.model, folder, precision)
@@ -92,7 +92,7 @@ def serve_demo(
     hide_weight_bars()
     found, _ = find_folder(model)
     reference = None if reference is None else Path(reference)
-    openvino = _uses_openvino(found, engine_backend)
+    openvino = _uses_openvino(found, engine_backend, precision)
     from subcell_hf.hub.demo.demo_answers import Demo  # gradio is an extra
     from subcell_hf.hub.demo.demo_app import launch
     from subcell_hf.hub.demo.space import local_settings
@@ -116,9 +116,11 @@ def _set_precision(model: Any, folder: Path, precision: str) -> None:
         run_in_bf16(getattr(model, "subcell", model))
 
 
-def _uses_openvino(folder: Path, engine_backend: str) -> bool:
+def _uses_openvino(folder: Path, engine_backend: str, precision: str) -> bool:
     if engine_backend != AUTO_BACKEND:
         return choose_openvino(engine_backend, "auto") is not None
+    if precision == "bf16":  # asked for by name, thus of torch
+        return False
     (model,) = find_models(str(folder))
     chosen = choose_int8(model, choose_device("auto"))
     if chosen is not None:
