@@ -212,7 +212,7 @@ def test_large_fields_of_two_channels(masked_field: Path, tmp_path: Path) -> Non
         (("--segmentation", "magic"), 2, "Unknown segmentation method"),
         (("--max-decoded-gib", "0.000001"), 2, "3 of 3 fields were skipped"),
         (("--min-area-um2", "9", "--max-area-um2", "3"), 2, "every cell would be excluded"),
-        (("--workers", "0"), 2, "workers is 0"),
+        (("--workers", "0"), 2, "should be greater than or equal to 1"),
     ],
 )
 def test_command_line(images: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, said: str) -> None:

@@ -153,14 +153,14 @@ def test_channels_in_files_of_their_own_hold_one_image_each(tmp_path: Path) -> N
         field.read()
 
 
-def _set_of_files(folder: Path, images: int) -> list[Path]:
+def _set_of_files(folder: Path, images: int, prefix: str = "f") -> list[Path]:
     """An OME-TIFF set as Bio-Formats writes it: every file describes all images, and holds one channel or image."""
     per_image = len(COLOURS) // images if images == 1 else len(COLOURS)
     xml = ""
     for image in range(images):
         places = "".join(
             f'<TiffData FirstC="{c}" IFD="{c if images > 1 else 0}" PlaneCount="1"><UUID '
-            f'FileName="f{image if images > 1 else c}.ome.tif">urn:uuid:{image if images > 1 else c}</UUID></TiffData>'
+            f'FileName="{prefix}{image if images > 1 else c}.ome.tif">urn:uuid:{image if images > 1 else c}</UUID></TiffData>'
             for c in range(per_image)
         )
         names = "".join(f'<Channel ID="Channel:{image}:{c}" Name="{name}"/>' for c, name in enumerate(COLOURS))
@@ -174,9 +174,9 @@ def _set_of_files(folder: Path, images: int) -> list[Path]:
         text = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{number}">{xml}</OME>'
         pixels = (FIRST, SECOND)[number] if images > 1 else FIRST[number]
         tifffile.imwrite(
-            folder / f"f{number}.ome.tif", pixels, photometric="minisblack", description=text, metadata=None
+            folder / f"{prefix}{number}.ome.tif", pixels, photometric="minisblack", description=text, metadata=None
         )
-        files.append(folder / f"f{number}.ome.tif")
+        files.append(folder / f"{prefix}{number}.ome.tif")
     return files
 
 
@@ -186,6 +186,31 @@ def test_a_set_with_one_image_per_file_gives_each_once(tmp_path: Path) -> None:
     assert (first.name, second.name) == ("f0", "f1")
     np.testing.assert_array_equal(first.read().pixels, FIRST)
     np.testing.assert_array_equal(second.read().pixels, SECOND)
+
+
+def test_sets_whose_images_have_equal_names_share_a_folder(tmp_path: Path) -> None:
+    for prefix in ("f", "g"):
+        _set_of_files(tmp_path, 2, prefix)
+    fields = find_fields(tmp_path)
+    assert [field.name for field in fields] == ["f0", "f1", "g0", "g1"]
+    for field, pixels in zip(fields, (FIRST, SECOND, FIRST, SECOND), strict=True):
+        np.testing.assert_array_equal(field.read().pixels, pixels)
+
+
+def test_a_renamed_file_is_itself(tmp_path: Path) -> None:
+    """Its OME-XML names the file as it was called before."""
+    files = _set_of_files(tmp_path, 1)
+    with tifffile.TiffFile(files[0]) as tiff:
+        text = str(tiff.pages.first.description)
+    for number, path in enumerate(files):
+        text = text.replace(
+            f'IFD="0" PlaneCount="1"><UUID FileName="f{number}', f'IFD="{number}" PlaneCount="1"><UUID FileName="f'
+        ).replace(f"urn:uuid:{number}", "urn:uuid:0")
+        path.unlink()
+    tifffile.imwrite(tmp_path / "new.ome.tif", FIRST, photometric="minisblack", description=text, metadata=None)
+    (field,) = find_fields(tmp_path)
+    assert field.name == "new"
+    np.testing.assert_array_equal(field.read().pixels, FIRST)
 
 
 def test_a_set_with_one_channel_per_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,11 @@ It lies in a `*.companion.ome`, or in one of the TIFFs, or in all of them, as Mi
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path, PureWindowsPath
+from types import MappingProxyType
 from typing import Any
 from xml.sax.saxutils import unescape
 
@@ -36,6 +38,7 @@ _INDEX_NAMES = ("*.companion.ome",)
 _MOST_PLANES = 5_000_000
 _COMPANION = ".companion.ome"
 _OME_TIFF = re.compile(r"(?!image--).+\.ome\.tiff?", re.IGNORECASE)  # Leica's Matrix Screener has another layout
+_ENDING = re.compile(r"\.ome\.tiff?$", re.IGNORECASE)
 _MASTER = re.compile(r"""<(?:\w+:)?BinaryOnly\s[^>]*MetadataFile=(["'])(.*?)\1""")
 _FILE_NAME = re.compile(r"""<(?:\w+:)?UUID\s[^>]*FileName=(["'])(.*?)\1""")
 _WELL_LABEL = re.compile(r"(?P<plate>.+)_MMStack_(?P<well>[A-P]\d{1,2})-Site_(?P<site>\d+)(?:\.ome)?")
@@ -57,13 +60,17 @@ def _read_index(index: Path, options: ReadingOptions) -> PlaneListing:
     return _read_set(index, partial(read_xml_elements, index), options)
 
 
-def _read_set(index: Path, elements: Callable[[str], Iterable[Any]], options: ReadingOptions) -> PlaneListing:
+def _read_set(
+    index: Path,
+    elements: Callable[[str], Iterable[Any]],
+    options: ReadingOptions,
+    own_files: Mapping[str, str] = MappingProxyType({}),
+) -> PlaneListing:
     samples = well_samples(elements("Plate"))
-    planes = [
-        plane
-        for image in elements("Image")
-        for plane in _planes_of(image, index, samples.get(image.get("ID", "")), options)
-    ]
+    planes = []
+    for image in elements("Image"):
+        sample, own_file = samples.get(image.get("ID", "")), own_files.get(image.get("ID", ""), "")
+        planes += _planes_of(image, index, sample, options, own_file)
     return PlaneListing(planes, str(index))  # a set may hold a part of a plate
 
 
@@ -77,7 +84,8 @@ def _list_stacks(content: FolderContent, options: ReadingOptions) -> Iterable[Pl
     def read(index: Path) -> PlaneListing:
         if not stacks[index]:
             raise FieldError(f"{index} is missing, which describes the OME-TIFFs beside it. Copy it as well.")
-        return _read_set(index, partial(parse_xml_elements, stacks[index], index), options)
+        elements = partial(parse_xml_elements, stacks[index], index)
+        return _read_set(index, elements, options, _own_files(elements("Image")))
 
     return list_plates(stacks, read)
 
@@ -118,9 +126,21 @@ def _stacks(content: FolderContent) -> dict[Path, str]:
 
 
 def _describes_others(path: Path) -> bool:
-    """Whether a TIFF's OME-XML is of other files as well, or lies in one of them."""
+    """Whether a TIFF's OME-XML is of other files as well, or lies in one; a single name may be this file's old one."""
     text = _ome_xml_of(path)
-    return bool(_MASTER.search(text)) or any(unescape(name) != path.name for _, name in _FILE_NAME.findall(text))
+    return bool(_MASTER.search(text)) or len({name for _, name in _FILE_NAME.findall(text)}) > 1
+
+
+def _own_files(images: Iterable[Any]) -> dict[str, str]:
+    """Id of each image that has a file of its own → the file's name without its ending, as if it were read alone."""
+    files = {image.get("ID", ""): {data.get("FileName", "") for data in image.iter("UUID")} for image in images}
+    shared = Counter(name for names in files.values() for name in names)
+    return {
+        image: _ENDING.sub("", name)
+        for image, names in files.items()
+        for name in names
+        if len(names) == 1 and shared[name] == 1
+    }
 
 
 @lru_cache(_REMEMBERED)
@@ -132,7 +152,9 @@ def _ome_xml_of(path: Path) -> str:
         return ""
 
 
-def _planes_of(image: Any, index: Path, sample: WellSample | None, options: ReadingOptions) -> list[ListedPlane]:
+def _planes_of(
+    image: Any, index: Path, sample: WellSample | None, options: ReadingOptions, own_file: str
+) -> list[ListedPlane]:
     pixels = image.find("Pixels")
     sizes = {axis: int(pixels.get(f"Size{axis}", 1)) for axis in "CZT"}
     metadata = metadata_of_pixels(pixels)
@@ -153,7 +175,7 @@ def _planes_of(image: Any, index: Path, sample: WellSample | None, options: Read
             channel=names[c] if c < len(names) else f"channel {c}",
             plate=sample.plate if sample else "",
             well=sample.well if sample else "",
-            site=sample.site if sample else title,
+            site=sample.site if sample else own_file or title,
             z=z,
             time=time,
             pixel_size_um=metadata.pixel_size_um,

@@ -37,9 +37,11 @@ def quantize_encoder(graph: Any, images: Sequence[Tensor]) -> Any:
     Source: SmoothQuant (Xiao et al., ICML 2023) and fast bias correction, as NNCF does both.
     """
     import_openvino()  # before NNCF, for the sake of its settings
+    kind = logging.getLoggerClass()
     import nncf
 
-    nncf.set_log_level(logging.ERROR)
+    logging.setLoggerClass(kind)  # NNCF makes its own that of all later loggers
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     inputs = [{"pixel_values": image.numpy()} for image in images]
     with redirect_stdout(sys.stderr):  # NNCF shows how far it is
         return nncf.quantize(
