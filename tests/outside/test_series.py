@@ -160,7 +160,8 @@ def _set_of_files(folder: Path, images: int, prefix: str = "f") -> list[Path]:
     for image in range(images):
         places = "".join(
             f'<TiffData FirstC="{c}" IFD="{c if images > 1 else 0}" PlaneCount="1"><UUID '
-            f'FileName="{prefix}{image if images > 1 else c}.ome.tif">urn:uuid:{image if images > 1 else c}</UUID></TiffData>'
+            f'FileName="{prefix}{image if images > 1 else c}.ome.tif">urn:uuid:{image if images > 1 else c}</UUID>'
+            "</TiffData>"
             for c in range(per_image)
         )
         names = "".join(f'<Channel ID="Channel:{image}:{c}" Name="{name}"/>' for c, name in enumerate(COLOURS))
