@@ -82,8 +82,8 @@ def ending_plainly() -> Iterator[None]:
         code = None
         try:
             yield
-        except ModuleNotFoundError as error:
-            if (message := explain_missing(error.name)) is None:
+        except ImportError as error:  # a public name of a room has the missing library's for its cause
+            if (message := explain_missing(error.name or getattr(error.__cause__, "name", None))) is None:
                 raise
             code = _end(message)
         except EOFError as error:  # of which typer would make "Aborted." without a reason
