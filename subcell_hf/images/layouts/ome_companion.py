@@ -132,7 +132,7 @@ def _describes_others(path: Path) -> bool:
 
 
 def _own_files(images: Iterable[Any]) -> dict[str, str]:
-    """Id of each image that has a file of its own → the file's name without its ending, as if it were read alone."""
+    """Id of each image whose file holds nothing else → the file's name without its ending, as if it were read alone."""
     files = {image.get("ID", ""): {data.get("FileName", "") for data in image.iter("UUID")} for image in images}
     shared = Counter(name for names in files.values() for name in names)
     return {
