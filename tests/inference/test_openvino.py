@@ -1,5 +1,7 @@
 """The encoder on OpenVINO gives what torch gives, and says what it cannot do."""
 
+import subprocess
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,3 +101,22 @@ def test_nothing_is_reported_to_others() -> None:
     from openvino.tools.ovc import telemetry_utils
 
     assert telemetry_utils.tm.__name__ == "openvino.tools.ovc.telemetry_stub"
+
+
+SIGNALS = """
+import faulthandler, gc, signal, subprocess, threading
+from subcell_hf.inference.models.openvino_encoder import openvino_core
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+openvino_core().get_property("CPU", "FULL_DEVICE_NAME")
+thread = threading.Thread(target=gc.collect)
+thread.start()
+thread.join()
+print(subprocess.run(["true"]).returncode, openvino_core() is openvino_core())
+"""
+
+
+def test_signals_are_handled_after_openvino_was_used() -> None:
+    """Its CPU plugin leaves the stack of signal handlers freed where its last core is destroyed."""
+    done = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["0", "True"]), done.stderr

@@ -27,7 +27,7 @@ from subcell_hf.inference.models.openvino_encoder import (
     OPTIMIZATION_FILE,
     compile_graph,
     has_openvino,
-    import_openvino,
+    openvino_core,
     read_optimization,
     trace_to_openvino,
 )
@@ -351,7 +351,7 @@ def _openvino_runs(layer: SubCellLayer) -> dict[str, Callable[[Tensor], Tensor]]
     """Way → forward pass of the layer on OpenVINO, for those that its CPU has instructions for."""
     tokens = torch.zeros(1, _PROBE_TOKENS, layer.layernorm_before.normalized_shape[0])
     graph = trace_to_openvino(_Tokens(layer), {"tokens": tokens})
-    able = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
     def forward(precision: str) -> Callable[[Tensor], Tensor]:
         compiled = compile_graph(graph, "CPU", precision)

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -49,6 +50,16 @@ def import_openvino() -> Any:
     return openvino
 
 
+@cache
+def openvino_core() -> Any:
+    """The one `openvino.Core` of this process, which is never destroyed.
+
+    OpenVINO's CPU plugin gives the thread that loads it a stack for signal handlers, and frees that stack when the last
+    core goes, in whichever thread: the next signal with a handler in Python, such as a child's end, would be fatal.
+    """
+    return import_openvino().Core()
+
+
 def choose_openvino(backend: str, device: str, precision: str = "auto") -> str | None:
     """Decide whether a run uses OpenVINO, and on which of its devices.
 
@@ -76,9 +87,9 @@ def choose_openvino(backend: str, device: str, precision: str = "auto") -> str |
             )
     own = own or "CPU"
     try:
-        import_openvino().Core().get_property(own, "FULL_DEVICE_NAME")
+        openvino_core().get_property(own, "FULL_DEVICE_NAME")
     except RuntimeError as error:
-        there = ", ".join(import_openvino().Core().available_devices)
+        there = ", ".join(openvino_core().available_devices)
         raise InputError(f"OpenVINO cannot use the device {own!r} on this machine; it has {there}.") from error
     return own
 
@@ -158,7 +169,7 @@ def compile_graph(graph: Any, device: str, precision: str) -> Any:
         # Threads that are bound to cores would wait for other processes there.
         settings |= {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "ENABLE_CPU_PINNING": False}
     try:
-        return import_openvino().Core().compile_model(graph, device, settings)
+        return openvino_core().compile_model(graph, device, settings)
     except RuntimeError as error:
         raise InputError(f"OpenVINO cannot run the model on {device}: {one_line(error)}") from error
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from subcell_hf.inference.models.openvino_encoder import compile_graph, import_openvino
+from subcell_hf.inference.models.openvino_encoder import compile_graph, openvino_core
 
 FLOAT_LAYERS = (".*patch_embeddings.*",)
 """Names of converted layers that stay in float: they take a hundredth of the time."""
@@ -36,7 +36,7 @@ def quantize_encoder(graph: Any, images: Sequence[Tensor]) -> Any:
 
     Source: SmoothQuant (Xiao et al., ICML 2023) and fast bias correction, as NNCF does both.
     """
-    import_openvino()  # before NNCF, for the sake of its settings
+    openvino_core()  # before NNCF, whose own cores end
     kind = logging.getLoggerClass()
     import nncf
 
@@ -67,7 +67,7 @@ def choose_float_precision(graph: Any, image: Tensor, device: str = "CPU") -> st
     Returns:
         `"bf16"` if the device has it and is faster with it, else `"fp32"`.
     """
-    if "BF16" not in import_openvino().Core().get_property(device, "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in openvino_core().get_property(device, "OPTIMIZATION_CAPABILITIES"):
         return "fp32"
     ways = {name: compile_graph(graph, device, name) for name in ("fp32", "bf16")}
     times: dict[str, list[float]] = {name: [] for name in ways}

@@ -19,7 +19,13 @@ from subcell_hf.errors import InputError
 from subcell_hf.evaluation.comparison.agreement import Agreement, AgreementLimits, measure_agreement
 from subcell_hf.inference.engine.prepared_cells import prepare_cells
 from subcell_hf.inference.models.loading import CellEncoder, ModelFolder, find_models
-from subcell_hf.inference.models.openvino_encoder import INT8_FILE, OPTIMIZATION_FILE, convert_encoder, import_openvino
+from subcell_hf.inference.models.openvino_encoder import (
+    INT8_FILE,
+    OPTIMIZATION_FILE,
+    convert_encoder,
+    import_openvino,
+    openvino_core,
+)
 from subcell_hf.inference.models.quantization import (
     FLOAT_LAYERS,
     FLOAT_OPERATIONS,
@@ -142,7 +148,7 @@ def optimize_model(
             "calibration": calibrated.facts(str(calibrate)),
             "judged": judged.facts(str(judge if judge is not None else calibrate)),
             "settings": asdict(settings),
-            "machine": f"{import_openvino().Core().get_property('CPU', 'FULL_DEVICE_NAME')}, {platform.machine()}",
+            "machine": f"{openvino_core().get_property('CPU', 'FULL_DEVICE_NAME')}, {platform.machine()}",
             "versions": {name: version(name) for name in _LIBRARIES},
             "files": describe_files(staging, sorted(weights)),
         }
