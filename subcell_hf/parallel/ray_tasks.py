@@ -29,12 +29,14 @@ def check_engine(engine: str) -> None:
 def start_ray() -> Any:
     """The module `ray` with its `data`, connected to the cluster that `RAY_ADDRESS` names, or started here.
 
-    Ray's reports of usage are off unless `RAY_USAGE_STATS_ENABLED` says otherwise.
+    Ray's reports of usage are off unless `RAY_USAGE_STATS_ENABLED` says otherwise; and it replaces `print`, which keeps
+    numba from compiling, only where `RAY_TQDM_PATCH_PRINT` says so.
 
     Raises:
         InputError: If Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
     try:
         import ray
         import ray.data

@@ -75,6 +75,8 @@ def test_a_worker_that_dies_loses_nothing(cluster: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(local.embeddings, ray.embeddings, atol=1e-5)
     np.testing.assert_allclose(local.probabilities, ray.probabilities, atol=1e-5)
     assert (tmp_path / "local" / "skipped.csv").read_bytes() == (tmp_path / "ray" / "skipped.csv").read_bytes()
+    # Ray, which says that a worker died, would put another in its place, and numba compiles nothing that calls that.
+    assert type(print) is type(len)
 
 
 @pytest.mark.slow
