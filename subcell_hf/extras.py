@@ -32,6 +32,7 @@ EXTRAS = {
         "tenacity",
         "tifffile",
         "tqdm",
+        "urllib3",
         "zarr",
     ),
     "train": (

@@ -4,14 +4,14 @@ One definition serves every scale: output pixel i of a window that begins at `st
 `start + (i + 0.5) * scale - 0.5`, in input pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-_ROWS_AT_ONCE = 128  # a block of so many rows stays in the processor's cache
+_ROWS_AT_ONCE = 256  # a block of so many rows stays in the processor's cache
 
 
 def sample_positions(start: float, scale: float, size_px: int) -> npt.NDArray[np.float64]:
@@ -53,14 +53,16 @@ def _cut_windows(
     Linear sampling at scale 2 is the mean of 2 x 2 pixels; which pixels go together depends only on whether a window
     begins on an even or odd row and column. So a plane is halved at most four times instead of once per cell.
     """
-    halved: dict[int, npt.NDArray[Any]] = {}
-    for window, (row, column) in zip(windows, starts, strict=True):
-        if scale == 1:
+    if scale == 1:
+        for window, (row, column) in zip(windows, starts, strict=True):
             _copy_window(plane, row, column, window)
-            continue
+        return
+    odd_rows: dict[int, set[int]] = {}
+    for row, column in starts:
+        odd_rows.setdefault(column % 2, set()).add(row % 2)
+    halved = {odd_column: _halve(plane, odd_column, of_column) for odd_column, of_column in odd_rows.items()}
+    for window, (row, column) in zip(windows, starts, strict=True):
         odd_row, odd_column = row % 2, column % 2
-        if odd_column not in halved:
-            halved[odd_column] = _halve(plane, odd_column)
         _copy_window(halved[odd_column][odd_row], (row + odd_row) // 2, (column + odd_column) // 2, window)
 
 
@@ -73,26 +75,26 @@ def _copy_window(source: npt.NDArray[Any], row: int, column: int, window: npt.ND
         window[..., top - row : bottom - row, left - column : right - column] = source[..., top:bottom, left:right]
 
 
-def _halve(plane: npt.NDArray[Any], odd_column: int) -> npt.NDArray[Any]:
+def _halve(plane: npt.NDArray[Any], odd_column: int, odd_rows: Collection[int]) -> dict[int, npt.NDArray[Any]]:
     """Mean of 2 x 2 pixels, with zeros around the plane.
 
     Args:
         plane: `[height, width]`.
         odd_column: 1 for blocks that begin one column before the plane, 0 for blocks that begin with it.
+        odd_rows: The same of rows; 0, 1 or both.
 
     Returns:
-        `[2, height // 2 + 1, (width + odd_column + 1) // 2]`: blocks that begin with the plane's first row, and blocks
-        that begin one row before it.
+        For each of `odd_rows`, `[height // 2 + 1, (width + odd_column + 1) // 2]`.
     """
-    height, width = plane.shape
-    halved = np.empty((2, height // 2 + 1, (width + odd_column + 1) // 2), plane.dtype)
-    for row in range(0, halved.shape[1], _ROWS_AT_ONCE):
-        even, odd = halved[:, row : row + _ROWS_AT_ONCE]
-        block = np.zeros((2 * len(even) + 1, 2 * halved.shape[2]), plane.dtype)
+    height, width = (plane.shape[0] + 2) // 2, (plane.shape[1] + odd_column + 1) // 2
+    halved = {odd_row: np.empty((height, width), plane.dtype) for odd_row in odd_rows}
+    for row in range(0, height, _ROWS_AT_ONCE):
+        block = np.zeros((2 * min(_ROWS_AT_ONCE, height - row) + 1, 2 * width), plane.dtype)
         _copy_window(plane, 2 * row - 1, -odd_column, block)
         pairs = _add_neighbours(block)
-        even[...] = _quarter(pairs[1::2] + pairs[2::2])
-        odd[...] = _quarter(pairs[:-1:2] + pairs[1::2])
+        for odd_row, half in halved.items():
+            total = pairs[1 - odd_row : -1 : 2] + pairs[2 - odd_row :: 2]
+            half[row : row + _ROWS_AT_ONCE] = _quarter(total)
     return halved
 
 
@@ -169,13 +171,16 @@ def nearest_window(
         `[size_px, size_px]` bool. A sample half way between two pixels takes the first.
     """
     window = np.zeros((size_px, size_px), np.bool_)
-    targets, sources = [], []
+    targets, sources = list[slice](), list[npt.NDArray[np.int64]]()
     for axis in (0, 1):
         nearest = np.ceil(sample_positions(start[axis], scale, size_px) - 0.5).astype(np.int64) - origin[axis]
-        inside = np.flatnonzero((nearest >= 0) & (nearest < mask.shape[axis]))
-        targets.append(inside)
-        sources.append(nearest[inside])
-    window[np.ix_(*targets)] = mask[np.ix_(*sources)]
+        first, last = np.searchsorted(nearest, (0, mask.shape[axis]))
+        targets.append(slice(first, last))
+        sources.append(nearest[first:last])
+    if all(map(len, sources)):
+        # At a whole scale, every so many pixels are taken, which needs no list of them.
+        places = [slice(int(one[0]), int(one[-1]) + 1, int(scale)) for one in sources] if scale == int(scale) else None
+        window[*targets] = mask[np.ix_(*sources)] if places is None else mask[*places]
     return window
 
 
@@ -187,8 +192,10 @@ def dilate(mask: npt.NDArray[np.bool_], radius_px: int) -> npt.NDArray[np.bool_]
         radius_px: At least 0.
 
     Returns:
-        `[height + 2 · radius, width + 2 · radius]`.
+        `[height + 2 · radius, width + 2 · radius]`; with a radius of 0 the mask itself.
     """
+    if not radius_px:
+        return mask
     grown = np.pad(mask, ((0, 2 * radius_px), (0, 2 * radius_px)))
     for axis in (0, 1):
         lines = grown if axis == 0 else grown.T

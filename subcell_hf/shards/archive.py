@@ -121,7 +121,9 @@ def encode_field(
         InputError: If the field differs from the format, a cell id occurs twice, or a location is unknown.
     """
     _check_format(crops, crop_format)
-    order = [crops.channels.index(channel) for channel in crop_format.channels]
+    order: slice | list[int] = slice(None)  # makes no copy
+    if crops.channels != crop_format.channels:
+        order = [crops.channels.index(channel) for channel in crop_format.channels]
     ids = [str(record["cell_id"]) for record in crops.cells]
     twice = sorted({name for name in ids if ids.count(name) > 1})
     if twice:

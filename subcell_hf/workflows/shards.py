@@ -149,7 +149,7 @@ def shard_published_cells(
             `"none"`.
         settings: Size of the shards, locations, fractions and seed of new splits; its `split_by` is replaced.
         crop: Sizes of the crops; None: those of the published models' training.
-        workers: Number of processes, each with 32 requests at a time.
+        workers: Number of processes, each with 64 requests at a time.
         strict: Whether to stop at the first cell that cannot be used.
         progress: Whether to show progress on stderr.
         engine: `"local"`, or `"ray"`.

@@ -22,8 +22,8 @@ from subcell_hf.storage.downloads.cached_files import keep_current
 from subcell_hf.storage.records import sha256_of
 from subcell_hf.types import FieldCrops
 
-THREADS = 32
-"""Cells that a process fetches and cuts at a time."""
+THREADS = 64
+"""Files that a process fetches at a time."""
 
 _METADATA_FILE = "metadata.csv"
 
@@ -43,7 +43,7 @@ class PublishedCrops:
         split_antibodies: Only the cells of these antibodies; None: all.
         settings: Sizes of the crops; None: those of the published models' training.
         classes: Names of locations; others are moved to the column `other_locations`. None: all stay.
-        threads: Cells that are fetched at a time.
+        threads: Files that are fetched at a time.
     """
 
     place: str
@@ -106,7 +106,9 @@ class PublishedCrops:
         pixels = np.empty((len(parts), len(CHANNELS), edge, edge), np.uint8)
         masks = np.empty((len(parts), edge, edge), np.bool_)
         for position, part in enumerate(parts):
-            pixels[position], masks[position] = part.pixels[0], part.cell_masks[0]
+            order = [part.channels.index(channel) for channel in CHANNELS]
+            np.take(part.pixels[0], order, axis=0, out=pixels[position], mode="clip")  # "raise" makes a copy first
+            masks[position] = part.cell_masks[0]
         records = tuple(part.cells[0] for part in parts)
         return FieldCrops(name, pixels, masks, CHANNELS, size_um, records, skipped)
 

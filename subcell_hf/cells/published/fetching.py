@@ -1,12 +1,17 @@
-"""One published cell: its two files fetched, checked and cut, in threads ahead of who asks for it."""
+"""One published cell: its two files fetched, checked and cut, ahead of who asks for it.
+
+Many threads wait for the server; few decode and cut, as many as there are cores, so that what they work on stays in the
+processor's caches.
+"""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import fsspec.core
 import numpy as np
 import numpy.typing as npt
 
@@ -18,22 +23,23 @@ from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.decoders.png_planes import decode_png_planes, png_shape
 from subcell_hf.images.tables import CellBox
 from subcell_hf.ontology import CHANNEL_STAINS
+from subcell_hf.parallel.cores import usable_cores
+from subcell_hf.parallel.freed_memory import keep_freed_memory
 from subcell_hf.parallel.read_ahead import ReadAhead
+from subcell_hf.storage.downloads.kept_connections import KeptConnections
 from subcell_hf.storage.downloads.persistence import read_persistently
 from subcell_hf.types import FieldCrops, FieldOfView
 
 CHANNELS = tuple(CHANNEL_STAINS)
 """Channels of the crops that are handed out, in SubCell's order."""
 
-_CELLS_AHEAD = 96
+_FILES_AHEAD = 128
+_CELLS_AHEAD = 32
+_REMEMBERED_RECORDS = 256
 _INSIDE = 255
 _LOCATIONS = "locations"
 OTHER_LOCATIONS = "other_locations"
 """Column of a cell's locations that are no classes."""
-
-_SILENCE_S = 60.0
-_ASK_AGAIN = frozenset({408, 425, 429})
-"""HTTP answers that say to ask again later, though their numbers blame the request."""
 
 
 class CutCell(NamedTuple):
@@ -43,11 +49,13 @@ class CutCell(NamedTuple):
         name: Its id, `<plate>_<well>_<sample>_<number>`.
         crops: The cell alone; None where it cannot be used.
         reason: Why.
+        file_bytes: Size of its files; 0 where it cannot be used.
     """
 
     name: str
     crops: FieldCrops | None
     reason: str = ""
+    file_bytes: int = 0
 
 
 class _Decoded(NamedTuple):
@@ -88,7 +96,7 @@ class CellFetcher:
         cells: The table of the cells.
         settings: How to cut.
         classes: Names of locations; others are moved to the column `other_locations`. None: all stay.
-        threads: Cells that are fetched at a time.
+        threads: Files that are fetched at a time.
     """
 
     def __init__(
@@ -101,13 +109,17 @@ class CellFetcher:
     ) -> None:
         self._cells, self._settings = cells, settings
         self._classes = None if classes is None else frozenset(classes)
-        self._filesystem, self._root = _open(place)
-        self._quoted = "://" in self._root
-        self._ahead = ReadAhead(self._cut, threads, max(_CELLS_AHEAD, threads))
+        self._place, self._read_file = place, _reader(place, threads)
+        self._record = lru_cache(_REMEMBERED_RECORDS)(lambda row: cells.records(range(row, row + 1))[0])
+        self._files = ReadAhead(self._fetch, threads, max(_FILES_AHEAD, 2 * threads))
+        self._cut_cells = ReadAhead(self._cut, usable_cores(), _CELLS_AHEAD)
+        keep_freed_memory()
 
     def announce(self, rows: Iterable[int]) -> None:
         """Begin to fetch cells that will be asked for next, in order."""
-        self._ahead.announce(rows)
+        rows = list(rows)
+        self._files.announce(name for row in rows for name in _file_names(self._record(row)))
+        self._cut_cells.announce(rows)
 
     def take(self, rows: range) -> list[CutCell]:
         """Cells by their rows of the table.
@@ -115,32 +127,21 @@ class CellFetcher:
         Raises:
             UnreachableError: If the files cannot be reached.
         """
-        if rows and not self._ahead.knows(rows[0]):
-            self._ahead.announce(rows)
-        return [self._ahead.take(row) for row in rows]
+        if rows and not self._cut_cells.knows(rows[0]):
+            self.announce(rows)
+        return [self._cut_cells.take(row) for row in rows]
 
     def measure(self, rows: range) -> MeasuredRate:
         """Fetch and cut cells for their size and time alone."""
-        ahead = ReadAhead(self._measure, len(rows), len(rows))
         begun = time.perf_counter()
-        ahead.announce(rows)
-        sizes = [ahead.take(row) for row in rows]
-        return MeasuredRate(len(rows), sum(sizes), time.perf_counter() - begun)
-
-    def _measure(self, row: int) -> int:
-        """Size in bytes of a cell's files; 0 where it cannot be used."""
-        try:
-            content = self._fetch(self._record(row))
-            _decode(*content, self._record(row), self._settings)
-        except FieldError:
-            return 0
-        return sum(map(len, content))
+        size_bytes = sum(cell.file_bytes for cell in self.take(rows))
+        return MeasuredRate(len(rows), size_bytes, time.perf_counter() - begun)
 
     def _cut(self, row: int) -> CutCell:
-        record = self._record(row)
+        record = dict(self._record(row))
         name = f"{record[FIELD]}_{record.get(NUMBER, '')}"
         try:
-            found = self._read(record)
+            found, file_bytes = self._read(record)
         except FieldError as error:
             return CutCell(name, None, str(error))
         record |= {
@@ -155,32 +156,30 @@ class CellFetcher:
         }
         box = replace(found.box, top=found.box.top - found.origin[0], left=found.box.left - found.origin[1])
         crops = cut_cells(found.window, [Cell(box, (box.top, box.left), found.inside, record)], self._settings)
-        order = [crops.channels.index(channel) for channel in CHANNELS]
-        return CutCell(name, replace(crops, pixels=crops.pixels[:, order], channels=CHANNELS))
+        return CutCell(name, crops, file_bytes=file_bytes)
 
-    def _record(self, row: int) -> dict[str, Any]:
-        return self._cells.records(range(row, row + 1))[0]
-
-    def _read(self, record: Mapping[str, Any]) -> "_Decoded":
-        """A cell's decoded files; what is damaged may have been damaged on its way, and is fetched once more."""
-        content = self._fetch(record)
+    def _read(self, record: Mapping[str, Any]) -> tuple["_Decoded", int]:
+        """A cell's decoded files and their size; what was damaged on its way is fetched once more."""
+        names = _file_names(record)
+        image, mask = map(self._files.take, names)
         try:
-            return _decode(*content, record, self._settings)
+            return _decode(image, mask, record, self._settings), len(image) + len(mask)
         except FieldError:
-            return _decode(*self._fetch(record), record, self._settings)
+            image, mask = map(self._fetch, names)
+            return _decode(image, mask, record, self._settings), len(image) + len(mask)
 
-    def _fetch(self, record: Mapping[str, Any]) -> tuple[bytes, bytes]:
-        """The files of image and mask, both asked for at once."""
-        paths = [f"{self._root}/{name}" for name in _file_names(record, quoted=self._quoted)]
+    def _fetch(self, name: str) -> bytes:
+        """One file."""
+        where = f"{self._place}/{name}"
 
-        def read() -> tuple[bytes, bytes]:
-            image, mask = self._filesystem.cat_ranges(paths, [None, None], [None, None], on_error="return")
-            for path, found in zip(paths, (image, mask), strict=True):
-                if isinstance(found, Exception):
-                    raise _explained(found, path)
-            return image, mask
+        def read() -> bytes:
+            try:
+                return self._read_file(name)
+            except (FileNotFoundError, PermissionError) as error:
+                reason = error.strerror or error
+                raise FieldError(f"{where} is not there ({reason}). The other cells are not affected.") from error
 
-        return read_persistently(read, paths[0])
+        return read_persistently(read, where)
 
     def _sort_locations(self, locations: str) -> dict[str, str]:
         """Locations that are classes, and the others."""
@@ -190,37 +189,23 @@ class CellFetcher:
         return {_LOCATIONS: ";".join(known), **({OTHER_LOCATIONS: ";".join(others)} if others else {})}
 
 
-def _open(place: str) -> tuple[Any, str]:
-    """The file system of an address or folder, and the path in it."""
-    options = {}
-    if place.startswith(("https://", "http://")):
-        import aiohttp  # a tenth of a second that other inputs save
-
-        # Proxies as the environment says; no limit to a slow transfer, but to a silent one.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
-        options = {"client_kwargs": {"trust_env": True, "timeout": timeout}}
-    filesystem, root = fsspec.core.url_to_fs(place, **options)
-    return filesystem, str(root)
+def _reader(place: str, threads: int) -> Callable[[str], bytes]:
+    """Reads a file of an address or folder by its name there."""
+    if not place.startswith(("https://", "http://")):
+        return lambda name: Path(place, name).read_bytes()
+    server = KeptConnections(place, threads)
+    return lambda name: server.read(f"{place}/{quote(name)}")
 
 
-def _file_names(record: Mapping[str, Any], *, quoted: bool) -> tuple[str, str]:
-    plate, name = record.get("plate", ""), f"{record[FIELD]}_{record.get(NUMBER, '')}"
-    files = (f"{plate}/{name}_cell_image.png", f"{plate}/{name}_cell_mask.png")
-    return (quote(files[0]), quote(files[1])) if quoted else files
-
-
-def _explained(error: Exception, path: str) -> Exception:
-    """What a failed request means: the file is not there, or the network or server is at fault."""
-    status = getattr(error, "status", 0)
-    if isinstance(error, FileNotFoundError | PermissionError) or (400 <= status < 500 and status not in _ASK_AGAIN):
-        code = f" (HTTP {status})" if status else ""
-        return FieldError(f"{path} is not there{code}. The other cells are not affected.")
-    return error
+def _file_names(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The names of image and mask."""
+    stem = f"{record.get('plate', '')}/{record[FIELD]}_{record.get(NUMBER, '')}_cell"
+    return f"{stem}_image.png", f"{stem}_mask.png"
 
 
 def _decode(image: bytes, mask: bytes, record: Mapping[str, Any], settings: CropSettings) -> _Decoded:
     facts = published_cell_facts()
-    image_name, mask_name = _file_names(record, quoted=False)
+    image_name, mask_name = _file_names(record)
     samples = len(facts.channels_of_rgba)
     values, shape = decode_png_planes(mask, 1, mask_name)[0], png_shape(image, samples, image_name)
     if shape != values.shape:
@@ -239,12 +224,13 @@ def _decode(image: bytes, mask: bytes, record: Mapping[str, Any], settings: Crop
 
 def _cell_of(values: npt.NDArray[np.uint8], name: str) -> tuple[CellBox, npt.NDArray[np.bool_]]:
     """The box of a mask's cell, and the mask within it."""
-    if not values.any() or ((values + 1) > 1).any():  # 255 + 1 is 0
+    is_inside = values == _INSIDE
+    found = np.count_nonzero(is_inside)
+    if not found or found != np.count_nonzero(values != 0):
         raise FieldError(
             f"{name} has values from {values.min()} to {values.max()}, expected 0 outside of the cell and {_INSIDE} in "
             "it."
         )
-    rows, columns = np.flatnonzero(values.any(axis=1)), np.flatnonzero(values.any(axis=0))
+    rows, columns = np.flatnonzero(is_inside.any(axis=1)), np.flatnonzero(is_inside.any(axis=0))
     box = CellBox(1, int(rows[0]), int(columns[0]), int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1)
-    inside = values[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] == _INSIDE
-    return box, inside
+    return box, is_inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

@@ -7,7 +7,6 @@ wanted is summed. Files with other filters are decoded by libpng. `benchmarks/pu
 
 import struct
 import threading
-import zlib
 from collections.abc import Iterator
 
 import imagecodecs
@@ -75,13 +74,13 @@ def decode_png_planes(
         raise FieldError(f"{where} is a damaged PNG: {error}. Download it again.") from error
     if len(unpacked) != lines.size:
         raise FieldError(f"{where} is a damaged PNG: it holds {len(unpacked)} bytes, expected {lines.size}.")
-    pixels = lines[:, 1:].reshape(height, width, samples)[rows]
     if (lines[:, 0] != _DIFFERENCES).any():
-        pixels = imagecodecs.png_decode(data).reshape(height, width, -1)[rows]
-    else:
-        differences = pixels[:, : columns.stop]
-        imagecodecs.delta_decode(differences, axis=1, out=differences)
-    return np.asarray(pixels[:, columns].transpose(2, 0, 1).copy())
+        pixels = imagecodecs.png_decode(data).reshape(height, width, -1)[rows, columns]
+        return np.asarray(pixels.transpose(2, 0, 1).copy())
+    differences = lines[:, 1:].reshape(height, width, samples)[rows, : columns.stop]
+    planes = np.empty((samples, *differences.shape[:2]), np.uint8)
+    imagecodecs.delta_decode(differences, axis=1, out=planes.transpose(1, 2, 0))
+    return planes[:, :, columns]
 
 
 class _Scratch(threading.local):
@@ -101,17 +100,18 @@ _scratch = _Scratch()
 
 def _chunks(data: bytes, where: str) -> Iterator[tuple[bytes, memoryview]]:
     """Kind and content of every chunk, compared with its checksum."""
-    view, position, kind = memoryview(data), len(_SIGNATURE), b""
+    position, kind = len(_SIGNATURE), b""
     if data[:position] != _SIGNATURE:
         raise FieldError(f"{where} is no PNG: it begins with {data[:12]!r}. Download it again.")
     while kind != b"IEND":
-        end = position + 8 + int.from_bytes(view[position : position + 4], "big")
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
         if end + 4 > len(data):
             raise FieldError(f"{where} is a truncated PNG of {len(data):,} bytes. Download it again.")
-        kind = bytes(view[position + 4 : position + 8])
-        if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+        chunk = data[position + 4 : end]
+        kind = chunk[:4]
+        if imagecodecs.deflate_crc32(chunk) != int.from_bytes(data[end : end + 4], "big"):
             raise FieldError(
                 f"{where} is a damaged PNG: the checksum of its chunk at byte {position} differs. Download it again."
             )
-        yield kind, view[position + 8 : end]
+        yield kind, memoryview(chunk)[4:]
         position = end + 4
