@@ -30,17 +30,22 @@ _LIKE_A_MASK = re.compile(
     r"(?:masks?|labels?|lbl|seg|segmentation|segmented|simple segmentation|object predictions)",
     re.IGNORECASE,
 )
+MICRO_MANAGER_STEM = re.compile(r"img_\d{9}_.*_\d{3}|img(?:_(?:channel|position|time|z)\d{3,9})+")
+"""Names of separate images: time, channel and Z-plane in version 1.4, indices with their axes in version 2."""
+
 _LAYOUTS = {
     "Phenix and Operetta": (
         "Index.idx.xml", re.compile(r"r\d+c\d+f\d+p\d+(?:rc\d+)?-ch\d+(?:sk\d+|fk\d+|fl\d+)*|\d{6}-\d+-\d{9}")
     ),
     "ImageXpress": ("the .HTD", re.compile(r".*[A-P]\d\d_s\d+_w\d[0-9A-F-]*")),
+    "ImageXpress HCS.ai": ("the .jdce", re.compile(r".*_t\d+_[A-P]\d\d_s\d+_w\d+_z\d+")),
     "CellVoyager": (
         "MeasurementData.mlf and MeasurementDetail.mrf",
         re.compile(r".*T\d{4}F\d{3}L\d\dA\d\dZ\d\dC\d\d|W\d{4}F\d{4}T\d{4}Z\d{3}C\d+"),
     ),
     "IN Cell": ("the .xdce", re.compile(r".*\(fld \d+ wv .+\)")),
     "scanR": ("metadata.ome.xml", re.compile(r"[A-Z]{1,2}\d+--W\d+--P\d+--Z\d+--T\d+--.+")),
+    "Micro-Manager": ("metadata.txt", MICRO_MANAGER_STEM),
 }  # fmt: skip
 
 

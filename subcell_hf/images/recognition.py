@@ -18,6 +18,7 @@ from subcell_hf.images.layouts import (
     hcsai,
     imagexpress,
     incell,
+    micromanager,
     named_files,
     ome_companion,
     scanr,
@@ -33,8 +34,9 @@ from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.tables import open_table
 from subcell_hf.storage.foreign_tables import ForeignTable
 
+_MODULES = (harmony, harmony_names, cellvoyager, incell, hcsai, scanr, imagexpress, cm4ai, micromanager)
 LAYOUTS: tuple[Layout, ...] = (
-    *(module.LAYOUT for module in (harmony, harmony_names, cellvoyager, incell, hcsai, scanr, imagexpress, cm4ai)),
+    *(module.LAYOUT for module in _MODULES),
     *ome_companion.LAYOUTS,
     *named_files.LAYOUTS,
 )

@@ -1,5 +1,6 @@
 """Names of exports of microscopes' programs, and kinds of files that are not read: listed, or refused by name."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -225,12 +226,45 @@ def test_files_that_are_no_images_say_what_to_give(file: str, said: str, tmp_pat
         assert said in str(raised.value)
 
 
+def test_separate_images_of_micro_manager_1(tmp_path: Path) -> None:
+    """Names of channels and time points of every image, as version 1.4 writes them; the calibration may be missing."""
+    summary = {"Summary": {"ChNames": ["DAPI", "GFP"], "PixelSize_um": 0}}
+    for position in ("Pos0", "Pos1"):
+        (tmp_path / "run_1" / position).mkdir(parents=True)
+        described: dict[str, object] = dict(summary)
+        for time in (0, 1):
+            for number, channel in enumerate(("DAPI", "GFP")):
+                file = f"img_{time:09d}_{channel}_000.tif"
+                described[f"FrameKey-{time}-{number}-0"] = {
+                    "FileName": file, "Channel": channel, "PositionName": position, "PixelSizeUm": 0.0,
+                    "XPositionUm": 12.5, "YPositionUm": -4,
+                }  # fmt: skip
+                tifffile.imwrite(tmp_path / "run_1" / position / file, PIXELS + number + 10 * time)
+        (tmp_path / "run_1" / position / "metadata.txt").write_text(json.dumps(described))
+    options = ReadingOptions(pixel_size_um=0.3, channel_mapping={"DAPI": "blue", "GFP": "green"})
+    found = list_fields(tmp_path, options)
+    assert found.layout == "Micro-Manager (separate image files)"
+    assert [field.name for field in found.fields] == [f"run_1_Pos{n}_t{t}" for n in (0, 1) for t in (0, 1)]
+    np.testing.assert_array_equal(found.fields[1].read().pixels, [PIXELS + 10, PIXELS + 11])
+    assert found.fields[1].metadata["stage_x_um"] == "12.5"
+    (tmp_path / "run_1" / "Pos1" / "img_000000001_GFP_000.tif").unlink()
+    assert "1 of 2 listed planes is not on the disk" in str(list_fields(tmp_path, options).fields[3].listed.problem)
+    assert "pixel size is unknown" in str(list_fields(tmp_path).fields[0].describe().problem)
+    whole = (tmp_path / "run_1" / "Pos1" / "metadata.txt").read_text()
+    (tmp_path / "run_1" / "Pos1" / "metadata.txt").write_text(whole[:-40])
+    names = [field.name for field in list_fields(tmp_path, options).fields]
+    assert names == ["Pos1-metadata.txt", "run_1_Pos0_t0", "run_1_Pos0_t1"]
+
+
 @pytest.mark.parametrize(
     ("file", "index"),
     [
         ("W0001F0001T0001Z001C1.tif", "MeasurementData.mlf"),
         ("r01c01f01p01rc2-ch1sk1fk1fl1.tiff", "Index.idx.xml"),
         ("001001-1-001001001.tif", "Index.idx.xml"),
+        ("run_t0_B02_s0_w1_z0.tif", "the .jdce"),
+        ("img_000000000_DAPI_000.tif", "metadata.txt"),
+        ("img_channel000_position000_time000000000_z000.tif", "metadata.txt"),
     ],
 )
 def test_images_that_need_an_index_say_which(file: str, index: str, tmp_path: Path) -> None:

@@ -91,6 +91,21 @@ def expected(plate: Plate, model: Path, tmp_path_factory: pytest.TempPathFactory
     return dict(found)
 
 
+def test_chunks_that_are_not_stored_are_counted_in_the_table(plate: Plate, model: Path, tmp_path: Path) -> None:
+    """Which fields lack some, and how many, is a column of the embeddings."""
+    planes = {colour: pixels.copy() for colour, pixels in plate["B02", 1].items()}
+    for pixels in planes.values():
+        pixels[256:, 256:] = 0  # the last of 3 x 3 chunks, which zarr does not store then
+        pixels[0, 0] = 0
+    LAYOUTS["OME-Zarr"].write(tmp_path, {("B02", 1): planes, ("B02", 2): plate["B02", 2]})
+    options = [word for colour, dye in DYES.items() for word in ("--channel-mapping", f"{dye}={colour}")]
+    with pytest.warns(UserWarning, match="are not stored and are read as 0"):
+        embed(tmp_path / f"{PLATE}.zarr", options, model, tmp_path / "out")
+    table = parquet.read_table(tmp_path / "out" / "embeddings.parquet").to_pandas()
+    said = table.groupby("site")["chunks_missing"].agg(lambda values: set(values.dropna()))
+    assert said.to_list() == [{"2 of 18"}, set()]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_layout_gives_the_embeddings_of_its_twin(

@@ -262,6 +262,24 @@ def write_portable(folder: Path, plate: Plate) -> None:
     (folder / "path_list.csv").write_text("\n".join(lines) + "\n")
 
 
+def write_micromanager(folder: Path, plate: Plate, version: int = 2) -> None:
+    """Micro-Manager's separate image files: a folder for each position, labelled by its generator of plates."""
+    for (well, site), planes in plate.items():
+        label = f"{well[0]}{int(well[1:])}-Site_{site}"
+        described: dict[str, Any] = {"Summary": {"ChNames": list(DYES.values()), "Prefix": PLATE}}
+        for channel, (colour, pixels) in enumerate(planes.items()):
+            said = {"PositionName": label, "PixelSizeUm": PIXEL_UM, "XPositionUm": 10.5 * site, "YPositionUm": -3.0}
+            if version == 1:
+                name = f"img_000000000_{DYES[colour]}_000.tif"
+                described[f"FrameKey-0-{channel}-0"] = {**said, "Channel": DYES[colour], "FileName": name}
+            else:
+                name = f"img_channel{channel:03d}_position{site:03d}_time000000000_z000.tif"
+                described[f"Coords-{label}/{name}"] = {"FrameIndex": 0, "ChannelIndex": channel, "SliceIndex": 0}
+                described[f"Metadata-{label}/{name}"] = {**said, "FileName": f"{label}/{name}"}
+            save_tiff(folder / PLATE / label / name, pixels)
+        (folder / PLATE / label / "metadata.txt").write_text(json.dumps(described, indent=2))
+
+
 SIZE = ("--pixel-size-um", str(PIXEL_UM))
 LAYOUTS: dict[str, WrittenLayout] = {
     "Harmony 5": WrittenLayout(write_harmony_v5, DYES),
@@ -275,6 +293,7 @@ LAYOUTS: dict[str, WrittenLayout] = {
     ),
     "IN Cell": WrittenLayout(write_incell, dict(zip(DYES, FILTERS, strict=True))),
     "scanR": WrittenLayout(write_scanr, DYES),
+    "Micro-Manager": WrittenLayout(write_micromanager, DYES),
     "Gen5": WrittenLayout(_named(f"{PLATE}/{{short}}_01_{{channel}}_{{site}}_{{dye}}_001.tif"), DYES, SIZE),
     "Cellomics": WrittenLayout(_named("AS_{dye}_0901_{well}f0{site}d{zero}.tif"), {"blue": "d0", "green": "d1"}, SIZE),
     "Incucyte": WrittenLayout(_named(f"{PLATE}/{{dye}}_{{short}}_{{site}}_00d00h00m.tif"), DYES, SIZE),
