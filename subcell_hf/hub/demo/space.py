@@ -41,6 +41,7 @@ _EXAMPLES = ("Mitochondria", "Nucleoli", "Golgi apparatus", "Plasma membrane", "
 _MOST_REFERENCE_CELLS = 1500
 _PYTHON = "3.11"
 """The Hub's own default, 3.10, is older than what the model's code is written for."""
+# A Space is built anew months later, so torch and transformers have the newest tested versions as their upper limits.
 _REQUIREMENTS = """\
 # The wheels of PyPI bring gigabytes of CUDA, of which a Space on a CPU has no use.
 --extra-index-url https://download.pytorch.org/whl/cpu
@@ -50,8 +51,8 @@ jinja2>=3.1
 numpy>=1.26
 pillow>=10
 tifffile>=2024.8
-torch>=2.6
-transformers>=5.18
+torch>=2.6,<2.14
+transformers>=5.18,<5.24
 # To outline the cells of whole fields of view, add: subcell-hf[data]
 """
 
