@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class FolderContent:
         problems: File or folder → why it could not even be listed; there may be images behind it.
         unused: File or folder → why it is left out on purpose.
         documents: All other files: indices, tables and notes.
-        names: Folder → the names of everything in it, also of what is left out.
+        names: Folder → the name of everything in it, also of what is left out → its place.
         linked: Folders in which two names may mean one file.
     """
 
@@ -47,14 +48,17 @@ class FolderContent:
     problems: dict[Path, str] = field(default_factory=dict)
     unused: dict[Path | FilePlace, str] = field(default_factory=dict)
     documents: list[FilePlace] = field(default_factory=list)
-    names: dict[str, frozenset[str]] = field(default_factory=dict)
+    names: dict[str, dict[str, FilePlace]] = field(default_factory=dict)
     linked: set[str] = field(default_factory=set)
 
     @cached_property
     def shapes(self) -> Counter[str]:
         """The names of images with `0` for every digit → how many have them: a plate has few, of thousands of names."""
-        names = "\0".join([image.name for image in self.images])  # no name has that character
-        return Counter(names.translate(_DIGITS).split("\0")) if names else Counter()
+        counted = Counter[str]()
+        for _, images in groupby(self.images, attrgetter("folder")):
+            names = "\0".join([image.name for image in images])  # no name has that character
+            counted.update(names.translate(_DIGITS).split("\0"))
+        return counted
 
 
 @garbage_kept()
@@ -100,11 +104,11 @@ def _list_one(parent: Path, may_be_output: bool, content: FolderContent, links: 
         content.problems[parent] = f"The folder {parent} cannot be listed: {error.strerror}."
         return
     folder = str(parent)
-    content.names[folder] = names = frozenset([entry.name for entry in entries])
+    content.names[folder] = places = {entry.name: FilePlace(folder, entry.name) for entry in entries}
     # Asked of all names at once, as a plate has tens of thousands.
-    together = "".join(names)
+    together = "".join(places)
     are_legible, may_be_thumbnails = legible(together) == together, "thumb" in together.lower()
-    if may_be_output and not names.isdisjoint(_OUTPUT_FILES):
+    if may_be_output and any(name in places for name in _OUTPUT_FILES):
         return
     if len({entry.inode() for entry in entries}) < len(entries) or any(entry.is_symlink() for entry in entries):
         content.linked.add(folder)
@@ -112,7 +116,7 @@ def _list_one(parent: Path, may_be_output: bool, content: FolderContent, links: 
         name = entry.name
         if is_system_file(name):
             continue
-        place = FilePlace(folder, name)
+        place = places[name]
         kind: list[FilePlace] | None = None
         if _is_folder(entry):
             if name.lower().endswith(_ZARR) or is_zarr_folder(place.path):

@@ -163,6 +163,8 @@ def name_apart(listed: Iterable[ListedField]) -> list[ListedField]:
         listed: Fields of one input, with their folders.
     """
     listed = list(listed)
+    if len({item.name for item in listed}) == len(listed):
+        return listed
     by_name: dict[str, list[ListedField]] = {}
     for item in listed:
         by_name.setdefault(item.name, []).append(item)
@@ -218,6 +220,9 @@ def _is_copy(one: ListedField, other: ListedField) -> bool:
 
 def refuse_duplicates(listed: Iterable[ListedField]) -> list[ListedField]:
     """Mark every field whose name occurs more than once, because the name is ambiguous."""
+    listed = list(listed)
+    if len({item.name for item in listed}) == len(listed):
+        return listed
     by_name: dict[str, list[ListedField]] = {}
     for item in listed:
         by_name.setdefault(item.name, []).append(item)

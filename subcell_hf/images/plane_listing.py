@@ -144,7 +144,9 @@ def list_plates(
                 )
             owners[plate.plate] = index
             found = found or bool(plate.planes)
-            yield replace(plate, pixel_size_from=size_from or index.name, size_wins=size_wins)
+            plate = replace(plate, pixel_size_from=size_from or index.name, size_wins=size_wins)
+            yield plate
+            del plate  # before the next one is read
             continue
         first_problem = first_problem or problem
         yield PlaneListing(problems={SEPARATORS.sub("-", os.path.relpath(index, parent)): problem})

@@ -24,8 +24,8 @@ _DECLARED = re.compile(rb"""^<\?xml[^>]*encoding=["']([A-Za-z0-9._-]+)["']""")
 # Values as they are written, without what a parser would change or refuse.
 _CONTROLS = r"\x00-\x1f\ufffe\uffff"
 _TEXT = r"[^<>&\x00-\x08\x0b-\x1f\ufffe\uffff]*+"
-_PIECE = re.compile(r"""<(/?)([^\s/>!?]+)((?:\s+[^\s=/>]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*)(/?)>([^<]*)""")
-_ATTRIBUTE = re.compile(r"""(\s+)([^\s=]+)(\s*=\s*)("[^"]*"|'[^']*')""")
+_MARKUP = re.compile(r"(<(/?)([^\s<>/!?]+)[^<>]*?(/?)>)")
+_VALUE = re.compile(r"""(["']).*?\1""")
 _MOST_SHAPES = 8
 
 
@@ -176,20 +176,17 @@ class _Shape:
 
 def _shape_of(text: str, record: XmlRecord, wanted: Collection[str]) -> _Shape | None:
     """The shape of a record, given as it is written and as it was parsed; None where it is not plain elements."""
-    pattern, texts, depth, end = r"[ \t\r\n]*+", list[str](), 0, 0
-    for piece in _PIECE.finditer(text):
-        if piece.start() != end:
-            return None
-        end = piece.end()
-        closing, name, said, empty, _ = piece.groups()
-        plain = name.rpartition(":")[2]
+    pattern, texts, depth = r"[ \t\r\n]*+", list[str](), 0
+    for tag, closing, name, empty in _MARKUP.findall(text):
+        plain, is_root, written = name.rpartition(":")[2], not (depth or closing), re.escape(tag)
+        pattern += _VALUE.sub(_pattern_of_value, written) if is_root else written
         is_wanted = not closing and depth == 1 and plain in wanted and plain not in texts
         texts += [plain] if is_wanted else []
-        is_root = not depth and not closing
-        pattern += f"<{closing}{re.escape(name)}{_pattern_of_attributes(said, grouped=is_root)}{empty}>"
         depth += 0 if empty else -1 if closing else 1
-        value = "" if empty else _TEXT
-        pattern += f"({value})" + (_TEXT if empty else "") if is_root or is_wanted else _TEXT if depth else ""
+        if is_wanted and empty:
+            pattern += f"(){_TEXT}"
+        elif depth:
+            pattern += f"({_TEXT})" if is_root or is_wanted else _TEXT
     shape = _Shape(re.compile(pattern), record.tag, [*record.attributes], texts)
     alone: list[XmlRecord] = []
     try:
@@ -201,12 +198,10 @@ def _shape_of(text: str, record: XmlRecord, wanted: Collection[str]) -> _Shape |
     return shape if is_whole and again == alone == [record] else None
 
 
-def _pattern_of_attributes(said: str, grouped: bool) -> str:
-    pattern = ""
-    for space, name, equals, value in _ATTRIBUTE.findall(said):
-        quote, kept = value[0], f"[^<&{value[0]}{_CONTROLS}]*+"
-        pattern += f"{space}{re.escape(name)}{equals}{quote}{f'({kept})' if grouped else kept}{quote}"
-    return pattern + said[len(said.rstrip()) :]
+def _pattern_of_value(written: re.Match[str]) -> str:
+    """A group for the value of an attribute, whatever it is."""
+    quote = written[1]
+    return f"{quote}([^<&{quote}{_CONTROLS}]*+){quote}"
 
 
 class _PlainNames(dict[str, str]):

@@ -26,15 +26,18 @@ def file_beside(folder: str, text: str) -> FilePlace:
     return FilePlace.below(folder, str(Path(*PureWindowsPath(text).parts)) if "\\" in text else text)
 
 
-class _Names(dict[str, frozenset[str]]):
-    """Folder → the names in it, read from the disk where they are first asked for."""
+_Places = Mapping[str, FilePlace]
 
-    def __missing__(self, folder: str) -> frozenset[str]:
+
+class _Names(dict[str, _Places]):
+    """Folder → the names in it → their places, read from the disk where they are first asked for."""
+
+    def __missing__(self, folder: str) -> _Places:
         try:
             with os.scandir(folder) as found:
-                self[folder] = frozenset([entry.name for entry in found])
+                self[folder] = {entry.name: FilePlace(folder, entry.name) for entry in found}
         except OSError:
-            self[folder] = frozenset()
+            self[folder] = {}
         return self[folder]
 
 
@@ -43,10 +46,10 @@ class FilesOnDisk:
 
     Args:
         root: Folder of the input; None: files may lie anywhere.
-        names: Folder → the names in it, of folders that have been looked through.
+        names: Folder → the names in it → their places, of folders that have been looked through.
     """
 
-    def __init__(self, root: Path | None, names: Mapping[str, frozenset[str]] | None = None):
+    def __init__(self, root: Path | None, names: Mapping[str, _Places] | None = None):
         self._given = root
         self._root = None if root is None else Path(os.path.normpath(root.absolute()))
         self._names = _Names(names or {})

@@ -3,7 +3,7 @@
 Channels are numbered; the protocol (`.mes`) says what each number is, where it was exported with the images.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -41,7 +41,7 @@ def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[Pl
     yield PlaneListing(left_out=left_out)
 
 
-def _read_plate(records: Path, folders: Mapping[str, frozenset[str]]) -> PlaneListing:
+def _read_plate(records: Path, folders: Mapping[str, Collection[str]]) -> PlaneListing:
     folder = str(records.parent)
     names = folders[folder]
     detail = _beside(records, _DETAIL, names)

@@ -58,10 +58,9 @@ def list_by_names(content: FolderContent, options: ReadingOptions) -> Listing:
     folder = content.root
     known = {**{name: name for name in (*CHANNEL_STAINS, *(options.channels or ()))}, **options.channel_mapping}
     known = {normal_form(name): channel for name, channel in known.items()}
-    with garbage_kept():
-        parts = {file: _name_and_channel(file, known) for file in (*content.images, *content.others)}
-    in_planes = any(channel not in (None, MASK_NAME) for _, channel in parts.values())
-    fields, unused = _list_planes(parts, known, content) if in_planes else _list_stacks(parts, folder, options)
+    files = (*content.images, *content.others)
+    in_planes = any(_name_and_channel(file, known)[1] not in (None, MASK_NAME) for file in files)
+    fields, unused = _list_planes(files, known, content) if in_planes else _list_stacks(files, known, folder, options)
     unused |= content.unused
     return Listing(
         (*name_apart(fields), *_unlisted(content, known, folder)),
@@ -134,44 +133,58 @@ def _unlisted(content: FolderContent, known: Mapping[str, str], root: Path) -> I
     yield from (ListedField(name=name, problem=problem) for name, problem in problems.items())
 
 
-_Parts = Mapping[FilePlace, tuple[str, str | None]]
 _Found = tuple[list[ListedField], dict[FilePlace | Path, str]]
 
 
 @garbage_kept()
-def _list_planes(parts: _Parts, known: Mapping[str, str], content: FolderContent) -> _Found:
-    """Fields of one file per channel."""
-    groups: dict[tuple[str, str], dict[str, list[FilePlace]]] = {}
+def _list_planes(files: Sequence[FilePlace], known: Mapping[str, str], content: FolderContent) -> _Found:
+    """Fields of one file per channel; folder by folder, so that memory does not grow with their number."""
+    folders: dict[str, list[FilePlace]] = {}
+    for file in files:
+        folders.setdefault(file.folder, []).append(file)
     fields: list[ListedField] = []
     unused: dict[FilePlace | Path, str] = {}
+    for folder, own in folders.items():
+        fields += _planes_of_folder(folder, own, known, content, unused)
+    return fields, unused
+
+
+def _planes_of_folder(
+    folder: str,
+    own: Sequence[FilePlace],
+    known: Mapping[str, str],
+    content: FolderContent,
+    unused: dict[FilePlace | Path, str],
+) -> Iterator[ListedField]:
+    """The fields of one folder; what belongs to none is added to `unused`."""
+    groups: dict[str, dict[str, list[FilePlace]]] = {}
     rest = []
-    for file, (name, channel) in parts.items():
+    for file in own:
+        name, channel = _name_and_channel(file, known)
         if channel is None:
             rest.append(file)
         else:
-            groups.setdefault((file.folder, name), {}).setdefault(channel, []).append(file)
-    images = {key for key, files in groups.items() if files.keys() != {MASK_NAME}}
+            groups.setdefault(name, {}).setdefault(channel, []).append(file)
+    images = {name for name, files in groups.items() if files.keys() != {MASK_NAME}}
     for file in rest:
         image, reason = companion_of(file) or (None, "")
-        if image is not None and reason == CELLPOSE_MASKS and (file.folder, image) in images:
-            groups[file.folder, image].setdefault(MASK_NAME, []).append(file)
-        elif image is not None and (file.folder, split_stem(image, known)[0]) in images:
+        if image in images and reason == CELLPOSE_MASKS:
+            groups[image].setdefault(MASK_NAME, []).append(file)
+        elif image is not None and split_stem(image, known)[0] in images:
             unused[file] = _OF_ONE_CHANNEL if reason == CELLPOSE_MASKS else reason
         elif _is_other_kind(file):
             unused[file] = _other_kind(file)
         elif image_suffix(file) in STORED_SUFFIXES:
             unused[file] = "it holds several channels, beside files of one channel each: to use it, give it alone"
         else:
-            fields.append(_stray(file, known, content.root))
-    for (folder, name), files in groups.items():
-        if (folder, name) in images:
-            below = _folder_below(folder, content.root)
-            fields.append(_field_of_planes(name, files, below, folder in content.linked))
-        elif (folder, split_stem(name, known)[0]) in images:
+            yield _stray(file, known, content.root)
+    for name, files in groups.items():
+        if name in images:
+            yield _field_of_planes(name, files, _folder_below(folder, content.root), folder in content.linked)
+        elif split_stem(name, known)[0] in images:
             unused |= dict.fromkeys(files[MASK_NAME], _OF_ONE_CHANNEL)
         else:
-            fields += [_mask_without_image(file, content.root) for file in files[MASK_NAME]]
-    return fields, unused
+            yield from (_mask_without_image(file, content.root) for file in files[MASK_NAME])
 
 
 def _is_other_kind(file: FilePlace) -> bool:
@@ -232,8 +245,9 @@ def _one_mask(masks: Sequence[FilePlace]) -> Path | None:
     return named[0].path if len(named) == 1 else None
 
 
-def _list_stacks(parts: _Parts, root: Path, options: ReadingOptions) -> _Found:
+def _list_stacks(files: Sequence[FilePlace], known: Mapping[str, str], root: Path, options: ReadingOptions) -> _Found:
     """Fields of one file each, or of one position of a file."""
+    parts = {file: _name_and_channel(file, known) for file in files}
     masks: dict[tuple[str, str], list[FilePlace]] = {}
     unused: dict[FilePlace | Path, str] = {}
     found = {
@@ -257,11 +271,9 @@ def _list_stacks(parts: _Parts, root: Path, options: ReadingOptions) -> _Found:
         for file in stacks
         for item in found[file]
     ]
-    for key, files in masks.items():
+    for key, own in masks.items():
         images = found[stems[key]] if key in stems else []
-        fields += [
-            _mask_of_several(file, images, root) if images else _mask_without_image(file, root) for file in files
-        ]
+        fields += [_mask_of_several(file, images, root) if images else _mask_without_image(file, root) for file in own]
     return fields, unused
 
 
