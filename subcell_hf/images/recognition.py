@@ -1,6 +1,6 @@
 """Which layout an input has: the one place where all of them are known."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fnmatch import fnmatch
 from itertools import chain
@@ -127,14 +127,21 @@ def list_any_table(path: Path, options: ReadingOptions) -> Listing:
     return replace(listing, layout=name, recognised_by=f"the columns of {path.name}")
 
 
+def _planes_of(listing: Listing) -> Iterator[FilePlace]:
+    stacks = chain.from_iterable(item.channel_planes.values() for item in listing.fields)
+    return chain.from_iterable(stacks)
+
+
 def _with_rest(listing: Listing, content: FolderContent) -> Listing:
     """Name the images that the layout does not list."""
-    stacks = chain.from_iterable(item.channel_planes.values() for item in listing.fields)
-    used = {*chain.from_iterable(stacks)}
-    used |= {plane._replace(page=None, position=None) for plane in used if plane.page is not None}
     unused = dict(listing.unused)
-    for file in (*content.images, *content.others):
-        if file not in used:
-            unused.setdefault(str(file), "not listed in the metadata of the plate")
+    # Most planes are those of the content themselves, so that nearly no file has to be looked for.
+    known = set(map(id, _planes_of(listing)))
+    rest = [file for file in (*content.images, *content.others) if id(file) not in known]
+    if rest:
+        used = {plane._replace(page=None, position=None) for plane in _planes_of(listing)}
+        for file in rest:
+            if file not in used:
+                unused.setdefault(str(file), "not listed in the metadata of the plate")
     unused |= {str(file): reason for file, reason in content.unused.items()}
     return replace(listing, unused={legible(name): reason for name, reason in unused.items()})

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
+from types import MappingProxyType
 
 from subcell_hf.errors import InputWarning, counted
 from subcell_hf.images.decoders.image import FieldError
@@ -15,14 +16,17 @@ from subcell_hf.images.file_names import normal_form
 from subcell_hf.images.listed_fields import FilePlace
 
 
-def file_beside(folder: str, text: str) -> FilePlace:
+def file_beside(folder: str, text: str, known: Mapping[str, FilePlace] = MappingProxyType({})) -> FilePlace:
     r"""The file that an index names by a path from its folder, such as `Images\r01c01.tiff`.
 
     Args:
         folder: Where the index lies.
         text: With slashes or backslashes between folders.
+        known: The names in the folder → their places, which take no memory a second time.
     """
     text = text.strip()
+    if text in known:
+        return known[text]
     return FilePlace.below(folder, str(Path(*PureWindowsPath(text).parts)) if "\\" in text else text)
 
 

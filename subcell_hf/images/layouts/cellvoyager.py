@@ -3,7 +3,7 @@
 Channels are numbered; the protocol (`.mes`) says what each number is, where it was exported with the images.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.folder_contents import FolderContent
 from subcell_hf.images.image_tables.listed_files import file_beside
+from subcell_hf.images.listed_fields import FilePlace
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
@@ -23,7 +24,7 @@ from subcell_hf.images.plane_listing import (
 )
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.wells import well_name
-from subcell_hf.storage.xml_files import XmlRecord, read_xml_elements, read_xml_records
+from subcell_hf.storage.xml_files import read_xml_elements, read_xml_records
 
 _RECORDS = "measurementdata.mlf"
 _DETAIL = "MeasurementDetail.mrf"
@@ -41,7 +42,7 @@ def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[Pl
     yield PlaneListing(left_out=left_out)
 
 
-def _read_plate(records: Path, folders: Mapping[str, Collection[str]]) -> PlaneListing:
+def _read_plate(records: Path, folders: Mapping[str, Mapping[str, FilePlace]]) -> PlaneListing:
     folder = str(records.parent)
     names = folders[folder]
     detail = _beside(records, _DETAIL, names)
@@ -62,7 +63,8 @@ def _read_plate(records: Path, folders: Mapping[str, Collection[str]]) -> PlaneL
     by_channel: dict[str, list[ListedPlane]] = {}  # they are listed as they were taken
     for record in read_xml_records(records, {"MeasurementRecord": ()}):
         if record.attributes.get("Type") == "IMG" and record.text:  # the instrument's errors have records, too
-            plane = _plane(record, folder, plate, sizes_um, channels)
+            file = file_beside(folder, record.text, names)
+            plane = _plane(file, record.attributes, plate, sizes_um, channels)
             by_channel.setdefault(record.attributes["Ch"], []).append(plane)
     planes = [plane for number in sorted(by_channel, key=int) for plane in by_channel[number]]
     shape = int(about.get("RowCount")), int(about.get("ColumnCount"))
@@ -87,12 +89,11 @@ def _channel_names(protocol: Path) -> dict[str, str]:
 
 
 def _plane(
-    record: XmlRecord, folder: str, plate: str, sizes_um: dict[str, float], channels: dict[str, str]
+    file: FilePlace, said: dict[str, str], plate: str, sizes_um: dict[str, float], channels: dict[str, str]
 ) -> ListedPlane:
-    said = record.attributes
     number = said["Ch"]
     return ListedPlane(
-        file_beside(folder, record.text),
+        file,
         channels.get(number) or f"Ch{number}",
         plate,
         well_name(int(said["Row"]), int(said["Column"])),

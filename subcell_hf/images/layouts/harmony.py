@@ -3,11 +3,13 @@
 The index wins over the images' tags: their resolution is that of the camera, not of the sample.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from subcell_hf.images.folder_contents import FolderContent
 from subcell_hf.images.image_tables.listed_files import file_beside
+from subcell_hf.images.listed_fields import FilePlace
 from subcell_hf.images.plane_listing import (
     Layout,
     ListedPlane,
@@ -51,13 +53,14 @@ def _indices(content: FolderContent) -> list[Path]:
 
 
 def _list_planes(content: FolderContent, options: ReadingOptions) -> Iterable[PlaneListing]:
-    return list_plates(_indices(content), _read_index)
+    return list_plates(_indices(content), partial(_read_index, folders=content.names))
 
 
-def _read_index(index: Path) -> PlaneListing:
+def _read_index(index: Path, folders: Mapping[str, Mapping[str, FilePlace]]) -> PlaneListing:
     channels: dict[str, dict[str, str]] = {}
     planes: list[ListedPlane] = []
     plate, shape, where, folder = "", None, str(index), str(index.parent)
+    known = folders[folder]
     for record in _columbus_records(index) if index.name.lower() == _COLUMBUS else read_xml_records(index, _WANTED):
         said = record.texts
         if record.tag == "Plate":
@@ -69,7 +72,8 @@ def _read_index(index: Path) -> PlaneListing:
             known |= {name: text for name, text in said.items() if text}
         elif "Row" in said:  # wells name their images by elements of the same name
             said = said if said.get("URL") else {**said, "URL": f"{said.get('id', 'plane')} (no file in {index.name})"}
-            plane = _plane(said, channels.get(said.get("ChannelID", ""), {}), where, folder, plate)
+            file = file_beside(folder, said["URL"], known)
+            plane = _plane(file, said, channels.get(said.get("ChannelID", ""), {}), where, plate)
             page = record.attributes.get(_PAGE)
             planes.append(plane if page is None else plane._replace(file=plane.file._replace(page=int(page))))
     return PlaneListing(planes, plate, shape)
@@ -84,10 +88,10 @@ def _columbus_records(index: Path) -> Iterator[XmlRecord]:
         yield XmlRecord(element.tag, {**element.attrib, **page}, (element.text or "").strip(), texts)
 
 
-def _plane(said: dict[str, str], of_channel: dict[str, str], where: str, folder: str, plate: str) -> ListedPlane:
+def _plane(file: FilePlace, said: dict[str, str], of_channel: dict[str, str], where: str, plate: str) -> ListedPlane:
     name, width, height = [said.get(fact) or of_channel.get(fact, "") for fact in _CHANNEL_FACTS]
     return ListedPlane(
-        file_beside(folder, said["URL"]),
+        file,
         name or f"channel {said.get('ChannelID', '')}",
         plate,
         well_name(int(said["Row"]), int(said["Col"])),

@@ -97,7 +97,7 @@ def _stacks(content: FolderContent) -> dict[Path, str]:
     complete by themselves.
     """
     folders: dict[str, list[FilePlace]] = {}
-    for image in content.images:
+    for image in content.images if any(map(_OME_TIFF.fullmatch, content.shapes)) else ():
         if _OME_TIFF.fullmatch(image.name):
             folders.setdefault(image.folder, []).append(image)
     found: dict[Path, str] = {}
