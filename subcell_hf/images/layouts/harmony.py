@@ -60,7 +60,7 @@ def _read_index(index: Path, folders: Mapping[str, Mapping[str, FilePlace]]) -> 
     channels: dict[str, dict[str, str]] = {}
     planes: list[ListedPlane] = []
     plate, shape, where, folder = "", None, str(index), str(index.parent)
-    known = folders[folder]
+    places = folders[folder]
     for record in _columbus_records(index) if index.name.lower() == _COLUMBUS else read_xml_records(index, _WANTED):
         said = record.texts
         if record.tag == "Plate":
@@ -72,7 +72,7 @@ def _read_index(index: Path, folders: Mapping[str, Mapping[str, FilePlace]]) -> 
             known |= {name: text for name, text in said.items() if text}
         elif "Row" in said:  # wells name their images by elements of the same name
             said = said if said.get("URL") else {**said, "URL": f"{said.get('id', 'plane')} (no file in {index.name})"}
-            file = file_beside(folder, said["URL"], known)
+            file = file_beside(folder, said["URL"], places)
             plane = _plane(file, said, channels.get(said.get("ChannelID", ""), {}), where, plate)
             page = record.attributes.get(_PAGE)
             planes.append(plane if page is None else plane._replace(file=plane.file._replace(page=int(page))))
