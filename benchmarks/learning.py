@@ -45,10 +45,10 @@ from sklearn.preprocessing import StandardScaler
 
 from subcell_hf.augmentation.presets import load_preset
 from subcell_hf.augmentation.views import ViewMaker
+from subcell_hf.cells.cell_features import measure_cells
 from subcell_hf.cells.cropping import CropSettings, crop_fields
 from subcell_hf.cells.sources import crop_source
 from subcell_hf.evaluation.baselines.baselines import make_baselines
-from subcell_hf.evaluation.baselines.cell_features import measure_cells
 from subcell_hf.evaluation.localization.probes import NeighbourProbe
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellModel

@@ -1,3 +1,6 @@
+from .cell_features import Features as Features
+from .cell_features import measure_cell as measure_cell
+from .cell_features import measure_cells as measure_cells
 from .cropping import CropReport as CropReport
 from .cropping import crop_fields as crop_fields
 from .folder import count_crops as count_crops

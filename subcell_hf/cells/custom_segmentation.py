@@ -1,74 +1,25 @@
-"""Segmentation by a function of the user's: where it lies, what it may return, and which version of it ran."""
+"""Segmentation by a function of the user: what it may return, and which version of it ran."""
 
-import hashlib
-import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
-from importlib import import_module, util
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from subcell_hf.errors import InputError
+from subcell_hf.cells.custom_functions import import_function, source_checksum
 from subcell_hf.images.files import FieldError
 from subcell_hf.images.masks.instances import check_instances
 from subcell_hf.images.planes import MAX_LABELS
 from subcell_hf.types import FieldOfView
 
 
-def import_function(where: str) -> Callable[..., npt.NDArray[np.int32]]:
-    """Import a function, once for each version of its file.
-
-    Args:
-        where: `module:function` of an installed module, or `path/to/file.py:function`.
-
-    Raises:
-        InputError: If there is no such file, module or function, or it cannot be imported.
-    """
-    module_name, _, name = where.rpartition(":")
-    try:
-        if module_name.endswith(".py"):
-            path = Path(module_name).resolve()
-            module = _load_file(path, path.stat().st_mtime_ns)
-        else:
-            module = import_module(module_name)
-        function = getattr(module, name)
-    except Exception as error:
-        raise InputError(
-            f"The segmentation {where!r} cannot be imported ({type(error).__name__}: {error}). Give an installed "
-            "module and its function, module:function, or a file, path/to/file.py:function."
-        ) from error
-    if not callable(function):
-        raise InputError(f"The segmentation {where!r} is a {type(function).__name__}, expected a function.")
-    found: Callable[..., npt.NDArray[np.int32]] = function
-    return found
-
-
-@cache
-def _load_file(path: Path, changed_ns: int) -> ModuleType:
-    """Run a Python file as a module; its time of change distinguishes versions."""
-    spec = util.spec_from_file_location(f"custom_segmentation_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
-    module = util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look for it there
-    spec.loader.exec_module(module)
-    return module
-
-
 def describe_segmentation(method: str) -> str:
     """A method of segmentation as a record of a run names it: a custom one with a checksum of its source file."""
     if ":" not in method:
         return method
-    file = inspect.getsourcefile(import_function(method))
-    if file is None or not Path(file).is_file():
-        return method
-    return f"{method} {hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]}"
+    checksum = source_checksum(import_function(method))
+    return f"{method} {checksum[:16]}" if checksum else method
 
 
 def run_custom(

@@ -11,7 +11,8 @@ from scipy import ndimage
 from skimage.filters import sobel, threshold_li, threshold_otsu
 from skimage.segmentation import expand_labels, watershed
 
-from subcell_hf.cells.custom_segmentation import import_function, run_custom
+from subcell_hf.cells.custom_functions import import_function
+from subcell_hf.cells.custom_segmentation import run_custom
 from subcell_hf.errors import InputError, UnreachableError
 from subcell_hf.images.files import FieldError
 from subcell_hf.images.masks.nuclei import (

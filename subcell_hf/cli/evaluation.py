@@ -9,11 +9,47 @@ import typer
 from subcell_hf import evaluation, workflows
 from subcell_hf.cli.option_groups import Count, Seed, Table
 from subcell_hf.cli.options import add_command
-from subcell_hf.errors import counted
+from subcell_hf.errors import InputError, counted
 from subcell_hf.settings import Setting, comma_separated
 
 LEFT_OUT = 3
 """Exit code of a command that did not evaluate all that it was given."""
+
+
+def benchmark(
+    name: Annotated[str | None, Setting(metavar="[NAME]")] = None,
+    inputs: Annotated[tuple[Path, ...], Setting(metavar="[INPUT]...")] = (),
+    *,
+    output: Path | None = None,
+) -> None:
+    """Run a published benchmark of the field with its protocol; without INPUT, show its data, licence and download.
+
+    Exit code 3: some wells, cells or collections were not scored.
+
+    Args:
+        name: Name of the benchmark; without it, all are listed.
+        inputs: Profiles or embedding tables, as the benchmark says.
+        output: Output folder, required with INPUT.
+    """
+    from subcell_hf.evaluation.field_benchmarks import field_benchmark, field_benchmarks
+    from subcell_hf.workflows.evaluation.run_field_benchmark import run_field_benchmark
+
+    if name is None:
+        for found in field_benchmarks().values():
+            typer.echo(f"{found.name}: {found.title}; licence {found.licence}")
+        return
+    if not inputs:
+        typer.echo(field_benchmark(name).card())
+        return
+    if output is None:
+        raise InputError("A benchmark writes files. Give their folder (--output).")
+    report = run_field_benchmark(name, inputs, output)
+    for score, value in report.scores.items():
+        typer.echo(f"{score} {value:.4f}")
+    typer.echo(f"Wrote {output / 'benchmark.json'}.")
+    if report.left_out:
+        raise typer.Exit(LEFT_OUT)
+
 
 evaluate = typer.Typer(name="evaluate", help="Benchmark embedding tables against baselines.", no_args_is_help=True)
 
@@ -97,7 +133,8 @@ def compare(
     """Compare models in pairs on the same cells. Exit code 3: cells without predictions of all models were excluded.
 
     Args:
-        models: Two or more folders of `subcell evaluate localization`, or embedding tables with probabilities.
+        models: Two or more folders of `subcell evaluate localization`, or embedding tables with probabilities; or one
+            run of `subcell embed` with several encoders.
         output: Output folder for tables, the figure and model-index blocks.
         head: Classifier to compare, such as linear; default: the first of each folder.
         dataset_id: Hub id of the data set, for the model-index blocks.

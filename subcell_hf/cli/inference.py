@@ -12,6 +12,7 @@ import typer
 from subcell_hf import inference, workflows
 from subcell_hf.cli.option_groups import AsJson, ImageOptions, show_skipped
 from subcell_hf.cli.options import Without
+from subcell_hf.settings import Setting
 
 
 def doctor(*, as_json: AsJson = False) -> None:
@@ -33,6 +34,7 @@ def embed(
     given: Annotated[
         "workflows.EmbedInput",
         Without(
+            "model",
             "working_folder",
             "command",
             "reading.channels",
@@ -44,6 +46,7 @@ def embed(
             "max_saturation",
         ),
     ],
+    model: Annotated[tuple[str, ...], Setting(metavar="[NAME=]MODEL")],
     output: Path,
     settings: Annotated["inference.EmbedSettings", Without("attention_maps", "progress")],
     report: bool = True,
@@ -55,27 +58,58 @@ def embed(
 
     Args:
         given: What is embedded, and by which models.
+        model: Published SubCell model (mae-rybg, …), folder or Hub id; features, or another encoder that `subcell
+            encoders` lists; file.py:function. Options follow as ,KEY=VALUE. auto: for each field the largest SubCell
+            model whose channels it has. Repeat as NAME=MODEL to embed the same cells by several, each into OUTPUT/NAME.
         output: Output folder: new, empty, or of an earlier call, which is resumed.
         settings: How it is done.
         report: Also write report.html, a summary of the run.
         portable: Also write SubCellPortable's files for each cell, to OUTPUT/portable.
     """
+    from subcell_hf.inference.encoders.specs import EncoderSpec
+    from subcell_hf.inference.engine.embedding import EmbedReport
     from subcell_hf.parallel.processes import is_launched
     from subcell_hf.workflows.embed import embed_to_folder
+    from subcell_hf.workflows.encoders.embed_encoders import EncodersReport, embed_with_encoders
 
     command = shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "subcell"), *sys.argv[1:]])
     given = replace(given, working_folder=str(Path.cwd()), command=command)
-    run = embed_to_folder(given, output, settings, report=report, portable=portable)
+    run: EmbedReport | EncodersReport
+    if len(model) == 1 and not EncoderSpec.parse(model[0]).name:
+        given = replace(given, model=model[0])
+        run = embed_to_folder(given, output, settings, report=report, portable=portable)
+    else:
+        run = embed_with_encoders(given, model, output, settings, report=report, portable=portable)
+    failed = run.failed if isinstance(run, EncodersReport) else {}
     show_skipped(f"{name}: {reason}" for name, reason in run.skipped)
-    if not run.skipped:
+    if not run.skipped and not failed:
         return
-    if is_launched():
+    if is_launched() and not failed:
         typer.echo(
             "The tables are complete; skipped.csv lists the inputs that are not in them. The exit code is 0, because "
             "launchers take any other code for a failure."
         )
         return
     raise typer.Exit(3)
+
+
+def encoders(*, as_json: AsJson = False) -> None:
+    """List what can be given to `subcell embed --model`, with licence, channels, embedding size and what it needs.
+
+    Args:
+        as_json: Print a JSON list, for programs.
+    """
+    from subcell_hf.inference.encoders.catalogue import list_encoders
+
+    listed = [encoder.as_json() for encoder in list_encoders()]
+    if as_json:
+        typer.echo(json.dumps(listed, indent=1))
+        return
+    for found in listed:
+        size = found["embedding_size"] or "?"
+        channels = ", ".join(found["channels"]) or "any channels"
+        needs = f"; needs {found['needs']}" if found["needs"] else ""
+        typer.echo(f"{found['name']}: {channels}; {size} numbers; licence {found['licence'] or 'not stated'}{needs}")
 
 
 def optimize(

@@ -2,6 +2,7 @@ from .cards.card_facts import CardFacts as CardFacts
 from .cards.card_facts import gather_facts as gather_facts
 from .cards.dataset_card import make_dataset_card as make_dataset_card
 from .cards.dataset_card import stage_shards as stage_shards
+from .cards.encoder_card import make_encoder_card as make_encoder_card
 from .cards.evaluation_results import Result as Result
 from .cards.evaluation_results import read_results as read_results
 from .cards.model_card import CardModel as CardModel

@@ -19,7 +19,8 @@ from subcell_hf.report.projection import project_cells
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.tables.cell_pictures import PICTURE_PX, PICTURES_FILE, CellPicture, iterate_pictures
 from subcell_hf.tables.files import EmbeddingTable, read_table
-from subcell_hf.tables.run_record import read_run
+from subcell_hf.tables.right_use import uses_of
+from subcell_hf.tables.run_record import encoder_folders, read_run
 
 REPORT_FILE = "report.html"
 MAX_CELLS = 20_000
@@ -110,9 +111,20 @@ def _facts_of_run(folder: Path, table: EmbeddingTable) -> dict[str, Any]:
         "skipped_header": skipped_header,
         "skipped_rows": skipped_rows[: summaries.MAX_SKIPPED_ROWS],
         "skipped_count": len(skipped_rows),
+        "uses": uses_of(run),
+        "siblings": _siblings(folder),
         "run_groups": summaries.run_facts(run, table.provenance),
         "command": summaries.command_of(run),
     }
+
+
+def _siblings(folder: Path) -> dict[str, str]:
+    """Name of each encoder of the same run of several → address of its report, relative to this one; empty for this."""
+    here = folder.resolve()
+    runs = encoder_folders(here.parent)
+    if here not in runs.values():
+        return {}
+    return {name: "" if own == here else f"../{name}/{REPORT_FILE}" for name, own in runs.items()}
 
 
 def _read_pictures(folder: Path, cell_ids: set[str]) -> dict[str, CellPicture]:

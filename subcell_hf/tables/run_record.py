@@ -7,6 +7,9 @@ from subcell_hf.errors import InputError
 from subcell_hf.storage.plain_files import read_json
 
 RUN_FILE = "run.json"
+ENCODERS_FILE = "encoders.json"
+"""In a folder that holds the run of each of several encoders: their names, in order, and which failed."""
+
 RUN_FORMAT = 2
 """Of `run.json`. Format 1, which has no such number, held what the command was given as texts in `arguments`."""
 
@@ -27,3 +30,22 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: it is not a JSON object. {remedy}")
     return content
+
+
+def encoder_folders(folder: Path) -> dict[str, Path]:
+    """Name of each encoder of a run of several → the folder of its tables; empty where there is one model.
+
+    Args:
+        folder: Output folder of `subcell embed`.
+
+    Raises:
+        InputError: If `encoders.json` is damaged.
+    """
+    path = folder / ENCODERS_FILE
+    if not path.is_file():
+        return {}
+    content = read_json(path, "Run the same command again.")
+    names = content.get("encoders") if isinstance(content, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path} is damaged: it lists no encoders. Run the same command again.")
+    return {name: folder / name for name in names if (folder / name / RUN_FILE).is_file()}

@@ -11,11 +11,14 @@ from subcell_hf.weights.published_variants import published_variants, suggest_va
 
 _SETTINGS_FILES = ("*.json",)
 _NEEDED_FILES = (*_SETTINGS_FILES, "*.safetensors", "openvino/*")  # the last one by `subcell optimize`
+_CODE_FILES = ("*.py",)
 
 _logger = logging.getLogger(__name__)
 
 
-def find_folder(name: str | Path, revision: str | None = None, *, weights: bool = True) -> tuple[Path, str | None]:
+def find_folder(
+    name: str | Path, revision: str | None = None, *, weights: bool = True, code: bool = False
+) -> tuple[Path, str | None]:
     """The folder of a model by its name.
 
     A folder on this machine comes first. If it has the name of a published model, it must contain a model itself, and
@@ -26,6 +29,7 @@ def find_folder(name: str | Path, revision: str | None = None, *, weights: bool 
             `mae-rybg`, which is fetched (see `fetch_weights`).
         revision: Branch, tag or commit on the Hub.
         weights: Whether the weights are needed, too.
+        code: Whether Python files are downloaded, too; nothing is run here.
 
     Returns:
         The folder, and the commit on the Hub or None for any other folder.
@@ -49,7 +53,8 @@ def find_folder(name: str | Path, revision: str | None = None, *, weights: bool 
             _logger.info("%s contains no model; using the published model of the same name.", path.absolute())
         return fetch_weights(text).folder, None
     if not path.exists() and text.count("/") == 1 and not text.startswith((".", "/")):
-        return _download(text, revision, _NEEDED_FILES if weights else _SETTINGS_FILES)
+        needed = (*(_NEEDED_FILES if weights else _SETTINGS_FILES), *(_CODE_FILES if code else ()))
+        return _download(text, revision, needed)
     raise InputError(
         f"The model {text!r} is neither a folder, nor an id such as owner/name, nor a published model. "
         f"{suggest_variants(text)} `subcell convert` makes a folder from other weights."

@@ -3,6 +3,8 @@ from .embed import embed as embed
 from .embed import embed_to_folder as embed_to_folder
 from .embed_input import EmbedInput as EmbedInput
 from .embed_input import read_embed_input as read_embed_input
+from .encoders.embed_encoders import EncodersReport as EncodersReport
+from .encoders.embed_encoders import embed_with_encoders as embed_with_encoders
 from .evaluation.benchmark_localization import LocalizationReport as LocalizationReport
 from .evaluation.benchmark_localization import benchmark_localization as benchmark_localization
 from .evaluation.benchmark_localization import make_predictors as make_predictors
@@ -13,6 +15,8 @@ from .evaluation.compare_benchmarks import ComparisonReport as ComparisonReport
 from .evaluation.compare_benchmarks import compare_benchmarks as compare_benchmarks
 from .evaluation.ensemble import EnsemblePredictor as EnsemblePredictor
 from .evaluation.map_proteome import map_proteome as map_proteome
+from .evaluation.run_field_benchmark import BenchmarkReport as BenchmarkReport
+from .evaluation.run_field_benchmark import run_field_benchmark as run_field_benchmark
 from .evaluation.table_baselines import BASELINES as BASELINES
 from .evaluation.table_baselines import BaselineOptions as BaselineOptions
 from .evaluation.table_baselines import FoundBaselines as FoundBaselines

@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from subcell_hf.errors import InputError, counted
 from subcell_hf.images.unused import unused_of
+from subcell_hf.inference.encoders.finding import Model, declare_channels, find_encoders
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.engine.embedding import EmbedReport, embed_cells
-from subcell_hf.inference.models.loading import ModelFolder, find_models, for_given_crops
 from subcell_hf.inference.sources.blocks import CellSource
 from subcell_hf.inference.sources.cell_sources import ArrayCells
-from subcell_hf.inference.sources.recognition import open_source
+from subcell_hf.inference.sources.recognition import input_channels, open_source
 from subcell_hf.inference.sources.shard_cells import ShardCells
 from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.parallel.processes import ALONE, Processes
@@ -36,6 +36,7 @@ from subcell_hf.workflows.notes import (
     note_renamed,
     note_renamed_columns,
     note_unused,
+    note_use,
 )
 from subcell_hf.workflows.tables import check_report_libraries, draw_report, write_portable
 
@@ -78,8 +79,8 @@ def embed(
     Args:
         images: A path: whatever `subcell embed` takes. Or crops in memory: `[cells, channels, height, width]`, or a
             list of `[channels, height, width]`, numpy or torch.
-        model: Name of a published model, such as `"mae-rybg"`, which is fetched; folder; Hub id; or `"auto"` with
-            `models`.
+        model: Name of a published model, such as `"mae-rybg"`, which is fetched; folder; Hub id; another encoder, such
+            as `"features"` or `"my_encoder.py:build"`; or `"auto"` with `models`.
         models: With `"auto"`: folder of models, or their owner on the Hub.
         revision: Branch, tag or commit of a model on the Hub.
         channels: Names of the planes of arrays; default: the model's. A model with separate channel tokens takes any
@@ -116,7 +117,7 @@ def embed(
             done = embed_to_folder(given, folder, chosen, processes=Processes(), report=report, portable=portable)
         else:
             hide_weight_bars()
-            found = find_models(
+            found = find_encoders(
                 str(model),
                 models=models,
                 revision=revision,
@@ -124,7 +125,9 @@ def embed(
                 crop_px=options.crop_px,
                 mask_cells=mask_cells,
             )
-            found = for_given_crops(found)
+            if channels is None and not found[0].variant.channels:
+                raise InputError(f"{found[0].name} takes any channels. Name the planes of the arrays by channels=[…].")
+            found = _for_given_crops(declare_channels(found, lambda: channels or ()))
             variants = tuple(item.variant for item in found)
             names = tuple(channels) if channels is not None else variants[0].planes
             for variant in variants:
@@ -177,14 +180,7 @@ def embed_to_folder(
     if processes.world_size > 1:
         _logger.warning("%s", processes.describe())
     hide_weight_bars()
-    found = find_models(
-        given.model,
-        models=given.models,
-        revision=given.revision,
-        proteins=given.protein_channels,
-        crop_px=given.options.crop_px,
-        mask_cells=given.mask_cells,
-    )
+    found = declare_channels(find_models_of(given), lambda: input_channels(given.source, given.options))
     cells, found, what = open_source(given.source, found, given.options)
     if processes.rank == 0:
         _logger.info("%s: %s.", given.source, what)
@@ -196,9 +192,28 @@ def embed_to_folder(
     return _run(cells, found, output, settings, processes, record, report=report, portable=portable)
 
 
+def find_models_of(given: EmbedInput) -> tuple[Model, ...]:
+    """The models of an input, see `find_encoders`.
+
+    Args:
+        given: What is embedded.
+
+    Raises:
+        InputError: If there is none.
+    """
+    return find_encoders(
+        given.model,
+        models=given.models,
+        revision=given.revision,
+        proteins=given.protein_channels,
+        crop_px=given.options.crop_px,
+        mask_cells=given.mask_cells,
+    )
+
+
 def _run(
     cells: CellSource,
-    models: Sequence[ModelFolder],
+    models: Sequence[Model],
     output: Path,
     settings: EmbedSettings,
     processes: Processes,
@@ -218,10 +233,26 @@ def _run(
             output, processes.rank + 1, processes.world_size, done.missing_parts, done.parts, ALONE,
         )  # fmt: skip
         return done
+    return finish_run_folder(done, report=report, portable=portable)
+
+
+def finish_run_folder(done: EmbedReport, *, report: bool, portable: bool) -> EmbedReport:
+    """Log the outcome of a complete run, and write the files that are made from its tables.
+
+    Args:
+        done: What came of the run.
+        report: Whether to write `report.html`.
+        portable: Whether to write SubCellPortable's files.
+
+    Raises:
+        InputError: If one of these files cannot be written.
+    """
+    output = done.output
     skipped = counted(len(done.skipped), "input was", "inputs were")
     _logger.info("%s holds %s; %s skipped.", output, counted(done.cells, "cell"), skipped)
     facts = read_run(output)
     note_pixel_sizes(facts)
+    note_use(facts)
     note_doubtful_channels(facts.get("doubtful_channels", ()))
     _note_locations(output)
     if portable:
@@ -252,6 +283,11 @@ def _note_locations(folder: Path) -> None:
     most = ", ".join(f"{name} ({count})" for name, count in named[:_SHOWN_LOCATIONS])
     others = f" and {len(named) - _SHOWN_LOCATIONS} more" if len(named) > _SHOWN_LOCATIONS else ""
     _logger.info("Predicted locations, in cells: %s%s.", most, others)
+
+
+def _for_given_crops(models: Sequence[Model]) -> tuple[Model, ...]:
+    """The models for single cells that somebody else has cropped."""
+    return tuple(replace(model, variant=model.variant.for_given_crops()) for model in models)
 
 
 def _blocks(images: Any, channels: tuple[str, ...], pixel_size_um: float, cell_masks: Any) -> tuple[FieldCrops, ...]:

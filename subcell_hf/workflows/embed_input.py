@@ -21,8 +21,8 @@ class EmbedInput:
 
     Attributes:
         source: Images, a table, a folder of subcell crops, a folder or URL of shards, or hpa: for published cells.
-        model: Published model (mae-rybg, …), folder or Hub id; auto: for each field the largest model whose channels
-            it has.
+        model: Published model (mae-rybg, …), folder or Hub id, or another encoder, see `docs/encoders.md`; auto: for
+            each field the largest SubCell model whose channels it has.
         models: With --model auto: folder of models, or their owner on the Hub; OWNER/*-mae to select some.
         revision: Branch, tag or commit of a model on the Hub.
         protein_channels: Channel to use as the protein channel; repeat for several passes per cell. In Python, a
@@ -34,7 +34,7 @@ class EmbedInput:
     """
 
     source: Annotated[str, Setting(metavar="INPUT", argument=True)]
-    model: str
+    model: str = ""
     models: str | None = None
     revision: str | None = None
     protein_channels: Annotated[tuple[str, ...], Setting("--protein-channel")] = ()
@@ -75,6 +75,8 @@ def read_embed_input(run: Mapping[str, Any], where: str = "run.json") -> EmbedIn
         given = None if run.get("input") is None else settings_from_json(EmbedInput, run["input"], f"{where}: input")
     if given is None:
         return None
+    if form != 1 and not given.model:
+        raise InputError(f"{where}: input lacks the field 'model'. Embed the images again.")
     reading = given.options.reading
     reading = replace(
         reading,

@@ -18,6 +18,7 @@ from subcell_hf.images.metadata_columns import metadata_table, renamed_columns
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.tables import METADATA_FILE, read_column_names
 from subcell_hf.tables.h5ad import stored_names
+from subcell_hf.tables.right_use import uses_of
 
 _SHOWN_REASONS = 5
 _MEASURED_CELLS = 16
@@ -107,6 +108,17 @@ def note_pixel_sizes(record: Mapping[str, Any]) -> None:
         if size["from"] in _ASSUMED:
             cells = counted(size["cells"], "cell")
             _logger.info("Pixel size of %s: %g um, %s.", cells, size["pixel_size_um"], _ASSUMED[size["from"]])
+
+
+def note_use(record: Mapping[str, Any]) -> None:
+    """Warn where pixel size, window or masking differ from what a model was trained with.
+
+    Args:
+        record: Content of `run.json`.
+    """
+    for use in uses_of(record):
+        for sentence in use.deviations():
+            _logger.warning("Warning: %s. Published results do not apply (see the report).", sentence)
 
 
 def note_doubtful_channels(found: Sequence[Mapping[str, Any]]) -> None:

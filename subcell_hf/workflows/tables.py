@@ -14,6 +14,7 @@ from subcell_hf.tables.cell_pictures import PICTURES_FILE, iterate_attention_of_
 from subcell_hf.tables.files import EMBEDDINGS_FILE, EmbeddingTable, read_table, write_h5ad, write_parquet
 from subcell_hf.tables.plate_maps import with_plate_maps
 from subcell_hf.tables.portable import PortableReport, write_portable_files
+from subcell_hf.tables.run_record import encoder_folders
 from subcell_hf.workflows.notes import note_names_of_h5ad
 
 MOST_CELLS_SHOWN = 20_000
@@ -144,17 +145,19 @@ def draw_report(
     """Write a self-contained page with the cells, locations, map, quality and skipped inputs of a run.
 
     Args:
-        folder: Output folder of `subcell embed`.
+        folder: Output folder of `subcell embed`; of a run of several encoders each page is drawn, with links to the
+            others.
         output: File to write; None: `report.html` in the folder.
         title: Title of the page; None: the name of the folder.
         max_cells: Maximum number of cells on the map and in the table.
         seed: Seed of the map and of the selection of cells.
 
     Returns:
-        The page.
+        The page; of several encoders that of the first.
 
     Raises:
-        InputError: If a library is missing, or the folder holds no table with cells.
+        InputError: If a library is missing, the folder holds no table with cells, or one file is given for several
+            encoders.
         OSError: If the page cannot be written.
     """
     folder = Path(folder)
@@ -162,6 +165,11 @@ def draw_report(
     check_report_libraries()
     from subcell_hf.report.page import write_report
 
+    if folders := encoder_folders(folder):
+        if output is not None:
+            raise InputError(f"{folder} holds {len(folders)} encoders, each with a page. Leave --output out.")
+        pages = [draw_report(own, title=title, max_cells=max_cells, seed=seed) for own in folders.values()]
+        return pages[0]
     path = write_report(folder, title=title, max_cells=max_cells, seed=seed, output=output)
     _logger.info("Open %s (%.1f MB) in a browser.", path, path.stat().st_size / 1e6)
     return path

@@ -12,14 +12,15 @@ import pytest
 from typer.testing import CliRunner
 
 from subcell_hf.cells.cropping import CropSettings, crop_fields, read_crop_table
-from subcell_hf.cells.custom_segmentation import describe_segmentation, import_function
+from subcell_hf.cells.custom_functions import import_function
+from subcell_hf.cells.custom_segmentation import describe_segmentation
 from subcell_hf.cells.segmentation import segment_cells
 from subcell_hf.cells.sources import ImageFields
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.images.fields_of_view import FieldError, find_fields
 from subcell_hf.inference.models.variants import Variant
-from subcell_hf.inference.sources.cell_sources import read_planes
+from subcell_hf.inference.sources.field_reading import read_planes
 from subcell_hf.types import FieldOfView
 from tests.images.written_fields import label_mask, random_plane, write_hpa_field
 

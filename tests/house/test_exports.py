@@ -150,6 +150,7 @@ def _commands() -> dict[str, ast.FunctionDef]:
 
 SINGLE_FUNCTIONS = {
     "subcell simulate": "subcell_hf.simulation.simulate.simulate_dataset",
+    "subcell encoders": "subcell_hf.inference.encoders.catalogue.list_encoders",
     "subcell convert": "subcell_hf.weights.conversion.convert",
     "subcell untrained": "subcell_hf.weights.untrained.save_untrained",
 }

@@ -15,6 +15,7 @@ REWRITTEN = (
     "docs/load.md",
     "docs/microscopes.md",
     "docs/embed.md",
+    "docs/encoders.md",
     "docs/masks.md",
     "docs/report.md",
     "docs/demo.md",

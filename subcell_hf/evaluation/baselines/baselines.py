@@ -17,9 +17,9 @@ import pandas as pd
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
+from subcell_hf.cells.cell_features import check_crops, measure_cells
 from subcell_hf.cells.folder import TABLE_FILE, read_crop_table, read_crops_json, read_field_crops
 from subcell_hf.errors import InputError, counted
-from subcell_hf.evaluation.baselines.cell_features import check_crops, measure_cells
 from subcell_hf.evaluation.localization.probes import Scaling
 from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.parallel.worker_pool import WorkerPool

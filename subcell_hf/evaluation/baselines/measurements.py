@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from subcell_hf.cells.cell_features import measure_cells
 from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.baselines.baselines import Measured, shrink_pixels
-from subcell_hf.evaluation.baselines.cell_features import measure_cells
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.records import describe_files, find_damage, read_record, write_record
 from subcell_hf.types import FieldCrops

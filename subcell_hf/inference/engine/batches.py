@@ -100,6 +100,54 @@ class _Cell(NamedTuple):
     place: Place
 
 
+class Batcher:
+    """Makes batches of the blocks of one part after the other, for one run.
+
+    Args:
+        cells_per_batch: Cells of a batch; fewer where a part, a shape or a model ends.
+        pin_memory: Whether batches go into page-locked memory.
+    """
+
+    def __init__(self, cells_per_batch: int, pin_memory: bool = False) -> None:
+        self.cells_per_batch, self.pin_memory = cells_per_batch, pin_memory
+        self._waiting: dict[_Kind, list[_Cell]] = {}
+        self._notes: list[BlockNotes] = []
+
+    def take(self, block: CellBlock) -> Iterator[Batch]:
+        """Take the next block of the part, and hand out what is full.
+
+        Args:
+            block: The block.
+        """
+        number = len(self._notes)
+        self._notes.append(BlockNotes.of(block))
+        for kind, cell in _cells(number, block):
+            cells = self._waiting.setdefault(kind, [])
+            cells.append(cell)
+            if len(cells) == self.cells_per_batch:
+                yield self._stack(kind, self._waiting.pop(kind))
+
+    def finish(self, part: int) -> Iterator[Batch | ReadPart]:
+        """Hand out the rest of a part, and last that it is complete.
+
+        Args:
+            part: Its number.
+        """
+        for kind, cells in self._waiting.items():
+            yield self._stack(kind, cells)
+        notes, self._waiting, self._notes = tuple(self._notes), {}, []
+        yield ReadPart(part, notes)
+
+    def _stack(self, kind: _Kind, cells: Sequence[_Cell]) -> Batch:
+        pixels = torch.stack([torch.from_numpy(cell.pixels) for cell in cells])
+        given = [torch.from_numpy(cell.cell_mask) for cell in cells if cell.cell_mask is not None]
+        masks = torch.stack(given) if given else None
+        if self.pin_memory:
+            pixels, masks = pixels.pin_memory(), None if masks is None else masks.pin_memory()
+        places = tuple(cell.place for cell in cells)
+        return Batch(cells[0].variant, kind.channels, kind.pixel_size_um, pixels, masks, places)
+
+
 class BlockDataset(Dataset[CellBlock]):
     """Blocks by name, for a DataLoader's workers."""
 
@@ -145,41 +193,31 @@ class BatchReader:
 
     def _batches(self, parts: Sequence[tuple[int, Sequence[str]]]) -> Iterator[Batch | ReadPart]:
         names = [name for _, names in parts for name in names]
-        loader: Any = DataLoader(
-            BlockDataset(self.source, names, self.budget),
-            batch_size=None,
-            num_workers=self.workers,
-            prefetch_factor=2 if self.workers else None,
-            collate_fn=_unchanged,
-            # A fork would copy the locks of the threads that are at work here.
-            multiprocessing_context="spawn" if self.workers else None,
-        )
-        blocks = iter(loader)
+        blocks = load_blocks(BlockDataset(self.source, names, self.budget), self.workers)
+        batcher = Batcher(self.cells_per_batch, self.pin_memory)
         for part, own in parts:
-            yield from self._batches_of_part(part, islice(blocks, len(own)))
+            for block in islice(blocks, len(own)):
+                yield from batcher.take(block)
+            yield from batcher.finish(part)
 
-    def _batches_of_part(self, part: int, blocks: Iterator[CellBlock]) -> Iterator[Batch | ReadPart]:
-        waiting: dict[_Kind, list[_Cell]] = {}
-        notes = []
-        for number, block in enumerate(blocks):
-            notes.append(BlockNotes.of(block))
-            for kind, cell in _cells(number, block):
-                cells = waiting.setdefault(kind, [])
-                cells.append(cell)
-                if len(cells) == self.cells_per_batch:
-                    yield self._stack(kind, waiting.pop(kind))
-        for kind, cells in waiting.items():
-            yield self._stack(kind, cells)
-        yield ReadPart(part, tuple(notes))
 
-    def _stack(self, kind: _Kind, cells: Sequence[_Cell]) -> Batch:
-        pixels = torch.stack([torch.from_numpy(cell.pixels) for cell in cells])
-        given = [torch.from_numpy(cell.cell_mask) for cell in cells if cell.cell_mask is not None]
-        masks = torch.stack(given) if given else None
-        if self.pin_memory:
-            pixels, masks = pixels.pin_memory(), None if masks is None else masks.pin_memory()
-        places = tuple(cell.place for cell in cells)
-        return Batch(cells[0].variant, kind.channels, kind.pixel_size_um, pixels, masks, places)
+def load_blocks(blocks: Dataset[Any], workers: int) -> Iterator[Any]:
+    """The items of a data set in order, read by worker processes.
+
+    Args:
+        blocks: The data set.
+        workers: Processes that read; 0: this one.
+    """
+    loader: Any = DataLoader(
+        blocks,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        collate_fn=_unchanged,
+        # A fork would copy the locks of the threads that are at work here.
+        multiprocessing_context="spawn" if workers else None,
+    )
+    return iter(loader)
 
 
 def _cells(number: int, block: CellBlock) -> Iterator[tuple[_Kind, _Cell]]:

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from subcell_hf.inference.encoders.finding import Model
 from subcell_hf.inference.engine.batches import BatchReader, BlockNotes, Place, ReadPart
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.engine.forward import BatchEmbedder, BatchResult
 from subcell_hf.inference.engine.parts import PartResults
 from subcell_hf.inference.engine.runs import EmbedRun, write_part
-from subcell_hf.inference.models.loading import ModelFolder, choose_device
+from subcell_hf.inference.models.loading import choose_device
+from subcell_hf.inference.models.variants import Variant
 from subcell_hf.inference.sources.blocks import CellBlock, CellSource, read_block
 from subcell_hf.parallel.ray_tasks import LARGEST_BLOCKS, start_ray
 from subcell_hf.progress import progress_bar
@@ -80,9 +82,7 @@ def _read(source: CellSource, budget: PictureBudget, row: dict[str, Any]) -> dic
 class _Embedding:
     """An actor that holds the model."""
 
-    def __init__(
-        self, models: Sequence[ModelFolder], settings: EmbedSettings, precision: str, openvino: str | None
-    ) -> None:
+    def __init__(self, models: Sequence[Model], settings: EmbedSettings, precision: str, openvino: str | None) -> None:
         device = choose_device("cpu" if openvino else settings.device)
         self.embedder = BatchEmbedder(models, device, precision, settings.batch_size, openvino)
 
@@ -110,7 +110,7 @@ class _Given:
         """One of the blocks."""
         return self.blocks[int(name)]
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, variants: Sequence[Variant] | None = None) -> str:
         """Empty, because the source of the blocks has the fingerprint."""
         return ""
 

@@ -18,6 +18,7 @@ from subcell_hf.cells.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM, count_pixe
 from subcell_hf.cells.quality import DOUBTFUL_CHANNELS, count_doubtful_channels
 from subcell_hf.errors import InputError
 from subcell_hf.images.unused import unused_of
+from subcell_hf.inference.encoders.finding import Model, subcell_models
 from subcell_hf.inference.engine.batches import BatchReader, ReadPart
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.engine.forward import BatchEmbedder
@@ -88,7 +89,7 @@ class EmbedReport:
 
 def embed_cells(
     source: CellSource,
-    models: Sequence[ModelFolder],
+    models: Sequence[Model],
     output: Path,
     settings: EmbedSettings | None = None,
     *,
@@ -122,30 +123,46 @@ def embed_cells(
     names = list(source.names())
     if not names:
         raise InputError("The input contains no cells and no fields of view. Give another input.")
-    prepare = partial(_open, source, models, output, settings, processes, record or {}, names, device, openvino)
+    prepare = partial(open_run, source, models, output, settings, processes, record or {}, names, device, openvino)
     if PartsFolder(output, 0).is_joined():
-        return _finished(prepare())
+        return finished_report(prepare())
     with claim_run(output, processes):
         # Who comes first decides on the precision; processes of one launch may differ in what they measure.
         with claim_planning(output, processes):
             run = prepare()
-        return _finished(run) if run.folder.is_joined() else _embed(run)
+        return finished_report(run) if run.folder.is_joined() else _embed(run)
 
 
 def _embed(run: EmbedRun) -> EmbedReport:
     """Embed the share of this process; whoever ends last joins the parts."""
-    processes, settings = run.processes, run.settings
     started = time.perf_counter()
-    own = [part for part in range(len(run.parts)) if part % processes.world_size == processes.rank]
-    pending = [part for part in own if not run.folder.is_sound(part)]
-    if settings.engine == "ray":
+    pending = run.find_pending()
+    if run.settings.engine == "ray":
         from subcell_hf.inference.engine.cluster import embed_on_ray
 
         embed_on_ray(run, pending)
     else:
         _embed_parts(run, pending)
-    seconds = time.perf_counter() - started
-    resumed = len(own) - len(pending)
+    return finish_run(run, time.perf_counter() - started, len(pending))
+
+
+def finish_run(run: EmbedRun, seconds: float, embedded: int) -> EmbedReport:
+    """Join the parts of a run, if no other process has parts left.
+
+    Args:
+        run: The run, whose share of this process is embedded.
+        seconds: Time that it took.
+        embedded: Parts of the share that were embedded now.
+
+    Returns:
+        What came of the run.
+
+    Raises:
+        InputError: If parts were removed while this ran, or no cell could be embedded.
+        OSError: If a file cannot be written.
+    """
+    processes = run.processes
+    resumed = len(run.own_parts) - embedded
     missing = sum(not run.folder.is_done(part) for part in range(len(run.parts)))
     if missing and not run.folder.is_joined():
         if processes.world_size == 1:
@@ -156,7 +173,7 @@ def _embed(run: EmbedRun) -> EmbedReport:
         return EmbedReport(run.folder.output, 0, (), resumed, len(run.parts), missing)
     with run.folder.lock():
         if run.folder.is_joined():
-            return replace(_finished(run), resumed_parts=resumed)
+            return replace(finished_report(run), resumed_parts=resumed)
         try:
             # What other processes have written is looked at here for the first time.
             others = [part for part in range(len(run.parts)) if part % processes.world_size != processes.rank]
@@ -166,12 +183,12 @@ def _embed(run: EmbedRun) -> EmbedReport:
             # Without locks another process may have joined the parts, and removed them, at the same time.
             if not run.folder.is_joined():
                 raise
-            return replace(_finished(run), resumed_parts=resumed)
+            return replace(finished_report(run), resumed_parts=resumed)
 
 
-def _open(
+def open_run(
     source: CellSource,
-    models: Sequence[ModelFolder],
+    models: Sequence[Model],
     output: Path,
     settings: EmbedSettings,
     processes: Processes,
@@ -180,15 +197,35 @@ def _open(
     device: torch.device,
     openvino: str | None,
 ) -> EmbedRun:
-    """Plan the run, and open its folder."""
+    """Plan the run, and open its folder.
+
+    Args:
+        source: See `embed_cells`, as for all that is not listed here.
+        models: The same.
+        output: The same.
+        settings: The same.
+        processes: The same.
+        record: The same.
+        names: Names of all blocks.
+        device: Device of torch.
+        openvino: OpenVINO's name of a device that was asked for.
+
+    Raises:
+        InputError: If the folder holds a run of something else.
+    """
     recorded, backend = PartsFolder(output, 0).recorded_precision()
     same = settings.engine_backend in (AUTO_BACKEND, backend) and (not openvino or (openvino, backend) == _ON_CPU)
-    if settings.precision == AUTO_PRECISION and recorded and same:
+    others = [model.name for model in models if not isinstance(model, ModelFolder)]
+    if others:
+        chosen = ChosenPrecision("fp32", f"{', '.join(others)} is no SubCell model and always computed in fp32")
+    elif settings.precision == AUTO_PRECISION and recorded and same:
         chosen = ChosenPrecision(recorded, "as this run began", "CPU" if backend == "openvino" else None)
     else:
         backend = settings.engine_backend
-        chosen = choose_precision(settings.precision, models, device, backend=backend, openvino=openvino)
-    if settings.precision == AUTO_PRECISION and processes.rank == 0:
+        chosen = choose_precision(
+            settings.precision, subcell_models(models), device, backend=backend, openvino=openvino
+        )
+    if settings.precision in (AUTO_PRECISION, *(["bf16", "int8"] if others else [])) and processes.rank == 0:
         library = " on OpenVINO" if chosen.openvino else ""
         _logger.info("Precision %s%s: %s.", chosen.name, library, chosen.reason)
     precision = chosen.name
@@ -205,7 +242,9 @@ def _open(
     facts = [source.fingerprint(), [m.checksum for m in models], precision, settings.pictures, SCHEMA_VERSION]
     facts += ["attention"] if settings.attention_maps else []
     facts += ["openvino"] if chosen.openvino else []
-    facts += [sha256_of(model.folder / OPTIMIZATION_FILE) for model in models] if precision == "int8" else []
+    facts += (
+        [sha256_of(model.folder / OPTIMIZATION_FILE) for model in subcell_models(models)] if precision == "int8" else []
+    )
     fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     folder = PartsFolder(output, len(parts), fingerprint)
     run = EmbedRun(source, tuple(models), settings, processes, names, parts, folder, budget, device, precision)
@@ -259,9 +298,12 @@ def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
 
 def _note_pace(run: EmbedRun, pace: Pace) -> None:
     """Log the rate of this process beside the normal one."""
-    if run.way is None or pace.seconds < SHORTEST_S or any(model.config.get("backbone_config") for model in run.models):
+    models = subcell_models(run.models)
+    if run.way is None or pace.seconds < SHORTEST_S or any(model.config.get("backbone_config") for model in models):
         return
-    shape = min(map(LayerShape.of_model, run.models), key=lambda shape: shape.cpu_batch)
+    if len(models) < len(run.models):  # nothing is timed for other encoders
+        return
+    shape = min(map(LayerShape.of_model, models), key=lambda shape: shape.cpu_batch)
     normal = time_layer(shape, run.device).cells_per_s(run.way)
     normal = None if normal is None else normal / max(1, len(run.proteins))
     if text := pace.describe(normal, on_cpu=run.device.type == "cpu"):
@@ -295,7 +337,7 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
             **run.record,
             "format": RUN_FORMAT,
             "embed_settings": settings_to_json(run.settings),
-            "models": [{**model.facts(), "folder": str(model.folder.absolute())} for model in run.models],
+            "models": [model.record() for model in run.models],
             "versions": {name: _version(name) for name in _LIBRARIES},
             "device": f"openvino:{run.openvino}" if run.openvino else _describe(run.device),
             "precision": run.precision,
@@ -316,8 +358,15 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
     return EmbedReport(run.folder.output, cells, tuple(skipped), resumed, len(run.parts))
 
 
-def _finished(run: EmbedRun) -> EmbedReport:
-    """The report of a run that is complete already; adds an AnnData file that was not wanted then."""
+def finished_report(run: EmbedRun) -> EmbedReport:
+    """The report of a run that is complete already; adds an AnnData file that was not wanted then.
+
+    Args:
+        run: The run.
+
+    Raises:
+        InputError: If its tables are damaged.
+    """
     output = run.folder.output
     run.folder.check_tables(h5ad=run.settings.h5ad)
     run.folder.clear()

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from subcell_hf.inference.encoders.finding import Model
+from subcell_hf.inference.encoders.found_encoder import FoundEncoder
 from subcell_hf.inference.engine.batches import Batch, Place, ReadPart
-from subcell_hf.inference.models.loading import CellEncoder, ModelFolder
+from subcell_hf.inference.models.loading import ModelFolder
 from subcell_hf.inference.models.precision import choose_batch_size
 
 CUDA_BATCH = 256
 """First batch size on a GPU; halved each time memory runs out."""
+
+_Forward = Callable[[Tensor, list[str] | None], tuple[Tensor, Tensor | None, Tensor | None]]
+"""Images and the names of their channels → embeddings, probabilities, attention."""
 
 _CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc")
 
@@ -58,7 +63,7 @@ class BatchEmbedder:
 
     def __init__(
         self,
-        models: Iterable[ModelFolder],
+        models: Iterable[Model],
         device: torch.device,
         precision: str,
         batch_size: int | None = None,
@@ -68,21 +73,18 @@ class BatchEmbedder:
         self.models = {model.variant.name: model for model in models}
         self.device, self.precision, self.openvino = device, precision, openvino
         usual = CUDA_BATCH if device.type == "cuda" else 0
-        self.batch_size = batch_size or usual or choose_batch_size(models, device)
-        self._encoders: dict[str, CellEncoder] = {}
+        self.batch_size = batch_size or usual or _cpu_batch_size(models, device)
+        self._encoders: dict[str, _Forward] = {}
         self._processors: dict[tuple[str, tuple[str, ...]], Any] = {}  # by model and channels
         # Images are copied and scaled beside the forward of the batch before.
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def run(self, items: Iterator[Batch | ReadPart]) -> Iterator[BatchResult | ReadPart]:
         """Embed batches in order; the device is given one batch more than has been fetched from it."""
-        begun: deque[_Begun | ReadPart] = deque()
+        pipeline = Pipeline(self)
         for item in items:
-            begun.append(self.begin(item) if isinstance(item, Batch) else item)
-            while len(begun) > 1:
-                yield _fetch(begun.popleft())
-        while begun:
-            yield _fetch(begun.popleft())
+            yield from pipeline.push(item)
+        yield from pipeline.drain()
 
     def embed(self, batch: Batch) -> BatchResult:
         """Embed one batch."""
@@ -92,7 +94,7 @@ class BatchEmbedder:
         """Give the device a batch; what comes of it is fetched later."""
         if batch.variant.name not in self._encoders:
             model = self.models[batch.variant.name]
-            self._encoders[batch.variant.name] = CellEncoder(model, self.device, self.precision, self.openvino)
+            self._encoders[batch.variant.name] = model.open(self.device, self.precision, self.openvino)
         refused: dict[Place, str] = {}
         images, kept = self.prepare(batch, refused)
         if images is None:
@@ -145,7 +147,7 @@ class BatchEmbedder:
         """Scale and mask on the device: raw pixels are a quarter to a half of what would be copied otherwise."""
         key = (batch.variant.name, batch.variant.channels)
         if key not in self._processors:
-            self._processors[key] = batch.variant.processor()
+            self._processors[key] = batch.variant.preparation()
         masks = None if batch.cell_masks is None else batch.cell_masks[cells].to(self.device, non_blocking=True)
         images: Tensor = self._processors[key](
             batch.pixels[cells].to(self.device, non_blocking=True),
@@ -163,7 +165,7 @@ class BatchEmbedder:
             )
         return images.flatten(0, -4)
 
-    def _forward(self, encoder: CellEncoder, images: Tensor, channels: list[str] | None) -> list[Tensor | None]:
+    def _forward(self, encoder: _Forward, images: Tensor, channels: list[str] | None) -> list[Tensor | None]:
         outputs: list[tuple[Tensor | None, ...]] = []
         start = 0
         while start < len(images):
@@ -182,6 +184,14 @@ class BatchEmbedder:
             start += self.batch_size
         columns = zip(*outputs, strict=True)
         return [None if column[0] is None else torch.cat([t for t in column if t is not None]) for column in columns]
+
+
+def _cpu_batch_size(models: Sequence[Model], device: torch.device) -> int:
+    """Images of a forward on a CPU: as measured for SubCell models."""
+    subcell = [model for model in models if isinstance(model, ModelFolder)]
+    others = [model.batch_size for model in models if isinstance(model, FoundEncoder)]
+    sizes = [*others, *([choose_batch_size(subcell, device)] if subcell else [])]
+    return min(sizes)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -211,6 +221,29 @@ class _Begun:
         probabilities = None if self.probabilities is None else self.probabilities.cpu().numpy()
         attentions = None if self.attentions is None else self.attentions.cpu().numpy()
         return BatchResult(self.places, embeddings, probabilities, attentions, self.refused, self.image_px)
+
+
+class Pipeline:
+    """Gives the device one batch more than has been fetched from it.
+
+    Args:
+        embedder: What embeds the batches.
+    """
+
+    def __init__(self, embedder: BatchEmbedder) -> None:
+        self._embedder = embedder
+        self._begun: deque[_Begun | ReadPart] = deque()
+
+    def push(self, item: Batch | ReadPart) -> Iterator[BatchResult | ReadPart]:
+        """Begin a batch, and hand out what was begun before it."""
+        self._begun.append(self._embedder.begin(item) if isinstance(item, Batch) else item)
+        while len(self._begun) > 1:
+            yield _fetch(self._begun.popleft())
+
+    def drain(self) -> Iterator[BatchResult | ReadPart]:
+        """Hand out the rest."""
+        while self._begun:
+            yield _fetch(self._begun.popleft())
 
 
 def _fetch(item: _Begun | ReadPart) -> BatchResult | ReadPart:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from subcell_hf.errors import InputError
+from subcell_hf.inference.encoders.finding import Model
 from subcell_hf.inference.engine.batches import ReadPart
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.engine.parts import PartResults, PartsFolder
-from subcell_hf.inference.models.loading import ModelFolder
 from subcell_hf.inference.sources.blocks import CellSource
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.storage.folder_lock import claim_folder
@@ -24,7 +24,7 @@ class EmbedRun:
     """All that the steps of a run share."""
 
     source: CellSource
-    models: tuple[ModelFolder, ...]
+    models: tuple[Model, ...]
     settings: EmbedSettings
     processes: Processes
     names: list[str]
@@ -37,6 +37,15 @@ class EmbedRun:
     batch_size: int | None = None
     openvino: str | None = None
     way: str | None = None
+
+    @property
+    def own_parts(self) -> list[int]:
+        """Numbers of the parts that this process embeds."""
+        return [part for part in range(len(self.parts)) if part % self.processes.world_size == self.processes.rank]
+
+    def find_pending(self) -> list[int]:
+        """Those of `own_parts` that are not finished, or damaged."""
+        return [part for part in self.own_parts if not self.folder.is_sound(part)]
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class ModelFolder:
         config: Content of `config.json`.
         variant: What reading and cropping need to know.
         checksum: SHA-256 over the weight files.
+        trained: With which window (`crop_px`), `pixel_size_um` and masking (`mask_cells`) it was trained.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelFolder:
     config: dict[str, Any]
     variant: Variant
     checksum: str
+    trained: dict[str, Any] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -64,6 +66,14 @@ class ModelFolder:
             "patch_px": self.variant.patch_px,
             "processor": self.variant.settings,
         }
+
+    def record(self) -> dict[str, Any]:
+        """What is recorded in `run.json`."""
+        return {**self.facts(), "folder": str(self.folder.absolute()), "trained": self.trained}
+
+    def open(self, device: torch.device, precision: str, openvino: str | None = None) -> "CellEncoder":
+        """Load the model; see `CellEncoder`."""
+        return CellEncoder(self, device, precision, openvino)
 
 
 def find_models(
@@ -149,18 +159,20 @@ def _read_model(
     names = ("channels", "size", "pixel_size_um", "do_resize", "do_center_crop", "do_pad", "do_normalize", "do_mask")
     own = [key for key in ("channel_tokens", "channels_per_pass") if checked.channel_tokens == "separate"]
     settings = {key: settings[key] for key in (*names, "normalize")} | {key: config[key] for key in own}
+    window_px, masked = _window(settings), settings["do_mask"]
     if mask_cells is not None:
         settings["do_mask"] = mask_cells
     variant = Variant(
         name=name,
         channels=tuple(settings["channels"]),
         proteins=tuple(proteins),
-        crop_px=crop_px or _window(settings),
+        crop_px=crop_px or window_px,
         pixel_size_um=float(settings["pixel_size_um"] or config.get("pixel_size_um") or PUBLISHED_PIXEL_SIZE_UM),
         patch_px=1 if config.get("backbone_config") else int(config.get("patch_size", 16)),
         settings=settings,
     )
-    return ModelFolder(name, folder, revision, config, variant, _checksum(folder))
+    trained = {"pixel_size_um": variant.pixel_size_um, "crop_px": window_px, "mask_cells": masked}
+    return ModelFolder(name, folder, revision, config, variant, _checksum(folder), trained)
 
 
 def _window(settings: dict[str, Any]) -> int:
@@ -297,8 +309,3 @@ def run_in_bf16(encoder: Any) -> None:
 
 def _as_float(_: nn.Module, tokens: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(tensor.float() for tensor in tokens)
-
-
-def for_given_crops(models: Sequence[ModelFolder]) -> tuple[ModelFolder, ...]:
-    """The models for single cells that somebody else has cropped."""
-    return tuple(replace(model, variant=model.variant.for_given_crops()) for model in models)

@@ -1,6 +1,6 @@
 """Which model embeds a cell, and what it has to be given."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -91,6 +91,10 @@ class Variant:
         if self.crop_px is not None and not settings.get("do_resize"):
             settings |= {"size": self.crop_px, "do_center_crop": True}
         return SubCellImageProcessor(**{**settings, **changes})
+
+    def preparation(self) -> Callable[..., Mapping[str, Any]]:
+        """What prepares batches of cells for the model: scales, masks, and brings to size."""
+        return self.processor()
 
     def crop_settings(self, filters: CropSettings) -> CropSettings:
         """How to cut cells of a field so that the model needs no further resampling.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from subcell_hf.inference.models.variants import Variant
+from subcell_hf.inference.models.variants import Variant, choose_variant
 from subcell_hf.tables.cell_pictures import CellPicture, PictureBudget, draw_picture
 from subcell_hf.types import FieldCrops
 
@@ -65,8 +65,39 @@ class CellSource(Protocol):
     def read(self, name: str) -> CellBlock:
         """Read one block; invalid inputs are listed in `skipped` and raise no error."""
 
-    def fingerprint(self) -> str:
-        """A text that changes when the inputs change, or the way they are cropped."""
+    def fingerprint(self, variants: "Sequence[Variant] | None" = None) -> str:
+        """A text that changes when the inputs change, or the way they are cropped; for other models, if given."""
+
+
+Choices = Sequence[Sequence[Variant]]
+"""For each of several encoders the models to choose from, the largest first."""
+
+
+class SharedSource(CellSource, Protocol):
+    """A source that several encoders share."""
+
+    def read_each(self, name: str, choices: Choices) -> "list[CellBlock]":
+        """Read one block once, and cut its cells for each of several encoders."""
+
+
+def share_crops(crops: FieldCrops, choices: Choices, *, has_masks: bool = True) -> "list[CellBlock]":
+    """Blocks with the same crops for each of several encoders.
+
+    Args:
+        crops: The cells; encoders choose among their planes.
+        choices: Models of each encoder.
+        has_masks: Whether the crops' masks say where the cells lie.
+
+    Returns:
+        One block for each of `choices`; where no model fits, it says why the field was skipped.
+    """
+    blocks = []
+    for variants in choices:
+        try:
+            blocks.append(CellBlock(crops, choose_variant(variants, crops.channels), has_masks))
+        except ValueError as error:
+            blocks.append(CellBlock(None, None, skipped=(Skipped(crops.field_of_view, str(error)),)))
+    return blocks
 
 
 def read_block(source: CellSource, name: str, budget: PictureBudget) -> CellBlock:
@@ -74,7 +105,17 @@ def read_block(source: CellSource, name: str, budget: PictureBudget) -> CellBloc
 
     The cells' records say which channels a model with separate channel tokens was given.
     """
-    block = source.read(name)
+    return with_pictures(source.read(name), name, budget)
+
+
+def with_pictures(block: CellBlock, name: str, budget: PictureBudget) -> CellBlock:
+    """A block with its share of the pictures; see `read_block`.
+
+    Args:
+        block: What was read.
+        name: Name of the block.
+        budget: Which cells get a picture.
+    """
     crops, variant = block.crops, block.variant
     if crops is None or variant is None or not len(block):
         return block

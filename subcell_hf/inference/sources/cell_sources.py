@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,6 @@ import numpy.typing as npt
 from subcell_hf.cells.custom_segmentation import describe_segmentation
 from subcell_hf.cells.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM
 from subcell_hf.cells.quality import DOUBTFUL_CHANNELS, doubtful_channels
-from subcell_hf.cells.segmentation import CELL_BODY_CHANNELS, SEGMENTERS, segment_cells
 from subcell_hf.cells.single_cells import CropSettings, crop_field
 from subcell_hf.cells.sources import CroppedFields
 from subcell_hf.images.fields_of_view import (
@@ -23,15 +22,14 @@ from subcell_hf.images.fields_of_view import (
     FieldSource,
     FoundFields,
     ReadingOptions,
-    list_fields,
     reason_of,
     size_and_time,
 )
 from subcell_hf.images.masks.instances import mask_of_single_cell
 from subcell_hf.images.masks.label_files import read_labels
-from subcell_hf.images.masks.nuclei import NUCLEUS_CHANNEL
-from subcell_hf.inference.models.variants import Variant, choose_variant
-from subcell_hf.inference.sources.blocks import CellBlock, Skipped
+from subcell_hf.inference.models.variants import Variant
+from subcell_hf.inference.sources.blocks import CellBlock, Choices, Skipped, share_crops
+from subcell_hf.inference.sources.field_reading import at_models_scale, list_images, read_for_each, with_planes
 from subcell_hf.types import FieldCrops, FieldOfView
 
 _NO_CELL = "no cell passed the filters"
@@ -67,6 +65,11 @@ class ImageCells:
     def _found(self) -> Mapping[str, FieldSource]:
         return {item.name: item for item in self._listed.fields}
 
+    @property
+    def fields(self) -> Mapping[str, FieldSource]:
+        """Name of each field of view → where it lies."""
+        return self._found
+
     def unused(self) -> Mapping[str, str]:
         """Images that belong to no input, with the reason."""
         return self._listed.unused
@@ -77,21 +80,36 @@ class ImageCells:
 
     def read(self, name: str) -> CellBlock:
         """Read, segment and crop one field."""
-        try:
-            image, variant = read_planes(self._found[name], self.variants, self.segmentation)
-            crops = crop_field(image, variant.crop_settings(self.filters))
-        except UNUSABLE as error:
-            return CellBlock(None, None, skipped=(Skipped(name, reason_of(error)),))
-        if not crops.cells:
-            return CellBlock(None, None, skipped=(Skipped(name, _NO_CELL),))
-        return CellBlock(crops, variant)
+        return self.read_each(name, [self.variants])[0]
 
-    def fingerprint(self) -> str:
+    def read_each(self, name: str, choices: Choices) -> list[CellBlock]:
+        """Read and segment one field once, and crop it for each of several encoders."""
+        try:
+            image, chosen = read_for_each(self._found[name], choices, self.segmentation)
+        except UNUSABLE as error:
+            return [_skip(name, reason_of(error))] * len(choices)
+        cut: dict[tuple[tuple[str, ...], CropSettings], FieldCrops] = {}
+        blocks = []
+        for variant in chosen:
+            try:
+                if isinstance(variant, FieldError):
+                    raise variant
+                key = variant.planes, variant.crop_settings(self.filters)
+                if key not in cut:
+                    cut[key] = crop_field(with_planes(image, variant.planes), key[1])
+                crops = cut[key]
+            except UNUSABLE as error:
+                blocks.append(_skip(name, reason_of(error)))
+                continue
+            blocks.append(CellBlock(crops, variant) if crops.cells else _skip(name, _NO_CELL))
+        return blocks
+
+    def fingerprint(self, variants: Sequence[Variant] | None = None) -> str:
         """Changes with the settings and with name, size or time of any image."""
         return _checksum(
             [_files(self._found.values()), self.reading.facts(), asdict(self.filters)]
             + [describe_segmentation(self.segmentation)]
-            + [asdict(variant) for variant in self.variants]
+            + [asdict(variant) for variant in variants or self.variants]
         )
 
 
@@ -131,13 +149,27 @@ class SingleCellImages:
 
     def read(self, name: str) -> CellBlock:
         """Read one cell."""
+        return self.read_each(name, [self.variants])[0]
+
+    def read_each(self, name: str, choices: Choices) -> list[CellBlock]:
+        """Read one cell for each of several encoders."""
         found = self._found[name]
         unmasked = replace(found, listed=replace(found.listed, mask_file=None))
         try:
-            image, variant = read_planes(at_models_scale(unmasked, self.variants[0]), self.variants)
+            image, chosen = read_for_each(at_models_scale(unmasked, self.variants[0]), choices)
             mask = _single_mask(found, image)
         except UNUSABLE as error:
-            return CellBlock(None, None, skipped=(Skipped(name, reason_of(error)),))
+            return [_skip(name, reason_of(error))] * len(choices)
+        return [
+            _skip(name, str(variant)) if isinstance(variant, FieldError) else self._block(found, image, variant, mask)
+            for variant in chosen
+        ]
+
+    def _block(
+        self, found: FieldSource, whole: FieldOfView, variant: Variant, mask: npt.NDArray[np.bool_] | None
+    ) -> CellBlock:
+        """The cell with the planes of one model."""
+        name, image = found.name, with_planes(whole, variant.planes)
         own = {"cell_id", "field_of_view", PIXEL_SIZE, PIXEL_SIZE_FROM, DOUBTFUL_CHANNELS}
         metadata = {key: value for key, value in found.metadata.items() if key not in own}
         record = {
@@ -152,10 +184,10 @@ class SingleCellImages:
         crops = FieldCrops(name, image.pixels[None], masks, image.channels, image.pixel_size_um, (record,))
         return CellBlock(crops, variant, has_masks=mask is not None)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, variants: Sequence[Variant] | None = None) -> str:
         """Changes with the settings and with name, size or time of any image."""
         facts = [_files(self._found.values()), self.reading.facts()]
-        return _checksum(facts + [asdict(variant) for variant in self.variants])
+        return _checksum(facts + [asdict(variant) for variant in variants or self.variants])
 
 
 @dataclass(frozen=True)
@@ -184,15 +216,18 @@ class CropFolderCells:
 
     def read(self, name: str) -> CellBlock:
         """Read the crops of one field."""
-        try:
-            crops = self._crops.read(name)
-            return CellBlock(crops, choose_variant(self.variants, crops.channels))
-        except (ValueError, OSError) as error:
-            return CellBlock(None, None, skipped=(Skipped(name, str(error)),))
+        return self.read_each(name, [self.variants])[0]
 
-    def fingerprint(self) -> str:
+    def read_each(self, name: str, choices: Choices) -> list[CellBlock]:
+        """Read the crops of one field for each of several encoders."""
+        try:
+            return share_crops(self._crops.read(name), choices)
+        except (ValueError, OSError) as error:
+            return [_skip(name, str(error))] * len(choices)
+
+    def fingerprint(self, variants: Sequence[Variant] | None = None) -> str:
         """Checksum of the table of crops and of the models."""
-        return _checksum([self._crops.fingerprint(), *(asdict(variant) for variant in self.variants)])
+        return _checksum([self._crops.fingerprint(), *(asdict(variant) for variant in variants or self.variants)])
 
 
 @dataclass(frozen=True)
@@ -219,57 +254,21 @@ class ArrayCells:
 
     def read(self, name: str) -> CellBlock:
         """One block, as it was given."""
-        crops = self.crops[self.names().index(name)]
-        try:
-            return CellBlock(crops, choose_variant(self.variants, crops.channels), self.has_masks)
-        except FieldError as error:
-            return CellBlock(None, None, skipped=(Skipped(name, str(error)),))
+        return self.read_each(name, [self.variants])[0]
 
-    def fingerprint(self) -> str:
+    def read_each(self, name: str, choices: Choices) -> list[CellBlock]:
+        """One block for each of several encoders."""
+        return share_crops(self.crops[self.names().index(name)], choices, has_masks=self.has_masks)
+
+    def fingerprint(self, variants: Sequence[Variant] | None = None) -> str:
         """Checksum of the pixels, and of the models."""
         content = [hashlib.sha256(np.ascontiguousarray(crops.pixels).tobytes()).hexdigest() for crops in self.crops]
-        return _checksum([content, *(asdict(variant) for variant in self.variants)])
+        return _checksum([content, *(asdict(variant) for variant in variants or self.variants)])
 
 
-def read_planes(
-    found: FieldSource, variants: Sequence[Variant], segmentation: str | None = None
-) -> tuple[FieldOfView, Variant]:
-    """Read the planes that the largest fitting variant needs.
-
-    Args:
-        found: The field.
-        variants: Models to choose from, the largest first.
-        segmentation: How to segment a field that has no mask; None leaves it without.
-
-    Returns:
-        The field with exactly the planes of the variant, and the variant.
-
-    Raises:
-        FieldError: If the field cannot be read, or no variant fits.
-    """
-    listed = found.listed
-    if listed.problem:
-        raise FieldError(listed.problem)
-    # Cell bodies are found by channels that the model itself may not take.
-    guides: Iterable[str] = (*CELL_BODY_CHANNELS, NUCLEUS_CHANNEL)
-    there = found.known_channels()
-    if segmentation is None or listed.mask_file is not None:
-        guides = ()
-    elif segmentation not in SEGMENTERS:
-        guides = there  # nobody else knows which a custom function needs
-    if listed.stack_file is None or there:
-        variant = choose_variant(variants, there)
-        wanted = (*variant.planes, *(name for name in guides if name in there and name not in variant.planes))
-        image = replace(found, options=replace(found.options, channels=wanted)).read()
-    else:
-        image = replace(found, options=replace(found.options, channels=None)).read()
-        variant = choose_variant(variants, image.channels)
-    if segmentation and image.label_mask is None:
-        image = replace(image, label_mask=segment_cells(image, segmentation, trusted=found.options.trust_masks))
-    if image.channels == variant.planes:
-        return image, variant
-    pixels = image.pixels[[image.channels.index(name) for name in variant.planes]]
-    return replace(image, pixels=pixels, channels=variant.planes), variant
+def _skip(name: str, reason: str) -> CellBlock:
+    """A block of an input that cannot be used."""
+    return CellBlock(None, None, skipped=(Skipped(name, reason),))
 
 
 def _single_mask(found: FieldSource, image: FieldOfView) -> npt.NDArray[np.bool_] | None:
@@ -282,30 +281,6 @@ def _single_mask(found: FieldSource, image: FieldOfView) -> npt.NDArray[np.bool_
         return mask_of_single_cell(replace(image, label_mask=labels), where, trusted=found.options.trust_masks)
     except FieldError as error:
         raise FieldError(f"Field {found.name!r}: {error}") from error
-
-
-def at_models_scale(found: FieldSource, variant: Variant) -> FieldSource:
-    """The field, with the model's pixel size where none is known."""
-    if found.listed.default_pixel_size_um is not None:
-        return found
-    listed = replace(found.listed, default_pixel_size_um=variant.pixel_size_um, default_pixel_size_from="model")
-    return replace(found, listed=listed)
-
-
-def list_images(path: Path, reading: ReadingOptions, variants: Sequence[Variant]) -> FoundFields:
-    """List fields of view for models of which each field's channels choose one.
-
-    Args:
-        path: See `find_fields`.
-        reading: How to read; names of all the models' planes are known beside its own.
-        variants: The models; a field must have the planes that all of them demand.
-    """
-    # A model with separate channel tokens demands no channels but those of --protein-channel.
-    demanded = [variant.proteins if variant.takes_any_channels else variant.planes for variant in variants]
-    shared = [name for name in demanded[0] if all(name in names for names in demanded)]
-    known = {name: name for variant in variants for name in variant.planes}
-    options = replace(reading, channels=tuple(shared) or None, channel_mapping={**known, **reading.channel_mapping})
-    return list_fields(path, options)
 
 
 def _files(found: Any) -> list[Any]:

@@ -3,12 +3,11 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from subcell_hf.cells.published.crops import PublishedCrops
-from subcell_hf.images.fields_of_view import FieldError
-from subcell_hf.inference.models.variants import Variant, choose_variant
-from subcell_hf.inference.sources.blocks import CellBlock, Skipped
+from subcell_hf.inference.models.variants import Variant
+from subcell_hf.inference.sources.blocks import CellBlock, Choices, Skipped, share_crops
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,16 @@ class PublishedCells:
         Raises:
             UnreachableError: If the files cannot be reached: cells are not skipped for what is not their fault.
         """
-        found = self.crops.read(name)
-        skipped = tuple(Skipped(*cell) for cell in found.skipped)
-        try:
-            variant = choose_variant(self.variants, found.channels)
-        except FieldError as error:
-            return CellBlock(None, None, skipped=(*skipped, Skipped(name, str(error))))
-        return CellBlock(found if found.cells else None, variant if found.cells else None, skipped=skipped)
+        return self.read_each(name, [self.variants])[0]
 
-    def fingerprint(self) -> str:
+    def read_each(self, name: str, choices: Choices) -> list[CellBlock]:
+        """Fetch and cut the cells of one field for each of several encoders; see `read`."""
+        found = self.crops.read(name)
+        lost = tuple(Skipped(*cell) for cell in found.skipped)
+        blocks = [replace(block, skipped=(*lost, *block.skipped)) for block in share_crops(found, choices)]
+        return [block if found.cells else replace(block, crops=None, variant=None) for block in blocks]
+
+    def fingerprint(self, variants: Sequence[Variant] | None = None) -> str:
         """Changes with the published table, the choice of cells and the models."""
-        facts = [self.crops.fingerprint(), *(asdict(variant) for variant in self.variants)]
+        facts = [self.crops.fingerprint(), *(asdict(variant) for variant in variants or self.variants)]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,9 @@
 """What a path holds: images of fields, images of single cells, crops or shards."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from subcell_hf.cells.published.choice import CellChoice
 from subcell_hf.cells.published.crops import open_published_crops
@@ -11,24 +12,22 @@ from subcell_hf.cells.segmentation import find_segmenter
 from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.errors import InputError
 from subcell_hf.images.decoders.remote_paths import RemotePath, path_of
+from subcell_hf.images.field_source import channel_order
 from subcell_hf.images.fields_of_view import FieldError
 from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.images.layouts.field_tables import FIELD_TABLE
-from subcell_hf.inference.models.loading import ModelFolder, for_given_crops
+from subcell_hf.inference.encoders.finding import Model
+from subcell_hf.inference.encoders.preparation import AnyChannels
 from subcell_hf.inference.models.variants import PUBLISHED_CROP_PX, Variant
-from subcell_hf.inference.sources.blocks import CellSource
-from subcell_hf.inference.sources.cell_sources import (
-    CropFolderCells,
-    ImageCells,
-    SingleCellImages,
-    at_models_scale,
-    list_images,
-    read_planes,
-)
+from subcell_hf.inference.sources.blocks import SharedSource
+from subcell_hf.inference.sources.cell_sources import CropFolderCells, ImageCells, SingleCellImages
+from subcell_hf.inference.sources.field_reading import at_models_scale, list_images, read_planes
 from subcell_hf.inference.sources.published_crops import PublishedCells
 from subcell_hf.inference.sources.shard_cells import ShardCells
 from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.shards.index import CELLS_FILE, INDEX_FILE
+
+_Model = TypeVar("_Model", bound=Model)
 
 _ZARR = ".zarr"
 _WINDOW_TOLERANCE = 1.01
@@ -36,8 +35,8 @@ _WINDOW_TOLERANCE = 1.01
 
 
 def open_source(
-    path: str | Path, models: Sequence[ModelFolder], options: SourceOptions | None = None
-) -> tuple[CellSource, tuple[ModelFolder, ...], str]:
+    path: str | Path, models: Sequence[_Model], options: SourceOptions | None = None
+) -> tuple[SharedSource, tuple[_Model, ...], str]:
     """Recognise an input.
 
     Args:
@@ -52,31 +51,70 @@ def open_source(
     Raises:
         InputError: If nothing is there, or an option has no meaning for it.
     """
-    options = options or SourceOptions()
+    source, variants, what = _open_variants(path, tuple(model.variant for model in models), options or SourceOptions())
+    own = tuple(replace(model, variant=variant) for model, variant in zip(models, variants, strict=True))
+    return source, own, what
+
+
+def input_channels(path: str | Path, options: SourceOptions | None = None) -> tuple[str, ...]:
+    """Names of the channels of an input, by the first image or crop that can be read.
+
+    Args:
+        path: See `open_source`.
+        options: How to understand it.
+
+    Returns:
+        Names in SubCell's order: microtubules, ER, nucleus, others as they come, and the protein last.
+
+    Raises:
+        InputError: If nothing can be read.
+    """
+    source, variants, _ = _open_variants(path, (AnyChannels("all channels", ()),), options or SourceOptions())
+    reason = "it is empty"
+    for name in source.names():
+        try:
+            if isinstance(source, ImageCells):  # without segmentation
+                return _in_order(read_planes(source.fields[name], variants)[0].channels)
+        except FieldError as error:
+            reason = str(error)
+            continue
+        block = source.read(name)
+        if block.crops is not None:
+            return _in_order(block.crops.channels)
+        reason = block.skipped[0].reason if block.skipped else reason
+    raise InputError(f"The channels of {path} cannot be found out: {reason}. Name them, such as channels=red,blue.")
+
+
+def _in_order(channels: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted(channels, key=channel_order))
+
+
+def _open_variants(
+    path: str | Path, variants: tuple[Variant, ...], options: SourceOptions
+) -> tuple[SharedSource, tuple[Variant, ...], str]:
+    """The source, the variants as they treat its cells, and what the input was taken for; see `open_source`."""
     find_segmenter(options.segmentation)
-    models = tuple(models)
-    variants = tuple(model.variant for model in models)
     if (place := published_place(str(path))) is not None:
         _refuse_options(options, "published cells", {"split", "crop_px", "choice"})
-        return _open_published(place, variants, options), models, "published cells"
+        return _open_published(place, variants, options), variants, "published cells"
     if options.choice != CellChoice():
         raise InputError(f"Antibodies, cell lines and a number of cells can be chosen for hpa: only, not for {path}.")
     local = path_of(path)
     is_zarr = isinstance(local, RemotePath) and any(part.lower().endswith(_ZARR) for part in local.parts)
     if ("://" in str(path) and not is_zarr) or (not is_zarr and _holds_shards(local)):
         _refuse_options(options, "shards", {"split", "crop_px"})
-        return ShardCells(str(path), variants, options.split), models, "shards"
+        return ShardCells(str(path), variants, options.split), variants, "shards"
     if not is_zarr and (local / CROPS_FILE).is_file():
         _refuse_options(options, "crops of subcell crops", {"crop_px"})
-        return CropFolderCells(local, variants), models, "crops of subcell crops"
+        return CropFolderCells(local, variants), variants, "crops of subcell crops"
     if options.split is not None:
         raise InputError(f"--split {options.split} is only for shards, and {path} holds none.")
     single, why = _shows_single_cells(local, variants, options)
     if single:
         _refuse_options(options, "images of single cells", {"reading", "single_cells", "crop_px"})
-        models = models if options.crop_px else for_given_crops(models)
-        return SingleCellImages(local, tuple(model.variant for model in models), options.reading), models, why
-    return ImageCells(local, variants, options.reading, options.filters, options.segmentation), models, why
+        variants = variants if options.crop_px else tuple(variant.for_given_crops() for variant in variants)
+        return SingleCellImages(local, variants, options.reading), variants, why
+    return ImageCells(local, variants, options.reading, options.filters, options.segmentation), variants, why
 
 
 def _open_published(place: str, variants: tuple[Variant, ...], options: SourceOptions) -> PublishedCells:

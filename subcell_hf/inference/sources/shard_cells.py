@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from subcell_hf.errors import StoreError, UnreachableError
-from subcell_hf.inference.models.variants import Variant, choose_variant
-from subcell_hf.inference.sources.blocks import CellBlock, Skipped
+from subcell_hf.inference.models.variants import Variant
+from subcell_hf.inference.sources.blocks import CellBlock, Choices, Skipped, share_crops
 from subcell_hf.shards.cell_table import read_cell_records
 from subcell_hf.shards.reader import ShardReader
 from subcell_hf.types import FieldCrops
@@ -71,21 +71,30 @@ class ShardCells:
             StoreError: If no cell can be read: they are not skipped for what is not their fault.
             UnreachableError: If the network fails, for the same reason.
         """
+        return self.read_each(name, [self.variants])[0]
+
+    def read_each(self, name: str, choices: Choices) -> list[CellBlock]:
+        """Read a block once for each of several encoders; see `read`."""
         start = int(name.split()[1])
         rows = self._rows[start : start + CELLS_PER_BLOCK]
         form = self._reader.index.crop_format
         skipped: list[Skipped] = []
         try:
-            variant = choose_variant(self.variants, form.channels)
             rows, pixels, masks = self._read_rows(rows, skipped)
         except (StoreError, UnreachableError):
             raise
         except (ValueError, OSError) as error:
-            ids = self._reader.cells.names(rows)
-            return CellBlock(None, None, skipped=tuple(Skipped(cell, str(error)) for cell in ids))
+            return [self._skip(rows, str(error))] * len(choices)
         records = tuple(self._record(row) for row in self._records.take(pa.array(rows)).to_pylist())
         crops = FieldCrops(name, pixels, masks, form.channels, form.pixel_size_um, records)
-        return CellBlock(crops, variant, skipped=tuple(skipped))
+        return [
+            self._skip(rows, block.skipped[0].reason) if block.crops is None else replace(block, skipped=tuple(skipped))
+            for block in share_crops(crops, choices)
+        ]
+
+    def _skip(self, rows: npt.NDArray[np.int64], reason: str) -> CellBlock:
+        """A block of cells that cannot be used, each by its name."""
+        return CellBlock(None, None, skipped=tuple(Skipped(cell, reason) for cell in self._reader.cells.names(rows)))
 
     def _read_rows(
         self, rows: npt.NDArray[np.int64], skipped: list[Skipped]
@@ -114,8 +123,13 @@ class ShardCells:
         """Metadata that are kept under another name: a column `split`, where the shards have splits themselves."""
         return {"split": "metadata_split"} if self._splits and "split" in self._records.column_names else {}
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, variants: Sequence[Variant] | None = None) -> str:
         """Changes with the shards, the split and the models."""
         index = self._reader.index
-        facts = [index.fingerprint, index.cells_sha256, self.split, *(asdict(variant) for variant in self.variants)]
+        facts = [
+            index.fingerprint,
+            index.cells_sha256,
+            self.split,
+            *(asdict(variant) for variant in variants or self.variants),
+        ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

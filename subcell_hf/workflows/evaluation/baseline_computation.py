@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from subcell_hf.errors import InputError
 from subcell_hf.evaluation.baselines.baselines import BaselineSettings, assemble_baselines
 from subcell_hf.evaluation.baselines.measurements import Measurements
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
@@ -66,9 +67,9 @@ class MeasuredSource:
             self.measurements.measure(name, [block.crops] if block.crops else [])
         return block
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, variants: Sequence[Variant] | None = None) -> str:
         """As the source says."""
-        return self.source.fingerprint()
+        return self.source.fingerprint(variants)
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ class BaselineComputation:
             InputError: If a model is gone, or cells cannot be embedded.
             OSError: If a file cannot be written.
         """
+        if others := [facts["name"] for facts in self.origin.models if "encoder" in facts]:
+            raise InputError(f"{others[0]} is no SubCell model, of which an untrained twin could be made")
         hide_weight_bars()
         source = self.source
         if self.measurements is not None and source.blocks_per_read == 1:
@@ -208,7 +211,7 @@ def _untrained_twins(origin: TableOrigin, folder: Path) -> tuple[ModelFolder, ..
     given = origin.input
     recorded = [_recorded_model(facts) for facts in origin.models]
     several = given is not None and given.model == AUTO
-    name = AUTO if several else recorded[0].name
+    name = AUTO if several else given.model if given is not None and given.model else recorded[0].name
     owner, revision = None, recorded[0].revision
     if given is not None:
         path = given.find(name)  # a folder without a model may have the name of a published one

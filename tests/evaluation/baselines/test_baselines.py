@@ -7,12 +7,12 @@ import pytest
 from sklearn.decomposition import PCA
 from typer.testing import CliRunner
 
+from subcell_hf.cells.cell_features import measure_cells
 from subcell_hf.cells.cropping import CropSettings, crop_fields
 from subcell_hf.cells.sources import CroppedFields
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.baselines.baselines import BaselineSettings, make_baselines, shrink_pixels
-from subcell_hf.evaluation.baselines.cell_features import measure_cells
 from subcell_hf.shards.reader import ShardReader
 from subcell_hf.shards.sharding import ShardSettings, write_shards
 from subcell_hf.tables.files import read_table

@@ -5,8 +5,8 @@ import numpy.typing as npt
 import pytest
 from skimage.feature import graycomatrix, graycoprops
 
+from subcell_hf.cells.cell_features import measure_cell, measure_cells
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.baselines.cell_features import measure_cell, measure_cells
 
 CHANNELS = ("red", "blue", "green")
 

@@ -1,0 +1,72 @@
+"""The benchmarks of the field by name: data, licence, protocol and how the data are obtained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from subcell_hf.errors import InputError
+from subcell_hf.shipped import shipped_folder
+from subcell_hf.storage.plain_files import read_yaml
+
+DEFINITIONS_FILE = "benchmarks.yaml"
+KINDS = ("perturbation", "localization", "chammi")
+
+
+@dataclass(frozen=True)
+class FieldBenchmark:
+    """A published benchmark.
+
+    Attributes:
+        name: What to give to `subcell benchmark`.
+        title: In words.
+        kind: Which runner it has, of `KINDS`.
+        licence: Of the data.
+        citation: Who published it.
+        data: What the input is.
+        splits: How the data are divided.
+        download: How to obtain them.
+        protocol: What is measured.
+        columns: Columns that the input must have.
+        settings: Of the runner.
+    """
+
+    name: str
+    title: str
+    kind: str
+    licence: str
+    citation: str
+    data: str
+    splits: str
+    download: str
+    protocol: str
+    columns: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+    def card(self) -> str:
+        """The data set card, as text."""
+        facts = ("data", "splits", "protocol", "licence", "citation", "download")
+        lines = [f"{fact}: {getattr(self, fact)}" for fact in facts]
+        return "\n".join([f"{self.name}: {self.title}", *lines])
+
+
+@cache
+def field_benchmarks() -> dict[str, FieldBenchmark]:
+    """All benchmarks by name."""
+    read: dict[str, dict[str, Any]] = read_yaml(shipped_folder("annotations") / DEFINITIONS_FILE, "Install again.")
+    return {name: FieldBenchmark(name, **{**facts, "columns": tuple(facts["columns"])}) for name, facts in read.items()}
+
+
+def field_benchmark(name: str) -> FieldBenchmark:
+    """A benchmark by its name.
+
+    Args:
+        name: One of `field_benchmarks()`.
+
+    Raises:
+        InputError: If there is no such benchmark; the message lists the names.
+    """
+    found = field_benchmarks().get(name)
+    if found is None:
+        raise InputError(f"Unknown benchmark {name!r}: expected one of {', '.join(field_benchmarks())}.")
+    return found

@@ -1,0 +1,65 @@
+"""Licences of encoders' weights, which are logged before anything is downloaded."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_logger = logging.getLogger(__name__)
+
+_RESTRICTED = ("nc", "non-commercial", "noncommercial", "research", "other", "unknown")
+
+
+def is_restricted(licence: str) -> bool:
+    """Whether a licence may forbid commercial use, or is not a known one.
+
+    Args:
+        licence: Identifier, as the Hub gives it.
+    """
+    words = licence.lower().replace("_", "-").split("-")
+    return any(word in words or word in licence.lower() for word in _RESTRICTED[1:]) or "nc" in words
+
+
+def note_licence(source: str, revision: str | None = None) -> str:
+    """Find the licence of a model, and warn if it restricts use or the model is gated, before it is downloaded.
+
+    Args:
+        source: Folder, or id on the Hub.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        Identifier of the licence; empty where it is not stated.
+    """
+    if Path(source).is_dir():
+        return _licence_of_card(Path(source) / "README.md")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        info = HfApi().model_info(source, revision=revision, timeout=10)
+    except (HfHubHTTPError, OSError):  # offline; whether the model is in the cache is found out next
+        return ""
+    card: Mapping[str, Any] = info.card_data.to_dict() if info.card_data else {}
+    licence = str(card.get("license_name") or card.get("license") or "")
+    if info.gated:
+        _logger.warning("%s is gated: its conditions have to be accepted on https://huggingface.co/%s.", source, source)
+    if is_restricted(licence or "unknown"):
+        _logger.warning(
+            "The licence of %s is %s: read it before you use the model or publish embeddings.",
+            source, licence or "not stated",
+        )  # fmt: skip
+    else:
+        _logger.info("The licence of %s is %s.", source, licence)
+    return licence
+
+
+def _licence_of_card(path: Path) -> str:
+    """What the metadata of a model card name; empty where there is none."""
+    with suppress(OSError, ValueError, yaml.YAMLError):
+        _, metadata, _ = path.read_text(encoding="utf-8").split("---\n", 2)
+        values = yaml.safe_load(metadata)
+        return str(values.get("license_name") or values.get("license") or "") if isinstance(values, dict) else ""
+    return ""
