@@ -7,6 +7,7 @@ than most tests compute. A test of a launcher, or of what importing does, needs 
 import atexit
 import json
 import os
+import re
 import runpy
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from importlib import import_module
 from itertools import count
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = (
@@ -103,6 +105,23 @@ class Forked:
     def output(self) -> str:
         """What was written to standard output and error; nothing before the program has begun."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+
+
+def run_program(*words: str | Path, log: Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """Run a program that imports transformers and the package, or forbids it, by itself; returns what it wrote.
+
+    The arguments are those of `Forked`.
+    """
+    program = Forked(*map(str, words), log=log, cwd=cwd, env=env, imported=LIBRARIES)
+    code = program.wait()
+    assert code == 0, program.output[-4000:]
+    return program.output
+
+
+def result_of(output: str, marker: str) -> Any:
+    """The JSON that a program wrote on a line, behind a word."""
+    (found,) = re.findall(rf"^{marker} (.*)$", output, flags=re.MULTILINE)
+    return json.loads(found)
 
 
 def start_ranks(number: int, *words: str, log: Path, cwd: Path | None = None) -> list[Forked]:

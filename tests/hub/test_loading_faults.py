@@ -3,8 +3,6 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.hub.endpoint.endpoint_handler import EndpointHandler
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.storage.model_folders import check_weights, load_model
+from tests.forked import run_program
 from tests.hub.tiny_models import save_tiny
 
 POISONED = ("pytorch_model.bin", "model.bin", "encoder.pth", "training_args.bin", "optimizer.pt")
@@ -46,10 +45,8 @@ def test_poisoned_pickles_beside_the_weights_are_never_opened(tmp_path: Path) ->
     for name in POISONED:
         torch.save(Poison(marker), folder / name)
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", WATCHER, str(folder)]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
-    assert run.returncode == 0, run.stderr
-    opened = run.stdout.split("OPENED")[1]
+    output = run_program("-c", WATCHER, folder, log=tmp_path / "log", cwd=tmp_path, env=environment)
+    opened = output.split("OPENED")[1]
     assert "config.json" in opened
     assert not [name for name in POISONED if name in opened]
     load_model(folder)
@@ -135,10 +132,9 @@ print("OPENED", opened)
 def test_the_code_beside_the_weights_refuses_such_an_index_too(tmp_path: Path) -> None:
     folder = lead_elsewhere(tmp_path, "../secret.safetensors")
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", STRANGER, str(folder)]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
-    assert "names the weights '../secret.safetensors'" in run.stdout
-    assert "OPENED []" in run.stdout
+    output = run_program("-c", STRANGER, folder, log=tmp_path / "log", cwd=tmp_path, env=environment)
+    assert "names the weights '../secret.safetensors'" in output
+    assert "OPENED []" in output
 
 
 def test_a_sharded_model_is_fine(tmp_path: Path) -> None:

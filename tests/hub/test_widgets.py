@@ -6,8 +6,6 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -39,6 +37,7 @@ from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.pictures_subcell import SHEET_NOTE, sheet_png
 from subcell_hf.ontology import CHANNEL_VARIANTS
 from subcell_hf.workflows.hub.sheets import write_sheet
+from tests.forked import result_of, run_program
 from tests.hub.tiny_models import save_tiny, write_facts
 
 RYBG = CHANNEL_VARIANTS["rybg"]
@@ -366,10 +365,8 @@ def test_the_hubs_task_without_the_package(rybg: Served, tmp_path: Path) -> None
     deep = tmp_path / "deep.tif"
     tifffile.imwrite(deep, np.stack(list(rybg.planes.values())).astype(np.uint16) * 200, photometric="minisblack")
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", STRANGER, str(rybg.folder), str(deep)]
-    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-3000:]
-    for answer in json.loads(run.stdout.split("RESULT")[1]):
+    output = run_program("-c", STRANGER, rybg.folder, deep, log=tmp_path / "log", cwd=tmp_path, env=environment)
+    for answer in result_of(output, "RESULT"):
         rybg.check(answer)
 
 

@@ -4,8 +4,6 @@ import functools
 import http.server
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from subcell_hf.inference.models.loading import find_models
 from subcell_hf.shards.sharding import ShardSettings, write_shards
 from subcell_hf.storage.downloads import persistence
 from subcell_hf.tables.files import read_table
+from tests.forked import run_program
 from tests.hub.loopback_hub import LoopbackHub, serve
 from tests.inference.embedding_runs import run, save_tiny_model, write_fields
 from tests.shards.test_reader import RangeHandler
@@ -45,7 +44,7 @@ for name, models in (("lab/none", None), ("auto", "lab"), ("auto", "nobody"), ("
     try:
         find_models(name, models=models)
     except InputError as error:
-        print(str(error).splitlines()[0])
+        print("REFUSED", str(error).splitlines()[0])
 """
 
 
@@ -78,25 +77,19 @@ def hub(
         **os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_write", "HF_HUB_DISABLE_XET": "1",
         "HF_HOME": str(tmp_path_factory.mktemp("home")), "HF_HUB_OFFLINE": "0",
     }  # fmt: skip
-    python(environment, "-c", PUBLISH, models, shards)
+    python(tmp_path_factory.mktemp("publish"), environment, "-c", PUBLISH, models, shards)
     yield hub, environment
     server.shutdown()
     server.server_close()
 
 
-def python(environment: dict[str, str], *arguments: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def python(folder: Path, environment: dict[str, str], *arguments: str | Path) -> str:
+    return run_program(*arguments, log=folder / "log", cwd=Path(__file__).parents[2], env=environment)
 
 
-def embed(environment: dict[str, str], *arguments: str | Path) -> str:
-    return python(
-        environment, "-m", "subcell_hf.cli", "embed", *arguments, "--no-report", "--no-h5ad", "--precision", "fp32"
-    )
+def embed(folder: Path, environment: dict[str, str], *arguments: str | Path) -> str:
+    words = ("-m", "subcell_hf.cli", "embed", *arguments, "--no-report", "--no-h5ad", "--precision", "fp32")
+    return python(folder, environment, *words)
 
 
 @pytest.mark.slow
@@ -109,7 +102,7 @@ def test_shards_and_a_model_of_the_hub(
     (local,) = find_models(str(models / "tiny-rybg"))
     commit = state.repositories["model", "lab/tiny-rybg"].branches["main"]
     for name, url in (("hf", "hf://datasets/lab/cells"), ("http", f"{state.url}/datasets/lab/cells/resolve/main")):
-        embed(environment, url, "--model", "lab/tiny-rybg", "--revision", commit, "--output", tmp_path / name)
+        embed(tmp_path, environment, url, "--model", "lab/tiny-rybg", "--revision", commit, "--output", tmp_path / name)
         table = read_table(tmp_path / name)
         assert list(table.cells["cell_id"]) == list(here.cells["cell_id"])
         # Another process may work with another number of threads.
@@ -124,9 +117,9 @@ def test_the_models_of_an_owner_are_chosen_from(hub: tuple[LoopbackHub, dict[str
     (write_fields(tmp_path / "two", 2, ("blue", "green")) / "7_A1_1_blue.png").rename(fields / "7_A1_1_blue.png")
     for ending in ("green", "mask"):
         (tmp_path / "two" / f"7_A1_1_{ending}.png").rename(fields / f"7_A1_1_{ending}.png")
-    embed(hub[1], fields, "--model", "auto", "--models", "lab/tiny-*", "--output", tmp_path / "out")
+    embed(tmp_path, hub[1], fields, "--model", "auto", "--models", "lab/tiny-*", "--output", tmp_path / "out")
     assert list(read_table(tmp_path / "out").cells["model"]) == ["lab/tiny-rybg"] * 2 + ["lab/tiny-bg"] * 2
-    none, ambiguous, nobody, pattern = python(hub[1], "-c", REFUSED).splitlines()
+    none, ambiguous, nobody, pattern = python(tmp_path, hub[1], "-c", REFUSED).split("REFUSED ")[1:]
     assert "was not found on the Hub" in none
     assert "lab/other-bg and lab/tiny-bg both take blue, green" in ambiguous
     assert "Models of nobody with the tag `subcell`: none." in nobody

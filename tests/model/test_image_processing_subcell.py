@@ -1,8 +1,6 @@
 """The image processor: numbers of the published scaling, geometry, names, and every input it has to refuse."""
 
 import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch.nn.functional as F
 from subcell_hf import SubCellImageProcessor
 from subcell_hf.model.channels_subcell import plan_passes
 from subcell_hf.model.scaling_subcell import scale_min_max
+from tests.forked import run_program
 
 COLOURS = ("red", "yellow", "blue", "green")
 
@@ -437,9 +436,7 @@ def test_loads_where_the_package_is_not_installed(tmp_path: Path) -> None:
         made.save_pretrained(sys.argv[1] + "/again")
     """)
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    run_program("-c", script, tmp_path, log=tmp_path / "log", cwd=tmp_path, env=environment)
     expected = processor(channels=["blue", "green"])(crop)["pixel_values"].numpy()
     assert np.array_equal(np.load(tmp_path / "out.npy"), expected)
     assert (tmp_path / "again/image_processing_subcell.py").exists()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import pipeline
 
 from subcell_hf import SubCellConfig, SubCellForImageClassification, SubCellImageProcessor, SubCellPipeline, convert
 from subcell_hf.model.pipeline_subcell import TASK, read_file, read_plane
+from tests.forked import run_program
 
 COLOURS = ("red", "yellow", "blue", "green")
 Array = np.ndarray[Any, Any]
@@ -380,9 +380,7 @@ def test_works_where_the_package_is_not_installed(locate: Any, tmp_path: Path) -
         assert pipeline(model="again", trust_remote_code=True, device="cpu")("crop.npy") == locate("crop.npy")
     """)
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", script]
-    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    run_program("-c", script, log=tmp_path / "log", cwd=tmp_path, env=environment)
     expected = locate(crop)
     got = json.loads((tmp_path / "out.json").read_text())
     assert [place["label"] for place in got] == [place["label"] for place in expected]

@@ -14,6 +14,7 @@ from subcell_hf.model.configuration_subcell import AUTO_MAP, SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
 from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
+from tests.forked import result_of, run_program
 
 TINY = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "image_size": 32,
@@ -52,12 +53,9 @@ print("EMBEDDING", embedding[0].tolist())
 
 def _ask_stranger(folder: Path, auto: str, crop: Path, cache: Path, resaved: str = "-") -> torch.Tensor:
     environment = os.environ | {"HF_MODULES_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(folder), auto, str(crop), resaved],
-        capture_output=True, text=True, env=environment, cwd=cache.parent, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    return torch.tensor(json.loads(run.stdout.split("EMBEDDING")[1]))
+    words = ("-c", STRANGER, folder, auto, crop, resaved)
+    output = run_program(*words, log=cache.with_name(f"{cache.name}_{auto}.log"), cwd=cache.parent, env=environment)
+    return torch.tensor(result_of(output, "EMBEDDING"))
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +106,8 @@ print(type(AutoModel.from_pretrained(sys.argv[1])).__module__)
 def test_importing_the_package_is_enough_in_either_order(order: tuple[str, str], tmp_path: Path) -> None:
     SubCellModel(SubCellConfig(**TINY)).save_pretrained(tmp_path)
     code = REGISTRATION.format(first=order[0], second=order[1])
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == "subcell_hf.model.modeling_subcell"
+    output = run_program("-c", code, tmp_path, log=tmp_path / "log", env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    assert output.split()[-1] == "subcell_hf.model.modeling_subcell"
 
 
 def test_the_package_itself_imports_neither_torch_nor_transformers() -> None:

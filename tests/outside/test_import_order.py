@@ -15,6 +15,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from subcell_hf import registration
 from subcell_hf.model import configuration_subcell
+from tests.forked import run_program
 from tests.hub.tiny_models import save_tiny
 
 ORDERS = {
@@ -44,6 +45,14 @@ def _run(code: str, *arguments: object) -> str:
     return done.stdout
 
 
+def _run_beside_libraries(folder: Path, code: str, *arguments: object) -> str:
+    """What it prints where the libraries of transformers, but not transformers, are imported already."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    output = run_program("-c", code, *map(str, arguments), log=folder / "log", env=environment)
+    assert "run the custom code" not in output
+    return output
+
+
 def test_importing_the_package_imports_nothing_else_and_watches_no_import() -> None:
     code = (
         "import sys; before = list(sys.meta_path); import subcell_hf; assert sys.meta_path == before\n"
@@ -65,14 +74,15 @@ for line in sys.argv[1:]:
 
 
 @pytest.mark.slow
-def test_whichever_name_of_transformers_is_imported_first() -> None:
+def test_whichever_name_of_transformers_is_imported_first(tmp_path: Path) -> None:
     lines = [
         "from transformers import pipeline",
         "from transformers import PreTrainedModel",
         "import transformers.models.auto.auto_mappings as names; names.CONFIG_MAPPING_NAMES",
         "from subcell_hf import SubCellPipeline; from transformers import Trainer",
     ]
-    assert _run(FIRST_NAMES, *lines).split() == ["works"] * len(lines)
+    said = _run_beside_libraries(tmp_path, FIRST_NAMES, *lines).splitlines()
+    assert [line for line in said if line in {"works", *lines}] == ["works"] * len(lines)
 
 
 ALL_NAMES = """
@@ -165,8 +175,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
-def test_auto_classes_and_pipeline_take_the_package_in_every_order(order: str, folders: list[Path]) -> None:
-    modules, located = _run(WITHOUT_TRUST.format(order=ORDERS[order]), *folders).strip().splitlines()
+def test_auto_classes_and_pipeline_take_the_package_in_every_order(
+    order: str, folders: list[Path], tmp_path: Path
+) -> None:
+    code = WITHOUT_TRUST.format(order=ORDERS[order])
+    modules, located = _run_beside_libraries(tmp_path, code, *folders).strip().splitlines()[-2:]
     assert modules.split() == ["subcell_hf.model"] * 14
     assert located.split() == ["5"] * 6
 

@@ -1,16 +1,14 @@
 """Several folders with code of their own in one process: each runs its own, whatever the folders are called."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import subcell_hf.model
+from tests.forked import result_of, run_program
 from tests.hub.tiny_models import save_tiny
 
 ISLAND = Path(subcell_hf.model.__path__[0])
@@ -46,10 +44,8 @@ print("FOUND", json.dumps(found))
 def _load(*folders: Path) -> dict[str, list[object]]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment["HF_MODULES_CACHE"] = str(folders[0].parent / "modules")
-    command = [sys.executable, "-c", LOAD, *map(str, folders)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/", check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, list[object]] = json.loads(done.stdout.split("FOUND")[1])
+    output = run_program("-c", LOAD, *folders, log=folders[0].parent / "log", cwd=Path("/"), env=environment)
+    found: dict[str, list[object]] = result_of(output, "FOUND")
     return found
 
 

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from subcell_hf.shards.sharding import ShardSettings
 from subcell_hf.training.recipes import list_recipes
 from subcell_hf.workflows.pretrain import main, pretrain
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
+from tests.forked import run_ranks
 
 RECIPES = [recipe.name for recipe in list_recipes("pretrain")]
 STEPS = 3
@@ -63,13 +61,7 @@ def on_two(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = folder / "command_lines.json"
     lines.write_text(json.dumps([_words(name, shards, folder / name) for name in RECIPES]), encoding="utf-8")
     script = str(Path(__file__).parent / "launched_recipes.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
-    with (folder / "log").open("w+") as log:
-        done = subprocess.run(
-            [*command, str(lines)], stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
-        )
-        log.seek(0)
-        assert done.returncode == 0, log.read()[-4000:]
+    run_ranks(2, script, str(lines), log=folder / "log")
     return folder
 
 
