@@ -71,6 +71,7 @@ class CropBatch(TypedDict):
     cell_masks: "Tensor"  # [cells, height, width] bool, True = inside
     antibodies: "Tensor"  # [cells] int64, index into the shard index's list of antibodies
     locations: "Tensor"  # [cells, classes] float32, multi-hot
+    cell_groups: NotRequired["Tensor"]  # [cells] int64, field of view or cell line: what cell contrast makes similar
     cell_ids: NotRequired[list[str]]
 
 
@@ -81,3 +82,4 @@ class MultiViewBatch(TypedDict):
     cell_masks: "Tensor"  # [cells, views, height, width] bool, True = inside; moved with the view's geometry
     antibodies: "Tensor"  # [cells] int64
     locations: "Tensor"  # [cells, classes] float32, multi-hot
+    cell_groups: NotRequired["Tensor"]  # [cells] int64, as in the crops

@@ -106,12 +106,15 @@ class ViewMaker:
         shape = self._check(crops, channels)
         drawn_views = self.draw(shape, generator, first_cell=first_cell, global_cells=global_cells)
         made, made_masks = self._make(crops, drawn_views)
-        return MultiViewBatch(
+        views = MultiViewBatch(
             pixel_values=made.transpose(0, 1),
             cell_masks=made_masks.transpose(0, 1),
             antibodies=crops["antibodies"],
             locations=crops["locations"],
         )
+        if "cell_groups" in crops:
+            views["cell_groups"] = crops["cell_groups"]
+        return views
 
     def draw(
         self, shape: BatchShape, generator: torch.Generator, *, first_cell: int = 0, global_cells: int | None = None

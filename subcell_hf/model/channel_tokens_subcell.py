@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .configuration_subcell import SubCellConfig
 
-__all__ = ["average_passes", "check_images", "flat_channels"]
+__all__ = ["average_passes", "check_images", "flat_channels", "hide_protein"]
 
 
 def check_images(config: SubCellConfig, pixel_values: Tensor, names: Sequence[str] | None = None) -> list[int] | None:
@@ -78,3 +78,13 @@ def average_passes(outputs: Sequence[Any], passes: Sequence[Sequence[int]]) -> d
 def flat_channels(pixel_values: Tensor) -> Tensor:
     """`[batch, channels, height, width]` → `[batch · channels, 1, height, width]`."""
     return pixel_values.flatten(0, 1)[:, None]
+
+
+def hide_protein(config: SubCellConfig, pixel_values: Tensor, names: Sequence[str] | None = None) -> Tensor:
+    """Images `[batch, channels, height, width]` with 0 in the protein's channel; `names` of the channels in order."""
+    rows, protein = config.channel_rows(names), config.num_channels - 1
+    if rows is not None and protein not in rows:
+        return pixel_values
+    hidden = pixel_values.clone()
+    hidden[:, protein if rows is None else rows.index(protein)] = 0
+    return hidden

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 
 from .channels_subcell import LARGEST_CHANNELS, find_rows
-from .checks_subcell import as_list, expect, expect_choice, expect_divisible, expect_fraction, expect_whole
+from .checks_subcell import (
+    as_list,
+    check_pretraining,
+    expect,
+    expect_choice,
+    expect_divisible,
+    expect_fraction,
+    expect_whole,
+)
 from .locations_subcell import REPORTED_LOCATIONS
 from .tasks_subcell import CustomPipelines
 
@@ -115,6 +123,12 @@ class SubCellConfig(PreTrainedConfig):
         probe_weight: Weight of the probe's focal loss.
         cell_contrast_temperature: Temperature of the cell-specific contrast.
         protein_contrast_temperature: Temperature of the protein-specific contrast.
+        cell_contrast_positives: What cell contrast makes similar: views of the same `"cell"`, or all cells of a
+            `"field_of_view"` or a `"cell_line"`.
+        cell_pooling_heads: First pooling heads, which the cell contrast alone trains, while the others are trained by
+            the protein-specific objectives and the probe; 0: each objective trains all heads.
+        protein_views: Views that show the protein: `"both"`, or the `"first"`. Then cell contrast compares first with
+            second views, so that the protein is of no use, and protein contrast and probe take the first.
         centroid_noise_weight: Weight of the random-direction term of the centroid loss.
         teacher_momentum: Momentum of the teacher's exponential moving average.
         projection_type: Head between embedding and contrast: `"mlp"` with BatchNorm (SubCell's), `"linear"`,
@@ -184,6 +198,9 @@ class SubCellConfig(PreTrainedConfig):
     probe_weight: float = 1.0
     cell_contrast_temperature: float = 0.1
     protein_contrast_temperature: float = 0.1
+    cell_contrast_positives: str = "cell"
+    cell_pooling_heads: int = 0
+    protein_views: str = "both"
     centroid_noise_weight: float = 0.0
     teacher_momentum: float = 0.995
     projection_type: str = "mlp"
@@ -213,7 +230,7 @@ class SubCellConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self._check_geometry()
         self._check_heads()
-        self._check_pretraining()
+        check_pretraining(self)
         # Derived last: a width that is wrong deserves the message about that width.
         if self.probe_hidden_sizes is None:
             self.probe_hidden_sizes = [self.embedding_size // 2]
@@ -289,6 +306,12 @@ class SubCellConfig(PreTrainedConfig):
             return self.pooling_projection_size
         return self.hidden_size * (self.pooling_num_heads if self.pooling_type in ("gated", "attention") else 1)
 
+    @property
+    def embedding_parts(self) -> tuple[range, range]:
+        """Numbers of the embedding that cell contrast trains, and that the protein-specific objectives and probe do."""
+        first = self.cell_pooling_heads * self.hidden_size
+        return range(first or self.embedding_size), range(first, self.embedding_size)
+
     def _derive_backbone(self) -> None:
         if self.backbone_config is None:
             return
@@ -356,30 +379,6 @@ class SubCellConfig(PreTrainedConfig):
         expect(bool(self.num_labels), "id2label", self.id2label, "at least one label")
         expect(self.focal_gamma >= 0, "focal_gamma", self.focal_gamma, "a number that is not negative")
         expect(self.focal_alpha <= 1, "focal_alpha", self.focal_alpha, "at most 1; negative switches it off")
-
-    def _check_pretraining(self) -> None:
-        for name in ("mask_ratio", "context_mask_ratio", "object_mask_ratio", "probe_dropout"):
-            expect_fraction(name, getattr(self, name))
-        for name in ("reconstruction", "cell_contrast", "protein_contrast", "protein_centroid", "probe"):
-            value = getattr(self, f"{name}_weight")
-            expect(value >= 0, f"{name}_weight", value, "0 (off) or a positive weight")
-        for name in ("cell_contrast_temperature", "protein_contrast_temperature"):
-            expect(getattr(self, name) > 0, name, getattr(self, name), "a temperature above 0")
-        expect(0 <= self.teacher_momentum <= 1, "teacher_momentum", self.teacher_momentum, "a number from 0 to 1")
-        for name in ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_intermediate_size"):
-            expect_whole(name, getattr(self, name))
-        if self.backbone_config is None:
-            expect_divisible(
-                "decoder_hidden_size", self.decoder_hidden_size,
-                "decoder_num_attention_heads", self.decoder_num_attention_heads,
-            )  # fmt: skip
-            expect_divisible("decoder_hidden_size", self.decoder_hidden_size, "sine and cosine of two axes", 4)
-            return
-        for name in ("reconstruction_weight", "mask_ratio", "context_mask_ratio"):
-            expect(
-                getattr(self, name) == 0, name, getattr(self, name),
-                "0 with a backbone_config: patches are hidden and reconstructed by the ViT only",
-            )  # fmt: skip
 
 
 SubCellConfig.register_for_auto_class()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .channel_tokens_subcell import flat_channels
+from .channel_tokens_subcell import flat_channels, hide_protein
 from .configuration_subcell import SubCellConfig
 from .modeling_subcell import (
     SubCellLayer,
@@ -29,10 +29,12 @@ from .objectives_subcell import (
     world_size,
 )
 from .positions_subcell import (
+    PatchSelection,
     add_channels,
     gather_tokens,
     interpolate_position_embeddings,
     rows_of,
+    select_patches,
     sincos_position_embeddings,
 )
 
@@ -49,7 +51,7 @@ class SubCellForPreTrainingOutput(ModelOutput):
             normalised per patch if that is. With separate channel tokens `[cells, channels · patches, patch_size²]`,
             channel by channel.
         patch_mask: `[cells, views, patches]` float, 1 = hidden; `[cells, views, channels · patches]` likewise.
-        pooler_output: `[cells, views, embedding_size]`.
+        pooler_output: `[cells, views, embedding_size]`; with `protein_views="first"` the second without the protein.
         pooler_attentions: `[cells, views, pooling heads, rows, columns]`; None with CLS pooling.
         probe_logits: `[cells, views, labels]`.
         hidden_states: As in `SubCellModelOutput`, each `[cells, views, 1 + patches, hidden_size]`, 0 where a patch was
@@ -66,62 +68,6 @@ class SubCellForPreTrainingOutput(ModelOutput):
     probe_logits: Tensor | None = None
     hidden_states: tuple[Tensor | None, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-
-
-class PatchSelection(NamedTuple):
-    """Which patches the encoder sees.
-
-    Attributes:
-        kept: `[batch, kept]` int64, positions of the kept patches in the order in which the encoder sees them.
-        restore: `[batch, patches]` int64, rank of every patch in the shuffled order: kept ones first.
-        patch_mask: `[batch, patches]` float, 1 = hidden.
-    """
-
-    kept: Tensor
-    restore: Tensor
-    patch_mask: Tensor
-
-    def of_every_channel(self, channels: int) -> "PatchSelection":
-        """The same patches in each of several channels, whose patches are numbered one channel after the other."""
-        count, kept = self.restore.shape[1], self.kept.shape[1]
-        number = torch.arange(channels, device=self.kept.device)[:, None]
-        restore = self.restore[:, None]  # [batch, 1, patches]
-        seen, hidden = number * kept + restore, channels * kept + number * (count - kept) + restore - kept
-        return PatchSelection(
-            (self.kept[:, None] + number * count).flatten(1),
-            torch.where(restore < kept, seen, hidden).flatten(1),
-            self.patch_mask.repeat(1, channels),
-        )
-
-
-def select_patches(
-    noise: Tensor, mask_ratio: float, object_patches: Tensor | None = None, object_mask_ratio: float = 0.0
-) -> PatchSelection:
-    """Choose the patches to keep, at random or with the cell hidden first.
-
-    int(patches · (1 − mask_ratio)) patches are kept. Object-aware, of a crop's n object patches the
-    int(n · (1 − object_mask_ratio)) with the lowest noise come first, then the background, then the object's others.
-
-    Args:
-        noise: `[batch, patches]`, uniform random numbers in [0, 1); the lowest are kept.
-        mask_ratio: Fraction of patches to hide.
-        object_patches: `[batch, patches]` bool, True where the cell is; None for plain random masking.
-        object_mask_ratio: Fraction of the cell's patches to hide first.
-
-    Returns:
-        The selection; no loop over the batch and no copy to the host.
-    """
-    patches = noise.shape[1]
-    if object_patches is not None:
-        object_rank = noise.masked_fill(~object_patches, torch.inf).argsort(1).argsort(1)
-        # In float32, in which the published counts were rounded down.
-        quota = (object_patches.sum(1, keepdim=True).float() * (1 - object_mask_ratio)).long()
-        tier = torch.where(object_patches, torch.where(object_rank < quota, 0, 2), 1)
-        noise = noise + tier
-    order = noise.argsort(dim=1, stable=True)
-    restore = order.argsort(1)
-    kept = int(patches * (1 - mask_ratio))
-    return PatchSelection(order[:, :kept], restore, (restore >= kept).to(torch.float32))
 
 
 class GlobalBatchNorm1d(nn.BatchNorm1d):
@@ -195,10 +141,10 @@ def projection_head(
 def online_probe(config: SubCellConfig) -> nn.Sequential:
     """MLP from the embedding to the labels, trained beside the model to show what the embedding knows."""
     layers: list[nn.Module] = []
-    for width, hidden in pairwise([config.embedding_size, *(config.probe_hidden_sizes or [])]):
+    sizes = [len(config.embedding_parts[1]), *(config.probe_hidden_sizes or [])]
+    for width, hidden in pairwise(sizes):
         layers += [nn.Dropout(config.probe_dropout), nn.Linear(width, hidden), nn.ReLU()]
-    last_width = (config.probe_hidden_sizes or [config.embedding_size])[-1]
-    return nn.Sequential(*layers, nn.Dropout(config.probe_dropout), nn.Linear(last_width, config.num_labels or 0))
+    return nn.Sequential(*layers, nn.Dropout(config.probe_dropout), nn.Linear(sizes[-1], config.num_labels or 0))
 
 
 class SubCellDecoder(nn.Module):
@@ -255,7 +201,8 @@ class SubCellTeacher(nn.Module):
     def __init__(self, config: SubCellConfig):
         super().__init__()
         self.subcell = SubCellModel(config)
-        self.projection = projection_head(config, config.embedding_size, config.centroid_hidden_sizes, bias=True)
+        width = len(config.embedding_parts[1])
+        self.projection = projection_head(config, width, config.centroid_hidden_sizes, bias=True)
 
 
 class SubCellForPreTraining(SubCellPreTrainedModel):
@@ -267,11 +214,11 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
     def __init__(self, config: SubCellConfig):
         super().__init__(config)
         self.subcell = SubCellModel(config)
-        width = config.embedding_size
+        cell_width, width = map(len, config.embedding_parts)
         if config.reconstruction_weight:
             self.decoder = SubCellDecoder(config)
         if config.cell_contrast_weight:
-            self.cell_projection = projection_head(config, width, config.projection_hidden_sizes)
+            self.cell_projection = projection_head(config, cell_width, config.projection_hidden_sizes)
         if config.protein_contrast_weight:
             self.protein_projection = projection_head(config, width, config.projection_hidden_sizes)
         if config.protein_centroid_weight:
@@ -354,6 +301,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | Sequence[int] | None = None,
         channels: Sequence[str] | None = None,
+        cell_groups: Tensor | None = None,
     ) -> SubCellForPreTrainingOutput:
         """Compute the losses of a batch of views.
 
@@ -376,6 +324,8 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             output_attentions: Whether to return the encoder's attention probabilities.
             output_hidden_states: Whether to return the encoder's hidden states, or the indices of those to keep.
             channels: Names of the views' channels, as for `SubCellModel.forward`.
+            cell_groups: `[cells]` int64, the field of view or cell line of every cell, whichever cell contrast makes
+                similar; needed if `cell_contrast_positives` is not `"cell"`.
 
         Returns:
             Loss, its named components and what pictures and metrics need; a tuple with `return_dict=False`.
@@ -383,7 +333,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         Raises:
             ValueError: If an objective that is switched on lacks what it needs.
         """
-        views = self._check_views(pixel_values, antibodies, channels)
+        views = self._check_views(pixel_values, antibodies, channels, cell_groups)
         selections = self.hide_patches(pixel_values, cell_masks, noise)
         outputs = self.encode(pixel_values, selections, output_attentions, output_hidden_states, channels)
         embeddings = torch.stack([output.pooler_output for output in outputs], dim=1)  # [cells, views, embedding_size]
@@ -396,7 +346,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         if self.config.protein_centroid_weight and len(views) == 2 and has_antibodies:
             taught = self.teach(pixel_values, self.hide_from_teacher(pixel_values, teacher_noise), channels)
         scored, probe_logits = self.score_embeddings(
-            embeddings, taught, antibodies, locations, centroid_noise, channels
+            embeddings, taught, antibodies, locations, centroid_noise, channels, cell_groups
         )
         losses |= scored
         maps = [output.pooler_attentions for output in outputs]
@@ -421,6 +371,9 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         channels: Sequence[str] | None = None,
     ) -> list[Any]:
         """Run the encoder over every view of `[cells, views, channels, height, width]`; a `SubCellModelOutput` each."""
+        views = list(pixel_values.unbind(1))
+        if self.config.protein_views == "first":
+            views[1:] = [hide_protein(self.config, view, channels) for view in views[1:]]
         return [
             self.subcell(
                 view,
@@ -430,7 +383,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
                 channels=channels,
                 return_dict=True,
             )
-            for view, selection in zip(pixel_values.unbind(1), selections, strict=True)
+            for view, selection in zip(views, selections, strict=True)
         ]
 
     def score_embeddings(
@@ -441,6 +394,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         locations: Tensor | None = None,
         centroid_noise: Tensor | None = None,
         channels: Sequence[str] | None = None,
+        cell_groups: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Every loss that needs nothing but embeddings, which must be those of a whole batch.
 
@@ -451,6 +405,7 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             locations: As for `forward`.
             centroid_noise: As for `forward`.
             channels: As for `forward`.
+            cell_groups: As for `forward`.
 
         Returns:
             Name → unweighted scalar, and the probe's logits `[cells, views, labels]`.
@@ -459,16 +414,23 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         if not self.config.shows_protein(channels):
             taught = antibodies = locations = None
         if embeddings.shape[1] == 2 and (self.training or antibodies is not None):
-            losses |= self._contrast(embeddings, antibodies)
+            losses |= self._contrast(embeddings, antibodies, cell_groups)
             if taught is not None and antibodies is not None:
                 with torch.no_grad():
-                    targets = [self.teacher.projection(view) for view in taught.unbind(1)]
+                    targets = [self.teacher.projection(self._protein_part(view)) for view in taught.unbind(1)]
                 losses["protein_centroid"] = self._centroid_loss(embeddings, targets, antibodies, centroid_noise)
         probed = embeddings.detach() if self.config.probe_detached else embeddings
-        probe_logits = torch.stack([self.probe(view) for view in probed.unbind(1)], dim=1)
+        probe_logits = torch.stack([self.predict_locations(view) for view in probed.unbind(1)], dim=1)
         if locations is not None:
             losses["probe"] = self._probe_loss(probe_logits, locations)
         return losses, probe_logits
+
+    def predict_locations(self, embeddings: Tensor) -> Tensor:
+        """The probe's logits, `[cells, embedding_size]` → `[cells, labels]`."""
+        return self.probe(self._protein_part(embeddings))  # type: ignore[no-any-return]
+
+    def _protein_part(self, embeddings: Tensor) -> Tensor:
+        return embeddings[..., self.config.embedding_parts[1].start :]
 
     def weigh(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum of named losses."""
@@ -485,7 +447,11 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         return [parameter for part in parts if part is not None for parameter in part.parameters()]
 
     def _check_views(
-        self, pixel_values: Tensor, antibodies: Tensor | None, channels: Sequence[str] | None
+        self,
+        pixel_values: Tensor,
+        antibodies: Tensor | None,
+        channels: Sequence[str] | None,
+        cell_groups: Tensor | None,
     ) -> tuple[Tensor, ...]:
         if pixel_values.ndim != 5 or pixel_values.shape[1] not in (1, 2):
             raise ValueError(
@@ -503,6 +469,12 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
                 raise ValueError(
                     "antibodies are missing: give [cells] int64, or set protein_contrast_weight and "
                     "protein_centroid_weight to 0."
+                )
+            together = self.config.cell_contrast_positives
+            if cell_groups is None and self.config.cell_contrast_weight and together != "cell":
+                raise ValueError(
+                    f"cell_groups are missing: give the {together} of each cell, [cells] int64, or set "
+                    "cell_contrast_positives to 'cell'."
                 )
         return pixel_values.unbind(1)
 
@@ -579,16 +551,17 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
         loss = reconstruction_loss(predicted, view, patch_mask, size, self.config.normalize_target)
         return reconstruction, loss
 
-    def _contrast(self, embeddings: Tensor, antibodies: Tensor | None) -> dict[str, Tensor]:
-        losses = {}
-        if self.config.cell_contrast_weight:
-            features = _project(self.cell_projection, embeddings)
-            losses["cell_contrast"] = contrastive_loss(features, temperature=self.config.cell_contrast_temperature)
-        if self.config.protein_contrast_weight and antibodies is not None:
-            features = _project(self.protein_projection, embeddings)
-            losses["protein_contrast"] = contrastive_loss(
-                features, antibodies, self.config.protein_contrast_temperature
-            )
+    def _contrast(self, embeddings: Tensor, antibodies: Tensor | None, cell_groups: Tensor | None) -> dict[str, Tensor]:
+        config, losses = self.config, {}
+        hidden = config.protein_views == "first"
+        together = None if config.cell_contrast_positives == "cell" else cell_groups
+        if config.cell_contrast_weight and (together is not None or config.cell_contrast_positives == "cell"):
+            features = _project(self.cell_projection, embeddings[..., : config.embedding_parts[0].stop])
+            losses["cell_contrast"] = contrastive_loss(features, together, config.cell_contrast_temperature, hidden)
+        if config.protein_contrast_weight and antibodies is not None:
+            shown = embeddings[:, :1] if hidden else embeddings
+            features = _project(self.protein_projection, self._protein_part(shown))
+            losses["protein_contrast"] = contrastive_loss(features, antibodies, config.protein_contrast_temperature)
         return losses
 
     def hide_from_teacher(self, pixel_values: Tensor, noise: Tensor | None) -> list[PatchSelection | None]:
@@ -621,7 +594,8 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
             noise = _draw_directions(antibodies, targets[0])
         losses = []
         for view, other in ((0, 1), (1, 0)):
-            predictions = F.normalize(self.predictor(self.centroid_projection(embeddings[:, view])).float(), dim=-1)
+            predictions = self.predictor(self.centroid_projection(self._protein_part(embeddings[:, view])))
+            predictions = F.normalize(predictions.float(), dim=-1)
             losses.append(protein_centroid_loss(predictions, targets[other], antibodies, noise, weight))
         return torch.stack(losses).mean()
 
@@ -632,8 +606,9 @@ class SubCellForPreTraining(SubCellPreTrainedModel):
                 f"locations have shape {list(locations.shape)}; expected {[cells, labels]}, one column per entry "
                 "of id2label."
             )
-        targets = locations[:, None].expand(-1, views, -1)
-        return sigmoid_focal_loss(probe_logits, targets, self.config.focal_alpha, self.config.focal_gamma)
+        shown = 1 if self.config.protein_views == "first" else views
+        targets = locations[:, None].expand(-1, shown, -1)
+        return sigmoid_focal_loss(probe_logits[:, :shown], targets, self.config.focal_alpha, self.config.focal_gamma)
 
     def _patch_masks(self, selections: list[PatchSelection | None], view: Tensor) -> Tensor | None:
         if self.config.backbone_config is not None:

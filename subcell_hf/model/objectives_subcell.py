@@ -146,22 +146,27 @@ def reconstruction_loss(
     return (errors * hidden).sum() / hidden.sum()
 
 
-def contrastive_loss(features: Tensor, labels: Tensor | None = None, temperature: float = 0.1) -> Tensor:
-    """Normalised-temperature cross-entropy between views of the same cell, or of the same antibody.
+def contrastive_loss(
+    features: Tensor, labels: Tensor | None = None, temperature: float = 0.1, across_views: bool = False
+) -> Tensor:
+    """Normalised-temperature cross-entropy between views of the same cell, or of cells with the same label.
 
     Naive form over the V·N features z of the global batch, P(i) being the other features of i's cell (no labels) or of
-    i's antibody (labels)::
+    i's label::
 
-        log_p[i, j] = z[i]·z[j]/τ - log(sum(exp(z[i]·z[k]/τ) for k != i))
-        loss = mean(-mean(log_p[i, j] for j in P(i)) for i)
+        others[i] = [k for k != i if not across_views or view[k] != view[i]]
+        log_p[i, j] = z[i]·z[j]/τ - log(sum(exp(z[i]·z[k]/τ) for k in others[i]))
+        loss = mean(-mean(log_p[i, j] for j in P(i) and others[i]) for i)
 
     Source: Chen et al., ICML 2020 (no labels); Khosla et al., NeurIPS 2020 (labels), without the latter's extra
     temperature factor.
 
     Args:
-        features: `[cells, views, size]`, L2-normalised; this process's cells, at least two views.
-        labels: `[cells]` integer antibody of each cell; None makes every cell its own class.
+        features: `[cells, views, size]`, L2-normalised; this process's cells. One view needs labels that each have two
+            cells or more.
+        labels: `[cells]` integer label of each cell, such as its antibody; None makes every cell its own class.
         temperature: τ.
+        across_views: Whether a feature is compared with those of other views only.
 
     Returns:
         Scalar: the mean over this process's features; its mean over processes is the loss of the global batch.
@@ -178,10 +183,12 @@ def contrastive_loss(features: Tensor, labels: Tensor | None = None, temperature
         similarity = _full_precision(features).flatten(0, 1) @ _full_precision(everything).flatten(0, 1).T / temperature
     columns = torch.arange(similarity.shape[1], device=features.device)  # [global cells · views]
     own_columns = (own_index[:, None] * views + torch.arange(views, device=features.device)).flatten()
-    itself = own_columns[:, None] == columns
+    left_out = own_columns[:, None] == columns
+    if across_views:
+        left_out = own_columns[:, None] % views == columns % views
     same = own_labels.repeat_interleave(views)[:, None] == all_labels.repeat_interleave(views)
-    positive = same & ~itself
-    log_probability = similarity - similarity.masked_fill(itself, -torch.inf).logsumexp(dim=1, keepdim=True)
+    positive = same & ~left_out
+    log_probability = similarity - similarity.masked_fill(left_out, -torch.inf).logsumexp(dim=1, keepdim=True)
     return -(log_probability.masked_fill(~positive, 0.0).sum(1) / positive.sum(1)).mean()
 
 

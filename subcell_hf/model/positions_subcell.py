@@ -1,11 +1,14 @@
-"""Where tokens come from: places of patches and channels as embeddings, and tokens by their place."""
+"""Where tokens come from: places of patches and channels as embeddings, tokens by their place, which are hidden."""
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    "add_channels", "gather_tokens", "interpolate_position_embeddings", "rows_of", "sincos_position_embeddings"
+    "PatchSelection", "add_channels", "gather_tokens", "interpolate_position_embeddings", "rows_of", "select_patches",
+    "sincos_position_embeddings",
 ]  # fmt: skip
 
 
@@ -85,3 +88,59 @@ def rows_of(table: Tensor | None, rows: list[int] | None) -> Tensor | None:
     All rows take part in the gradient, with 0 if not chosen: data-parallel training waits for none of them.
     """
     return None if table is None or rows is None else torch.stack([table[row] for row in rows])
+
+
+class PatchSelection(NamedTuple):
+    """Which patches the encoder sees.
+
+    Attributes:
+        kept: `[batch, kept]` int64, positions of the kept patches in the order in which the encoder sees them.
+        restore: `[batch, patches]` int64, rank of every patch in the shuffled order: kept ones first.
+        patch_mask: `[batch, patches]` float, 1 = hidden.
+    """
+
+    kept: Tensor
+    restore: Tensor
+    patch_mask: Tensor
+
+    def of_every_channel(self, channels: int) -> "PatchSelection":
+        """The same patches in each of several channels, whose patches are numbered one channel after the other."""
+        count, kept = self.restore.shape[1], self.kept.shape[1]
+        number = torch.arange(channels, device=self.kept.device)[:, None]
+        restore = self.restore[:, None]  # [batch, 1, patches]
+        seen, hidden = number * kept + restore, channels * kept + number * (count - kept) + restore - kept
+        return PatchSelection(
+            (self.kept[:, None] + number * count).flatten(1),
+            torch.where(restore < kept, seen, hidden).flatten(1),
+            self.patch_mask.repeat(1, channels),
+        )
+
+
+def select_patches(
+    noise: Tensor, mask_ratio: float, object_patches: Tensor | None = None, object_mask_ratio: float = 0.0
+) -> PatchSelection:
+    """Choose the patches to keep, at random or with the cell hidden first.
+
+    int(patches · (1 − mask_ratio)) patches are kept. Object-aware, of a crop's n object patches the
+    int(n · (1 − object_mask_ratio)) with the lowest noise come first, then the background, then the object's others.
+
+    Args:
+        noise: `[batch, patches]`, uniform random numbers in [0, 1); the lowest are kept.
+        mask_ratio: Fraction of patches to hide.
+        object_patches: `[batch, patches]` bool, True where the cell is; None for plain random masking.
+        object_mask_ratio: Fraction of the cell's patches to hide first.
+
+    Returns:
+        The selection; no loop over the batch and no copy to the host.
+    """
+    patches = noise.shape[1]
+    if object_patches is not None:
+        object_rank = noise.masked_fill(~object_patches, torch.inf).argsort(1).argsort(1)
+        # In float32, in which the published counts were rounded down.
+        quota = (object_patches.sum(1, keepdim=True).float() * (1 - object_mask_ratio)).long()
+        tier = torch.where(object_patches, torch.where(object_rank < quota, 0, 2), 1)
+        noise = noise + tier
+    order = noise.argsort(dim=1, stable=True)
+    restore = order.argsort(1)
+    kept = int(patches * (1 - mask_ratio))
+    return PatchSelection(order[:, :kept], restore, (restore >= kept).to(torch.float32))

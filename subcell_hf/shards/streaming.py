@@ -56,6 +56,8 @@ class ShardBatch(CropBatch):
     """
 
     repeated: Tensor  # [cells] bool, True where a cell only fills up; leave it out when every cell shall count once
+    fields_of_view: Tensor  # [cells] int64, position in the table's list of fields of view
+    cell_lines: Tensor  # [cells] int64, position in the index's list of cell lines
     view_seed: int  # in [0, 2**63), different for every batch, the same for all processes
     first_cell: int  # position of these cells in the global batch
     global_cells: int  # cells of a full global batch
@@ -105,6 +107,8 @@ class ShardDataset(Dataset[ShardBatch]):
             cell_masks=torch.from_numpy(cell_masks),
             antibodies=torch.from_numpy(cells.antibody[rows].astype("int64")),
             locations=torch.from_numpy(cells.location_sets[cells.location_set[rows]]),
+            fields_of_view=torch.from_numpy(cells.field_of_view[rows].astype("int64")),
+            cell_lines=torch.from_numpy(cells.cell_line[rows].astype("int64")),
             cell_ids=cells.names(rows),
             repeated=torch.from_numpy(planned.repeated),
             view_seed=planned.view_seed,

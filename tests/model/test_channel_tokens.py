@@ -11,12 +11,9 @@ from subcell_hf.model.channels_subcell import channel_passes, channel_row, choos
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
-from subcell_hf.model.modeling_subcell_pretraining import (
-    PatchSelection,
-    SubCellForPreTraining,
-    select_patches,
-)
+from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.model.pipeline_subcell import SubCellPipeline
+from subcell_hf.model.positions_subcell import PatchSelection, select_patches
 
 CHANNELS = ["red", "yellow", "blue", "green"]
 TINY: dict[str, Any] = {

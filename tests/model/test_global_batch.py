@@ -33,12 +33,23 @@ RECIPES = {
     "supervised": OFF | {"probe_detached": False},
     "separate": {"channel_tokens": "separate", "object_mask_ratio": 0.5},
     "separate_without_protein": {"channel_tokens": "separate", "protein_centroid_weight": 1.0},
+    "parts": {
+        "cell_pooling_heads": 1, "cell_contrast_positives": "field_of_view", "protein_views": "first",
+        "probe_detached": False,
+    },
 }  # fmt: skip
+RECIPES["separate_parts"] = RECIPES["parts"] | RECIPES["separate"]
 
 
 CHANNELS = {
     "separate": ["other", "red", "protein", "blue"],
     "separate_without_protein": ["red", "blue", "other", "other_2"],
+    "separate_parts": ["other", "red", "protein", "blue"],
+}
+PARTS = {
+    # Antibodies with two cells or more, and fields whose cells are on several processes.
+    "antibodies": torch.tensor([0, 2, 0, 2, 1, 2, 1, 2]),
+    "cell_groups": torch.tensor([0, 3, 0, 2, 1, 3, 1, 2]),
 }
 
 
@@ -62,7 +73,8 @@ def _global_batch() -> dict[str, torch.Tensor]:
 
 def _train_step(recipe: str, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
     model = _model(recipe)
-    inputs = {name: value.chunk(world)[rank] for name, value in _global_batch().items()}
+    everything = _global_batch() | (PARTS if recipe.endswith("parts") else {})
+    inputs = {name: value.chunk(world)[rank] for name, value in everything.items()}
     inputs["centroid_noise"] = torch.nn.functional.normalize(
         torch.randn(4, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64), dim=-1
     )

@@ -13,8 +13,9 @@ from subcell_hf.model.modeling_subcell_pretraining import (
     GlobalBatchNorm1d,
     SubCellForPreTraining,
     projection_head,
-    select_patches,
 )
+from subcell_hf.model.objectives_subcell import contrastive_loss
+from subcell_hf.model.positions_subcell import select_patches
 from subcell_hf.weights.conversion import convert
 
 TINY = {
@@ -350,6 +351,53 @@ def test_batches_that_lack_something_are_refused(change, message: str) -> None:
     change(inputs)
     with pytest.raises(ValueError, match=message):
         tiny().train()(**inputs)
+
+
+PARTS = {
+    "pooling_num_heads": 3, "cell_pooling_heads": 1, "cell_contrast_positives": "field_of_view", "pooling_dropout": 0.0,
+    "protein_views": "first", "probe_detached": False, "reconstruction_weight": 0.0, "mask_ratio": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", ["cell_contrast", "protein_contrast", "probe"])
+def test_every_objective_trains_its_pooling_heads(loss: str) -> None:
+    model = tiny(**PARTS).train()
+    model(**batch(), cell_groups=torch.tensor([0, 1, 0, 1, 2, 2])).losses[loss].backward()
+    trained = model.subcell.pooler.attention.score.weight.grad.abs().sum(1) > 0  # [heads]
+    assert trained.tolist() == ([True, False, False] if loss == "cell_contrast" else [False, True, True])
+
+
+def test_cell_contrast_of_fields_across_views_is_its_definition() -> None:
+    model, inputs, fields = tiny(**PARTS).train(), batch(), torch.tensor([0, 1, 0, 1, 2, 2])
+    outputs = model(**inputs, cell_groups=fields)
+    cells = [torch.nn.functional.normalize(model.cell_projection(outputs.pooler_output[:, v, :32])) for v in (0, 1)]
+    losses = []
+    for own, other in (cells, cells[::-1]):
+        likely = (own @ other.T / 0.1).log_softmax(1)
+        losses += [-likely[i, fields == fields[i]].mean() for i in range(6)]
+    torch.testing.assert_close(outputs.losses["cell_contrast"], torch.stack(losses).mean())
+    proteins = torch.nn.functional.normalize(model.protein_projection(outputs.pooler_output[:, 0, 32:]))
+    expected = contrastive_loss(proteins[:, None], inputs["antibodies"])
+    torch.testing.assert_close(outputs.losses["protein_contrast"], expected)
+
+
+@pytest.mark.parametrize("channels", [None, ["protein", "other", "blue"]])
+def test_the_second_view_does_not_show_the_protein(channels: list[str] | None) -> None:
+    tokens = "joint" if channels is None else "separate"
+    model, inputs = tiny(**PARTS | {"channel_tokens": tokens}).eval(), batch()
+    planes, protein = (4, 3) if channels is None else (3, 0)
+    views = inputs["pixel_values"][:, :, :planes].clone()
+    before = model(views, channels=channels).pooler_output
+    views[:, :, protein] = 1 - views[:, :, protein]
+    after = model(views, channels=channels).pooler_output
+    assert torch.equal(after[:, 1], before[:, 1])
+    assert not torch.allclose(after[:, 0], before[:, 0])
+    assert views[:, 1, protein].min() < views[:, 1, protein].max()  # the caller's images are left alone
+
+
+def test_groups_are_required_to_contrast_them() -> None:
+    with pytest.raises(ValueError, match="cell_groups are missing: give the field_of_view"):
+        tiny(**PARTS).train()(**batch())
 
 
 def test_batch_norm_of_one_process_is_torchs() -> None:

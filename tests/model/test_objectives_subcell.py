@@ -59,13 +59,16 @@ def test_contrast_of_a_single_antibody_is_golden(golden: Golden) -> None:
     assert_relative(loss, golden("out.all_same_label_t0.1"))
 
 
-def _naive_contrast(features: Tensor, labels: Tensor, temperature: float) -> Tensor:
+def _naive_contrast(features: Tensor, labels: Tensor, temperature: float, across_views: bool = False) -> Tensor:
     cells, views, _ = features.shape
     z = [(features[c, v], int(labels[c])) for c in range(cells) for v in range(views)]
+    others = [
+        [k for k in range(len(z)) if k != i and not (across_views and k % views == i % views)] for i in range(len(z))
+    ]
     anchors = []
     for i, (zi, li) in enumerate(z):
-        denominator = sum((zi @ zk / temperature).exp() for k, (zk, _) in enumerate(z) if k != i)
-        log_p = [zi @ zj / temperature - denominator.log() for j, (zj, lj) in enumerate(z) if j != i and lj == li]
+        denominator = sum((zi @ z[k][0] / temperature).exp() for k in others[i])
+        log_p = [zi @ z[j][0] / temperature - denominator.log() for j in others[i] if z[j][1] == li]
         anchors.append(-sum(log_p) / len(log_p))
     return sum(anchors) / len(anchors)
 
@@ -77,6 +80,9 @@ def test_contrast_is_its_naive_loop() -> None:
     labels = torch.tensor([4, 1, 4, 9, 1, 4, 2])
     torch.testing.assert_close(contrastive_loss(features, labels, 0.2), _naive_contrast(features, labels, 0.2))
     torch.testing.assert_close(contrastive_loss(features, None, 0.2), _naive_contrast(features, torch.arange(7), 0.2))
+    for given, meant in ((labels, labels), (None, torch.arange(7))):
+        expected = _naive_contrast(features, meant, 0.2, across_views=True)
+        torch.testing.assert_close(contrastive_loss(features, given, 0.2, across_views=True), expected)
 
 
 @pytest.mark.parametrize("golden", ["contrastive_module"], indirect=True)

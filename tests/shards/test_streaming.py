@@ -56,6 +56,10 @@ def test_batches_hold_what_they_say(reader: ShardReader) -> None:
         for position, name in enumerate(batch["cell_ids"]):
             antibody = int(name.split("_")[0])
             assert reader.index.antibodies[batch["antibodies"][position]] == f"HPA{antibody:06d}"
+            field = reader.cells.fields_of_view[batch["fields_of_view"][position]]
+            assert name.startswith(f"{field}_")
+            line = reader.index.cell_lines[batch["cell_lines"][position]]
+            assert line == ("U2OS", "A-431")[int(field[-1]) % 2]
             np.testing.assert_array_equal(batch["pixels"][position], expected_pixels(name, 8, "uint8"))
             np.testing.assert_array_equal(batch["cell_masks"][position], expected_mask(name, 8))
             found = {reader.index.classes[k] for k in batch["locations"][position].nonzero().flatten()}

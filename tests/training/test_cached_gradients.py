@@ -28,6 +28,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "any channels": {"channel_tokens": "separate", "channel_masking": "apart", "object_mask_ratio": 0.5},
     "no protein": {"channel_tokens": "separate", "protein_centroid_weight": 1.0},
+    "parts": {
+        "cell_pooling_heads": 1, "cell_contrast_positives": "field_of_view", "protein_views": "first",
+        "probe_detached": False,
+    },
 }  # fmt: skip
 CHANNELS = {"any channels": ("other", "blue", "green", "red"), "no protein": ("other", "blue", "other_2", "red")}
 
@@ -51,6 +55,7 @@ def _views(model: SubCellForPreTraining, cells: int = 7) -> MultiViewBatch:
         cell_masks=torch.rand(cells, views, 32, 32, generator=generator) > 0.4,
         antibodies=torch.tensor([0, 0, 0, 1, 1, 2, 2])[:cells],
         locations=(torch.rand(cells, 31, generator=generator) > 0.8).float(),
+        cell_groups=torch.tensor([0, 1, 0, 2, 2, 3, 3])[:cells],
     )
 
 

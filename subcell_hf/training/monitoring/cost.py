@@ -127,13 +127,14 @@ def _mlp_flops(widths: list[int]) -> float:
 
 
 def _centroid_widths(config: SubCellConfig) -> list[int]:
-    return [config.embedding_size, *config.centroid_hidden_sizes, config.projection_size]
+    return [len(config.embedding_parts[1]), *config.centroid_hidden_sizes, config.projection_size]
 
 
 def _head_flops(config: SubCellConfig) -> float:
     """Projections and predictor of one view; the probe is too small to count."""
-    contrastive = bool(config.cell_contrast_weight) + bool(config.protein_contrast_weight)
-    flops = contrastive * _mlp_flops([config.embedding_size, *config.projection_hidden_sizes, config.projection_size])
+    weights = config.cell_contrast_weight, config.protein_contrast_weight
+    widths = [len(part) for part, weight in zip(config.embedding_parts, weights, strict=True) if weight]
+    flops = sum(_mlp_flops([width, *config.projection_hidden_sizes, config.projection_size]) for width in widths)
     if config.protein_centroid_weight:
         predictor = [config.projection_size, *config.centroid_hidden_sizes, config.projection_size]
         flops += _mlp_flops(_centroid_widths(config)) + _mlp_flops(predictor)

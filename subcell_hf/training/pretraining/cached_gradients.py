@@ -20,8 +20,9 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from subcell_hf.model.modeling_subcell_pretraining import PatchSelection, SubCellForPreTraining
+from subcell_hf.model.modeling_subcell_pretraining import SubCellForPreTraining
 from subcell_hf.model.objectives_subcell import world_size
+from subcell_hf.model.positions_subcell import PatchSelection
 from subcell_hf.training.pretraining.model_noise import ModelNoise
 from subcell_hf.types import MultiViewBatch
 
@@ -69,7 +70,13 @@ class CachedGradientStep:
         leaf = embeddings.requires_grad_()
         with self.autocast():
             losses, _ = model.score_embeddings(
-                leaf, taught, views["antibodies"], views["locations"], noise.get("centroid_noise"), channels
+                leaf,
+                taught,
+                views["antibodies"],
+                views["locations"],
+                noise.get("centroid_noise"),
+                channels,
+                views.get("cell_groups"),
             )
         if losses:
             self.scale(model.weigh(losses)).backward()

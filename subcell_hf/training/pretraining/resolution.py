@@ -151,6 +151,12 @@ def build_config(parsed: ParsedArguments, index: ShardIndex | None = None) -> Su
             "reconstruction_weight, cell_contrast_weight, protein_contrast_weight, protein_centroid_weight, or "
             "probe_detached to false."
         )
+    alone = parsed.data.cells_per_antibody < 2 and config.protein_contrast_weight
+    if alone and config.protein_views == "first":
+        raise InputError(
+            f"cells_per_antibody is {parsed.data.cells_per_antibody}, but with protein_views=first protein contrast "
+            "compares different cells of an antibody: choose 2 or more."
+        )
     if config.reconstruction_weight and not config.mask_ratio:
         raise InputError(
             f"reconstruction_weight is {config.reconstruction_weight}, but with mask_ratio=0 no patches are hidden and "

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,12 @@ from subcell_hf.training.runs.checkpoints import LOADER_FILE
 from subcell_hf.training.runs.run_trainer import RunTrainer
 from subcell_hf.training.runs.training_record import TRAINING_RECORD_FILE, describe_training
 from subcell_hf.types import CropBatch, MultiViewBatch
+
+_GROUPS: dict[str, Literal["fields_of_view", "cell_lines"]] = {
+    "field_of_view": "fields_of_view",
+    "cell_line": "cell_lines",
+}
+"""Positives of cell contrast → what a batch says of every cell."""
 
 
 class WholeSteps:
@@ -164,6 +170,8 @@ class PreTrainer(RunTrainer):
             antibodies=batch["antibodies"],
             locations=batch["locations"],
         )
+        if self.model.config.cell_contrast_positives != "cell":
+            crops["cell_groups"] = batch[_GROUPS[self.model.config.cell_contrast_positives]]
         # The views of the global batch are drawn alike by all processes: they do not depend on how many there are.
         return maker(crops, wanted, torch.Generator().manual_seed(batch["view_seed"]), **_part_of_batch(batch))
 
@@ -325,7 +333,7 @@ class PreTrainer(RunTrainer):
             inputs = self.to_device(dict(batch))
             views = self.make_views(inputs, maker)
             with self.accelerator.autocast():
-                found = self.model.probe(self.model.subcell(views["pixel_values"][:, 0]).pooler_output)
+                found = self.model.predict_locations(self.model.subcell(views["pixel_values"][:, 0]).pooler_output)
             parts = found.float(), views["locations"].float(), inputs["repeated"]
             scored, labels, repeated = (self.accelerator.gather(part) for part in parts)
             logits.append(scored[~repeated].cpu())

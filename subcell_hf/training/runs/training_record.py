@@ -40,7 +40,11 @@ def describe_training(
         `times`) and `results` of the last validation; also `base_model` and `datasets`, where they are on the Hub.
     """
     weights = {name: getattr(config, f"{name}_weight") for name in _OBJECTIVES}
-    objectives = [f"{name.replace('_', ' ')} {weight:g}" for name, weight in weights.items() if weight]
+    together = config.cell_contrast_positives.replace("_", " ")
+    between = {} if together == "cell" else {"cell_contrast": f" by {together}"}
+    objectives = [
+        f"{name.replace('_', ' ')}{between.get(name, '')} {weight:g}" for name, weight in weights.items() if weight
+    ]
     if not config.probe_detached and config.probe_weight:
         objectives.append(f"supervised classification {config.probe_weight:g}")
     record: dict[str, Any] = {
