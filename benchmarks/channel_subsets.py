@@ -31,10 +31,10 @@ import numpy.typing as npt
 import torch
 from scipy import stats
 
+from benchmarks.embeddings import Floats
 from benchmarks.learning import (
     RECIPE,
     TRAININGS_AT_ONCE,
-    Floats,
     cell_line_probe,
     linear_probe,
     neighbour_probe,

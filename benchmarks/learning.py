@@ -15,12 +15,11 @@ well (linear and 5 nearest neighbours, leaving one image out at a time).
 
 Trainings that are there already in `--work` are not run again. The last line is JSON.
 
-    python benchmarks/learning.py --work FOLDER [--seeds 0 1 2] [--ablation 0 1]
+    PYTHONPATH=. python benchmarks/learning.py --work FOLDER [--seeds 0 1 2] [--ablation 0 1]
         [--montages ../shared/data/hpa_montages]
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -28,23 +27,18 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from subcell_hf.augmentation.presets import load_preset
-from subcell_hf.augmentation.views import ViewMaker
+from benchmarks.embeddings import Floats, embed
+from benchmarks.montages import score_montages
 from subcell_hf.cells.cell_features import measure_cells
 from subcell_hf.cells.cropping import CropSettings, crop_fields
 from subcell_hf.cells.sources import crop_source
@@ -55,11 +49,10 @@ from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.shards.reader import ShardReader
 from subcell_hf.shards.sharding import ShardSettings, write_shards
 from subcell_hf.simulation.simulate import simulate_dataset
-from subcell_hf.types import CropBatch
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "configs" / "quickstart.yaml"
-CROP_PX, OUTPUT_PX, FIELD_PX, FIELD_PIXEL_SIZE_UM = 384, 72, 384, 0.2135694
+EDGES_PX, FIELD_PX, FIELD_PIXEL_SIZE_UM = (384, 72), 384, 0.2135694
 FIELDS_SEED = 2
 PENALTIES = (0.003, 0.03, 0.3, 3.0)  # inverse strengths, as scikit-learn counts them
 WITHOUT = {
@@ -76,27 +69,25 @@ ABLATION = tuple(tuple(kept.split("+")) for kept in (
 """Sets of objectives beside all four: labels alone, one left out, and fewer of the published model's three."""
 ALL = "all objectives"
 SCORES = ("macro_map", "neighbours", "cell_line")
-MONTAGE_CHANNELS = ("red", "yellow", "blue", "green")
-TILE_PX = 512
 SCALED_FEATURES = "features, channels scaled"  # one by one, as the recipe's model sees them
 TRAININGS_AT_ONCE = 2  # of one thread each: small layers gain little from a second
 
-Floats = npt.NDArray[np.float32]
 
-
-def prepare_shards(work: Path, fields: int, antibodies: int, workers: int) -> ShardReader:
-    """Simulate, crop and shard, or take what an earlier call made."""
-    where = work / "fields"
+def prepare_shards(
+    work: Path,
+    fields: int,
+    antibodies: int,
+    workers: int,
+    seed: int = FIELDS_SEED,
+    edges_px: tuple[int, int] = EDGES_PX,
+) -> ShardReader:
+    """Simulate, crop and shard, or take what an earlier call made; `edges_px` of a crop, before and after resizing."""
+    where, settings = work / "fields", CropSettings(crop_px=edges_px[0], output_px=edges_px[1])
+    size_px, pixel_size_um = FIELD_PX, FIELD_PIXEL_SIZE_UM
     simulate_dataset(
-        fields,
-        FIELDS_SEED,
-        where,
-        antibodies=antibodies,
-        size_px=FIELD_PX,
-        pixel_size_um=FIELD_PIXEL_SIZE_UM,
-        workers=workers,
+        fields, seed, where, antibodies=antibodies, size_px=size_px, pixel_size_um=pixel_size_um, workers=workers
     )
-    crop_fields(where, work / "crops", settings=CropSettings(crop_px=CROP_PX, output_px=OUTPUT_PX), workers=workers)
+    crop_fields(where, work / "crops", settings=settings, workers=workers)
     fractions = {"train": 0.7, "validation": 0.1, "test": 0.2}
     write_shards(crop_source(work / "crops"), work / "shards", ShardSettings(split_fractions=fractions))
     return ShardReader(work / "shards")
@@ -116,26 +107,6 @@ def pretrain(folder: Path, shards: Path, words: Sequence[str], recipe: Path = RE
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         record.write_text(json.dumps(time.perf_counter() - start))
     return float(json.loads(record.read_text()))
-
-
-@torch.no_grad()
-def embed(model: SubCellModel, scaling: str, pixels: npt.NDArray[Any], masks: npt.NDArray[np.bool_]) -> Floats:
-    """Embeddings `[cells, width]` of crops without their surroundings, scaled as in training."""
-    views = load_preset("validation").with_size(model.config.image_height_width[0])
-    maker = ViewMaker(replace(views, scaling=scaling))
-    model.eval()
-    found = []
-    for start in range(0, len(pixels), 128):
-        part = slice(start, start + 128)
-        cells = len(pixels[part])
-        pictures, inside = torch.from_numpy(np.ascontiguousarray(pixels[part])), torch.from_numpy(masks[part])
-        crops = CropBatch(
-            pixels=pictures, cell_masks=inside, antibodies=torch.zeros(cells, dtype=torch.int64),
-            locations=torch.zeros(cells, 1),
-        )  # fmt: skip
-        view = maker(crops, model.config.channels, torch.Generator().manual_seed(0))["pixel_values"][:, 0]
-        found.append(model(view).pooler_output.numpy())
-    return np.concatenate(found)
 
 
 def measure_scaled(pixels: npt.NDArray[Any], masks: npt.NDArray[np.bool_], reader: ShardReader) -> Floats:
@@ -190,6 +161,11 @@ def cell_line_probe(features: Sequence[Floats], lines: Sequence[npt.NDArray[np.i
         features: Of train, validation and test split, `[cells, width]` each.
         lines: Of the same, `[cells]`.
     """
+    return float(balanced_accuracy_score(lines[2], predict_lines(features, lines)))
+
+
+def predict_lines(features: Sequence[Floats], lines: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
+    """Cell lines `[cells]` of the test split by that regression; for arguments see `cell_line_probe`."""
     scaler = StandardScaler().fit(features[0])
     train, validation, test = (scaler.transform(part) for part in features)
     probes = [
@@ -197,7 +173,8 @@ def cell_line_probe(features: Sequence[Floats], lines: Sequence[npt.NDArray[np.i
         for penalty in PENALTIES
     ]
     best = max(probes, key=lambda probe: balanced_accuracy_score(lines[1], probe.predict(validation)))
-    return float(balanced_accuracy_score(lines[2], best.predict(test)))
+    predicted: npt.NDArray[np.int32] = best.predict(test)
+    return predicted
 
 
 def _average_precisions(
@@ -252,66 +229,15 @@ def score_simulated(arguments: argparse.Namespace, reader: ShardReader, runs: di
     return scores
 
 
-def read_montages(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], list[str], list[str]]:
-    """Pixels `[cells, 4, 512, 512]`, masks, locations and images of the real cells, nine of each image."""
-    pixels, labels, images = [], [], []
-    with (folder / "labels.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        planes = [
-            np.asarray(imagecodecs.jpeg_decode((folder / f"{row['Id']}_{name}.jpg").read_bytes()))
-            for name in MONTAGE_CHANNELS
-        ]
-        for top in range(0, 3 * TILE_PX, TILE_PX):
-            for left in range(0, 3 * TILE_PX, TILE_PX):
-                pixels.append(np.stack([plane[top : top + TILE_PX, left : left + TILE_PX] for plane in planes]))
-                labels.append(row["location"])
-                images.append(row["Id"])
-    stacked = np.stack(pixels)
-    # Their background was set to 0; JPEG leaves a little around it.
-    return stacked, (stacked > 8).any(axis=1), labels, images
-
-
-def score_montages(folder: Path, models: dict[str, SubCellModel], scaling: str) -> dict[str, dict[str, float]]:
-    """Share of the real cells that are classified right, leaving one image out at a time."""
-    pixels, masks, labels, images = read_montages(folder)
-    tiny = _shrink(pixels * masks[:, None], 16)
-    features: dict[str, Floats] = {
-        "features": measure_cells(_shrink(pixels, 4) / 255, masks[:, ::4, ::4], MONTAGE_CHANNELS)[0],
-        "pixels": tiny.reshape(len(tiny), -1) / 255,
-    }
-    features |= {name: embed(model, scaling, pixels, masks) for name, model in models.items()}
-    return {name: _leave_one_image_out(values, labels, images, name == "pixels") for name, values in features.items()}
-
-
-def _shrink(pixels: npt.NDArray[np.uint8], factor: int) -> Floats:
-    """Means of squares of `factor` pixels."""
-    cells, channels, height, width = pixels.shape
-    blocks = pixels.reshape(cells, channels, height // factor, factor, width // factor, factor)
-    return blocks.mean(axis=(3, 5), dtype=np.float32)
-
-
-def _leave_one_image_out(values: Floats, labels: list[str], images: list[str], reduce: bool) -> dict[str, float]:
-    truth, image_of = np.array(labels), np.array(images)
-    right = {"linear": 0, "nearest neighbours": 0}
-    for image in dict.fromkeys(images):
-        left_out = image_of == image
-        first: list[Any] = [PCA(32, random_state=0)] if reduce else []
-        for name, last in (
-            ("linear", LogisticRegression(C=0.1, max_iter=1000)),
-            ("nearest neighbours", KNeighborsClassifier(5)),
-        ):
-            probe = make_pipeline(*first, StandardScaler(), last).fit(values[~left_out], truth[~left_out])
-            right[name] += int((probe.predict(values[left_out]) == truth[left_out]).sum())
-    return {name: round(count / len(truth), 3) for name, count in right.items()}
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """Make the cells, pretrain, score, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for cells and trainings; kept")
-    parser.add_argument("--fields", type=int, default=480, help="simulated fields of view")
-    parser.add_argument("--antibodies", type=int, default=240, help="simulated antibodies")
+    parser.add_argument("--small", action="store_true", help="the recipe small, on cells of its own: learning_small.py")
+    parser.add_argument("--fields", type=int, help="simulated fields of view; default: 480, of small 960")
+    parser.add_argument("--antibodies", type=int, help="simulated antibodies; default: half the fields")
+    parser.add_argument("--fields-seed", type=int, default=41, help="of small: seed of the simulated cells")
+    parser.add_argument("--runs", default="runs", help="of small: folder in WORK for the trainings, one per --words")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the pretrainings")
     parser.add_argument("--ablation", type=int, nargs="+", default=[], help="seeds of every other set of objectives")
     parser.add_argument("--montages", type=Path, help="folder of real cells")
@@ -319,7 +245,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--words", default="", help="more arguments for every pretraining, as one text")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args(words)
-    line = json.dumps(measure(arguments))
+    arguments.fields = arguments.fields or (960 if arguments.small else 480)
+    arguments.antibodies = arguments.antibodies or arguments.fields // 2
+    if arguments.small:
+        from benchmarks.learning_small import measure as measure_small  # which imports this file
+
+        line = json.dumps(measure_small(arguments))
+    else:
+        line = json.dumps(measure(arguments))
     if arguments.output:
         arguments.output.write_text(line + "\n", encoding="utf-8")
     print(line)

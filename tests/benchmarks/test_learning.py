@@ -14,10 +14,10 @@ from benchmarks.learning import (
     linear_probe,
     main,
     neighbour_probe,
-    read_montages,
     summarize,
     switch_off,
 )
+from benchmarks.montages import read_montages
 from subcell_hf.training.pretraining.arguments import parse_arguments
 from subcell_hf.training.pretraining.resolution import build_config
 

@@ -75,7 +75,7 @@ def test_published_recipes(name: str) -> None:
 
 
 def test_there_is_no_other_recipe_of_pretraining_but_tiny_models() -> None:
-    other_jobs = {"quickstart", "any_channels", "finetune", "localization"}
+    other_jobs = {"quickstart", "small", "any_channels", "finetune", "localization"}
     assert {path.stem for path in RECIPES.glob("*.yaml")} - other_jobs == TABLE.keys()
 
 
@@ -204,6 +204,13 @@ def test_recipes_that_cannot_be_read(tmp_path: Path) -> None:
         parse_arguments([str(tmp_path / "broken.yaml")])
     with pytest.raises(InputError, match="shards is not set"):
         resolve(parse_arguments([]), world_size=1)
+
+
+def test_cells_of_an_antibody_that_have_no_other_to_be_compared_with() -> None:
+    words = ["--protein_views", "first", "--cells_per_antibody", "1"]
+    with pytest.raises(InputError, match=r"cells_per_antibody is 1.*choose 2 or more"):
+        build_config(parse_arguments(words))
+    assert build_config(parse_arguments([*words, "--protein_contrast_weight", "0"])).protein_views == "first"
 
 
 def test_processes_that_cannot_share_a_batch(shards: Path, tmp_path: Path) -> None:

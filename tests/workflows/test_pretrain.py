@@ -20,7 +20,7 @@ RECIPES = [recipe.name for recipe in list_recipes("pretrain")]
 STEPS = 3
 SHRUNK = shlex.split(
     "--image_size 32 --patch_size 16 --hidden_size 32 --num_hidden_layers 1 --num_attention_heads 2 "
-    "--intermediate_size 48 --pooling_hidden_size 16 --pooling_num_heads 2 --decoder_hidden_size 16 "
+    "--intermediate_size 48 --pooling_hidden_size 16 --pooling_num_heads 4 --decoder_hidden_size 16 "
     "--decoder_num_hidden_layers 1 --decoder_num_attention_heads 2 --decoder_intermediate_size 24 "
     "--projection_hidden_sizes 24 24 --projection_size 8 --centroid_hidden_sizes 24 --probe_hidden_sizes 16 "
     "--pooling_dropout 0 --probe_dropout 0 --antibodies_per_batch 4 --cells_per_antibody 2 --warmup_epochs 0 "
@@ -119,7 +119,9 @@ def test_in_a_notebook(shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_an_unknown_recipe_lists_those_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"no recipe quick: .*cell, cell_protein, .*quickstart, supervised\. `subcell"):
+    with pytest.raises(
+        InputError, match=r"no recipe quick: .*cell_protein, .*quickstart, small, supervised\. `subcell"
+    ):
         pretrain("quick")
     monkeypatch.chdir(tmp_path)
     Path("cell").write_text("nonsense: 1", encoding="utf-8")  # a file of the user's wins over a name

@@ -1,0 +1,35 @@
+"""Embeddings of crops, as a benchmark of frozen features needs them."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from subcell_hf.augmentation.presets import load_preset
+from subcell_hf.augmentation.views import ViewMaker
+from subcell_hf.model.modeling_subcell import SubCellModel
+from subcell_hf.types import CropBatch
+
+Floats = npt.NDArray[np.float32]
+
+
+@torch.no_grad()
+def embed(model: SubCellModel, scaling: str, pixels: npt.NDArray[Any], masks: npt.NDArray[np.bool_]) -> Floats:
+    """Embeddings `[cells, width]` of crops without their surroundings, scaled as in training."""
+    views = load_preset("validation").with_size(model.config.image_height_width[0])
+    maker = ViewMaker(replace(views, scaling=scaling))
+    model.eval()
+    found = []
+    for start in range(0, len(pixels), 128):
+        part = slice(start, start + 128)
+        cells = len(pixels[part])
+        pictures, inside = torch.from_numpy(np.ascontiguousarray(pixels[part])), torch.from_numpy(masks[part])
+        crops = CropBatch(
+            pixels=pictures, cell_masks=inside, antibodies=torch.zeros(cells, dtype=torch.int64),
+            locations=torch.zeros(cells, 1),
+        )  # fmt: skip
+        view = maker(crops, model.config.channels, torch.Generator().manual_seed(0))["pixel_values"][:, 0]
+        found.append(model(view).pooler_output.numpy())
+    return np.concatenate(found)
