@@ -59,6 +59,7 @@ EXTRAS = {
     "hub": ("nbformat",),
     "demo": ("gradio",),
     "cellpose": ("cellpose",),
+    "cellprofiler": ("cp_measure",),
     "stardist": ("cellcast",),
     "cpu": ("nncf", "openvino"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),

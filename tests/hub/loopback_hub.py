@@ -218,6 +218,9 @@ class Handler(BaseHTTPRequestHandler):
             "private": repository.private, "downloads": 0, "likes": 0, "gated": False, "disabled": False,
             "lastModified": time, "createdAt": time, "siblings": [{"rfilename": path} for path in sorted(files)],
         }  # fmt: skip
+        card = files["README.md"].content.decode() if "README.md" in files else ""
+        if licence := re.search(r"^license: (.+)$", card, re.MULTILINE):
+            record["cardData"] = {"license": licence[1]}
         self.answer(200, record, X_Repo_Commit=commit)
 
     def list_models(self) -> None:

@@ -14,7 +14,7 @@ from subcell_hf.inference.encoders.backbones import build_backbone
 from subcell_hf.inference.encoders.encoder import Encoder
 from subcell_hf.inference.encoders.found_encoder import FoundEncoder
 from subcell_hf.inference.encoders.licences import note_licence
-from subcell_hf.inference.encoders.measured import build_features
+from subcell_hf.inference.encoders.measured import build_cellprofiler, build_features
 from subcell_hf.inference.encoders.preparation import EncoderVariant
 from subcell_hf.inference.encoders.remote_code import build_remote_code
 from subcell_hf.inference.encoders.specs import EncoderSpec
@@ -28,7 +28,7 @@ from subcell_hf.weights.published_variants import published_variants
 ENTRY_POINTS = "subcell_hf.encoders"
 """Group of entry points by which an installed package adds encoders: `name = "module:function"`."""
 
-BUILT_IN: dict[str, Callable[[EncoderSpec], Encoder]] = {"features": build_features}
+BUILT_IN: dict[str, Callable[[EncoderSpec], Encoder]] = {"features": build_features, "cellprofiler": build_cellprofiler}
 """Name → what builds the encoder."""
 
 _OWN_OPTIONS = ("channels", "pixel_size_um", "input_px", "scaling", "mask")

@@ -1,7 +1,9 @@
 """Specs, descriptions and the preparation of cells; what is listed."""
 
 import json
+import re
 from importlib.metadata import EntryPoint
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.inference.encoders import finding
 from subcell_hf.inference.encoders.catalogue import list_encoders
 from subcell_hf.inference.encoders.encoder import Encoder
+from subcell_hf.inference.encoders.found_encoder import FoundEncoder
 from subcell_hf.inference.encoders.licences import is_restricted
 from subcell_hf.inference.encoders.preparation import EncoderVariant
 from subcell_hf.inference.encoders.specs import EncoderSpec, named_specs
@@ -121,7 +124,7 @@ def test_encoders_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "features: any channels; ? numbers; licence MIT" in CliRunner().invoke(app, ["encoders"]).output
     (found,) = finding.find_encoders("sound")
     assert found.variant.planes == ("blue", "green")
-    with pytest.raises(InputError, match="Other encoders are features, sound, cannot_be_built"):
+    with pytest.raises(InputError, match="Other encoders are features, cellprofiler, sound, cannot_be_built"):
         finding.find_encoders("feature")
 
 
@@ -132,3 +135,26 @@ def test_encoders_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_licences_that_restrict_use(licence: str, restricted: bool) -> None:
     assert is_restricted(licence) is restricted
+
+
+def test_features_of_cellprofiler() -> None:
+    """cp_measure's own values, where it is installed; it brings compiled libraries that the tests do not install."""
+    if find_spec("cp_measure") is None:
+        with pytest.raises(InputError, match=re.escape("pip install 'subcell-hf[cellprofiler]'")):
+            finding.find_encoders("cellprofiler")
+        listed = {found.name: found for found in list_encoders()}
+        assert "cp_measure, which is not installed" in listed["cellprofiler"].needs
+        return
+    from cp_measure.featurizer import featurize, make_featurizer_config
+
+    (found,) = finding.find_encoders("cellprofiler")
+    assert isinstance(found, FoundEncoder)
+    images, channels = torch.rand(2, 2, 40, 40, generator=torch.Generator().manual_seed(0)), ["dna", "er"]
+    masks = torch.zeros(2, 40, 40, dtype=torch.bool)
+    masks[:, 8:30, 6:32] = True
+    values = found.build().encode(images, masks, channels).numpy()
+    config = make_featurizer_config(channels, objects=["cell"], correlation_costes=False)
+    expected, names, _ = featurize(images.numpy(), masks[:, None].numpy().astype(np.int32), config)
+    kept = ~np.isnan(expected).all(axis=0)
+    assert kept.sum() >= len(names) - 3
+    assert np.allclose(values, np.asarray(expected, np.float32)[:, kept], equal_nan=True)
