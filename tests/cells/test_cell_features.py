@@ -3,8 +3,12 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.ndimage import distance_transform_edt, grey_opening
 from skimage.feature import graycomatrix, graycoprops
+from skimage.filters import threshold_otsu
+from skimage.measure import regionprops
 
+from subcell_hf.cells import cell_features
 from subcell_hf.cells.cell_features import measure_cell, measure_cells
 from subcell_hf.errors import InputError
 
@@ -39,6 +43,53 @@ def test_intensity_and_overlap_of_a_nuclear_protein(crop: npt.NDArray[np.uint8])
     assert found["nucleus_share"] == pytest.approx(nucleus.sum() / inside.sum(), rel=0.1)
     assert found["green_bright_spots"] == 1
     assert found["green_ring_4_mean"] > found["green_ring_3_mean"] > found["green_ring_1_mean"] == 0
+
+
+def test_shape_is_that_of_scikit_image(crop: npt.NDArray[np.uint8]) -> None:
+    rows, columns = np.mgrid[:64, :64]
+    inside = disc(64, 25) & (2 * rows + columns > 70) & (columns < 50)
+    found, expected = measure_cell(crop, inside, CHANNELS), regionprops(inside.astype(np.uint8))[0]
+    got = [found[f"cell_{name}"] for name in ("area_px", "eccentricity", "extent", "perimeter_px")]
+    np.testing.assert_allclose(got, [expected.area, expected.eccentricity, expected.extent, expected.perimeter])
+
+
+def test_overlap_and_rings_by_naive_loops() -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 40, 40)).astype(np.uint8)
+    pixels[:, 10:14, 20:30] = 255
+    inside = disc(40, 17)
+    found = measure_cell(pixels, inside, ("red", "green"))
+    red, green = (plane[inside].astype(np.float64) / 255 for plane in pixels)
+    thresholds = (threshold_otsu(values.astype(np.float32), nbins=128) for values in (red, green))
+    bright_red, bright_green = (values > limit for values, limit in zip((red, green), thresholds, strict=True))
+    assert found["red_green_correlation"] == pytest.approx(np.corrcoef(red, green)[0, 1], rel=1e-6)
+    assert found["red_green_overlap"] == pytest.approx((red * green).sum() / np.sqrt((red**2).sum() * (green**2).sum()))
+    assert found["red_green_share_of_first_in_second"] == pytest.approx(red[bright_green].sum() / red.sum(), rel=1e-5)
+    assert found["red_green_share_of_second_in_first"] == pytest.approx(green[bright_red].sum() / green.sum(), rel=1e-5)
+    both, either = (bright_red & bright_green).sum(), (bright_red | bright_green).sum()
+    assert found["red_green_bright_overlap"] == pytest.approx(both / either)
+    depth = distance_transform_edt(inside)[inside]
+    ring = np.minimum((depth / depth.max() * 4).astype(int), 3)
+    for number in range(4):
+        values = green[ring == number]
+        assert found[f"green_ring_{number + 1}_mean"] == pytest.approx(values.mean() / green.mean(), rel=1e-5)
+        assert found[f"green_ring_{number + 1}_variation"] == pytest.approx(values.std() / values.mean(), rel=1e-5)
+
+
+def test_thresholds_histograms_and_openings_are_those_of_the_libraries() -> None:
+    rng = np.random.default_rng(3)
+    values = np.stack([rng.integers(0, 256, 900) / np.float32(255), rng.gamma(2, 0.1, 900), np.full(900, 0.5)])
+    values = values.astype(np.float32)
+    expected = [threshold_otsu(plane, nbins=128) for plane in values[:2]]
+    np.testing.assert_array_equal(cell_features._otsu(values), [*np.float32(expected), np.float32(0.5)])
+    low, high = values[:2].min(axis=1), values[:2].max(axis=1)
+    for bins in (32, 51, 128):  # of 51 bins most values of the first channel lie on an edge
+        counts = cell_features._histograms(values[:2], low, high, bins)
+        np.testing.assert_array_equal(counts, [np.histogram(plane, bins)[0] for plane in values[:2]])
+    planes = rng.random((2, 11, 23)).astype(np.float32)
+    for edge in (3, 9, 17):
+        eroded = cell_features._slide(planes, edge, np.minimum, np.inf)
+        opened = cell_features._slide(eroded, edge, np.maximum, -np.inf)
+        np.testing.assert_array_equal(opened, [grey_opening(plane, (edge, edge)) for plane in planes])
 
 
 def test_granularity_is_the_size_of_the_grains() -> None:
