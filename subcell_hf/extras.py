@@ -53,7 +53,6 @@ EXTRAS = {
         "numba",
         "pycytominer",
         "sknetwork",
-        "statsmodels",
         "umap",
     ),
     "hub": ("nbformat",),

@@ -48,6 +48,9 @@ def figure_of(
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width_mm * MILLIMETRE, height_mm * MILLIMETRE), layout="constrained")
         yield figure, figure.subplots(rows, columns, **kwargs)
+        # Arranged once, since every file that is written of the figure would arrange it again.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
 
 
 def colour_of(models: Sequence[str], model: str) -> str:

@@ -16,10 +16,8 @@ from subcell_hf.errors import InputError
 from subcell_hf.evaluation.localization.alignment import make_levels
 from subcell_hf.evaluation.localization.bootstrap import (
     ClusteredScores,
-    bootstrap_weights,
     count_ranks,
     interval,
-    resample_metrics,
 )
 from subcell_hf.evaluation.localization.labels import ClassScheme, location_targets
 from subcell_hf.evaluation.localization.localization_report import PREDICTIONS_FILE, PREDICTIONS_KEY
@@ -230,8 +228,7 @@ def _align(predictions: Sequence[Predictions]) -> tuple[list[Predictions], pd.Da
 def _score_rows(
     model: str, level: str, exact: Mapping[str, float], counted: ClusteredScores, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    clusters = len(counted.cells)
-    resampled = resample_metrics(counted, bootstrap_weights(clusters, resamples, np.random.default_rng(seed)))
+    resampled = counted.bootstrap(resamples, seed)
     rows = []
     for metric in METRICS:
         low, high = interval(exact[metric], resampled[metric])

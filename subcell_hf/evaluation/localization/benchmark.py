@@ -17,10 +17,8 @@ from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.localization.alignment import AlignedCells, Level, align_cells, make_levels
 from subcell_hf.evaluation.localization.bootstrap import (
     ClusteredScores,
-    bootstrap_weights,
     count_ranks,
     interval,
-    resample_metrics,
 )
 from subcell_hf.evaluation.localization.calibration import Reliability, confusion, reliability
 from subcell_hf.evaluation.localization.labels import ClassScheme, LabelledCells, class_scheme, label_cells
@@ -267,9 +265,7 @@ def _summary_rows(
     by_seed: Sequence[Mapping[str, float]],
     settings: LocalizationSettings,
 ) -> list[dict[str, Any]]:
-    clusters = len(counted.cells)
-    weights = bootstrap_weights(clusters, settings.resamples, np.random.default_rng(settings.seed))
-    resampled = resample_metrics(counted, weights)
+    resampled = counted.bootstrap(settings.resamples, settings.seed)
     rows = []
     for metric in METRICS:
         low, high = interval(exact[metric], resampled[metric])

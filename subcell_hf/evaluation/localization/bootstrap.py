@@ -6,7 +6,7 @@ is sorted once, cells are counted by antibody and rank, and a resample is one ma
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,22 @@ class ClusteredScores:
     cells: Values
     ranking: Values
     coverage: Values
+    _bootstraps: dict[tuple[int, int], dict[str, Values]] = field(default_factory=dict, repr=False, compare=False)
+
+    def bootstrap(self, resamples: int, seed: int) -> dict[str, Values]:
+        """All of `METRICS` on bootstrap samples of the clusters; kept, since every comparison needs the same ones.
+
+        Args:
+            resamples: Number of samples.
+            seed: Random seed; scores over the same clusters are resampled alike.
+
+        Returns:
+            Metric → `[resamples]`.
+        """
+        if (resamples, seed) not in self._bootstraps:
+            weights = bootstrap_weights(len(self.cells), resamples, np.random.default_rng(seed))
+            self._bootstraps[resamples, seed] = resample_metrics(self, weights)
+        return self._bootstraps[resamples, seed]
 
 
 def count_ranks(targets: Targets, scores: Scores, clusters: npt.NDArray[np.integer]) -> ClusteredScores:
@@ -258,10 +274,10 @@ def paired_tests(
     """
     clusters = len(counted[0].cells)
     rng = np.random.default_rng(seed)
-    weights = bootstrap_weights(clusters, resamples, rng)
+    bootstrap_weights(clusters, resamples, rng)  # permutations are drawn after the samples of `bootstrap`
     swapped = rng.integers(0, 2, (resamples, clusters)).astype(np.float32)
     every = np.ones((1, clusters), np.float32)
-    resampled = [resample_metrics(part, weights) for part in counted]
+    resampled = [part.bootstrap(resamples, seed) for part in counted]
     point = [resample_metrics(part, every) for part in counted]
     joined = _join(*counted)
     first = resample_metrics(joined, np.concatenate([1 - swapped, swapped], axis=1))

@@ -12,6 +12,7 @@ from subcell_hf.evaluation.localization.bootstrap import (
     rank_bins,
     resample_metrics,
 )
+from subcell_hf.evaluation.localization.model_comparison import holm
 from subcell_hf.evaluation.localization.ranking import METRICS, summarize
 
 
@@ -63,6 +64,24 @@ def test_a_class_that_a_resample_lacks_is_left_out() -> None:
     found = resample_metrics(counted, np.array([[0, 1, 1], [0, 0, 1]], np.float32))
     assert found["macro_map"][0] == 1  # only the second class has positives and negatives
     assert np.isnan(found["macro_map"][1])
+
+
+def test_bootstrap_is_kept_and_that_of_its_seed() -> None:
+    targets, scores, cluster = data(200, 12, seed=0)
+    counted = count_ranks(targets, scores, cluster)
+    found = counted.bootstrap(5, seed=3)
+    assert counted.bootstrap(5, seed=3) is found
+    expected = resample_metrics(counted, bootstrap_weights(12, 5, np.random.default_rng(3)))
+    for name in METRICS:
+        np.testing.assert_array_equal(found[name], expected[name])
+    assert not np.array_equal(counted.bootstrap(5, seed=4)["lrap"], found["lrap"])
+
+
+def test_holm_corrects_step_by_step() -> None:
+    # Of four tests the smallest is multiplied by 4, the next by 3, …; none becomes smaller than one before it.
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm(np.array([0.6, 0.7])), [1, 1])
+    np.testing.assert_allclose(holm(np.array([0.2])), [0.2])
 
 
 @pytest.mark.slow
