@@ -34,6 +34,7 @@ from subcell_hf.tables.text import read_csv, read_npz, table_of_frame
 
 __all__ = [
     "EMBEDDINGS_FILE",
+    "H5AD_FILE",
     "SCHEMA_VERSION",
     "EmbeddingTable",
     "check_table",
@@ -49,6 +50,8 @@ __all__ = [
 
 EMBEDDINGS_FILE = "embeddings.parquet"
 """The table in the folder that `subcell embed` writes."""
+H5AD_FILE = "embeddings.h5ad"
+"""The same as AnnData."""
 
 
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")

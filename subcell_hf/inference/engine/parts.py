@@ -34,6 +34,7 @@ from subcell_hf.tables.attention_maps import ATTENTION_FILE, CellAttention, iter
 from subcell_hf.tables.cell_pictures import PICTURES_FILE, CellPicture, iterate_pictures, write_pictures
 from subcell_hf.tables.files import (
     EMBEDDINGS_FILE,
+    H5AD_FILE,
     EmbeddingTable,
     h5ad_from_parquet,
     join_parquet,
@@ -43,7 +44,6 @@ from subcell_hf.tables.files import (
 from subcell_hf.tables.run_record import RUN_FILE, read_run
 
 PARTS_FOLDER = "parts"
-H5AD_FILE = "embeddings.h5ad"
 
 _PLAN_FILE = "plan.json"
 _JOIN_LOCK = ".joining.lock"

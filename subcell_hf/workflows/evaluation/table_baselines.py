@@ -20,7 +20,7 @@ from subcell_hf.settings import Setting
 from subcell_hf.shards.splits import parse_named
 from subcell_hf.storage.folder_lock import claim_folder, is_writable
 from subcell_hf.storage.parquet_files import check_parquet, read_parquet_file
-from subcell_hf.tables.files import EMBEDDINGS_FILE, EmbeddingTable, read_table, write_parquet
+from subcell_hf.tables.files import EMBEDDINGS_FILE, H5AD_FILE, EmbeddingTable, read_table, write_parquet
 from subcell_hf.tables.parquet import parquet_facts
 from subcell_hf.tables.run_record import RUN_FILE, read_run
 
@@ -228,8 +228,6 @@ def _file_of(folder: Path, name: str) -> Path:
 
 def _run_of(path: Path) -> Path:
     """The folder of `subcell embed` that a table lies in, or the table itself."""
-    from subcell_hf.inference.engine.parts import H5AD_FILE
-
     own = path.name in (EMBEDDINGS_FILE, H5AD_FILE) and path.is_file() and (path.parent / RUN_FILE).is_file()
     return path.parent if own else path
 
