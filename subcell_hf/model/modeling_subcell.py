@@ -233,6 +233,7 @@ class SubCellLayer(GradientCheckpointingLayer):
         """`[batch, tokens, width]` → the same and, if asked for, the attention probabilities."""
         attended, probabilities = self.attention(self.layernorm_before(hidden_states), output_attentions)
         hidden_states = hidden_states + self.dropout(attended)
+        del attended  # not held while the feed-forward layer makes the widest tensors
         return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states))), probabilities
 
 

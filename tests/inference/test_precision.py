@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from subcell_hf.inference.models.layer_times import LayerShape, LayerTimes, cach
 from subcell_hf.inference.models.loading import find_models
 from subcell_hf.inference.models.openvino_encoder import has_openvino
 from subcell_hf.inference.models.precision import choose_precision
+from subcell_hf.inference.models.timing import time_in_turn
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.storage.records import read_record, write_record
 from subcell_hf.tables.files import read_table
@@ -42,6 +44,21 @@ def pretend(seconds: Mapping[str, float], batches: Mapping[int, float] | None = 
     changed = {"seconds": seconds, **({} if batches is None else {"batches": list(batches.items())})}
     entries = {key: {**entry, **changed} for key, entry in record["entries"].items()}
     write_record(cache_file(), {**record, "entries": entries})
+
+
+def test_ways_take_turns_and_one_that_is_beaten_is_not_timed_again() -> None:
+    calls: list[str] = []
+
+    def way(name: str, pause_s: float) -> Callable[[torch.Tensor], None]:
+        def run(tokens: torch.Tensor) -> None:
+            calls.append(name)
+            time.sleep(pause_s)
+
+        return run
+
+    found = time_in_turn({"slow": way("slow", 0.05), "fast": way("fast", 0.001)}, torch.zeros(1), budget_s=0)
+    assert calls == ["slow", "fast", "slow", "fast", "fast"]
+    assert found["slow"] >= 0.05 > found["fast"]
 
 
 def test_a_layer_is_measured_once_and_leaves_random_numbers_alone() -> None:

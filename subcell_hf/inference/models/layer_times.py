@@ -31,6 +31,7 @@ from subcell_hf.inference.models.openvino_encoder import (
     read_optimization,
     trace_to_openvino,
 )
+from subcell_hf.inference.models.timing import seconds_of, time_in_turn
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.modeling_subcell import SubCellLayer
 from subcell_hf.storage.downloads.cached_files import cache_folder
@@ -60,7 +61,7 @@ _BATCHES = (1, 0.5, 2, 4, 8)
 
 _CLEARLY = 0.9
 """Share of the usual batch's time per image below which another batch is taken; less may be chance."""
-_MOST_ROUNDS = 8
+_BATCH_ROUNDS = 8
 _INT8_ROUNDS = 2
 _PROBE_TOKENS, _PROBES = 8, 3
 _HOPELESS = 3.0
@@ -246,7 +247,7 @@ def time_int8(model: ModelFolder) -> float:
     edge = model.variant.patch_px * math.isqrt(shape.tokens - 1)
     pixels = torch.rand(images, len(model.variant.channels), edge, edge, generator=torch.Generator().manual_seed(0))
     run = partial(compiled, {"pixel_values": pixels.numpy()})
-    spent = min(_seconds(lambda _: run(), pixels, device) for _ in range(1 + _INT8_ROUNDS)) / images
+    spent = min(seconds_of(lambda _: run(), pixels) for _ in range(1 + _INT8_ROUNDS)) / images
     _keep(key, {"seconds": {"int8": spent}, "cosine": {}})
     return spent
 
@@ -285,7 +286,6 @@ def _from_json(shape: LayerShape, images: int, entry: Mapping[str, Any]) -> Laye
 
 @torch.inference_mode()
 def _measure(shape: LayerShape, device: torch.device, images: int) -> LayerTimes:
-    deadline = time.perf_counter() + _BUDGET_S
     exact = _make_layer(shape).to(device)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(images, shape.tokens, shape.hidden_size, generator=generator).to(device)
@@ -296,7 +296,7 @@ def _measure(shape: LayerShape, device: torch.device, images: int) -> LayerTimes
         run = _forward(copy.deepcopy(exact).to(dtype), dtype)
         try:
             few = tokens[:1, :_PROBE_TOKENS]
-            probes[name] = min(_seconds(run, few, device) for _ in range(_PROBES))
+            probes[name] = min(seconds_of(run, few) for _ in range(_PROBES))
             if name != "fp32" and probes[name] > _HOPELESS * probes["fp32"]:
                 continue
             outputs[name] = run(tokens).float() - tokens  # what the layer adds
@@ -308,12 +308,7 @@ def _measure(shape: LayerShape, device: torch.device, images: int) -> LayerTimes
     if device.type == "cpu" and has_openvino():
         for name, run in _openvino_runs(exact).items():
             runs[name], outputs[name] = run, run(tokens) - tokens
-    seconds = dict.fromkeys(runs, math.inf)
-    for number in range(_MOST_ROUNDS):
-        if number and time.perf_counter() > deadline:
-            break
-        for name, run in runs.items():
-            seconds[name] = min(seconds[name], _seconds(run, tokens, device))
+    seconds = time_in_turn(runs, tokens, _BUDGET_S)
     reference = outputs["fp32"].flatten(1)
     cosine = {
         name: float(torch.cosine_similarity(output.flatten(1), reference, dim=1).min())
@@ -330,11 +325,11 @@ def _time_batches(run: Callable[[Tensor], Tensor], token: Tensor, found: LayerTi
     per_image = found.seconds[found.fastest] / found.images
     batches: dict[int, float] = {}
     deadline = time.perf_counter() + _BATCHES_BUDGET_S
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_BATCH_ROUNDS):
         for size in dict.fromkeys(max(1, int(share * found.shape.cpu_batch)) for share in _BATCHES):
             if batches and time.perf_counter() + size * per_image > deadline:
                 continue
-            taken = _seconds(run, token.expand(size, -1, -1), token.device)
+            taken = seconds_of(run, token.expand(size, -1, -1))
             batches[size] = min(batches.get(size, math.inf), taken)
     return batches
 
@@ -387,14 +382,3 @@ def _make_layer(shape: LayerShape) -> SubCellLayer:
             bound = shape.hidden_size**-0.5
             parameter.uniform_(-bound, bound, generator=generator)
     return layer
-
-
-def _seconds(run: Callable[[Tensor], Tensor], tokens: Tensor, device: torch.device) -> float:
-    accelerator = torch.accelerator if device.type != "cpu" else None
-    if accelerator is not None:
-        accelerator.synchronize(device)
-    started = time.perf_counter()
-    run(tokens)
-    if accelerator is not None:
-        accelerator.synchronize(device)
-    return time.perf_counter() - started
