@@ -16,6 +16,9 @@ from typer.testing import CliRunner
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.comparison import AgreementLimits
+from subcell_hf.hub.demo.demo_images import Picture
+from subcell_hf.hub.demo.demo_model import CellReading
+from subcell_hf.hub.publishing.export_sources import ExportSources
 from subcell_hf.inference import run_on_openvino
 from subcell_hf.inference.models.layer_times import cache_file
 from subcell_hf.inference.models.loading import find_models
@@ -24,6 +27,11 @@ from subcell_hf.inference.models.precision import choose_int8
 from subcell_hf.storage.records import read_record, write_record
 from subcell_hf.tables.files import read_table
 from subcell_hf.workflows import OptimizedModel, OptimizeSettings, open_endpoint, optimize_model
+from subcell_hf.workflows.hub.publishing import export_repository, push_folder
+from subcell_hf.workflows.hub.serving import serve_demo
+from tests.hub.conftest import hub as hub
+from tests.hub.loopback_hub import LoopbackHub
+from tests.hub.tiny_models import write_facts
 from tests.images.written_fields import label_mask, write_png
 from tests.inference.embedding_runs import run, save_tiny_model
 
@@ -55,7 +63,11 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("optimize") / "model")
+    """A model as `subcell export` writes it, with a card."""
+    folder = tmp_path_factory.mktemp("optimize")
+    write_facts(folder)
+    plain, sources = save_tiny_model(folder / "plain"), ExportSources(facts=folder / "facts.yaml")
+    return export_repository(plain, folder / "model", repository="me/fast", sources=sources).folder
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +161,49 @@ def test_it_is_taken_by_itself_where_it_is_faster(
         assert type(server.handler.model.subcell).__name__ == "SubCellModel"
     pretend({"int8": 1e9})
     assert choose_int8(found, torch.device("cpu")) is None
+
+
+def test_it_travels_through_the_hub(
+    optimized: OptimizedModel, fields: Path, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    # The client has made this of the endpoint when it was imported.
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    push_folder(optimized.folder, "me/fast")
+    assert {INT8_FILE, OPTIMIZATION_FILE} <= hub.repositories["model", "me/fast"].files.keys()
+    run(fields, "me/fast", tmp_path / "hub", precision="auto", engine_backend="openvino")
+    run(fields, optimized.folder, tmp_path / "here", precision="auto", engine_backend="openvino")
+    found, expected = read_table(tmp_path / "hub"), read_table(tmp_path / "here")
+    assert found.provenance["precision"] == "int8"
+    np.testing.assert_array_equal(found.embeddings, expected.embeddings)
+
+
+def test_the_demo_answers_in_int8(optimized: OptimizedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio")
+    from subcell_hf.hub.demo import demo_app
+
+    answers: dict[str, CellReading] = {}
+    planes = np.random.default_rng(0).integers(0, 256, (4, 32, 32), np.uint8)
+
+    def answer(demo: Any, **_: Any) -> None:  # in place of a page that is served until it is stopped
+        channels = demo.model.channels
+        picture = Picture(dict(zip(channels, planes, strict=True)), None, demo.model.processor.pixel_size_um)
+        answers[type(demo.model.model.subcell).__name__] = demo.model.read(picture, None, hide_neighbours=False)
+
+    monkeypatch.setattr(demo_app, "launch", answer)
+    for backend in ("openvino", "torch"):
+        serve_demo(optimized.folder, engine_backend=backend)
+    fast, exact = answers["OpenVINOEncoder"], answers["SubCellModel"]
+    assert not np.array_equal(fast.embedding, exact.embedding)
+    assert fast.embedding @ exact.embedding > 0.99 * np.linalg.norm(fast.embedding) * np.linalg.norm(exact.embedding)
+    assert fast.attention is not None
+    assert exact.attention is not None
+    assert fast.attention.shape == exact.attention.shape
+    assert dict(fast.locations) == pytest.approx(dict(exact.locations), abs=0.1)
 
 
 def test_below_the_limits_nothing_is_written(fields: Path, model: Path, tmp_path: Path) -> None:
