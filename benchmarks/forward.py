@@ -1,6 +1,6 @@
 """Embedding and classifying cells: ours against a plain eager forward, and against what the machine's matmul allows.
 
-    python benchmarks/forward.py [--device cuda] [--size base] [--batch N] [--image-size-px 448] [--compile]
+    python benchmarks/forward.py [--device cuda] [--size base] [--batch N] [--image-size-px 448] [--no-compile]
 
 The reference is the published way of working: transformers' ViT in fp32, one cell at a time, attentions always
 computed, the gated pooling and two classifiers after it. Both sides have the same shapes. Peak is the best rate of a
@@ -9,14 +9,20 @@ nothing else. `transformers` is the encoder alone of transformers' ViT, in fp32 
 `auto` is the way that `subcell embed --precision auto` takes here; `peak_memory_bytes` is what a way needs beyond
 weights and images. On a CPU also OpenVINO (extra `cpu`): in fp32, in bf16, and in int8 with attention and pooling in
 the precision that is faster, quantized on random images; `subcell optimize` judges accuracy, this script does not.
+`compiled` is torch.compile, which needs a C++ compiler on a CPU and takes about a minute. On a GPU with float8 `fp8`
+computes the linear layers of the transformer in it, weights scaled by output and activations by token.
+`cosine_to_fp32` is that of the embeddings, the smallest of the batch; with random weights, which hardly tell images
+apart, it says no more than that a way computes the same.
 Prints one JSON line; ratio is the best of our rates to the reference.
 """
 
 import argparse
+import copy
 import ctypes
 import json
 import platform
 import re
+import shutil
 import statistics
 import sys
 import time
@@ -91,7 +97,7 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
 
 def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
     """Best rate of a square matmul in operations per second."""
-    edge = 8192 if device.type == "cuda" else 3072
+    edge = arguments.peak_edge or (8192 if device.type == "cuda" else 3072)
     left, right = (
         torch.randn(edge, edge, device=device, dtype=dtype),
         torch.randn(edge, edge, device=device, dtype=dtype),
@@ -121,11 +127,18 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
     return resident("VmHWM") - before
 
 
+def why_not_openvino(device: torch.device) -> str:
+    """Why OpenVINO is not measured; empty where it is."""
+    if device.type != "cpu":
+        return "OpenVINO is measured on CPUs"
+    installed = find_spec("openvino") is not None and find_spec("nncf") is not None
+    return ("" if installed else "subcell-hf[cpu] is not installed") if arguments.openvino else "--no-openvino"
+
+
 def build_openvino_ways(model: SubCellForImageClassification, images: torch.Tensor) -> dict[str, Way]:
     """Forward passes on OpenVINO, pooling and classifiers included."""
     names = ("openvino", "openvino_bf16", "openvino_int8")
-    if images.device.type != "cpu" or find_spec("openvino") is None or find_spec("nncf") is None:
-        reason = "OpenVINO is measured on CPUs" if images.device.type != "cpu" else "subcell-hf[cpu] is not installed"
+    if reason := why_not_openvino(images.device):
         MISSING.update(dict.fromkeys(names, reason))
         return {}
     graph = convert_encoder(model.subcell)
@@ -145,11 +158,62 @@ def build_openvino_ways(model: SubCellForImageClassification, images: torch.Tens
     return {name: way(encoder) for name, encoder in encoders.items()}
 
 
+class Float8Linear(torch.nn.Module):
+    """A linear layer whose product is computed in float8 (e4m3)."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        weight, self.scale = to_float8(linear.weight)
+        self.weight, self.bias = weight, linear.bias.to(torch.bfloat16)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """`[..., in]` → `[..., out]` bfloat16."""
+        rows, scale = to_float8(features.flatten(0, -2))
+        by_row = F.ScalingType.RowWise
+        product = F.scaled_mm(rows, self.weight.T, scale, by_row, self.scale.T, by_row, output_dtype=torch.bfloat16)
+        return (product + self.bias).unflatten(0, features.shape[:-1])
+
+
+def to_float8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows in float8, and the scale `[rows, 1]` that they were divided by."""
+    largest = torch.finfo(torch.float8_e4m3fn).max
+    scale = rows.abs().amax(1, keepdim=True).float().clamp_min(1e-12) / largest
+    return (rows / scale).to(torch.float8_e4m3fn), scale
+
+
+def build_float8(model: SubCellForImageClassification) -> SubCellForImageClassification:
+    """A model in bf16, the linear layers of its transformer in float8."""
+    model = copy.deepcopy(model)
+    for layer in model.subcell.layers:
+        for part in (layer.attention, layer.mlp):
+            for name, linear in list(part.named_children()):
+                if isinstance(linear, torch.nn.Linear):
+                    setattr(part, name, Float8Linear(linear))
+    return model
+
+
+def why_not_float8(device: torch.device) -> str:
+    """Why float8 cannot be measured; empty where it can."""
+    if device.type != "cuda":
+        return "float8 is measured on GPUs"
+    able = torch.cuda.get_device_capability(device)
+    return "" if able >= (8, 9) else f"needs compute capability 8.9, got {able[0]}.{able[1]}"
+
+
+def why_not_compiled(device: torch.device) -> str:
+    """Why torch.compile is not measured; empty where it is."""
+    if not arguments.compile:
+        return "--no-compile"
+    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        return "torch.compile needs a C++ compiler on CPUs"
+    return ""
+
+
 def build_ways(config: SubCellConfig, images: torch.Tensor) -> tuple[dict[str, Way], int]:
     """Forward passes by name, and the operations of one cell of ours."""
     device = images.device
     model = SubCellForImageClassification(config).eval().to(device)
-    half = SubCellForImageClassification(config).eval().to(device, torch.bfloat16)
+    half = copy.deepcopy(model).to(torch.bfloat16)
     with FlopCounterMode(display=False) as counter:
         model(images[:1], output_attentions=True)
     reference, vit = build_reference(config, device), build_vit(config, device, "sdpa")
@@ -160,14 +224,36 @@ def build_ways(config: SubCellConfig, images: torch.Tensor) -> tuple[dict[str, W
         "fp32": (lambda: model(images), len(images)),
         "bf16": (lambda: half(images.bfloat16()), len(images)),
     }
-    if not arguments.compile:
-        MISSING.update(dict.fromkeys(("fp32_compiled", "bf16_compiled"), "measured with --compile"))
+    variants = {"fp32": model, "bf16": half}
+    if reason := why_not_float8(device):
+        MISSING["fp8"] = reason
     else:
-        compiled, compiled_half = torch.compile(model), torch.compile(half)
-        ways["fp32_compiled"] = (lambda: compiled(images), len(images))
-        ways["bf16_compiled"] = (lambda: compiled_half(images.bfloat16()), len(images))
+        variants["fp8"] = build_float8(half)
+        ways["fp8"] = (lambda: variants["fp8"](images.bfloat16()), len(images))
+    for name, variant in variants.items():
+        if reason := why_not_compiled(device):
+            MISSING[f"{name}_compiled"] = reason
+            continue
+        compiled, inputs = torch.compile(variant), images if name == "fp32" else images.bfloat16()
+        ways[f"{name}_compiled"] = ((lambda run=compiled, inputs=inputs: run(inputs)), len(images))
     ways |= build_openvino_ways(model, images)
     return ways, counter.get_total_flops()
+
+
+def warm_up(ways: dict[str, Way], device: torch.device) -> tuple[dict[str, int | None], dict[str, float]]:
+    """Bytes that each way needs, and the smallest cosine of its embeddings to those in fp32, where it returns them."""
+    memory: dict[str, int | None] = {}
+    embeddings: dict[str, torch.Tensor] = {}
+    for name, (run, _) in ways.items():
+        if not name.startswith("openvino"):  # which keeps what it needed in the first run
+            output = run()
+            if name != "transformers" and hasattr(output, "pooler_output"):
+                embeddings[name] = output.pooler_output.float()
+            del output
+        memory[name] = peak_memory(run, device)
+    exact = embeddings["fp32"]
+    cosine = {name: float(F.cosine_similarity(found, exact).min()) for name, found in embeddings.items()}
+    return memory, {name: round(value, 6) for name, value in cosine.items() if name != "fp32"}
 
 
 @torch.inference_mode()
@@ -179,11 +265,7 @@ def main() -> None:
     config = SubCellConfig.from_size(arguments.size, image_size=arguments.image_size_px, classifier_ensemble_size=2)
     images = torch.rand(arguments.batch, config.num_channels, *config.image_height_width, device=device)
     ways, operations = build_ways(config, images)
-    memory: dict[str, int | None] = {}
-    for name, (run, _) in ways.items():
-        if not name.startswith("openvino"):  # which keeps what it needed in the first run
-            run()
-        memory[name] = peak_memory(run, device)
+    memory, cosine = warm_up(ways, device)
     auto = time_layer(LayerShape.of_config(config), device, again=True)
     times: dict[str, list[float]] = {name: [] for name in ways}
     processor_times: dict[str, list[float]] = {name: [] for name in ways}
@@ -197,6 +279,8 @@ def main() -> None:
             processor_times[name].append(time.process_time() - started)
     rates = {name: cells / statistics.median(times[name]) for name, (_, cells) in ways.items()}
     peak = {name: max(values) for name, values in peaks.items()}
+    allowed = [name for name in auto.seconds if name in rates]
+    chosen = auto.fastest_of(allowed)
     figures: dict[str, Any] = {
         "cells_per_s": {name: round(rate, 3) for name, rate in rates.items()},
         "ratio_to_reference": {name: round(rate / rates["reference"], 2) for name, rate in rates.items()},
@@ -204,14 +288,16 @@ def main() -> None:
             name: round(statistics.median(processor_times[name]) / cells, 3) for name, (_, cells) in ways.items()
         },
         "missing_ways": MISSING,
-        "auto": auto.fastest,
+        "auto": chosen,
+        "auto_to_best_way": round(rates[chosen] / max(rates[name] for name in allowed), 3),
         "layer_ms": {name: round(1e3 * value / auto.images, 2) for name, value in auto.seconds.items()},
         "matmul_peak_gflops": {name: round(value / 1e9, 1) for name, value in peak.items()},
         "share_of_matmul_peak": {
             name: round(rate * operations / peak["bf16" if "bf16" in name else "fp32"], 3)
             for name, rate in rates.items()
-            if "int8" not in name
+            if "8" not in name
         },
+        "cosine_to_fp32": cosine,
         "gflop_per_cell": round(operations / 1e9, 1),
         "peak_memory_bytes": memory,
         "batch": arguments.batch,
@@ -245,7 +331,13 @@ if __name__ == "__main__":
     parser.add_argument("--reference-cells", type=int, default=4, help="cells that the reference embeds per round")
     parser.add_argument("--calibration-cells", type=int, default=8, help="random images that int8 is calibrated on")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds")
-    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
+    parser.add_argument("--peak-edge", type=int, help="edge of that matmul; default: 3072 on a CPU, else 8192")
+    parser.add_argument(
+        "--openvino", action=argparse.BooleanOptionalAction, default=True, help="whether to measure OpenVINO on a CPU"
+    )
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help="whether to measure torch.compile"
+    )
     arguments = parser.parse_args()
     arguments.batch = arguments.batch or (64 if arguments.device.startswith("cuda") else 2)
     main()

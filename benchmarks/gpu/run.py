@@ -1,24 +1,29 @@
-"""All measurements that need a GPU, in one go; results go to benchmarks/results/*_gpu.json.
+"""All measurements that need a GPU, in one go of at most eight minutes; results go to benchmarks/results/*_gpu.json.
 
     python benchmarks/gpu/run.py [--size base] [--image-size-px 448] [--antibodies 14] [--cells-per-antibody 8]
 
-1. `pretrain_gpu`: real runs of recipes/configs/mae_cell_protein_contrast.yaml with PreTrainer, from shards that are
+1. `forward`: benchmarks/forward.py in fp32, bf16, float8 where the GPU has it, each with and without torch.compile.
+2. `pretrain`: real runs of recipes/configs/mae_cell_protein_contrast.yaml with PreTrainer, from shards that are
    written first: reading, views, forward, backward and update, in bf16 at 448 px. The recipe's batch is 112 antibodies
    × 8 cells for all GPUs together; here one GPU takes the share that it has among eight, 14 × 8 = 112 cells. Figures
    are those that the trainer logs itself: MFU, time of each phase, and the share of the step in which the GPU waits for
    data.
-2. `forward_gpu`: benchmarks/forward.py on the GPU.
+3. `embed`: benchmarks/embed.py, the whole command from files and from shards.
+4. `augment` and `train_localization`: the benchmarks of these names.
 
-`--quick` runs the same in small on the CPU, to see that it works. Pixels are random: nothing here
-depends on what they show.
+Each of them is a process of its own and ends with one line of JSON; one that fails, or for which no time is left, is
+named with the reason, and the others are measured nevertheless. `--device cpu --tiny` runs all of it in small. Pixels
+are random: nothing here depends on what they show.
 """
 
 import argparse
 import json
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +46,7 @@ TARGET_MFU, TARGET_WAITING = 0.45, 0.05
 SMALL = (
     "--hidden_size 32 --num_hidden_layers 1 --num_attention_heads 2 --intermediate_size 48 --pooling_hidden_size 16 "
     "--decoder_hidden_size 16 --decoder_num_hidden_layers 1 --decoder_num_attention_heads 2 "
-    "--decoder_intermediate_size 24 --projection_hidden_sizes 24 --projection_size 8 --use_cpu true"
+    "--decoder_intermediate_size 24 --projection_hidden_sizes 24 --projection_size 8"
 )
 
 
@@ -89,7 +94,8 @@ def measure_pretraining(options: argparse.Namespace, folder: Path, *words: str) 
     arguments += ["--cells_per_antibody", str(options.cells_per_antibody), "--output_dir", str(folder / "run")]
     arguments += ["--max_steps", str(options.steps), "--warmup_epochs", "0", "--validation_split", "none"]
     arguments += ["--save_strategy", "no", "--logging_steps", "5", "--picture_epochs", "0", "--run_page", "false"]
-    arguments += ["--disable_tqdm", "true", *(SMALL.split() if options.quick else ["--size", options.size]), *words]
+    arguments += ["--disable_tqdm", "true", *(SMALL.split() if options.tiny else ["--size", options.size]), *words]
+    arguments += ["--use_cpu", "true"] if options.device == "cpu" else []
     run = resolve(parse_arguments(arguments), world_size=1)
     trainer = PreTrainer(run.build_model(), run.training, run.data)
     trainer.train()
@@ -103,13 +109,11 @@ def measure_pretraining(options: argparse.Namespace, folder: Path, *words: str) 
     return {**figures, "waiting_for_data": round(figures["data_s"] / figures["step_s"], 4), "arguments": list(words)}
 
 
-def main(options: argparse.Namespace) -> None:
-    """Measure, print and write."""
-    if not options.quick and not torch.cuda.is_available():
-        sys.exit("There is no GPU here. Use --quick to see that this script works.")
+def pretrain(options: argparse.Namespace) -> dict[str, Any]:
+    """Train in every way that fits."""
     torch.set_float32_matmul_precision("high")
     ways = {"bf16": ["--bf16", "true"]}
-    if not options.quick:
+    if not options.tiny:
         ways |= {
             "bf16_compiled": ["--bf16", "true", "--torch_compile", "true"],
             "bf16_checkpointing": ["--bf16", "true", "--gradient_checkpointing", "true"],
@@ -126,49 +130,110 @@ def main(options: argparse.Namespace) -> None:
                 measured[way] = measure_pretraining(options, folder, *words)
             except torch.cuda.OutOfMemoryError as error:
                 measured[way] = {"out_of_memory": str(error).splitlines()[0]}
-            print(way, json.dumps(measured[way]), flush=True)
+            print(way, json.dumps(measured[way]), file=sys.stderr, flush=True)
     fitting = [way for way in measured.values() if "cells_per_s" in way]
+    if not fitting:
+        sys.exit(f"No way of training fits into memory: {json.dumps(measured)}")
     best = max(fitting, key=lambda way: way["cells_per_s"])
-    result = {
-        "name": "pretrain_gpu",
+    return {
+        "name": "pretrain",
         "ratio": round(best.get("mfu", 0.0) / TARGET_MFU, 3),
         "reference": f"{TARGET_MFU:.0%} of the device's dense 16-bit peak, waiting for data below {TARGET_WAITING:.0%}",
         "figures": measured,
         "shape": {"cells": options.antibodies * options.cells_per_antibody, "image_size_px": options.image_size_px},
-    }
-    _write("pretrain_gpu", result, options)
-    if not options.quick:
-        command = [sys.executable, str(ROOT / "benchmarks" / "forward.py"), "--device", "cuda", "--compile"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        _write("forward_gpu", json.loads(done.stdout.splitlines()[-1]), options)
-
-
-def _write(name: str, result: dict[str, Any], options: argparse.Namespace) -> None:
-    print(json.dumps(result))
-    if options.quick:
-        return
-    record = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": "python benchmarks/gpu/run.py " + " ".join(sys.argv[1:]),
-        "machine": torch.cuda.get_device_name(),
+        "machine": torch.cuda.get_device_name() if options.device == "cuda" else platform.machine(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "result": result,
     }
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def commands(options: argparse.Namespace) -> dict[str, list[str]]:
+    """Name of a measurement → its script and arguments."""
+    device, size, pixels = options.device, options.size, str(options.image_size_px)
+    model = ["--device", device, "--size", size, "--image-size-px", pixels]
+    itself = ["--device", device, "--size", size, "--image-size-px", pixels, "--antibodies", str(options.antibodies)]
+    itself += ["--cells-per-antibody", str(options.cells_per_antibody), "--steps", str(options.steps)]
+    itself += ["--workers", str(options.workers), "--only", "pretrain", *(["--tiny"] if options.tiny else [])]
+    if options.tiny:
+        few = ["--rounds", "1", "--no-openvino"]
+        return {
+            "forward": ["forward.py", *model, *few, "--no-compile", "--reference-cells", "1", "--peak-edge", "256"],
+            "pretrain": ["gpu/run.py", *itself],
+            "embed": ["embed.py", *model, *few, "--cells", "4", "--different", "2"],
+            "augment": ["augment.py", "--device", device, "--cells", "4", "--size-px", "48", "--repeats", "1"],
+            "train_localization": ["train_localization.py", "--device", device, *["--cells", "256", "--members", "2"]],
+        }
+    workers = ["--workers", str(options.workers)]
+    return {
+        "forward": ["forward.py", *model, "--rounds", "3"],
+        "pretrain": ["gpu/run.py", *itself],
+        "embed": ["embed.py", *model, *workers, "--rounds", "1", "--cells", "4096", "--reference-cells", "256"],
+        "augment": ["augment.py", "--device", device, "--cells", "112", "--size-px", pixels],
+        "train_localization": ["train_localization.py", "--device", device, "--all"],
+    }
+
+
+def measure(command: list[str], seconds: float) -> dict[str, Any]:
+    """Run a script; its last line, or why there is none."""
+    if seconds <= 0:
+        return {"failed": "no time was left; give more --minutes"}
+    script = [sys.executable, str(ROOT / "benchmarks" / command[0]), *command[1:]]
+    try:
+        done = subprocess.run(script, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done after {seconds:.0f} s; give more --minutes"}
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def main(options: argparse.Namespace) -> None:
+    """Measure one after the other, and write each result as soon as it is there."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("There is no GPU here. --device cpu --tiny --output FOLDER shows that this script works.")
+    end = time.monotonic() + 60 * options.minutes
+    failed = {}
+    for name, command in commands(options).items():
+        started = time.monotonic()
+        result = measure(command, end - started)
+        print(json.dumps({"measurement": name, "seconds": round(time.monotonic() - started, 1), **result}), flush=True)
+        if "failed" in result:
+            failed[name] = result["failed"]
+            continue
+        record = {
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "command": " ".join(["python", f"benchmarks/{command[0]}", *command[1:]]),
+            "machine": result.pop("machine", result.get("device", options.device)),
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "result": result,
+        }
+        options.output.mkdir(parents=True, exist_ok=True)
+        path = options.output / f"{name}_{'gpu' if options.device == 'cuda' else options.device}.json"
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if failed:
+        sys.exit(f"Not measured: {json.dumps(failed)}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="torch device")
     parser.add_argument("--size", default="base", help="size of the model: tiny, small, base or large")
     parser.add_argument("--image-size-px", type=int, default=448, help="edge of the images in pixels")
-    parser.add_argument("--antibodies", type=int, default=14, help="antibodies in a batch of this GPU")
+    parser.add_argument("--antibodies", type=int, default=14, help="antibodies in a training batch of this GPU")
     parser.add_argument("--cells-per-antibody", type=int, default=8, help="cells of each antibody in a batch")
-    parser.add_argument("--steps", type=int, default=40, help="optimizer steps of each run")
+    parser.add_argument("--steps", type=int, default=40, help="optimizer steps of each training")
     parser.add_argument("--workers", type=int, default=8, help="processes that read ahead")
-    parser.add_argument("--quick", action="store_true", help="a tiny model on the CPU; nothing is written")
+    parser.add_argument("--minutes", type=float, default=8, help="time for all of it; what does not fit is left out")
+    parser.add_argument("--tiny", action="store_true", help="small models and images, to see that all runs")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
+    parser.add_argument("--only", choices=("pretrain",), help="train in this process and print the line")
     chosen = parser.parse_args()
-    if chosen.quick:
-        chosen.image_size_px, chosen.antibodies, chosen.cells_per_antibody = 32, 4, 2
+    if chosen.tiny:
+        chosen.size, chosen.image_size_px, chosen.antibodies, chosen.cells_per_antibody = "tiny", 32, 4, 2
         chosen.steps, chosen.workers = 15, 0
-    main(chosen)
+    if chosen.only:
+        print(json.dumps(pretrain(chosen)))
+    elif chosen.tiny and chosen.output == parser.get_default("output"):
+        parser.error("--tiny needs --output: its figures mean nothing")
+    else:
+        main(chosen)

@@ -1,0 +1,31 @@
+"""benchmarks/gpu/run.py runs to its end on a CPU in small: nothing but the GPU is new to it there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu" / "run.py"
+
+
+@pytest.mark.slow
+def test_all_measurements_are_written(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARK, "--device", "cpu", "--tiny", "--output", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    records = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    found = {name: record["result"] for name, record in records.items()}
+    assert set(found) == {f"{name}_cpu" for name in ("forward", "pretrain", "embed", "augment", "train_localization")}
+    assert all(result["ratio"] > 0 and result["reference"] for result in found.values())
+    assert all(record["command"].startswith("python benchmarks/") for record in records.values())
+    forward, embed = found["forward_cpu"]["figures"], found["embed_cpu"]["figures"]
+    assert {"reference", "transformers", "fp32", "bf16"} <= set(forward["cells_per_s"])
+    assert set(forward["missing_ways"]) >= {"fp8", "fp32_compiled", "bf16_compiled"}
+    assert forward["cosine_to_fp32"]["bf16"] > 0.99
+    assert embed["smallest_cosine_to_reference"]["from_shards"] > 0.99
+    assert found["pretrain_cpu"]["figures"]["bf16"]["cells_per_s"] > 0
+    augment = found["augment_cpu"]
+    assert augment["shape"] == [4, 4, 48, 48]
+    assert augment["ratio"] == min(figure["ratio"] for figure in augment["figures"].values())
