@@ -6,7 +6,7 @@ folders and endings are often spelt differently from the index.
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from types import MappingProxyType
 
@@ -30,18 +30,15 @@ def file_beside(folder: str, text: str, known: Mapping[str, FilePlace] = Mapping
     return FilePlace.below(folder, str(Path(*PureWindowsPath(text).parts)) if "\\" in text else text)
 
 
-_Places = Mapping[str, FilePlace]
+class _Names(dict[str, Collection[str]]):
+    """Folder → the names in it, read from the disk where they are first asked for."""
 
-
-class _Names(dict[str, _Places]):
-    """Folder → the names in it → their places, read from the disk where they are first asked for."""
-
-    def __missing__(self, folder: str) -> _Places:
+    def __missing__(self, folder: str) -> Collection[str]:
         try:
             with os.scandir(folder) as found:
-                self[folder] = {entry.name: FilePlace(folder, entry.name) for entry in found}
+                self[folder] = frozenset([entry.name for entry in found])
         except OSError:
-            self[folder] = {}
+            self[folder] = frozenset()
         return self[folder]
 
 
@@ -50,10 +47,10 @@ class FilesOnDisk:
 
     Args:
         root: Folder of the input; None: files may lie anywhere.
-        names: Folder → the names in it → their places, of folders that have been looked through.
+        names: Folder → the names in it, of folders that have been looked through.
     """
 
-    def __init__(self, root: Path | None, names: Mapping[str, _Places] | None = None):
+    def __init__(self, root: Path | None, names: Mapping[str, Collection[str]] | None = None):
         self._given = root
         self._root = None if root is None else Path(os.path.normpath(root.absolute()))
         self._names = _Names(names or {})

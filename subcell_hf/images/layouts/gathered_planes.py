@@ -29,7 +29,7 @@ def fields_of_planes(
     listings: Iterable[PlaneListing],
     root: Path | None,
     options: ReadingOptions,
-    names: Mapping[str, Mapping[str, FilePlace]] | None = None,
+    names: Mapping[str, Collection[str]] | None = None,
 ) -> Listing:
     """Gather planes into fields of view.
 
@@ -40,7 +40,7 @@ def fields_of_planes(
         listings: What a layout lists; no field has planes of two of them.
         root: Folder of the input; planes outside of it are refused. None: they may lie anywhere.
         options: Channels that are not asked for may be missing.
-        names: Folder → the names in it → their places, of folders that have been looked through.
+        names: Folder → the names in it, of folders that have been looked through.
     """
     disk = FilesOnDisk(root, names)
     fields: list[ListedField] = []
