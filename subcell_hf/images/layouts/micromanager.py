@@ -63,6 +63,8 @@ _Frame = tuple[str, str, int, int, Mapping[str, Any]]
 
 def _frames_of(described: Mapping[str, Any]) -> Iterator[_Frame]:
     channels = described.get("Summary", {}).get("ChNames", [])
+    if not isinstance(channels, list):
+        raise TypeError(f"ChNames is {channels!r}, expected a list of names")
     for key, said in described.items():
         if found := _FRAME.fullmatch(key):
             yield said["FileName"], said["Channel"], int(found[1]), int(found[3]), said

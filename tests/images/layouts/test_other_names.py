@@ -12,6 +12,7 @@ import zarr
 
 from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, find_fields, list_fields
 from tests.images.layouts.written_indices import htd
+from tests.images.layouts.written_plates import DYES, LAYOUTS, PLATE
 
 PIXELS = np.arange(1, 401, dtype=np.uint16).reshape(20, 20)
 
@@ -254,6 +255,28 @@ def test_separate_images_of_micro_manager_1(tmp_path: Path) -> None:
     (tmp_path / "run_1" / "Pos1" / "metadata.txt").write_text(whole[:-40])
     names = [field.name for field in list_fields(tmp_path, options).fields]
     assert names == ["Pos1-metadata.txt", "run_1_Pos0_t0", "run_1_Pos0_t1"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("\n}", "", "is damaged or not JSON"),
+        ('["Hoechst 33342", "Alexa 488"]', '"DAPI"', "expected a list of names"),
+        ("Alexa 488", "Hoechst 33342", "several planes 0 of channel Hoechst 33342"),
+        ("Coords-B2-Site_1/img_channel001", "Coords-B2-Site_1/img_channel007", "IndexError"),
+        ("PixelSizeUm", "Other", "pixel size is unknown"),
+    ],
+)
+def test_damaged_descriptions_of_micro_manager(old: str, new: str, said: str, tmp_path: Path) -> None:
+    pixels = dict.fromkeys(DYES, PIXELS)
+    LAYOUTS["Micro-Manager"].write(tmp_path, {("B02", 1): pixels, ("B02", 2): pixels})
+    index = tmp_path / PLATE / "B2-Site_1" / "metadata.txt"
+    text = index.read_text()
+    assert old in text
+    index.write_text(text.replace(old, new))
+    problems = [str(field.describe().problem) for field in list_fields(tmp_path).fields]
+    assert [said in problem for problem in problems].count(True) == 1
+    assert problems.count("None") == 1
 
 
 @pytest.mark.parametrize(

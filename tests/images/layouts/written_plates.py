@@ -277,7 +277,8 @@ def write_micromanager(folder: Path, plate: Plate, version: int = 2) -> None:
                 described[f"Coords-{label}/{name}"] = {"FrameIndex": 0, "ChannelIndex": channel, "SliceIndex": 0}
                 described[f"Metadata-{label}/{name}"] = {**said, "FileName": f"{label}/{name}"}
             save_tiff(folder / PLATE / label / name, pixels)
-        (folder / PLATE / label / "metadata.txt").write_text(json.dumps(described, indent=2))
+        entries = ",\n".join(f"{json.dumps(key)}: {json.dumps(said)}" for key, said in described.items())
+        (folder / PLATE / label / "metadata.txt").write_text(f"{{\n{entries}\n}}\n")
 
 
 SIZE = ("--pixel-size-um", str(PIXEL_UM))
