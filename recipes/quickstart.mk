@@ -23,7 +23,8 @@ $(Q)/.fields: | install
 
 $(Q)/.shards: $(Q)/.fields
 	@echo "2/8 Cutting cells out and writing them as shards"
-	@$(BIN)/subcell crops $(Q)/fields --output $(Q)/crops --crop-size-px 384 --output-size-px 72 \
+	@# Each number of a simulated mask is one cell: looking for several nuclei in one takes two thirds of the time.
+	@$(BIN)/subcell crops $(Q)/fields --output $(Q)/crops --crop-size-px 384 --output-size-px 72 --trust-masks \
 	    --workers $(QUICKSTART_CORES)
 	@$(BIN)/subcell shards $(Q)/crops --output $(Q)/shards --fractions train=0.7,validation=0.1,test=0.2
 	@rm -rf $(Q)/crops

@@ -11,12 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
 
-_WAITING = {"GOMP_SPINCOUNT": "1000", "OPENBLAS_THREAD_TIMEOUT": "18"}
-"""How long a thread waits for others before it leaves its core: turns in libgomp (OpenMP of torch on Linux), and the
-binary logarithm of cycles in OpenBLAS (numpy and scipy).
+_OPENMP = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1", "OPENBLAS_THREAD_TIMEOUT": "18"}
+"""How long a thread waits for others before it leaves its core: turns in libgomp (OpenMP of torch from PyPI on Linux),
+milliseconds in Intel's and LLVM's OpenMP (torch from conda, and on macOS), and the binary logarithm of cycles in
+OpenBLAS (numpy and scipy).
 
-By themselves they wait 300,000 turns and 2²⁶ cycles: milliseconds, in which a thread that has work waits for a core.
-With these values, microseconds, a process that is alone is as fast: `benchmarks/results/sharing_cpu.json`.
+By themselves they wait 300,000 turns, 200 ms and 2²⁶ cycles, in which a thread that has work waits for a core. With
+these values a process that is alone is as fast: `benchmarks/results/sharing_cpu.json`, which has libgomp and OpenBLAS.
 """
 
 _THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -46,7 +48,7 @@ def share_cores() -> None:
     Libraries count cores by affinity, but not the limit of a container: with 2 of 64 cores torch starts 64 threads.
     """
     for name, value in _WAITING.items():
-        if name != "GOMP_SPINCOUNT" or "OMP_WAIT_POLICY" not in os.environ:
+        if name not in _OPENMP or "OMP_WAIT_POLICY" not in os.environ:
             os.environ.setdefault(name, value)
     cores = usable_cores()
     if "OMP_NUM_THREADS" in os.environ:

@@ -14,7 +14,15 @@ from threadpoolctl import threadpool_info
 from subcell_hf.parallel import cores
 from subcell_hf.parallel.worker_pool import WorkerPool
 
-NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_THREAD_TIMEOUT", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+NAMES = (
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "KMP_BLOCKTIME",
+    "OPENBLAS_THREAD_TIMEOUT",
+    "OMP_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1", "OPENBLAS_THREAD_TIMEOUT": "18"}
 
 
 def shared(monkeypatch: pytest.MonkeyPatch, usable: int = 2, visible: int = 2, **given: str) -> dict[str, str]:
@@ -30,8 +38,8 @@ def shared(monkeypatch: pytest.MonkeyPatch, usable: int = 2, visible: int = 2, *
 
 
 def test_threads_wait_for_microseconds_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shared(monkeypatch) == {"GOMP_SPINCOUNT": "1000", "OPENBLAS_THREAD_TIMEOUT": "18"}
-    own = {"GOMP_SPINCOUNT": "7", "OPENBLAS_THREAD_TIMEOUT": "26"}
+    assert shared(monkeypatch) == WAITING
+    own = {"GOMP_SPINCOUNT": "7", "KMP_BLOCKTIME": "20", "OPENBLAS_THREAD_TIMEOUT": "26"}
     assert shared(monkeypatch, **own) == own
     found = shared(monkeypatch, OMP_WAIT_POLICY="ACTIVE")
     assert found == {"OMP_WAIT_POLICY": "ACTIVE", "OPENBLAS_THREAD_TIMEOUT": "18"}

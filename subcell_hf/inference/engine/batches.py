@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from subcell_hf.inference.models.variants import Variant
 from subcell_hf.inference.sources.blocks import CellBlock, CellSource, Skipped, read_block
+from subcell_hf.parallel.cores import dividing_cores
 from subcell_hf.tables.cell_pictures import CellPicture, PictureBudget
 
 
@@ -217,7 +219,8 @@ def load_blocks(blocks: Dataset[Any], workers: int) -> Iterator[Any]:
         # A fork would copy the locks of the threads that are at work here.
         multiprocessing_context="spawn" if workers else None,
     )
-    return iter(loader)
+    with dividing_cores(workers) if workers else nullcontext():
+        return iter(loader)  # which starts the workers
 
 
 def _cells(number: int, block: CellBlock) -> Iterator[tuple[_Kind, _Cell]]:
