@@ -42,7 +42,7 @@ from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.shards.reader import ShardReader
 
 SMALL = RECIPE.with_name("small.yaml")
-CROP_PX, OUTPUT_PX = 512, 64
+CROP_PX, OUTPUT_PX = 224, 56
 RESAMPLES = 1000
 SCORES = ("linear", "neighbours", "cell_line")
 
