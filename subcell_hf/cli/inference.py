@@ -106,10 +106,10 @@ def encoders(*, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(listed, indent=1))
         return
     for found in listed:
-        size = found["embedding_size"] or "?"
+        size = f"{found['embedding_size']} numbers" if found["embedding_size"] else "numbers depend on the channels"
         channels = ", ".join(found["channels"]) or "any channels"
-        needs = f"; needs {found['needs']}" if found["needs"] else ""
-        typer.echo(f"{found['name']}: {channels}; {size} numbers; licence {found['licence'] or 'not stated'}{needs}")
+        needs = f"; needs: {found['needs']}" if found["needs"] else ""
+        typer.echo(f"{found['name']}: {channels}; {size}; licence {found['licence'] or 'not stated'}{needs}")
 
 
 def optimize(

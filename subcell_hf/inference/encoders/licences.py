@@ -10,17 +10,20 @@ import yaml
 
 _logger = logging.getLogger(__name__)
 
-_RESTRICTED = ("nc", "non-commercial", "noncommercial", "research", "other", "unknown")
+_FREE = (
+    "mit", "apache-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "cc0-1.0", "cc-by-3.0", "cc-by-4.0",
+    "cc-by-sa-3.0", "cc-by-sa-4.0", "mpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0",
+)  # fmt: skip
+"""Identifiers of licences that allow commercial use."""
 
 
 def is_restricted(licence: str) -> bool:
-    """Whether a licence may forbid commercial use, or is not a known one.
+    """Whether a licence may forbid some use: any but the well-known free ones.
 
     Args:
         licence: Identifier, as the Hub gives it.
     """
-    words = licence.lower().replace("_", "-").split("-")
-    return any(word in words or word in licence.lower() for word in _RESTRICTED[1:]) or "nc" in words
+    return licence.lower() not in _FREE
 
 
 def note_licence(source: str, revision: str | None = None) -> str:
@@ -46,7 +49,7 @@ def note_licence(source: str, revision: str | None = None) -> str:
     licence = str(card.get("license_name") or card.get("license") or "")
     if info.gated:
         _logger.warning("%s is gated: its conditions have to be accepted on https://huggingface.co/%s.", source, source)
-    if is_restricted(licence or "unknown"):
+    if is_restricted(licence):
         _logger.warning(
             "The licence of %s is %s: read it before you use the model or publish embeddings.",
             source, licence or "not stated",

@@ -18,7 +18,7 @@ from subcell_hf.inference.sources.recognition import input_channels, open_source
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.storage.typed_json import settings_to_json
-from subcell_hf.tables.run_record import ENCODERS_FILE, RUN_FILE
+from subcell_hf.tables.run_record import ENCODERS_FILE, RUN_FILE, encoder_folders, read_run
 from subcell_hf.workflows.embed import find_models_of, finish_run_folder
 from subcell_hf.workflows.embed_input import EmbedInput
 from subcell_hf.workflows.notes import note_renamed_columns, note_unused
@@ -93,6 +93,7 @@ def embed_with_encoders(
         raise InputError(f"{output} holds the run of one model. Choose a new folder (--output) for several encoders.")
     hide_weight_bars()
     inputs = {name: replace(given, model=spec.text) for name, spec in named_specs(models).items()}
+    earlier = _earlier_encoders(output, given, inputs)
     failed: dict[str, str] = {}
     found = _find(inputs, failed)
     every = [model for own in found.values() for model in own]
@@ -111,11 +112,11 @@ def embed_with_encoders(
         processes=processes,
         records={name: {"input": settings_to_json(one)} for name, one in inputs.items()},
     )
-    failed |= done.failed
-    for name, reason in failed.items():
+    for name, reason in done.failed.items():
         _logger.warning("%s failed, and the other encoders were continued: %s", name, reason)
+    failed |= done.failed
     if all(run.complete for run in done.reports.values()):
-        record = {"format": 1, "encoders": list(done.reports), "failed": failed}
+        record = {"format": 1, "encoders": [*earlier, *done.reports], "failed": failed}
         write_json(output / ENCODERS_FILE, record)
         for run in done.reports.values():
             finish_run_folder(run, report=report, portable=portable)
@@ -129,6 +130,26 @@ def embed_with_encoders(
     return EncodersReport(output, done.reports, failed)
 
 
+def _earlier_encoders(output: Path, given: EmbedInput, inputs: Mapping[str, EmbedInput]) -> list[str]:
+    """Encoders of an earlier call that this one does not name.
+
+    Raises:
+        InputError: If they embedded other cells.
+    """
+    now, names = settings_to_json(given), []
+    for name, folder in encoder_folders(output).items():
+        if name in inputs:
+            continue
+        before = read_run(folder).get("input", {})
+        if any(before.get(key) != now[key] for key in ("source", "options")):
+            raise InputError(
+                f"{output} holds the encoder {name} of {before.get('source')} with its own options, and this run is of "
+                f"{given.source}. Use the same input and options, or choose a new folder (--output)."
+            )
+        names.append(name)
+    return names
+
+
 def _find(inputs: Mapping[str, EmbedInput], failed: dict[str, str]) -> dict[str, tuple[Model, ...]]:
     """The models of each encoder; what cannot be found or loaded is kept in `failed`."""
     found: dict[str, tuple[Model, ...]] = {}
@@ -137,6 +158,7 @@ def _find(inputs: Mapping[str, EmbedInput], failed: dict[str, str]) -> dict[str,
             models = find_models_of(given)
         except InputError as error:
             failed[name] = str(error)
+            _logger.warning("%s cannot be used, and only the other encoders are run: %s", name, error)
             continue
         models = declare_channels(models, partial(input_channels, given.source, given.options))
         # One other encoder is called as the user calls it; SubCell models chosen by `auto` keep their names.

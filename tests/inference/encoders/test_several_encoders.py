@@ -102,6 +102,12 @@ def test_a_run_is_resumed_and_extended_by_encoder(home: Path, together: Path, tm
     for name in ("subcell", "features", "own"):
         ours, theirs = (read_table(folder / name) for folder in (tmp_path / "run", together))
         assert np.array_equal(ours.embeddings, theirs.embeddings)
+    fewer = run(home, tmp_path / "run", models(home)[:1])
+    assert list(fewer.reports) == ["subcell"]
+    listed = json.loads((tmp_path / "run" / "encoders.json").read_text())["encoders"]
+    assert sorted(listed) == ["features", "own", "subcell"]
+    with pytest.raises(InputError, match=r"holds the encoder features of .*Use the same input and options"):
+        run(home, tmp_path / "run", models(home)[:1], SourceOptions(crop_px=64))
     with pytest.raises(InputError, match="holds the run of one model"):
         run(home, tmp_path / "run" / "own", models(home))
 
