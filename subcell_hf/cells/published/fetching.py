@@ -113,11 +113,12 @@ class CellFetcher:
         self._record = lru_cache(_REMEMBERED_RECORDS)(lambda row: cells.records(range(row, row + 1))[0])
         self._files = ReadAhead(self._fetch, threads, max(_FILES_AHEAD, 2 * threads))
         self._cut_cells = ReadAhead(self._cut, usable_cores(), _CELLS_AHEAD)
+        self._measured: dict[int, CutCell] = {}
         keep_freed_memory()
 
     def announce(self, rows: Iterable[int]) -> None:
         """Begin to fetch cells that will be asked for next, in order."""
-        rows = list(rows)
+        rows = [row for row in rows if row not in self._measured]
         self._files.announce(name for row in rows for name in _file_names(self._record(row)))
         self._cut_cells.announce(rows)
 
@@ -127,15 +128,16 @@ class CellFetcher:
         Raises:
             UnreachableError: If the files cannot be reached.
         """
-        if rows and not self._cut_cells.knows(rows[0]):
+        if rows and not self._cut_cells.knows(rows[0]) and rows[0] not in self._measured:
             self.announce(rows)
-        return [self._cut_cells.take(row) for row in rows]
+        return [self._measured.pop(row, None) or self._cut_cells.take(row) for row in rows]
 
     def measure(self, rows: range) -> MeasuredRate:
-        """Fetch and cut cells for their size and time alone."""
+        """Fetch and cut cells for their size and time; they are kept for who takes them."""
         begun = time.perf_counter()
-        size_bytes = sum(cell.file_bytes for cell in self.take(rows))
-        return MeasuredRate(len(rows), size_bytes, time.perf_counter() - begun)
+        cells = self.take(rows)
+        self._measured = dict(zip(rows, cells, strict=True))
+        return MeasuredRate(len(rows), sum(cell.file_bytes for cell in cells), time.perf_counter() - begun)
 
     def _cut(self, row: int) -> CutCell:
         record = dict(self._record(row))

@@ -91,8 +91,9 @@ def test_cells_are_those_of_the_fields_channel_by_channel(
     assert f"{len(records)} published cells of 6 antibodies in 20 fields" in caplog.text
     assert "all at this rate" in caplog.text
     assert "CC BY-SA 3.0" in reader.index.source
-    # Each file once for the shards, and a few more for the rate and the format of the first field.
-    assert len(bucket.requests) < 1.5 * len(bucket.files)
+    # Each file once, also those that the rate was measured with, but for the first field, which shows the format.
+    first = [name for name in bucket.files if f"/{records[0]['field_of_view']}_" in name]
+    assert len(bucket.requests) <= len(bucket.files) + len(first) + 1  # whether there is a newer table
     assert bucket.connections < len(bucket.requests) / 4
 
 
