@@ -130,7 +130,8 @@ class CellFetcher:
         """
         if rows and not self._cut_cells.knows(rows[0]) and rows[0] not in self._measured:
             self.announce(rows)
-        return [self._measured.pop(row, None) or self._cut_cells.take(row) for row in rows]
+        known = self._measured
+        return [known.pop(row) if row in known else self._cut_cells.take(row) for row in rows]
 
     def measure(self, rows: range) -> MeasuredRate:
         """Fetch and cut cells for their size and time; they are kept for who takes them."""
