@@ -51,13 +51,13 @@ PIXEL_SIZE_UM = 0.0800885
 CELLS_PER_FIELD = 16
 
 
-def write_crops(crops: Path, cells: int, size_px: int, seed: int) -> Path:
-    """Random cells as PNG files."""
+def write_crops(crops: Path, cells: int, size_px: int, seed: int, different: int) -> Path:
+    """Random cells as PNG files, so many of which differ."""
     generator = np.random.default_rng(seed)
     crops.mkdir()
     for cell in range(cells):
         for colour in COLOURS:
-            path, same = (crops / f"p_A1_{number}_{colour}.png" for number in (cell, cell % arguments.different))
+            path, same = (crops / f"p_A1_{number}_{colour}.png" for number in (cell, cell % different))
             if path != same:
                 path.hardlink_to(same)
                 continue
@@ -99,7 +99,7 @@ class WrittenCells:
 
 def write_inputs(folder: Path, cells: int, size_px: int, model_size: str) -> tuple[Path, Path]:
     """Random cells, and a random model with two classifiers."""
-    crops = write_crops(folder / "crops", cells, size_px, seed=0)
+    crops = write_crops(folder / "crops", cells, size_px, 0, arguments.different)
     torch.manual_seed(0)
     config = SubCellConfig.from_size(model_size, image_size=size_px, classifier_ensemble_size=2)
     SubCellForImageClassification(config).save_pretrained(folder / "model")
@@ -140,7 +140,7 @@ def embed_ours(folder: Path, cells: Path, models: tuple[ModelFolder, ...], preci
 
 def optimize_inputs(model: Path, folder: Path) -> Path:
     """An int8 model, calibrated and judged on other random cells."""
-    crops = write_crops(folder / "others", 2 * FEWEST_JUDGED, arguments.image_size_px, seed=1)
+    crops = write_crops(folder / "others", 2 * FEWEST_JUDGED, arguments.image_size_px, 1, 2 * FEWEST_JUDGED)
     settings = OptimizeSettings(FEWEST_CALIBRATED, FEWEST_JUDGED, AgreementLimits(-1, -1, -1))
     options = SourceOptions(single_cells=True)
     return optimize_model(model, crops, folder / "optimized", options=options, settings=settings).folder

@@ -154,13 +154,14 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     itself += ["--cells-per-antibody", str(options.cells_per_antibody), "--steps", str(options.steps)]
     itself += ["--workers", str(options.workers), "--only", "pretrain", *(["--tiny"] if options.tiny else [])]
     if options.tiny:
-        few = ["--rounds", "1", "--no-openvino"]
+        few, classifiers = ["--rounds", "1"], "--cells 200 --members 2 --epochs 1 --all"
+        once = ["--no-compile", "--no-openvino", "--reference-cells", "1", "--peak-edge", "256"]
         return {
-            "forward": ["forward.py", *model, *few, "--no-compile", "--reference-cells", "1", "--peak-edge", "256"],
+            "forward": ["forward.py", *model, *few, *once],
             "pretrain": ["gpu/run.py", *itself],
             "embed": ["embed.py", *model, *few, "--cells", "4", "--different", "2"],
             "augment": ["augment.py", "--device", device, "--cells", "4", "--size-px", "48", "--repeats", "1"],
-            "train_localization": ["train_localization.py", "--device", device, *["--cells", "256", "--members", "2"]],
+            "train_localization": ["train_localization.py", "--device", device, *classifiers.split()],
         }
     workers = ["--workers", str(options.workers)]
     return {

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ def test_all_measurements_are_written(tmp_path: Path) -> None:
     assert set(forward["missing_ways"]) >= {"fp8", "fp32_compiled", "bf16_compiled"}
     assert forward["cosine_to_fp32"]["bf16"] > 0.99
     assert embed["smallest_cosine_to_reference"]["from_shards"] > 0.99
+    assert ("int8" in embed["cells_per_s"]) == (find_spec("nncf") is not None)
+    assert set(found["train_localization_cpu"]["figures"]["seconds"]) >= {"fp32", "bf16", "products_alone"}
     assert found["pretrain_cpu"]["figures"]["bf16"]["cells_per_s"] > 0
     augment = found["augment_cpu"]
     assert augment["shape"] == [4, 4, 48, 48]
