@@ -128,7 +128,7 @@ def embed_together(
                         runs[name] = run
             _embed_runs(source, runs, settings, report)
     if not report.reports:
-        raise InputError(f"Every encoder failed. {' '.join(report.failed.values())}")
+        raise InputError(f"Every encoder failed. {' '.join(dict.fromkeys(report.failed.values()))}")
     report.reports = {name: report.reports[name] for name in encoders if name in report.reports}
     return report
 

@@ -164,7 +164,7 @@ def _find(inputs: Mapping[str, EmbedInput], failed: dict[str, str]) -> dict[str,
         # One other encoder is called as the user calls it; SubCell models chosen by `auto` keep their names.
         found[name] = tuple(model if len(models) > 1 else _named(model, name) for model in models)
     if not found:
-        raise InputError(f"Every encoder failed. {' '.join(failed.values())}")
+        raise InputError(f"Every encoder failed. {' '.join(dict.fromkeys(failed.values()))}")
     return found
 
 

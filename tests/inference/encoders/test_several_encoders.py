@@ -112,6 +112,39 @@ def test_a_run_is_resumed_and_extended_by_encoder(home: Path, together: Path, tm
         run(home, tmp_path / "run" / "own", models(home))
 
 
+DIES_ONCE = """
+import os
+import torch
+from subcell_hf.inference import Encoder
+
+CALLS = []
+
+def encode(images):
+    CALLS.append(len(images))
+    if len(CALLS) > 3 and os.path.exists({flag!r}):  # the first batch is encoded three times, to check the encoder
+        raise RuntimeError("the device is gone")
+    return images.mean((2, 3))
+
+def build():
+    return Encoder("dies_once", encode, channels=("blue",), input_px=8)
+"""
+
+
+def test_what_an_encoder_had_finished_is_kept(home: Path, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    flag.touch()
+    (tmp_path / "dies.py").write_text(DIES_ONCE.format(flag=str(flag)))
+    which = [*models(home)[1:2], f"dies={tmp_path / 'dies.py'}:build"]
+    stopped = run(home, tmp_path / "run", which)
+    assert "failed with RuntimeError: the device is gone" in stopped.failed["dies"]
+    assert list(stopped.reports) == ["features"]
+    flag.unlink()
+    resumed = run(home, tmp_path / "run", which)
+    assert (resumed.reports["dies"].resumed_parts, resumed.reports["dies"].parts) == (1, 3)
+    assert resumed.reports["features"].resumed_parts == 3
+    assert len(read_table(tmp_path / "run" / "dies")) == 6
+
+
 def test_two_processes_share_the_parts(home: Path, together: Path, tmp_path: Path) -> None:
     given = EmbedInput(str(home / "images"))
     shares = [
@@ -163,6 +196,19 @@ def test_the_command_embeds_by_several(home: Path, tmp_path: Path) -> None:
     alone = [*words[:2], "--output", str(tmp_path / "one"), "--no-report", "--model", f"{BAD}:sound"]
     assert CliRunner().invoke(app, alone).exit_code == 0
     assert (tmp_path / "one" / "embeddings.parquet").is_file()
+
+
+def test_what_differs_from_training_is_warned_of(home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = EmbedInput(str(home / "images"), options=SourceOptions(crop_px=64), mask_cells=False)
+    embed_with_encoders(given, models(home), tmp_path / "run", SETTINGS, processes=Processes(), report=False)
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert any(
+        "subcell was trained with a window of 10.2 um around a cell, and this run uses 20.5 um" in s for s in said
+    )
+    assert any("subcell was trained without the surroundings of the cell" in s for s in said)
+    assert any("own was trained without the surroundings of the cell" in s for s in said)
+    assert not any("features was trained" in s for s in said)
+    assert any("moments keeps its window of 128 px" in s for s in said)
 
 
 def test_crops_in_memory_are_embedded_by_any_encoder(home: Path) -> None:
