@@ -20,13 +20,15 @@ def draw_cells(size: int, cells: int, seed: int) -> tuple[npt.NDArray[Any], npt.
     columns = int(np.ceil(np.sqrt(cells)))
     pitch = size / columns
     rows_px, columns_px = np.ogrid[:size, :size]
+    reach = int(15 / PIXEL_SIZE_UM) + 2
     mask = np.zeros((size, size), np.uint16)
     nuclei = np.zeros((size, size), np.float32)
     for index in range(cells):
         row, column = (index // columns + 0.5) * pitch, (index % columns + 0.5) * pitch
-        distance_um = PIXEL_SIZE_UM * np.hypot(rows_px - row, columns_px - column)
-        mask[distance_um < 15] = index + 1
-        nuclei[distance_um < 6] = 1
+        around = tuple(slice(max(0, int(at) - reach), int(at) + reach) for at in (row, column))
+        distance_um = PIXEL_SIZE_UM * np.hypot(rows_px[around[0]] - row, columns_px[:, around[1]] - column)
+        mask[around][distance_um < 15] = index + 1
+        nuclei[around][distance_um < 6] = 1
     grain = np.random.default_rng(seed).uniform(0.6, 1, (size // 16 + 1,) * 2).astype(np.float32)
     texture = np.kron(grain, np.ones((16, 16), np.float32))[:size, :size]
     blurred = [ndimage.uniform_filter(plane.astype(np.float32), 9) for plane in (nuclei, mask > 0)]
