@@ -43,7 +43,7 @@ class RankCounts:
         for start in range(0, len(weights), _RESAMPLES_AT_ONCE):
             piece = weights[start : start + _RESAMPLES_AT_ONCE]
             positive, total = ((piece[:, rows] @ counts).astype(np.float64) for rows, counts in dense)
-            found.append((average_precision(positive, total), roc_auc(positive, total)))
+            found.append(rank_metrics(positive, total))
         return np.concatenate(found, axis=1)
 
 
@@ -147,27 +147,24 @@ def _count(
     return RankCounts(positive, total)
 
 
-def average_precision(positive: Values, total: Values) -> Values:
-    """Average precision of counts by rank.
+def rank_metrics(positive: Values, total: Values) -> tuple[Values, Values]:
+    """Average precision and area under the ROC curve of counts by rank.
 
     Args:
         positive: `[resamples, bins]`, cells that have the class, best rank first.
         total: `[resamples, bins]`, all cells.
 
     Returns:
-        `[resamples]`; NaN where all cells or none have the class.
+        Two arrays `[resamples]`; NaN where all cells or none have the class.
     """
     found, seen = positive.cumsum(axis=1), total.cumsum(axis=1)
-    precision = found / np.maximum(seen, 1)
-    return _where_both((positive * precision).sum(axis=1), found[:, -1], seen[:, -1], found[:, -1])
-
-
-def roc_auc(positive: Values, total: Values) -> Values:
-    """Area under the ROC curve of counts by rank; see `average_precision`."""
-    negative = total - positive
-    found = positive.cumsum(axis=1)
-    won = (negative * (found - positive / 2)).sum(axis=1)
-    return _where_both(won, found[:, -1], total.sum(axis=1), found[:, -1] * negative.sum(axis=1))
+    positives, cells = found[:, -1], seen[:, -1]
+    precise = (positive * (found / np.maximum(seen, 1))).sum(axis=1)
+    won = ((total - positive) * (found - positive / 2)).sum(axis=1)
+    return (
+        _where_both(precise, positives, cells, positives),
+        _where_both(won, positives, cells, positives * (cells - positives)),
+    )
 
 
 def _where_both(values: Values, positives: Values, cells: Values, divisor: Values) -> Values:
