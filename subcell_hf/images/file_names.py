@@ -41,7 +41,7 @@ _LAYOUTS = {
     "ImageXpress HCS.ai": ("the .jdce", re.compile(r".*_t\d+_[A-P]\d\d_s\d+_w\d+_z\d+")),
     "CellVoyager": (
         "MeasurementData.mlf and MeasurementDetail.mrf",
-        re.compile(r".*T\d{4}F\d{3}L\d\dA\d\dZ\d\dC\d\d|W\d{4}F\d{4}T\d{4}Z\d{3}C\d+"),
+        re.compile(r".*T\d{4}F\d{3}L\d\dA\d\dZ\d\dC\d\d|W\d{4}F\d{4}T\d{4}Z\d{3}C\d+|[DS]C_.+_(?:CAM|CH)\d+"),
     ),
     "IN Cell": ("the .xdce", re.compile(r".*\(fld \d+ wv .+\)")),
     "scanR": ("metadata.ome.xml", re.compile(r"[A-Z]{1,2}\d+--W\d+--P\d+--Z\d+--T\d+--.+")),

@@ -7,7 +7,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-import urllib3
 
 from subcell_hf.storage.downloads.kept_connections import KeptConnections
 
@@ -60,8 +59,10 @@ def test_answers_and_what_they_mean(url: str) -> None:
         with pytest.raises(OSError, match=f"HTTP {status}") as raised:
             server.read(f"{url}/{status}")
         assert not isinstance(raised.value, FileNotFoundError)
-    with pytest.raises(urllib3.exceptions.HTTPError):
+    with pytest.raises(OSError, match="3 bytes read, 9 more expected"):
         server.read(f"{url}/cut")
+    with pytest.raises(OSError, match="Connection refused"):
+        KeptConnections("http://127.0.0.1:9", 1).read("http://127.0.0.1:9/file")
     assert server.read(f"{url}/file") == b"file"
     assert Handler.connections == 2  # another one for what came after the cut
 

@@ -39,10 +39,13 @@ class KeptConnections:
         Raises:
             FileNotFoundError: If the server answers that it is not there, or not for us; there is no use in asking
                 again.
-            OSError: If the server answers with another error.
-            urllib3.exceptions.HTTPError: If it does not answer, or the transfer ends too early.
+            OSError: If the server answers with another error, does not answer, or the transfer ends too early.
         """
-        answer = self._pool.request("GET", url)
+        try:
+            answer = self._pool.request("GET", url)
+        except urllib3.exceptions.HTTPError as error:
+            reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else None
+            raise OSError(str(reason or error)) from error
         if answer.status == 200:
             return answer.data
         if 400 <= answer.status < 500 and answer.status not in _ASK_AGAIN:

@@ -283,6 +283,7 @@ def test_damaged_descriptions_of_micro_manager(old: str, new: str, said: str, tm
     ("file", "index"),
     [
         ("W0001F0001T0001Z001C1.tif", "MeasurementData.mlf"),
+        ("DC_sCMOS #1_CAM1.tif", "MeasurementData.mlf"),
         ("r01c01f01p01rc2-ch1sk1fk1fl1.tiff", "Index.idx.xml"),
         ("001001-1-001001001.tif", "Index.idx.xml"),
         ("run_t0_B02_s0_w1_z0.tif", "the .jdce"),
