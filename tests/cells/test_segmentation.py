@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import tifffile
 from scipy import ndimage
+from skimage.morphology import h_maxima
 from typer.testing import CliRunner
 
 from subcell_hf.cells import segmentation
@@ -20,6 +21,7 @@ from subcell_hf.cells.segmentation import grow_nuclei, segment_by_watershed, seg
 from subcell_hf.cli import app
 from subcell_hf.errors import UnreachableError
 from subcell_hf.images.fields_of_view import FieldError, find_fields, iterate_fields
+from subcell_hf.images.masks.nuclei import find_peaks
 from subcell_hf.types import FieldOfView
 
 
@@ -285,3 +287,12 @@ def test_the_command_says_how_to_install_a_method_in_one_sentence(method: str, m
     assert done.exit_code == 2
     said = f"This needs {module}, which is not installed. Install it with: pip install 'subcell-hf[{method}]'"
     assert said in " ".join(done.output.split())
+
+
+def test_peaks_are_the_h_maxima_of_scikit_image() -> None:
+    rng = np.random.default_rng(0)
+    for sigma, height in ((4, 1.0), (6, 2.5), (9, 4.0), (9, 60.0)):
+        blobs = ndimage.gaussian_filter(rng.normal(size=(90, 120)), sigma)
+        depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(blobs > np.median(blobs)), 1.2)
+        np.testing.assert_array_equal(find_peaks(depth, height), h_maxima(depth, height) > 0)
+    assert not find_peaks(np.zeros((9, 9)), 1.0).any()

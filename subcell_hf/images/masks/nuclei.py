@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 from skimage.filters import threshold_li, threshold_otsu
-from skimage.morphology import disk, h_maxima
+from skimage.morphology import disk, local_maxima
 from skimage.segmentation import watershed
 
 from subcell_hf.images.files import FieldError
@@ -79,11 +79,63 @@ def find_nuclei(nucleus: npt.NDArray[np.float32], pixel_um: float) -> npt.NDArra
     pad = round(_PAD_UM / pixel_um)
     depth = ndimage.distance_transform_edt(np.pad(inside, pad, mode="edge"))[pad:-pad, pad:-pad]
     depth = ndimage.gaussian_filter(depth, SMOOTHING_UM / pixel_um)
-    seeds, _ = ndimage.label(h_maxima(depth, _NUCLEUS_SPLIT_DEPTH_UM / pixel_um) & inside, np.ones((3, 3)))
+    seeds, _ = ndimage.label(find_peaks(depth, _NUCLEUS_SPLIT_DEPTH_UM / pixel_um) & inside, np.ones((3, 3)))
     nuclei = watershed(-depth, seeds, mask=inside)
     keep = np.bincount(nuclei.ravel()) * pixel_um**2 >= _MIN_NUCLEUS_AREA_UM2
     keep[0] = False
     return np.asarray(nuclei * keep[nuclei], np.int32)
+
+
+def find_peaks(depth: npt.NDArray[np.float64], height: float) -> npt.NDArray[np.bool_]:
+    """Peaks that rise by `height` above the highest saddle to a higher one.
+
+    These are those of `skimage.morphology.h_maxima`, save that of peaks of exactly the same height, between which
+    nothing is lower by `height`, one is left. That function sorts all pixels twice, which took two thirds of finding
+    nuclei. Here basins are flooded from all peaks (watershed, by which the saddle between neighbours is the highest
+    place of their border), then joined from the highest saddle down.
+
+    Args:
+        depth: `[height, width]`, 0 outside of everything.
+        height: Above 0.
+
+    Returns:
+        `[height, width]`, True on the peaks.
+    """
+    every, count = ndimage.label(local_maxima(depth, connectivity=2), np.ones((3, 3)))
+    if height > np.ptp(depth):
+        return np.zeros(depth.shape, np.bool_)
+    tops = np.concatenate([[0.0], ndimage.maximum(depth, every, np.arange(1, count + 1))])
+    basins = watershed(-depth, every, connectivity=2, mask=depth > 0)
+    parent = list(range(len(tops)))
+
+    def root(basin: int) -> int:
+        while parent[basin] != basin:
+            parent[basin] = parent[parent[basin]]
+            basin = parent[basin]
+        return basin
+
+    rise = tops.copy()
+    for saddle, one, other in sorted(_saddles(depth, basins), reverse=True):
+        lower, higher = sorted((root(one), root(other)), key=lambda basin: tops[basin])
+        if lower != higher:
+            rise[lower], parent[lower] = tops[lower] - saddle, higher
+    return np.asarray((rise >= height)[every] & (every > 0))
+
+
+def _saddles(depth: npt.NDArray[np.float64], basins: npt.NDArray[np.int32]) -> list[tuple[float, int, int]]:
+    """Highest place on the border of each two basins that touch: depth and both numbers."""
+    found: dict[tuple[int, int], float] = {}
+    for rows, columns in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        height, width = depth.shape
+        here = (slice(0, height - rows), slice(max(0, -columns), width - max(0, columns)))
+        there = (slice(rows, height), slice(max(0, columns), width - max(0, -columns)))
+        one, other = basins[here], basins[there]
+        touching = (one != other) & (one > 0) & (other > 0)
+        levels = np.minimum(depth[here][touching], depth[there][touching])
+        for a, b, level in zip(one[touching].tolist(), other[touching].tolist(), levels.tolist(), strict=True):
+            pair = (min(a, b), max(a, b))
+            found[pair] = max(found.get(pair, 0.0), level)
+    return [(level, a, b) for (a, b), level in found.items()]
 
 
 def smooth_outline(
