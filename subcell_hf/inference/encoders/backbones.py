@@ -81,10 +81,20 @@ class ChannelBackbone(nn.Module):
         tokens: Tensor = output.last_hidden_state
         if tokens.ndim == 4:  # [cells, width, rows, columns] of a convolutional network
             return tokens.mean((2, 3))
-        return tokens[:, 0] if self.pool == "cls" else tokens[:, 1 + self._registers() :].mean(1)
+        others = self._other_tokens(tokens.shape[1], pixel_values)
+        if self.pool == "mean":
+            return tokens[:, others:].mean(1)
+        if not others:
+            raise ValueError(f"{type(self.model).__name__} has no CLS token: choose pool=pooler or pool=mean")
+        return tokens[:, 0]
 
-    def _registers(self) -> int:
-        return int(getattr(self.model.config, "num_register_tokens", 0) or 0)
+    def _other_tokens(self, count: int, pixel_values: Tensor) -> int:
+        """Tokens before those of the patches: CLS and registers; none where patches are merged, as in Swin."""
+        patch = getattr(self.model.config, "patch_size", None)
+        if not isinstance(patch, int):
+            raise ValueError(f"{type(self.model).__name__} says no patch size: choose pool=pooler")
+        height, width = pixel_values.shape[-2:]
+        return max(0, count - (height // patch) * (width // patch))
 
 
 def build_backbone(spec: EncoderSpec, folder: Path, licence: str) -> Encoder:

@@ -120,11 +120,13 @@ class CheckedEncoder:
             InputError: If the encoder fails, changes its input, returns another shape than one row per cell or one that
                 varies, only NaN, or other numbers for the same cells.
         """
-        # Copies, so that neither inference tensors nor memory that others use are handed out.
-        embeddings = self._encode(images.clone())
-        if not self._checked:
-            self._check_first(images, embeddings)
-            self._checked = True
+        # cuDNN would round convolutions to TF32.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            # A copy, so that no memory that others use is handed out.
+            embeddings = self._encode(images.clone())
+            if not self._checked:
+                self._check_first(images, embeddings)
+                self._checked = True
         return embeddings, None, None
 
     def _check_first(self, images: Tensor, embeddings: Tensor) -> None:

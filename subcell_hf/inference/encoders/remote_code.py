@@ -2,7 +2,8 @@
 
 Two interfaces are published: OpenPhenom's `predict(images)` of `[cells, channels, height, width]` with intensities from
 0 to 255, and MorphEm's `forward_features(image)["x_norm_clstoken"]` of one channel at a time with mean 0 and standard
-deviation 1. Any other model is called with all channels.
+deviation 1, here after resizing. The published example of MorphEm puts random noise in the place of saturated pixels
+first, which is left out, so that the same cells have the same embeddings. Any other model is called with all channels.
 """
 
 from pathlib import Path

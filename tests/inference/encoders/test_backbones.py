@@ -56,6 +56,16 @@ def dinov2() -> Any:
     return transformers.Dinov2Model(transformers.Dinov2Config(**VIT))
 
 
+def dinov3() -> Any:
+    return transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**VIT, num_register_tokens=2))
+
+
+def clip() -> Any:
+    words = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    text = {**words, "vocab_size": 8, "max_position_embeddings": 4, "bos_token_id": 1, "eos_token_id": 2}
+    return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=VIT, projection_dim=8))
+
+
 def vit() -> Any:
     return transformers.ViTForImageClassification(transformers.ViTConfig(**VIT))
 
@@ -76,7 +86,7 @@ def convnext() -> Any:
     return transformers.ConvNextModel(config)
 
 
-@pytest.mark.parametrize("family", ["dinov2", "vit", "mae", "siglip", "convnext"])
+@pytest.mark.parametrize("family", ["dinov2", "dinov3", "vit", "mae", "siglip", "clip", "convnext"])
 def test_each_channel_is_a_grey_image(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = globals()[family]().eval()
@@ -86,11 +96,11 @@ def test_each_channel_is_a_grey_image(family: str, tmp_path: Path) -> None:
     folder = save(model, tmp_path / family)
     expected = []
     for channel in (0, 1):
-        if family == "dinov2" or family == "convnext":
+        if family in ("dinov2", "dinov3", "convnext"):
             expected.append(grey(model, channel).pooler_output)
         elif family == "vit":
             expected.append(grey(model.vit, channel).last_hidden_state[:, 0])
-        elif family == "siglip":
+        elif family in ("siglip", "clip"):
             expected.append(grey(model.vision_model, channel).pooler_output)
         else:
             whole = transformers.ViTMAEModel.from_pretrained(folder, mask_ratio=0.0).eval()
@@ -98,6 +108,20 @@ def test_each_channel_is_a_grey_image(family: str, tmp_path: Path) -> None:
     assert torch.allclose(encode(str(folder)), torch.cat(expected, dim=1), atol=1e-5)
     averaged = encode(f"{folder},combine=average")
     assert torch.allclose(averaged, torch.stack(expected).mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "others"), [("dinov2", 1), ("dinov3", 3), ("siglip", 0)])
+def test_patches_are_averaged_without_other_tokens(family: str, others: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = globals()[family]().eval()
+    folder = save(model, tmp_path / family)
+    tokens = grey(getattr(model, "vision_model", model), 0).last_hidden_state
+    assert tokens.shape[1] == 16 + others
+    expected = tokens[:, others:].mean(1)
+    assert torch.allclose(encode(f"{folder},pool=mean", IMAGES[:, :1]), expected, atol=1e-5)
+    if not others:
+        with pytest.raises(ValueError, match="has no CLS token"):
+            encode(f"{folder},pool=cls")
 
 
 def test_three_channels_are_red_green_and_blue(tmp_path: Path) -> None:
