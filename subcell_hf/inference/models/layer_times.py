@@ -63,8 +63,8 @@ _CLEARLY = 0.9
 """Share of the usual batch's time per image below which another batch is taken; less may be chance."""
 _BATCH_ROUNDS = 8
 _INT8_ROUNDS = 2
-_PROBE_TOKENS, _PROBES = 8, 3
-_HOPELESS = 3.0
+_PROBE_TOKENS, _PROBE_BUDGET_S = 8, 0.2
+_HOPELESS = 5.0
 """Times as long as in fp32 that a few tokens may take; without instructions for bf16 all of them would take seconds."""
 _CACHE_VERSION = 2
 
@@ -289,22 +289,20 @@ def _measure(shape: LayerShape, device: torch.device, images: int) -> LayerTimes
     exact = _make_layer(shape).to(device)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(images, shape.tokens, shape.hidden_size, generator=generator).to(device)
+    few = tokens[:1, :_PROBE_TOKENS]
     runs: dict[str, Callable[[Tensor], Tensor]] = {}
-    outputs: dict[str, Tensor] = {}
-    probes: dict[str, float] = {}
     for name, dtype in DTYPES.items():
         run = _forward(copy.deepcopy(exact).to(dtype), dtype)
         try:
-            few = tokens[:1, :_PROBE_TOKENS]
-            probes[name] = min(seconds_of(run, few) for _ in range(_PROBES))
-            if name != "fp32" and probes[name] > _HOPELESS * probes["fp32"]:
-                continue
-            outputs[name] = run(tokens).float() - tokens  # what the layer adds
+            run(few)
         except RuntimeError:  # a device without this dtype
             if name == "fp32":
                 raise
             continue
         runs[name] = run
+    probes = time_in_turn(runs, few, _PROBE_BUDGET_S, beaten=math.inf)
+    runs = {name: run for name, run in runs.items() if name == "fp32" or probes[name] <= _HOPELESS * probes["fp32"]}
+    outputs = {name: run(tokens).float() - tokens for name, run in runs.items()}  # what the layer adds
     if device.type == "cpu" and has_openvino():
         for name, run in _openvino_runs(exact).items():
             runs[name], outputs[name] = run, run(tokens) - tokens

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 _FIRST_ROUNDS, _LEAST_ROUNDS, _MOST_ROUNDS = 2, 3, 8
-_BEATEN = 1.4
-"""Times as long as the fastest way that a way may take in the first rounds to be timed in the others."""
 
 
-def time_in_turn(runs: Mapping[str, Callable[[Tensor], object]], tokens: Tensor, budget_s: float) -> dict[str, float]:
+def time_in_turn(
+    runs: Mapping[str, Callable[[Tensor], object]], tokens: Tensor, budget_s: float, beaten: float = 1.4
+) -> dict[str, float]:
     """Time ways in several rounds, so that other work on the machine does not decide between them.
 
     Args:
         runs: Way → what it does with the tokens.
         tokens: Input of all of them.
-        budget_s: After three rounds, no other begins when so many seconds are over. Ways that the first two rounds
-            show to be much slower than another are not timed again.
+        budget_s: After three rounds, no other begins when so many seconds are over.
+        beaten: Ways that take more than so many times as long as the fastest are not timed again after two rounds.
 
     Returns:
         Way → its shortest time in seconds.
@@ -30,7 +30,7 @@ def time_in_turn(runs: Mapping[str, Callable[[Tensor], object]], tokens: Tensor,
         if number >= _LEAST_ROUNDS and time.perf_counter() > deadline:
             break
         for name, run in runs.items():
-            if number < _FIRST_ROUNDS or seconds[name] <= _BEATEN * min(seconds.values()):
+            if number < _FIRST_ROUNDS or seconds[name] <= beaten * min(seconds.values()):
                 seconds[name] = min(seconds[name], seconds_of(run, tokens))
     return seconds
 
