@@ -24,7 +24,7 @@ _BACKBONES = (
 
 _OF_THE_FIELD = (
     ("recursionpharma/OpenPhenom", "non-commercial (its own)", 384, ",trust_remote_code=true"),
-    ("CaicedoLab/MorphEm", "mit", 384, ",trust_remote_code=true"),
+    ("CaicedoLab/MorphEm", "as its page says", 384, ",trust_remote_code=true"),
 )
 
 
