@@ -105,11 +105,15 @@ def encoders(*, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(listed, indent=1))
         return
+    rows = [("ENCODER", "CHANNELS", "SIZE", "LICENCE", "NEEDS")]
     for found in listed:
-        size = f"{found['embedding_size']} numbers" if found["embedding_size"] else "numbers depend on the channels"
-        channels = ", ".join(found["channels"]) or "any channels"
-        needs = f"; needs: {found['needs']}" if found["needs"] else ""
-        typer.echo(f"{found['name']}: {channels}; {size}; licence {found['licence'] or 'not stated'}{needs}")
+        size = str(found["embedding_size"] or "depends on channels")
+        rows.append(
+            (found["name"], ", ".join(found["channels"]) or "any", size, found["licence"] or "-", found["needs"])
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
 
 
 def optimize(

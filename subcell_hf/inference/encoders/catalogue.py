@@ -13,17 +13,17 @@ from subcell_hf.weights.published_variants import published_variants
 
 _SUBCELL_SIZE = 1536
 _BACKBONES = (
-    ("facebook/dinov2-base", "apache-2.0", 768, ""),
+    ("facebook/dinov2-base", "Apache-2.0", 768, ""),
     ("facebook/dinov3-vitb16-pretrain-lvd1689m", "dinov3-license", 768, "the conditions accepted on its page"),
-    ("google/vit-base-patch16-224-in21k", "apache-2.0", 768, ""),
-    ("facebook/vit-mae-base", "apache-2.0", 768, ""),
-    ("google/siglip-base-patch16-224", "apache-2.0", 768, ""),
-    ("facebook/convnext-base-224", "apache-2.0", 1024, ""),
+    ("google/vit-base-patch16-224-in21k", "Apache-2.0", 768, ""),
+    ("facebook/vit-mae-base", "Apache-2.0", 768, ""),
+    ("google/siglip-base-patch16-224", "Apache-2.0", 768, ""),
+    ("facebook/convnext-base-224", "Apache-2.0", 1024, ""),
 )
 """Vision models that others compare with; any other one of transformers works as well."""
 
 _OF_THE_FIELD = (
-    ("recursionpharma/OpenPhenom", "non-commercial (its own)", 384, ",trust_remote_code=true"),
+    ("recursionpharma/OpenPhenom", "non-commercial", 384, ",trust_remote_code=true"),
     ("CaicedoLab/MorphEm", "as its page says", 384, ",trust_remote_code=true"),
 )
 
@@ -59,7 +59,7 @@ def list_encoders() -> tuple[ListedEncoder, ...]:
     """
     return (
         *(
-            ListedEncoder(name, "mit", CHANNEL_VARIANTS[variant.channels], _SUBCELL_SIZE, "a download")
+            ListedEncoder(name, "MIT", CHANNEL_VARIANTS[variant.channels], _SUBCELL_SIZE, "a download")
             for name, variant in published_variants().items()
         ),
         *(_describe_built_in(name) for name in BUILT_IN),
@@ -89,5 +89,5 @@ def _describe_others() -> Iterator[ListedEncoder]:
         yield ListedEncoder(name, licence, (), size, f"a download{f' and {condition}' if condition else ''}")
     for name, licence, size, option in _OF_THE_FIELD:
         yield ListedEncoder(
-            name + option, licence, (), size, "a download, and trust in its authors' code, which is run"
+            name + option, licence, (), size, "a download, and trust in its code, which is run"
         )
