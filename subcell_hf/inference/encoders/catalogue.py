@@ -88,6 +88,4 @@ def _describe_others() -> Iterator[ListedEncoder]:
     for name, licence, size, condition in _BACKBONES:
         yield ListedEncoder(name, licence, (), size, f"a download{f' and {condition}' if condition else ''}")
     for name, licence, size, option in _OF_THE_FIELD:
-        yield ListedEncoder(
-            name + option, licence, (), size, "a download, and trust in its code, which is run"
-        )
+        yield ListedEncoder(name + option, licence, (), size, "a download, and trust in its code, which is run")
