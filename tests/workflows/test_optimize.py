@@ -182,6 +182,14 @@ def test_it_travels_through_the_hub(
     np.testing.assert_array_equal(found.embeddings, expected.embeddings)
 
 
+def test_an_export_says_that_it_leaves_int8_out(
+    optimized: OptimizedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    export_repository(optimized.folder, tmp_path / "export", sources=ExportSources(facts=write_facts(tmp_path)))
+    assert not (tmp_path / "export" / INT8_FILE).exists()
+    assert "holds the float model only" in caplog.text
+
+
 def test_the_demo_answers_in_int8(optimized: OptimizedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gradio")
     from subcell_hf.hub.demo import demo_app

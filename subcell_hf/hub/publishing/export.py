@@ -1,5 +1,6 @@
 """A trained or converted model → a complete repository for the Hub, in a folder that appears whole or not at all."""
 
+import logging
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -14,6 +15,7 @@ from subcell_hf.hub.publishing.export_sources import ExportSources
 from subcell_hf.hub.publishing.notebook import make_notebook
 from subcell_hf.hub.publishing.onnx_export import describe_onnx, export_onnx
 from subcell_hf.hub.publishing.push import Content, collect_files
+from subcell_hf.inference.models.openvino_encoder import OPTIMIZATION_FILE
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellPreTrainedModel
@@ -21,6 +23,8 @@ from subcell_hf.shipped import shipped_folder
 from subcell_hf.storage.folders import write_folder_atomically
 from subcell_hf.storage.model_folders import PROCESSOR_FILE, check_model, load_model, read_processor
 from subcell_hf.weights.fetching import fetched_variant
+
+_logger = logging.getLogger(__name__)
 
 _HANDLER_FILES = {
     "endpoint/endpoint_handler.py": "handler.py",
@@ -95,6 +99,11 @@ def export_model(
         if onnx:
             _add_onnx(staging, model, processor)
         check_export(staging)
+    if (model_folder / OPTIMIZATION_FILE).is_file():
+        _logger.warning(
+            "%s holds the float model only. To publish int8 too, run `subcell optimize` on it and push what it writes.",
+            output,
+        )
     return output
 
 
