@@ -10,7 +10,7 @@ QUICKSTART_CORES := $(shell test "$$(nproc 2>/dev/null || echo 2)" -ge 2 && echo
 QUICKSTART_OPTICS := --size-px 384 --pixel-size-um 0.2135694 --workers $(QUICKSTART_CORES)
 export OMP_NUM_THREADS ?= $(QUICKSTART_CORES)
 
-quickstart: install  ## Simulate, pretrain, embed, evaluate, export: ten to twenty minutes on two cores
+quickstart: install  ## Simulate, pretrain, embed, evaluate, export: five to six minutes on two cores
 	@$(MAKE) --no-print-directory -j $(QUICKSTART_CORES) $(Q)/results.json
 	@$(BIN)/python recipes/show_results.py $(Q)
 

@@ -21,6 +21,7 @@ from subcell_hf.evaluation.perturbation.benchmark import (
 from subcell_hf.evaluation.perturbation.perturbation_report import write_report
 from subcell_hf.evaluation.perturbation.postprocessing import PostProcessing, post_process, split_groups
 from subcell_hf.settings import column_values
+from subcell_hf.workflows.evaluation.run_field_benchmark import run_field_benchmark
 from tests.evaluation.perturbation.simulated_profiles import simulate_wells, write_wells
 
 SETTINGS = PerturbationSettings(
@@ -48,6 +49,10 @@ def test_the_command_reproduces_the_published_values(real_data: Callable[[str], 
     both = ours.merge(published, on="Metadata_broad_sample", validate="one_to_one")
     assert len(both) == len(ours) == len(published) == 22
     assert (both["mean_average_precision"] - both["published_map"]).abs().max() <= 1e-12
+    profiles = data / "cpjump1_U2OS_48h_subset_profiles.csv.gz"
+    report = run_field_benchmark("cpjump1", [profiles], tmp_path / "benchmark", null_size=100)
+    (score,) = report.scores.values()
+    assert score == pytest.approx(published["published_map"].mean(), abs=1e-12)
 
 
 def test_planted_perturbations_and_mechanisms_are_found_and_shuffled_ones_are_not() -> None:
