@@ -1,6 +1,5 @@
 """Masks of other programs find their fields by a pattern of paths; what does not fit is named."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -157,27 +156,6 @@ def test_a_binary_mask_of_touching_cells_is_refused(tmp_path: Path) -> None:
     (item,) = found_by(tmp_path / "plate", f"{tmp_path}/{{well}}.tiff").fields
     with pytest.raises(FieldError, match=r"has 1 of 1 labels in separate pieces.*Give every cell a separate number"):
         item.read()
-
-
-def test_cellprofilers_binary_masks_of_a_cytation_are_found_and_refused(real_data: Callable[[str], Path]) -> None:
-    folder = real_data("vendor/biotek_gen5_nf1")
-    (item,) = (found := found_by(folder / "Plate_2_images", f"{folder}/Plate_2_masks/{{file}}_MaskCells.tiff")).fields
-    assert masks_of(found) == {"Plate_2_images_F07_2": "F7_01_3_2_RFP_001_MaskCells.tiff"}
-    with pytest.raises(FieldError, match=r"MaskCells\.tiff has 1 of 1 labels in separate pieces"):
-        item.read()
-
-
-def test_masks_of_a_plate_of_ome_zarr_come_before_the_labels_inside(
-    tmp_path: Path, real_data: Callable[[str], Path]
-) -> None:
-    plate = real_data("vendor/omezarr_v04_plate_labels_apx/hcs_ngff_2D.zarr")
-    for item in list_fields(plate).fields:
-        tifffile.imwrite(tmp_path / f"{item.name}.tif", label_mask((128, 128)))
-    found = found_by(plate, f"{tmp_path}/{{name}}.tif")
-    assert len(found.fields) == 6
-    assert all(item.listed.mask_file == tmp_path / f"{item.name}.tif" for item in found.fields)
-    with pytest.raises(FieldError, match="--masks and --labels both choose"):
-        list_fields(plate, ReadingOptions(masks="{name}.tif", labels="A"))
 
 
 @pytest.mark.parametrize(
