@@ -4,8 +4,9 @@ The server has the layout of SubCell's public bucket: crops of 1024 x 1024 px wi
 from simulated fields and written as OpenCV writes them. Ours is the whole command: table, download, checks, decoding,
 cutting, resizing, compression and shards. The reference is what scripts that use these files do: one cell after the
 other, a request for each file, decoded by libpng, cut, resized by Pillow, and saved as an array. Both are given in
-cells per second of the clock and in processor time per cell, that of the server apart. Decoders of the same crops are
-compared beside it.
+cells per second of the clock, in which the server takes its share of the same cores, and in processor time: of the
+client per cell, its cells per second of one core (`cells_per_cpu_s`), and of the server per cell. Decoders of the same
+crops are compared beside it.
 """
 
 import argparse
@@ -195,6 +196,7 @@ def main() -> None:
         return {
             "cells_per_s": cells / wall,
             "cpu_ms_per_cell": 1000 * own / cells,
+            "cells_per_cpu_s": cells / own,
             "server_cpu_ms_per_cell": 1000 * (times.recv() - served) / cells,
         }
 

@@ -19,6 +19,7 @@ from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.folder_contents import FolderContent
 from subcell_hf.images.listed_fields import FilePlace
 from subcell_hf.images.reading_options import ReadingOptions
+from subcell_hf.images.wells import well_name
 
 SEPARATORS = re.compile(r"[/\\]")
 _REMEMBERED_SIZES = 64
@@ -183,6 +184,22 @@ def stage_position(x: str | None, y: str | None, factor: float = 1.0) -> tuple[f
         factor: Micrometres per unit.
     """
     return (float(x) * factor, float(y) * factor) if x and y else None
+
+
+@lru_cache(_REMEMBERED_POSITIONS)
+def numbered_place(row: str, column: str, z: str | None, time: str | None) -> tuple[str, int, int]:
+    """Well, Z-plane and time point by the numbers of an index, which the channels and sites of a well share.
+
+    Args:
+        row: From 1.
+        column: From 1.
+        z: Number of the plane; 0 where the index says none.
+        time: Number of the time point; 0 where the index says none.
+
+    Raises:
+        ValueError: If one is no number, or no plate has such a well.
+    """
+    return well_name(int(row), int(column)), int(z or 0), int(time or 0)
 
 
 def channel_labels(names: Sequence[str], count: int, options: ReadingOptions) -> tuple[list[str], str | None]:

@@ -77,8 +77,8 @@ def list_any(folder: Path, options: ReadingOptions, index: Path | None = None) -
         content.documents = [file for file in content.documents if not _is_other_index(file, index, layout)]
     if options.pattern is not None:
         with garbage_kept():
-            planes = list_by_pattern(content, compile_pattern(options.pattern))
-            listing = _with_rest(fields_of_planes([planes], folder, options, content.names), content)
+            plates = list_by_pattern(content, compile_pattern(options.pattern))
+            listing = _with_rest(fields_of_planes(plates, folder, options, content.names), content)
         return replace(listing, layout="named by a pattern", recognised_by=options.pattern)
     found = {one: why for one in LAYOUTS if layout in (None, one) and (why := one.recognise(content))}
     if len(found) > 1:

@@ -168,7 +168,8 @@ class _Shape:
         match, own = self.pattern.match, len(self.attributes)
         while one := match(text, place):
             values, place = one.groups(), one.end()
-            texts = dict(zip(self.texts, map(str.strip, values[own + 1 :]), strict=True))
+            # Records without such elements are the most numerous.
+            texts = dict(zip(self.texts, map(str.strip, values[own + 1 :]), strict=True)) if self.texts else {}
             said = dict(zip(self.attributes, values, strict=False))
             found.append(XmlRecord(self.tag, said, values[own].strip(), texts))
         return place

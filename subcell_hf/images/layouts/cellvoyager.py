@@ -18,12 +18,12 @@ from subcell_hf.images.plane_listing import (
     PlaneListing,
     documents_named,
     list_plates,
+    numbered_place,
     recognised_by,
     square_pixel_um,
     stage_position,
 )
 from subcell_hf.images.reading_options import ReadingOptions
-from subcell_hf.images.wells import well_name
 from subcell_hf.storage.xml_files import read_xml_elements, read_xml_records
 
 _RECORDS = "measurementdata.mlf"
@@ -63,7 +63,7 @@ def _read_plate(records: Path, folders: Mapping[str, Mapping[str, FilePlace]]) -
     by_channel: dict[str, list[ListedPlane]] = {}  # they are listed as they were taken
     for record in read_xml_records(records, {"MeasurementRecord": ()}):
         if record.attributes.get("Type") == "IMG" and record.text:  # the instrument's errors have records, too
-            file = file_beside(folder, record.text, names)
+            file = names.get(record.text) or file_beside(folder, record.text, names)
             plane = _plane(file, record.attributes, plate, sizes_um, channels)
             by_channel.setdefault(record.attributes["Ch"], []).append(plane)
     planes = [plane for number in sorted(by_channel, key=int) for plane in by_channel[number]]
@@ -92,14 +92,15 @@ def _plane(
     file: FilePlace, said: dict[str, str], plate: str, sizes_um: dict[str, float], channels: dict[str, str]
 ) -> ListedPlane:
     number = said["Ch"]
+    well, z, time = numbered_place(said["Row"], said["Column"], said.get("ZIndex"), said.get("TimePoint"))
     return ListedPlane(
         file,
         channels.get(number) or f"Ch{number}",
         plate,
-        well_name(int(said["Row"]), int(said["Column"])),
+        well,
         said["FieldIndex"],
-        int(said.get("ZIndex", 0)),
-        int(said.get("TimePoint", 0)),
+        z,
+        time,
         sizes_um[number],
         stage_position(said.get("X"), said.get("Y")),
     )

@@ -16,12 +16,12 @@ from subcell_hf.images.plane_listing import (
     PlaneListing,
     documents_named,
     list_plates,
+    numbered_place,
     recognised_by,
     square_pixel_um,
     stage_position,
 )
 from subcell_hf.images.reading_options import ReadingOptions
-from subcell_hf.images.wells import well_name
 from subcell_hf.storage.xml_files import XmlRecord, read_xml_elements, read_xml_records
 
 _COLUMBUS = "imageindex.columbusidx.xml"
@@ -90,14 +90,15 @@ def _columbus_records(index: Path) -> Iterator[XmlRecord]:
 
 def _plane(file: FilePlace, said: dict[str, str], of_channel: dict[str, str], where: str, plate: str) -> ListedPlane:
     name, width, height = [said.get(fact) or of_channel.get(fact, "") for fact in _CHANNEL_FACTS]
+    well, z, time = numbered_place(said["Row"], said["Col"], said.get("PlaneID"), said.get("TimepointID"))
     return ListedPlane(
         file,
         name or f"channel {said.get('ChannelID', '')}",
         plate,
-        well_name(int(said["Row"]), int(said["Col"])),
+        well,
         said.get("FieldID", ""),
-        int(said.get("PlaneID") or 0),
-        int(said.get("TimepointID") or 0),
+        z,
+        time,
         square_pixel_um(width, height, where, _METRE_UM) if width and height else None,
         stage_position(said.get("PositionX"), said.get("PositionY"), _METRE_UM),
     )

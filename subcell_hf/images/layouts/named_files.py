@@ -5,10 +5,9 @@ they are there `plate`, `site`, `z` and `time`.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from operator import itemgetter
-from pathlib import Path
 
 from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.folder_contents import FolderContent, recognised_by_names
@@ -94,46 +93,93 @@ def compile_pattern(text: str) -> re.Pattern[str]:
     return pattern
 
 
-def list_by_pattern(content: FolderContent, pattern: re.Pattern[str], page: int | None = None) -> PlaneListing:
-    """The planes of a folder whose names fit a pattern; others are left out.
+def list_by_pattern(
+    content: FolderContent, pattern: re.Pattern[str], page: int | None = None
+) -> Iterable[PlaneListing]:
+    """The planes of a folder whose names fit a pattern, plate by plate; other images are left out.
+
+    Names are read twice: keeping what they say of all plates takes more memory than the list of their fields.
 
     Args:
         content: What lies in the folder.
         pattern: Searched in the name of every image, or, where it holds a `/`, in its path below the folder.
         page: Which page of each file holds its plane; None: all of it.
+
+    Yields:
+        The plates, and what is left out.
+
+    Raises:
+        FieldError: If no name fits.
     """
-    named: list[tuple[FilePlace, Sequence[str]]] = []
+    named = _Named(content, pattern)
+    plates: dict[str, list[FilePlace]] = {}
     left_out: dict[FilePlace, str] = {}
-    within_path = "/" in pattern.pattern
+    z_texts, time_texts = set[str](), set[str]()
     for image in content.images:
-        found = pattern.search(image.path.relative_to(content.root).as_posix() if within_path else image.name)
-        if found is None:
+        said = named.values(image)
+        if said is None:
             left_out[image] = "its name does not fit the pattern"
         else:
-            named.append((image if page is None else image._replace(page=page), found.groups("")))
-    if not named:
+            plates.setdefault(said[0], []).append(image)
+            z_texts.add(said[-2])
+            time_texts.add(said[-1])
+    if not plates:
         raise FieldError(
             f"No image in {content.root} fits the pattern {pattern.pattern!r}. The first is "
             f"{content.images[0].name if content.images else 'not there'}."
         )
-    places = {name.lower(): number - 1 for name, number in pattern.groupindex.items()}
-    return PlaneListing(list(_planes(named, [places.get(name) for name in GROUPS])), left_out=left_out)
+    orders = [{text: number for number, text in enumerate(sorted(texts))} for texts in (z_texts, time_texts)]
+    for images in plates.values():
+        yield PlaneListing(list(_planes(images, named, page, *orders)))
+    yield PlaneListing(left_out=left_out)
 
 
-def _planes(named: Sequence[tuple[FilePlace, Sequence[str]]], places: Sequence[int | None]) -> Iterable[ListedPlane]:
-    """Planes by what names say; `places` says at which place of that each of `GROUPS` is."""
-    z_order, time_order = ([] if place is None else sorted({said[place] for _, said in named}) for place in places[-2:])
-    z_numbers = {text: number for number, text in enumerate(z_order)}
-    time_numbers = {text: number for number, text in enumerate(time_order)}
-    folder_names = {folder: Path(folder).name for folder in {file.folder for file, _ in named}}
-    # What a pattern does not name is an empty text behind its own groups.
-    values_of = itemgetter(*(-1 if place is None else place for place in places))
-    for file, said in named:
-        plate, well, site, channel, z, time = values_of((*said, ""))
+class _Named:
+    """What names say by a pattern."""
+
+    def __init__(self, content: FolderContent, pattern: re.Pattern[str]):
+        places = {name.lower(): number - 1 for name, number in pattern.groupindex.items()}
+        # What a pattern does not name is an empty text behind its own groups.
+        self._values_of = itemgetter(*(places.get(name, -1) for name in GROUPS))
+        self._pattern = pattern
+        self._root = content.root if "/" in pattern.pattern else None
+        self._folder_names: dict[str, str] = {}
+
+    def values(self, image: FilePlace) -> tuple[str, ...] | None:
+        """A text for each of `GROUPS`, empty where nothing says it; the plate is that of the folder then.
+
+        Args:
+            image: Of the content.
+
+        Returns:
+            None where the name does not fit.
+        """
+        text = image.name if self._root is None else image.path.relative_to(self._root).as_posix()
+        found = self._pattern.search(text)
+        if found is None:
+            return None
+        said: tuple[str, ...] = self._values_of((*found.groups(""), ""))
+        if said[0]:
+            return said
+        if image.folder not in self._folder_names:
+            self._folder_names[image.folder] = image.parent.name
+        return (self._folder_names[image.folder], *said[1:])
+
+
+def _planes(
+    images: Iterable[FilePlace],
+    named: _Named,
+    page: int | None,
+    z_numbers: Mapping[str, int],
+    time_numbers: Mapping[str, int],
+) -> Iterator[ListedPlane]:
+    """The planes of a plate by what names say."""
+    for image in images:
+        plate, well, site, channel, z, time = named.values(image) or ("",) * len(GROUPS)
         yield ListedPlane(
-            file,
+            image if page is None else image._replace(page=page),
             channel,
-            plate or folder_names[file.folder],
+            plate,
             standard_well(well),
             str(int(site)) if site.isdecimal() else site,
             int(z) if z.isdecimal() else z_numbers.get(z, 0),
@@ -148,7 +194,7 @@ def _recognise(pattern: re.Pattern[str], content: FolderContent) -> str | None:
 def _list_planes(
     pattern: re.Pattern[str], page: int | None, content: FolderContent, options: ReadingOptions
 ) -> Iterable[PlaneListing]:
-    return [list_by_pattern(content, pattern, page)]
+    return list_by_pattern(content, pattern, page)
 
 
 def _layout(name: str, text: str) -> Layout:
