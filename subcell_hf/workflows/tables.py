@@ -14,7 +14,7 @@ from subcell_hf.tables.cell_pictures import PICTURES_FILE, iterate_attention_of_
 from subcell_hf.tables.files import EMBEDDINGS_FILE, EmbeddingTable, read_table, write_h5ad, write_parquet
 from subcell_hf.tables.plate_maps import with_plate_maps
 from subcell_hf.tables.portable import PortableReport, write_portable_files
-from subcell_hf.tables.run_record import encoder_folders
+from subcell_hf.tables.run_record import encoder_folders, read_run
 from subcell_hf.workflows.notes import note_names_of_h5ad
 
 MOST_CELLS_SHOWN = 20_000
@@ -115,7 +115,10 @@ def write_portable(
     files = "result.csv" if csv_only else "result.csv and the arrays of every cell"
     rows, maps = counted(written.cells, "cell"), counted(written.attention_maps, "attention map")
     _logger.info("%s contains %s: %s, %s.", output, files, rows, maps)
-    if not csv_only and written.attention_maps < written.cells:
+    encoders = [model["name"] for model in read_run(folder).get("models", ()) if "encoder" in model]
+    if encoders and not csv_only:
+        _logger.info("%s has no attention maps.", encoders[0])
+    elif not csv_only and written.attention_maps < written.cells:
         _logger.info("Attention was stored for some cells only; `subcell embed --portable` stores it for all cells.")
     return written
 

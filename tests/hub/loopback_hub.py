@@ -46,6 +46,12 @@ class Repository:
     sdk: str | None = None
 
     @property
+    def gated(self) -> str | bool:
+        """Whether conditions have to be accepted: here if the card has a text for that."""
+        card = self.files.get("README.md")
+        return "manual" if card is not None and b"\nextra_gated_prompt: " in card.content else False
+
+    @property
     def files(self) -> dict[str, StoredFile]:
         """What the main branch holds."""
         return self.commits[self.branches["main"]]
@@ -215,12 +221,12 @@ class Handler(BaseHTTPRequestHandler):
         time = "2026-01-01T00:00:00.000Z"
         record = {
             "_id": "0", "id": name, "modelId": name, "author": name.split("/")[0], "sha": commit, "tags": [],
-            "private": repository.private, "downloads": 0, "likes": 0, "gated": False, "disabled": False,
+            "private": repository.private, "downloads": 0, "likes": 0, "gated": repository.gated, "disabled": False,
             "lastModified": time, "createdAt": time, "siblings": [{"rfilename": path} for path in sorted(files)],
         }  # fmt: skip
         card = files["README.md"].content.decode() if "README.md" in files else ""
-        if licence := re.search(r"^license: (.+)$", card, re.MULTILINE):
-            record["cardData"] = {"license": licence[1]}
+        if facts := dict(re.findall(r"^(license|license_name): (.+)$", card, re.MULTILINE)):
+            record["cardData"] = facts
         self.answer(200, record, X_Repo_Commit=commit)
 
     def list_models(self) -> None:
@@ -304,7 +310,10 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, listed, X_Repo_Commit=commit)
 
     def resolve(self, name: str, revision: str, path: str, kind: str | None = None) -> None:
-        commit, files = self.files(self.repository(kind, name), revision)
+        repository = self.repository(kind, name)
+        commit, files = self.files(repository, revision)
+        if repository.gated and self.right() != "write":
+            raise RefusalError(403, "GatedRepo", f"Access to model {name} is restricted.")
         if path not in files:
             return self.answer(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
         content, tag = files[path].content, f'"{files[path].oid}"'

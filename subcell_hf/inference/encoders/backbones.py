@@ -1,5 +1,6 @@
 """Vision models of transformers as encoders of cells: every channel as a grey image, or three channels as RGB."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ _POOLS = ("", "pooler", "cls", "mean")
 _COMBINATIONS = ("concatenate", "average")
 _CLS = ("vit", "vit_mae", "deit", "vit_msn")
 """Families whose token CLS is the embedding: their pooler belongs to a task, or does not exist."""
+
+_NAFLEX = "siglip2_vision_model"
+"""SigLIP2 for images of any shape; the others of its family are of the kind `siglip`."""
 
 _REMEDY = "Download the model's folder again."
 
@@ -74,6 +78,8 @@ class ChannelBackbone(nn.Module):
             patches = (self.model.config.image_size // self.model.config.patch_size) ** 2
             noise = torch.arange(patches, device=pixel_values.device).expand(len(pixel_values), -1).float()
             output = self.model(pixel_values, noise=noise)
+        elif self.model.config.model_type == _NAFLEX:
+            output = self.model(**self._patches(pixel_values))
         else:
             output = self.model(pixel_values)
         if self.pool == "pooler":
@@ -87,6 +93,17 @@ class ChannelBackbone(nn.Module):
         if not others:
             raise ValueError(f"{type(self.model).__name__} has no CLS token: choose pool=pooler or pool=mean")
         return tokens[:, 0]
+
+    def _patches(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """Images as SigLIP2 takes them: the pixels of each patch side by side, colours last."""
+        patch = self.model.config.patch_size
+        cells, rows, columns = len(pixel_values), *(edge // patch for edge in pixel_values.shape[-2:])
+        cut = pixel_values.unfold(2, patch, patch).unfold(3, patch, patch)  # [cells, 3, rows, columns, patch, patch]
+        return {
+            "pixel_values": cut.permute(0, 2, 3, 4, 5, 1).reshape(cells, rows * columns, -1),
+            "pixel_attention_mask": torch.ones(cells, rows * columns, dtype=torch.int32, device=pixel_values.device),
+            "spatial_shapes": torch.tensor([[rows, columns]] * cells),
+        }
 
     def _other_tokens(self, count: int, pixel_values: Tensor) -> int:
         """Tokens before those of the patches: CLS and registers; none where patches are merged, as in Swin."""
@@ -186,4 +203,6 @@ def _edge(settings: dict[str, Any], config: Any) -> int:
         values = [size] if isinstance(size, int) else list(size.values()) if isinstance(size, dict) else []
         if values and isinstance(values[0], int):
             return values[0]
+    if config.model_type == _NAFLEX:
+        return int(config.patch_size * math.isqrt(settings.get("max_num_patches") or config.num_patches))
     return int(config.image_size)

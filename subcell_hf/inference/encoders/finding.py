@@ -3,12 +3,13 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from subcell_hf.cells.custom_functions import import_function, source_checksum
+from subcell_hf.cells.custom_functions import import_function, last_change_ns, source_checksum
 from subcell_hf.errors import InputError
 from subcell_hf.inference.encoders.backbones import build_backbone
 from subcell_hf.inference.encoders.encoder import Encoder
@@ -140,7 +141,7 @@ def is_subcell(spec: EncoderSpec, models: str | None = None) -> bool:
     source = spec.source
     if source == AUTO or models is not None:
         return True
-    if source in BUILT_IN or ":" in source or source in added_encoders():
+    if _is_function(source) or source in BUILT_IN or source in added_encoders():
         return False
     if source in published_variants():
         return not (Path(source) / CONFIG_FILE).is_file() or _kind(Path(source)) == SubCellConfig.model_type
@@ -158,6 +159,11 @@ def is_subcell(spec: EncoderSpec, models: str | None = None) -> bool:
     return _kind(folder) == SubCellConfig.model_type
 
 
+def _is_function(source: str) -> bool:
+    """Whether a source is `file.py:function` or `module:function`; the name of a folder may have a colon, too."""
+    return ":" in source and not Path(source).is_dir()
+
+
 def _kind(folder: Path) -> str:
     values = read_json(folder / CONFIG_FILE)
     return str(values.get("model_type", "")) if isinstance(values, dict) else ""
@@ -170,8 +176,12 @@ class _Builder:
         self._given = source, options, name
 
     def __call__(self) -> Encoder:
-        file = Path(self._given[0].rpartition(":")[0] or ".")
-        return _build(*self._given, file.stat().st_mtime_ns if file.suffix == ".py" and file.is_file() else 0)
+        file = Path(self._given[0].rpartition(":")[0])
+        changed_ns = 0
+        if file.suffix == ".py" and file.is_file():
+            with suppress(SyntaxError, ValueError):  # of which the import says more
+                changed_ns = last_change_ns(file)
+        return _build(*self._given, changed_ns)
 
 
 @lru_cache(maxsize=8)
@@ -205,7 +215,7 @@ def _build(source: str, options: str, name: str, changed_ns: int) -> Encoder:
 def _build_undescribed(spec: EncoderSpec) -> Encoder:
     if spec.source in BUILT_IN:
         return BUILT_IN[spec.source](spec)
-    if ":" in spec.source:
+    if _is_function(spec.source):
         return _build_custom(import_function(spec.source, "encoder"), spec)
     added = added_encoders()
     if spec.source in added and not Path(spec.source).exists():
@@ -237,7 +247,7 @@ def build_entry_point(point: EntryPoint, spec: EncoderSpec) -> Encoder:
     """
     try:
         function = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"The encoder {point.name} ({point.value}) cannot be imported ({type(error).__name__}: {error})."
         ) from error
@@ -252,7 +262,7 @@ def _build_custom(function: Callable[..., object], spec: EncoderSpec) -> Encoder
         encoder = function(**arguments)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"The encoder {spec.source} cannot be built ({type(error).__name__}: {error}).") from error
     if not isinstance(encoder, Encoder):
         raise InputError(

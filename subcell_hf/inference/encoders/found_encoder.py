@@ -16,6 +16,9 @@ _CHECKED_CELLS = 4
 _REPEATED = 1e-3
 """Difference between two embeddings of one cell, relative to the largest number, that rounding on a GPU may cause."""
 
+_ALONE = 0.05
+"""The same between a cell alone and beside others, where an encoder that rounds to 16 bits may sum in another order."""
+
 
 @dataclass(frozen=True)
 class FoundEncoder:
@@ -130,7 +133,7 @@ class CheckedEncoder:
         return embeddings, None, None
 
     def _check_first(self, images: Tensor, embeddings: Tensor) -> None:
-        """Encode some cells of the first batch again, to see whether the same comes of them."""
+        """Encode some cells of the first batch again, together and alone, to see whether the same comes of them."""
         if not embeddings.isfinite().any():
             raise self._error(f"returned NaN or infinite values for all of {counted(len(images), 'cell')}")
         given = images[:_CHECKED_CELLS].clone()
@@ -139,11 +142,17 @@ class CheckedEncoder:
         if not torch.equal(given, images[:_CHECKED_CELLS]):
             raise self._error("changed the images that it was given. Let it work on a copy (images.clone())")
         again = self._encode(images[:_CHECKED_CELLS].clone())
-        largest = float(first.nan_to_num().abs().max())
-        if not torch.allclose(first, again, rtol=0, atol=_REPEATED * largest + 1e-12, equal_nan=True):
+        largest = float(first.nan_to_num().abs().max()) + 1e-12
+        if not torch.allclose(first, again, rtol=0, atol=_REPEATED * largest, equal_nan=True):
             raise self._error(
                 "returned different embeddings for the same cells: it draws random numbers. Turn dropout and random "
                 "transforms off, or draw from a torch.Generator with a seed"
+            )
+        alone = self._encode(images[:1].clone())
+        if not torch.allclose(first[:1], alone, rtol=0, atol=_ALONE * largest, equal_nan=True):
+            raise self._error(
+                "returned another embedding for a cell alone than beside other cells: it must embed each cell by "
+                "itself. Take means and normalize over channels or pixels, not over cells"
             )
 
     def _encode(self, images: Tensor) -> Tensor:
@@ -154,7 +163,7 @@ class CheckedEncoder:
             found = torch.as_tensor(found)
         except torch.OutOfMemoryError:
             raise  # the batch is halved
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if "memory" in str(error) and isinstance(error, RuntimeError | MemoryError):
                 raise
             raise self._error(f"failed with {type(error).__name__}: {one_line(error)}") from error

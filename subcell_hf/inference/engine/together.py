@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from subcell_hf.errors import InputError
 from subcell_hf.images.unused import unused_of
 from subcell_hf.inference.encoders.finding import Model
+from subcell_hf.inference.engine.at_work import at_work
 from subcell_hf.inference.engine.batches import Batch, Batcher, ReadPart, load_blocks, read_ahead
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.engine.embedding import EmbedReport, embed_cells, finish_run, finished_report, open_run
@@ -91,7 +92,8 @@ def embed_together(
 ) -> TogetherReport:
     """Embed all cells of a source by several encoders; resumes earlier runs of the same inputs.
 
-    An encoder that fails is left out from there, and the others go through.
+    An encoder that fails is left out from there, and the others go through. One that ends the process is found by
+    `encoders_that_died` of the next run.
 
     Args:
         source: Where the cells come from.
@@ -102,8 +104,7 @@ def embed_together(
         records: Name → more values for `run.json`; see `embed_cells`.
 
     Raises:
-        InputError: If there is nothing to embed, or every encoder failed; in strict mode for every input that cannot be
-            used.
+        InputError: If the folder of the runs cannot be written.
         OSError: If a file cannot be written.
     """
     report = TogetherReport()
@@ -112,7 +113,7 @@ def embed_together(
     }
     if settings.engine == "ray":  # every task reads for one encoder
         for name, models in encoders.items():
-            with _NotingFailure(report, name):
+            with _NotingFailure(report, name), at_work(output, name):
                 report.reports[name] = embed_cells(
                     views[name], models, output / name, settings, processes=processes, record=records[name]
                 )
@@ -126,9 +127,7 @@ def embed_together(
                         report.reports[name] = finished_report(run)
                     else:
                         runs[name] = run
-            _embed_runs(source, runs, settings, report)
-    if not report.reports:
-        raise InputError(f"Every encoder failed. {' '.join(dict.fromkeys(report.failed.values()))}")
+            _embed_runs(source, runs, output, settings, report)
     report.reports = {name: report.reports[name] for name in encoders if name in report.reports}
     return report
 
@@ -171,13 +170,13 @@ def _open(
 
 
 def _embed_runs(
-    source: SharedSource, runs: Mapping[str, EmbedRun], settings: EmbedSettings, report: TogetherReport
+    source: SharedSource, runs: Mapping[str, EmbedRun], output: Path, settings: EmbedSettings, report: TogetherReport
 ) -> None:
     """Embed what is missing, and join the parts of each run."""
     started = time.perf_counter()
     pending = {name: run.find_pending() for name, run in runs.items()}
     if any(pending.values()):
-        _embed_pending(source, runs, pending, settings, report)
+        _embed_pending(source, runs, pending, output, settings, report)
     seconds = time.perf_counter() - started
     for name, run in runs.items():
         if name not in report.failed:
@@ -189,6 +188,7 @@ def _embed_pending(
     source: SharedSource,
     runs: Mapping[str, EmbedRun],
     pending: Mapping[str, Sequence[int]],
+    output: Path,
     settings: EmbedSettings,
     report: TogetherReport,
 ) -> None:
@@ -209,7 +209,7 @@ def _embed_pending(
                     break
                 continue
             done: list[Any] = []
-            with _NotingFailure(report, name):
+            with _NotingFailure(report, name), at_work(output, name):
                 done += pipelines[name].push(item)
                 if isinstance(item, ReadPart):
                     done += pipelines[name].drain()

@@ -11,6 +11,7 @@ from subcell_hf.errors import InputError, counted
 from subcell_hf.images.unused import unused_of
 from subcell_hf.inference.encoders.finding import Model, declare_channels
 from subcell_hf.inference.encoders.specs import named_specs
+from subcell_hf.inference.engine.at_work import at_work, encoders_that_died
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.engine.embedding import EmbedReport
 from subcell_hf.inference.engine.together import embed_together
@@ -93,12 +94,46 @@ def embed_with_encoders(
         raise InputError(f"{output} holds the run of one model. Choose a new folder (--output) for several encoders.")
     hide_weight_bars()
     inputs = {name: replace(given, model=spec.text) for name, spec in named_specs(models).items()}
-    earlier = _earlier_encoders(output, given, inputs)
-    failed: dict[str, str] = {}
-    found = _find(inputs, failed)
+    job = _Job(given, output, settings, processes, _earlier_encoders(output, given, inputs), report, portable)
+    died = [name for name in encoders_that_died(output) if name in inputs]
+    for name in died:
+        _logger.warning(
+            "An earlier run ended without an error while %s was at work: its code crashed, or the process was killed. "
+            "It runs after all others; if it ends this run, too, leave it out.", name,
+        )  # fmt: skip
+    groups = [[name for name in inputs if name not in died], *([name] for name in died)]
+    reports, failed = dict[str, EmbedReport](), dict[str, str]()
+    for names in filter(None, groups):
+        _embed_group(job, {name: inputs[name] for name in names}, reports, failed)
+    if not reports:
+        raise InputError(f"Every encoder failed. {' '.join(dict.fromkeys(failed.values()))}")
+    return EncodersReport(output, {name: reports[name] for name in inputs if name in reports}, failed)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all encoders of a run share."""
+
+    given: EmbedInput
+    output: Path
+    settings: EmbedSettings
+    processes: Processes
+    earlier: Sequence[str]
+    report: bool
+    portable: bool
+
+
+def _embed_group(
+    job: _Job, inputs: Mapping[str, EmbedInput], reports: dict[str, EmbedReport], failed: dict[str, str]
+) -> None:
+    """Embed by some of the encoders, in one pass over the cells; adds what came of it to `reports` and `failed`."""
+    given, output, settings = job.given, job.output, job.settings
+    found = _find(inputs, output, failed)
+    if not found:
+        return
     every = [model for own in found.values() for model in own]
     source, opened, what = open_source(given.source, every, given.options)
-    if processes.rank == 0:
+    if job.processes.rank == 0:
         _logger.info("%s: %s.", given.source, what)
         note_unused(unused_of(source))
         note_renamed_columns(given.source, given.options.reading, h5ad=settings.h5ad, passes=given.protein_channels)
@@ -108,18 +143,21 @@ def embed_with_encoders(
         source,
         encoders,
         output,
-        replace(settings, attention_maps=settings.attention_maps or portable),
-        processes=processes,
+        replace(settings, attention_maps=settings.attention_maps or job.portable),
+        processes=job.processes,
         records={name: {"input": settings_to_json(one)} for name, one in inputs.items()},
     )
     for name, reason in done.failed.items():
         _logger.warning("%s failed, and the other encoders were continued: %s", name, reason)
     failed |= done.failed
+    reports |= done.reports
+    if not reports:
+        return
     if all(run.complete for run in done.reports.values()):
-        record = {"format": 1, "encoders": [*earlier, *done.reports], "failed": failed}
+        record = {"format": 1, "encoders": [*job.earlier, *reports], "failed": failed}
         write_json(output / ENCODERS_FILE, record)
         for run in done.reports.values():
-            finish_run_folder(run, report=report, portable=portable)
+            finish_run_folder(run, report=job.report, portable=job.portable)
     else:
         left = sum(run.missing_parts for run in done.reports.values())
         _logger.warning(
@@ -127,7 +165,6 @@ def embed_with_encoders(
             "again; it skips completed parts.",
             output, counted(left, "part"),
         )  # fmt: skip
-    return EncodersReport(output, done.reports, failed)
 
 
 def _earlier_encoders(output: Path, given: EmbedInput, inputs: Mapping[str, EmbedInput]) -> list[str]:
@@ -150,21 +187,20 @@ def _earlier_encoders(output: Path, given: EmbedInput, inputs: Mapping[str, Embe
     return names
 
 
-def _find(inputs: Mapping[str, EmbedInput], failed: dict[str, str]) -> dict[str, tuple[Model, ...]]:
+def _find(inputs: Mapping[str, EmbedInput], output: Path, failed: dict[str, str]) -> dict[str, tuple[Model, ...]]:
     """The models of each encoder; what cannot be found or loaded is kept in `failed`."""
     found: dict[str, tuple[Model, ...]] = {}
     for name, given in inputs.items():
-        try:
-            models = find_models_of(given)
-        except InputError as error:
-            failed[name] = str(error)
-            _logger.warning("%s cannot be used, and only the other encoders are run: %s", name, error)
-            continue
+        with at_work(output, name):
+            try:
+                models = find_models_of(given)
+            except InputError as error:
+                failed[name] = str(error)
+                _logger.warning("%s cannot be used, and only the other encoders are run: %s", name, error)
+                continue
         models = declare_channels(models, partial(input_channels, given.source, given.options))
         # One other encoder is called as the user calls it; SubCell models chosen by `auto` keep their names.
         found[name] = tuple(model if len(models) > 1 else _named(model, name) for model in models)
-    if not found:
-        raise InputError(f"Every encoder failed. {' '.join(dict.fromkeys(failed.values()))}")
     return found
 
 

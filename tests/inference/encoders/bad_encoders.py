@@ -1,5 +1,10 @@
 """Encoders with one fault each, and a sound one, for `--model tests.inference.encoders.bad_encoders:NAME`."""
 
+import os
+import signal
+import sys
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -47,3 +52,42 @@ def no_encoder() -> str:
 
 def cannot_be_built() -> Encoder:
     raise ValueError("a file is missing")
+
+
+def depends_on_others() -> Encoder:
+    return Encoder("depends", lambda images: _moments(images - images.mean(0, keepdim=True)), input_px=16)
+
+
+def exits() -> Encoder:
+    def encode(images: Tensor) -> Tensor:
+        sys.exit("no licence key")
+
+    return Encoder("exits", encode, input_px=16)
+
+
+def one_cell_at_a_time_fails() -> Encoder:
+    return Encoder("squeezes", lambda images: _moments(images).squeeze(), channels=("blue", "green"), input_px=16)
+
+
+def half() -> Encoder:
+    return Encoder("half", lambda images: _moments(images).half(), channels=("blue", "green"), input_px=16)
+
+
+def double() -> Encoder:
+    return Encoder("double", lambda images: _moments(images).double().numpy(), channels=("blue", "green"), input_px=16)
+
+
+def dies_of_a_signal(flag: str, when: str) -> Encoder:
+    """One whose process ends with SIGSEGV while a file is there, when it is built or when it encodes."""
+
+    def die() -> None:
+        if Path(flag).exists():
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+    def encode(images: Tensor) -> Tensor:
+        die()
+        return _moments(images)
+
+    if when == "build":
+        die()
+    return Encoder("signal", encode, channels=("blue", "green"), input_px=16)

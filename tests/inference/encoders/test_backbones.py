@@ -33,6 +33,15 @@ def grey(model: Any, channel: int, **more: Any) -> Any:
         return model(given, **more)
 
 
+def naflex(channel: int) -> Any:
+    """One channel as the processor of SigLIP2 hands it to its model."""
+    processor = transformers.Siglip2ImageProcessor(
+        do_resize=False, do_rescale=False, image_mean=MEAN, image_std=STD, patch_size=8, max_num_patches=16
+    )
+    pictures = [image[channel].expand(3, -1, -1).numpy() for image in IMAGES]
+    return processor(pictures, return_tensors="pt", input_data_format="channels_first")
+
+
 def save(model: Any, folder: Path, **more: Any) -> Path:
     model.save_pretrained(folder)
     content = {"image_mean": MEAN, "image_std": STD, "size": {"height": 32, "width": 32}, "do_resize": True, **more}
@@ -81,12 +90,48 @@ def siglip() -> Any:
     return transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=VIT))
 
 
+def siglip2() -> Any:
+    """For images of any shape; the siglip2 of one shape are of the kind `siglip`."""
+    shape = {name: value for name, value in VIT.items() if name != "image_size"}
+    return transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**shape, num_patches=16))
+
+
+def clip_vision() -> Any:
+    return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VIT))
+
+
+def dinov2_with_registers() -> Any:
+    return transformers.Dinov2WithRegistersModel(transformers.Dinov2WithRegistersConfig(**VIT, num_register_tokens=2))
+
+
+def dinov3_convnext() -> Any:
+    config = transformers.DINOv3ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1], image_size=32)
+    return transformers.DINOv3ConvNextModel(config)
+
+
+def swin() -> Any:
+    config = transformers.SwinConfig(
+        embed_dim=8, depths=[1, 1], num_heads=[2, 2], image_size=32, patch_size=4, window_size=4
+    )
+    return transformers.SwinModel(config)
+
+
+def resnet() -> Any:
+    return transformers.ResNetModel(transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1]))
+
+
 def convnext() -> Any:
     config = transformers.ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1], image_size=32)
     return transformers.ConvNextModel(config)
 
 
-@pytest.mark.parametrize("family", ["dinov2", "dinov3", "vit", "mae", "siglip", "clip", "convnext"])
+FAMILIES = (
+    "dinov2", "dinov2_with_registers", "dinov3", "dinov3_convnext", "vit", "mae", "siglip", "siglip2", "clip",
+    "clip_vision", "convnext", "swin", "resnet",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_each_channel_is_a_grey_image(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = globals()[family]().eval()
@@ -96,12 +141,14 @@ def test_each_channel_is_a_grey_image(family: str, tmp_path: Path) -> None:
     folder = save(model, tmp_path / family)
     expected = []
     for channel in (0, 1):
-        if family in ("dinov2", "dinov3", "convnext"):
-            expected.append(grey(model, channel).pooler_output)
-        elif family == "vit":
+        if family == "vit":
             expected.append(grey(model.vit, channel).last_hidden_state[:, 0])
         elif family in ("siglip", "clip"):
             expected.append(grey(model.vision_model, channel).pooler_output)
+        elif family == "siglip2":
+            expected.append(model(**naflex(channel)).pooler_output.detach())
+        elif family != "mae":
+            expected.append(grey(model, channel).pooler_output.flatten(1))
         else:
             whole = transformers.ViTMAEModel.from_pretrained(folder, mask_ratio=0.0).eval()
             expected.append(grey(whole, channel, noise=torch.arange(16.0).expand(3, -1)).last_hidden_state[:, 0])

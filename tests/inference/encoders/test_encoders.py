@@ -2,8 +2,8 @@
 
 import json
 import re
+import sys
 from importlib.metadata import EntryPoint
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -138,14 +138,18 @@ def test_licences_that_restrict_use(licence: str, restricted: bool) -> None:
     assert is_restricted(licence) is restricted
 
 
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cp_measure", None)
+    finding._build.cache_clear()
+    with pytest.raises(InputError, match=re.escape("pip install 'subcell-hf[cellprofiler]'")):
+        finding.find_encoders("cellprofiler")
+    listed = {found.name: found for found in list_encoders()}
+    assert "cp_measure, which is not installed" in listed["cellprofiler"].needs
+
+
 def test_features_of_cellprofiler() -> None:
-    """cp_measure's own values, where it is installed; it brings compiled libraries that the tests do not install."""
-    if find_spec("cp_measure") is None:
-        with pytest.raises(InputError, match=re.escape("pip install 'subcell-hf[cellprofiler]'")):
-            finding.find_encoders("cellprofiler")
-        listed = {found.name: found for found in list_encoders()}
-        assert "cp_measure, which is not installed" in listed["cellprofiler"].needs
-        return
+    """The library's own values; it brings compiled libraries."""
+    pytest.importorskip("cp_measure", reason="needs pip install 'subcell-hf[cellprofiler]'")
     from cp_measure.featurizer import featurize, make_featurizer_config
 
     (found,) = finding.find_encoders("cellprofiler")

@@ -2,31 +2,46 @@
 
 import json
 import os
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import torch
 import transformers
 
+from tests.forked import run_program
 from tests.hub.loopback_hub import serve
 
 # In a process of its own, because the client reads HF_ENDPOINT when it is imported.
 SCRIPT = """
-import logging, sys
+import logging, os, sys
 from huggingface_hub import HfApi
 logging.basicConfig(format="%(levelname)s %(message)s", level="INFO", stream=sys.stdout)
 logging.getLogger("httpx").setLevel("WARNING")
 api = HfApi()
-for name, licence in (("free", "apache-2.0"), ("restricted", "cc-by-nc-4.0")):
+LICENCES = {
+    "free": "license: apache-2.0",
+    "restricted": "license: cc-by-nc-4.0",
+    "gated": "license: other\\nlicense_name: dinov3-license\\nextra_gated_prompt: Accept.",
+    "unstated": "tags: []",
+}
+for name, licence in LICENCES.items():
     api.create_repo(f"lab/{name}")
     api.upload_folder(repo_id=f"lab/{name}", folder_path=sys.argv[1])
-    card = f"---\\nlicense: {licence}\\n---\\n".encode()
+    card = f"---\\n{licence}\\n---\\n".encode()
     api.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id=f"lab/{name}")
+from subcell_hf.errors import InputError
 from subcell_hf.inference.encoders.finding import find_encoders
-for name in ("free", "restricted"):
+for name in LICENCES:
     (found,) = find_encoders(f"lab/{name}")
-    print(found.name, found.description["licence"], found.description["source"])
+    print("found", found.name, found.description["licence"], found.description["source"].split("@")[0])
+os.environ["HF_TOKEN"] = "hf_read"
+os.environ["HF_HUB_CACHE"] = sys.argv[2]
+from huggingface_hub import constants
+constants.HF_HUB_CACHE = sys.argv[2]
+try:
+    find_encoders("refused=lab/gated")
+except InputError as error:
+    print("refused", error)
 """
 
 
@@ -44,16 +59,21 @@ def test_the_licence_is_known_before_the_download(tmp_path: Path) -> None:
         "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(tmp_path / "model")],
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        words = ("-c", SCRIPT, tmp_path / "model", tmp_path / "cache")
+        written = run_program(*words, log=tmp_path / "log", env=environment)
     finally:
         server.shutdown()
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if "licence" in line or line.startswith(("free", "restricted"))]
-    assert lines[0] == "INFO The licence of lab/free is apache-2.0."
-    assert lines[2].startswith("WARNING The licence of lab/restricted is cc-by-nc-4.0: read it before")
-    assert [line.split("@")[0] for line in (lines[1], lines[3])] == [
-        "free apache-2.0 lab/free", "restricted cc-by-nc-4.0 lab/restricted",
+    said = [line for line in written.splitlines() if re.match(r"(INFO The|WARNING) .*lab/|found |refused ", line)]
+    assert [line.split(": read it")[0] for line in said] == [
+        "INFO The licence of lab/free is apache-2.0.",
+        "found free apache-2.0 lab/free",
+        "WARNING The licence of lab/restricted is cc-by-nc-4.0",
+        "found restricted cc-by-nc-4.0 lab/restricted",
+        "WARNING lab/gated is gated: its conditions have to be accepted on https://huggingface.co/lab/gated.",
+        "WARNING The licence of lab/gated is dinov3-license",
+        "found gated dinov3-license lab/gated",
+        "WARNING The licence of lab/unstated is not stated",
+        "found unstated  lab/unstated",
+        "refused The model lab/gated is gated. Accept its conditions on its page on the Hub, then run `hf auth login` "
+        "with a token of the same account.",
     ]  # fmt: skip

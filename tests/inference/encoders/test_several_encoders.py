@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from subcell_hf.tables.files import EmbeddingTable, read_table
 from subcell_hf.workflows.embed import embed_to_folder
 from subcell_hf.workflows.embed_input import EmbedInput
 from subcell_hf.workflows.encoders.embed_encoders import EncodersReport, embed_with_encoders
+from tests.forked import Forked
 from tests.images.written_fields import label_mask
 from tests.inference.embedding_runs import random_crops, save_tiny_model, write_fields
 
@@ -121,7 +123,7 @@ CALLS = []
 
 def encode(images):
     CALLS.append(len(images))
-    if len(CALLS) > 3 and os.path.exists({flag!r}):  # the first batch is encoded three times, to check the encoder
+    if len(CALLS) > 4 and os.path.exists({flag!r}):  # the first batch is encoded four times, to check the encoder
         raise RuntimeError("the device is gone")
     return images.mean((2, 3))
 
@@ -165,7 +167,10 @@ FAULTS = {
     "nan": "returned NaN or infinite values for all of 2 cells",
     "changes_its_input": "changed the images that it was given",
     "random_numbers": "it draws random numbers",
+    "depends_on_others": "returned another embedding for a cell alone than beside other cells",
+    "one_cell_at_a_time_fails": "returned the shape [4] for 1 cell, expected [1, 4]",
     "dies": "failed with KeyError: 'weights'",
+    "exits": "failed with SystemExit: no licence key",
     "no_encoder": "returned a str, expected subcell_hf.inference.Encoder",
     "cannot_be_built": "cannot be built (ValueError: a file is missing)",
     "missing": "cannot be imported (AttributeError",
@@ -186,6 +191,40 @@ def test_bad_encoders_are_told_apart_and_lose_nothing_of_the_others(home: Path, 
         run(home, tmp_path / "bad", which[-4:])
 
 
+@pytest.mark.slow
+def test_an_encoder_that_ends_the_process_is_named_and_runs_last(home: Path, together: Path, tmp_path: Path) -> None:
+    flag, output = tmp_path / "flag", tmp_path / "run"
+    flag.touch()
+    dying = [f"{when}={BAD}:dies_of_a_signal,flag={flag},when={when}" for when in ("build", "encode")]
+    words = [word for text in (dying[0], models(home)[2], dying[1]) for word in ("--model", text)]
+    said = []
+    for expected in (-signal.SIGSEGV, -signal.SIGSEGV, -signal.SIGSEGV, 0):
+        if not expected:
+            flag.unlink()
+        log = tmp_path / f"log {len(said)}"
+        command = ("embed", str(home / "images"), *words, "--no-report", "--output", str(output))
+        assert Forked("-m", "subcell_hf.cli", *command, log=log).wait() == expected, log.read_text()
+        said.append(log.read_text())
+    # In turn: one dies while it is built; the other while it encodes; the first again, after the rest; none.
+    assert [re.findall(r"ended without an error while (\w+) was", text) for text in said] == [
+        [], ["build"], ["build", "encode"], ["build", "encode"],
+    ]  # fmt: skip
+    assert sorted(path.parent.name for path in output.glob("*/embeddings.parquet")) == ["build", "encode", "own"]
+    assert np.array_equal(read_table(output / "own").embeddings, read_table(together / "own").embeddings)
+    assert not list(output.glob(".encoder-*"))
+
+
+def test_numbers_of_any_type_become_float32(home: Path) -> None:
+    crops, channels = random_crops(3), ["red", "yellow", "blue", "green"]
+    tables = {
+        name: subcell_hf.embed(crops, f"{BAD}:{name}", channels=channels, pixel_size_um=0.16).embeddings
+        for name in ("sound", "half", "double")
+    }
+    assert {table.dtype for table in tables.values()} == {np.dtype(np.float32)}
+    assert np.array_equal(tables["double"], tables["sound"])
+    assert np.allclose(tables["half"], tables["sound"], rtol=1e-3)
+
+
 def test_the_command_embeds_by_several(home: Path, tmp_path: Path) -> None:
     words = ["embed", str(home / "images"), "--output", str(tmp_path / "run"), "--device", "cpu", "--no-report"]
     chosen = [word for text in [*models(home)[1:], f"dies={BAD}:dies"] for word in ("--model", text)]
@@ -193,8 +232,10 @@ def test_the_command_embeds_by_several(home: Path, tmp_path: Path) -> None:
     assert done.exit_code == 3, done.output
     assert "dies failed" in done.output
     assert sorted(path.parent.name for path in tmp_path.glob("run/*/embeddings.parquet")) == ["features", "own"]
-    alone = [*words[:2], "--output", str(tmp_path / "one"), "--no-report", "--model", f"{BAD}:sound"]
-    assert CliRunner().invoke(app, alone).exit_code == 0
+    alone = [*words[:2], "--output", str(tmp_path / "one"), "--no-report", "--portable", "--model", f"{BAD}:sound"]
+    done = CliRunner().invoke(app, alone)
+    assert done.exit_code == 0
+    assert "sound has no attention maps" in done.output
     assert (tmp_path / "one" / "embeddings.parquet").is_file()
 
 
