@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from subcell_hf.ontology import CHANNEL_DISPLAY_RGB, CHANNEL_STAINS
+from subcell_hf.simulation.outlines import CELL_LINES
 from subcell_hf.simulation.simulate import SIMULATED_LOCATIONS, ProteinStyle, SimulatedAntibody, simulate_field
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.types import FieldOfView
@@ -63,6 +64,21 @@ def picture_locations(seed: int = 24) -> Picture:
     return np.vstack(rows)
 
 
+def picture_lines(seed: int = 5) -> Picture:
+    """A field of each cell line, two lines to a row: microtubules red and DNA blue, then each of them in grey."""
+    tiles = []
+    for line in CELL_LINES:
+        antibody = SimulatedAntibody("SIM000000", "SIMG0000", ("Negative",), ProteinStyle(intensity=0.0))
+        field = simulate_field(seed, antibody, line, size_px=768, pixel_size_um=0.107, channels=("red", "blue"))
+        pictures = [(blend_channels(field, {"red": 1.0, "blue": 0.8}), line)]
+        captions = (CHANNEL_STAINS[name] for name in field.channels)
+        pictures += [
+            (np.repeat(plane[..., None], 3, axis=2), text) for plane, text in zip(field.pixels, captions, strict=True)
+        ]
+        tiles.append(np.hstack([_caption(_shrink(picture, _TILE_PX), text) for picture, text in pictures]))
+    return np.vstack([np.hstack(tiles[start : start + 2]) for start in range(0, len(tiles), 2)])
+
+
 def _shrink(picture: Picture, size_px: int) -> Picture:
     """Resize to a square, averaging."""
     return np.asarray(Image.fromarray(picture).resize((size_px, size_px), Image.Resampling.BOX))
@@ -76,10 +92,11 @@ def _caption(picture: Picture, text: str) -> Picture:
 
 
 def save_pictures(folder: Path) -> list[Path]:
-    """Write `simulated_field.png` and `simulated_locations.png`; returns their paths."""
+    """Write `simulated_field.png`, `simulated_locations.png` and `simulated_lines.png`; returns their paths."""
     pictures: dict[str, npt.NDArray[Any]] = {
         "simulated_field.png": picture_field(),
         "simulated_locations.png": picture_locations(),
+        "simulated_lines.png": picture_lines(),
     }
     for name, picture in pictures.items():
         with write_atomically(folder / name) as file:

@@ -175,7 +175,8 @@ def simulate_field(
     densities: dict[str, FloatImage] = {
         "red": landmarks.microtubules * compartments.spread(0.85 * levels.lognormal(0, 0.25, compartments.cells)),
         "yellow": landmarks.reticulum * compartments.spread(0.6 * levels.lognormal(0, 0.25, compartments.cells)),
-        "blue": landmarks.chromatin * compartments.spread(0.7 * levels.lognormal(0, 0.2, compartments.cells)),
+        "blue": landmarks.chromatin
+        * compartments.spread(0.65 * np.cbrt(compartments.dna) * levels.lognormal(0, 0.12, compartments.cells)),
     }
     if PROTEIN_CHANNEL in channels:
         densities[PROTEIN_CHANNEL] = simulate_protein(protein, landmarks, antibody)

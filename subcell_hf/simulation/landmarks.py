@@ -114,16 +114,11 @@ def simulate_landmarks(generator: np.random.Generator, compartments: CellCompart
 def _draw_microtubules(
     generator: np.random.Generator, compartments: CellCompartments, walls: Walls, cytoplasm: FloatImage
 ) -> FloatImage:
-    """Long gentle curves from around the centrosome and the nucleus, weaving in and out of focus."""
+    """Long gentle curves that weave in and out of focus."""
     scale, shape = compartments.scale, compartments.shape
     length_um = compartments.cell_line.microtubule_density * compartments.covered_um2
     count = int(length_um / _MICROTUBULE_LENGTH_UM)
-    starts = choose_points(generator, cytoplasm * (near_nucleus(compartments, 3.5) + 0.15), count)
-    owners = find_owners(compartments, starts)
-    centrosomes = compartments.centrosomes_px[owners - 1]
-    organised = generator.random(len(starts)) < 0.2
-    starts[organised] = (centrosomes + generator.normal(0, 1.5 * scale, starts.shape))[organised]
-    angles = np.arctan2(*(starts - centrosomes).T) + generator.normal(0, 0.9, len(starts))
+    starts, angles, owners = _start_microtubules(generator, compartments, cytoplasm, count)
     lengths = generator.gamma(2.0, _MICROTUBULE_LENGTH_UM / 2 * scale, len(starts)).clip(max=45 * scale)
     clearance = generator.uniform(0.2, 1.4, len(starts)) * scale
     # A few run above or below the nucleus: nothing stops them, and what leaves the cell is not drawn.
@@ -142,6 +137,31 @@ def _draw_microtubules(
     bundle = 0.75 * sharp + 0.2 * hazy
     density: FloatImage = bundle / (1 + 0.3 * bundle) + veil
     return density
+
+
+def _start_microtubules(
+    generator: np.random.Generator, compartments: CellCompartments, cytoplasm: FloatImage, count: int
+) -> tuple[Points, npt.NDArray[np.floating], npt.NDArray[np.int32]]:
+    """First points `[microtubules, 2]`, directions in radians and labels of the cells `[microtubules]`."""
+    organisation = compartments.cell_line.microtubules
+    if organisation == "radial":
+        weights = cytoplasm * (near_nucleus(compartments, 3.5) + 0.15)
+    else:
+        weights = cytoplasm if organisation == "parallel" else cytoplasm * shell(compartments.edge_um, 1.0, 0.7)
+    starts = choose_points(generator, weights, count)
+    owners = find_owners(compartments, starts)
+    centrosomes = compartments.centrosomes_px[owners - 1]
+    # Everywhere some start at the centrosome.
+    organised = generator.random(len(starts)) < (0.5 if organisation == "radial" else 0.1)
+    starts[organised] = (centrosomes + generator.normal(0, 1.5 * compartments.scale, starts.shape))[organised]
+    outward = np.arctan2(*(starts - centrosomes).T)
+    if organisation == "radial":
+        return starts, outward + generator.normal(0, 0.6, len(starts)), owners
+    either_way = np.pi * generator.integers(0, 2, len(starts))
+    if organisation == "cortical":
+        return starts, outward + np.pi / 2 + either_way + generator.normal(0, 0.5, len(starts)), owners
+    along = np.arctan2(*compartments.axes[owners - 1].T)
+    return starts, along + either_way + generator.normal(0, 0.2, len(starts)), owners
 
 
 def _draw_reticulum(
@@ -164,7 +184,8 @@ def _draw_reticulum(
 def _draw_chromatin(generator: np.random.Generator, compartments: CellCompartments) -> FloatImage:
     """Mottled DNA, a little denser at the envelope, sparse in nucleoli."""
     scale, shape = compartments.scale, compartments.shape
-    clumps = 0.16 * smooth_noise(generator, shape, 0.28 * scale)
+    line = compartments.cell_line
+    clumps = line.chromatin_contrast * smooth_noise(generator, shape, line.chromatin_grain_um * scale)
     patches = 0.10 * smooth_noise(generator, shape, 1.0 * scale)
     rim = 0.18 * shell(compartments.nucleus_um, 0.3, 0.25)
     content = (0.72 + clumps + patches + rim).clip(min=0.1)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -13,7 +14,7 @@ _CROWDING = 1.12
 
 @dataclass(frozen=True)
 class CellLine:
-    """How the cells of one line are shaped.
+    """What the cells of one line look like, whatever protein is stained.
 
     Attributes:
         name: For example `"SIM-A"`.
@@ -23,9 +24,13 @@ class CellLine:
         ruggedness_um: How far the outline wanders from that shape.
         confluence: Share of the field that cells would cover without neighbours, 1 and more for a closed layer.
         alignment: 0 where every cell points elsewhere, 1 where all point the same way.
-        nucleus_radius_um: Radius of a disc of the nucleus's area.
+        nucleus_radius_um: Radius of a disc of the area of a nucleus before DNA is replicated.
         lobed: Share of nuclei with a second lobe.
+        binucleate: Share of cells with two nuclei.
         nucleoli: Mean number of nucleoli.
+        chromatin_grain_um: Size of the clumps of DNA.
+        chromatin_contrast: Standard deviation of the DNA's density between clumps and gaps.
+        microtubules: `radial` from the centrosome, `parallel` to the long axis, or `cortical` along the cell's edge.
         microtubule_density: Length of microtubules in focus, µm per µm² of cytoplasm.
         reticulum_reach_um: Distance from the nucleus over which the endoplasmic reticulum thins out.
     """
@@ -39,7 +44,11 @@ class CellLine:
     alignment: float
     nucleus_radius_um: float
     lobed: float
+    binucleate: float
     nucleoli: float
+    chromatin_grain_um: float
+    chromatin_contrast: float
+    microtubules: Literal["radial", "parallel", "cortical"]
     microtubule_density: float
     reticulum_reach_um: float
 
@@ -47,15 +56,23 @@ class CellLine:
 CELL_LINES = {
     line.name: line
     for line in (
-        CellLine("SIM-A", 15.5, 1.3, 2.2, 1.6, 1.05, 0.0, 8.6, 0.25, 3.0, 3.6, 8.0),
-        CellLine("SIM-B", 14.0, 2.3, 1.5, 1.2, 0.75, 0.5, 7.4, 0.15, 2.0, 4.4, 6.0),
-        CellLine("SIM-C", 12.0, 1.2, 2.6, 0.8, 1.25, 0.0, 7.0, 0.05, 4.0, 3.6, 5.0),
-        CellLine("SIM-D", 20.0, 1.6, 1.8, 2.4, 0.90, 0.2, 10.0, 0.10, 2.5, 3.2, 10.0),
-        CellLine("SIM-E", 12.5, 1.8, 1.7, 1.6, 0.75, 0.0, 7.4, 0.60, 3.0, 4.8, 5.0),
-        CellLine("SIM-F", 16.0, 1.4, 2.0, 2.0, 1.00, 0.0, 8.8, 0.10, 1.5, 3.4, 7.0),
+        CellLine("SIM-A", 16.0, 1.4, 2.0, 1.8, 1.00, 0.0, 8.2, 0.10, 0.0, 3.0, 0.28, 0.16, "radial", 3.6, 8.0),
+        CellLine("SIM-B", 15.0, 3.4, 1.5, 1.0, 0.80, 0.8, 7.6, 0.00, 0.0, 1.5, 0.28, 0.10, "parallel", 4.4, 12.0),
+        CellLine("SIM-C", 10.5, 1.1, 2.8, 0.6, 1.30, 0.0, 6.4, 0.05, 0.0, 4.5, 0.28, 0.16, "cortical", 3.6, 4.0),
+        CellLine("SIM-D", 22.0, 1.3, 2.2, 2.4, 0.95, 0.0, 9.0, 0.05, 0.5, 2.0, 0.50, 0.12, "radial", 2.8, 14.0),
+        CellLine("SIM-E", 8.5, 1.05, 2.0, 0.4, 0.60, 0.0, 6.4, 0.60, 0.0, 2.0, 0.80, 0.22, "radial", 2.4, 3.0),
+        CellLine("SIM-F", 14.0, 1.8, 1.4, 1.6, 0.80, 0.0, 7.4, 0.00, 0.0, 2.0, 0.60, 0.45, "parallel", 3.8, 6.0),
     )
 }
-"""The simulated cell lines by name."""
+"""The simulated cell lines by name, each made after a kind of culture, not after measurements of one:
+
+* `SIM-A`: spread osteosarcoma cells (as U-2 OS): microtubules radiate from the centrosome.
+* `SIM-B`: fibroblasts (as BJ): long, side by side, with parallel microtubules and smooth oval nuclei.
+* `SIM-C`: epithelial islands (as MCF-7): small cells that touch all round, microtubules along their edges.
+* `SIM-D`: large flat cells, half of them with two nuclei (as senescent cultures).
+* `SIM-E`: round blood cells (as HL-60): a large, often lobed nucleus with coarse chromatin and little around it.
+* `SIM-F`: mouse fibroblasts (as NIH 3T3): pointed, with bright spots of condensed DNA, the chromocentres.
+"""
 
 
 @dataclass(frozen=True)
@@ -105,10 +122,17 @@ class Outline:
 
 @dataclass(frozen=True)
 class CellShape:
-    """One cell: its outline and the lobes, one or two, whose union is its nucleus."""
+    """One cell.
+
+    Attributes:
+        outline: Its edge.
+        nucleus: Lobes, one or two, whose union is its nucleus; apart from each other where a cell has two nuclei.
+        dna: Amount of DNA: 1 before replication, 2 after it.
+    """
 
     outline: Outline
     nucleus: tuple[Outline, ...]
+    dna: float
 
 
 def place_cells(
@@ -181,19 +205,25 @@ def _shape_cell(
     )
     # Larger cells have larger nuclei, though less than in proportion; long cells have long nuclei, though less so.
     size = line.nucleus_radius_um / pixel_size_um * (radius * pixel_size_um / line.radius_um) ** 0.7
-    size *= generator.lognormal(0, 0.06)
+    # In culture about half of the cells have not begun to replicate their DNA, a fifth have finished. Volume follows.
+    dna = 1 + min(max(generator.uniform(-1.8, 1.7), 0), 1)
+    size *= generator.lognormal(0, 0.06) * dna ** (1 / 3)
     oblong = min(1.35, math.sqrt(1.12 * (0.5 + 0.5 * stretch**2) * generator.lognormal(0, 0.08)))
     tilt = angle + generator.normal(0, 0.25)
     shifted = outline.move(
         generator.normal(0, 0.1) * outline.half_length, generator.normal(0, 0.1) * outline.half_width
     )
     whole = Outline(shifted, size * oblong, size / oblong, tilt, bow=generator.normal(0, 0.1))
-    if generator.random() >= line.lobed:
-        return CellShape(outline, (whole,))
+    kind = generator.random()
+    if kind < line.binucleate:
+        halves = [Outline(whole.move(side * size, 0), 0.82 * size, 0.76 * size, tilt) for side in (-1, 1)]
+        return CellShape(outline, tuple(halves), dna)
+    if kind >= line.binucleate + line.lobed:
+        return CellShape(outline, (whole,), dna)
     away = generator.uniform(0.55, 0.8) * size * (1 if generator.random() < 0.5 else -1)
     lobe = generator.uniform(0.6, 0.78) * size
     larger = Outline(whole.move(-0.5 * away, 0), 0.85 * size, 0.8 * size, tilt)
-    return CellShape(outline, (larger, Outline(whole.move(away, 0), lobe, 0.95 * lobe, tilt)))
+    return CellShape(outline, (larger, Outline(whole.move(away, 0), lobe, 0.95 * lobe, tilt)), dna)
 
 
 def _clear(one: CellShape, other: CellShape, gap_px: float) -> bool:

@@ -31,6 +31,7 @@ class CellCompartments:
         centrosomes_px: `[cells, 2]` row and column; may lie outside the field.
         axes: `[cells, 2]` unit vector (row, column) of the cell's long axis.
         whole_nucleus_px: `[cells]` area that the nucleus has if nothing cuts it.
+        dna: `[cells]` amount of DNA, 1 before replication to 2 after it.
     """
 
     pixel_size_um: float
@@ -43,6 +44,7 @@ class CellCompartments:
     centrosomes_px: Points
     axes: Points
     whole_nucleus_px: npt.NDArray[np.float32]
+    dna: npt.NDArray[np.float32]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -122,9 +124,10 @@ def simulate_cell_compartments(
         # A nucleus stays clear of the cell's edge, a nucleolus of the nucleus's.
         depth = np.minimum(depth, edge[box] - 0.7 * scale)
         nucleus[box][own] = depth[own]
-        for nucleolus in place_nucleoli(generator, cell_line, cell.nucleus[0], scale):
-            inner = np.minimum(nucleolus.distance(rows, columns), depth - 0.6 * scale)
-            nucleoli[box][own] = np.maximum(nucleoli[box], inner)[own]
+        for lobe in cell.nucleus:
+            for nucleolus in place_nucleoli(generator, cell_line, lobe, scale):
+                inner = np.minimum(nucleolus.distance(rows, columns), depth - 0.6 * scale)
+                nucleoli[box][own] = np.maximum(nucleoli[box], inner)[own]
         room = np.where(own & (depth < -0.7 * scale), edge[box], _FAR_PX)
         centrosomes.append(_place_centrosome(generator, cell.nucleus[0], room, (box[0].start, box[1].start)))
     angles = np.array([cell.outline.angle for cell in cells], np.float32)
@@ -139,6 +142,7 @@ def simulate_cell_compartments(
         centrosomes_px=np.array(centrosomes, np.float32).reshape(-1, 2),
         axes=np.stack([np.sin(angles), np.cos(angles)], axis=1),
         whole_nucleus_px=np.array([_largest_area(cell.nucleus) for cell in cells], np.float32),
+        dna=np.array([cell.dna for cell in cells], np.float32),
     )
 
 

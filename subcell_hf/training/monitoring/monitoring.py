@@ -108,6 +108,8 @@ class Monitoring(TrainerCallback):
                 "cell_masks": torch.from_numpy(cell_masks),
                 "antibodies": torch.from_numpy(reader.cells.antibody[rows].astype("int64")),
                 "locations": torch.from_numpy(reader.cells.location_sets[reader.cells.location_set[rows]]),
+                "fields_of_view": torch.from_numpy(reader.cells.field_of_view[rows].astype("int64")),
+                "cell_lines": torch.from_numpy(reader.cells.cell_line[rows].astype("int64")),
                 "view_seed": 0,
             }
             batch = trainer.to_device(batch)
