@@ -8,6 +8,8 @@ OLDEST := build/transformers-$(OLDEST_TRANSFORMERS)
 NEWEST_TRANSFORMERS := $(shell sed -n 's/^transformers==//p' constraints.txt)
 # The tests that transformers runs on its own models, which only its source distributions hold.
 PEERS := $(foreach version,$(OLDEST_TRANSFORMERS) $(NEWEST_TRANSFORMERS),build/transformers-$(version)-tests)
+# Programs that read our files, with versions of their own of what .venv holds.
+PARTNERS := build/partners
 ON_OLDEST := dtypes model_outputs tracing
 # Two processes of one thread each: on small tensors faster than one process of two. A process gets whole files, whose
 # fixtures it builds once, and takes tests of the other when it has none left. numba, which UMAP runs on, would set the
@@ -45,11 +47,12 @@ lint: develop  ## Check style, types and spelling
 	$(BIN)/mypy --num-workers 2
 	$(BIN)/typos
 
-test: lint $(OLDEST) $(PEERS)  ## Run the whole suite, fast tests first
+test: lint $(OLDEST) $(PEERS) $(PARTNERS)  ## Run the whole suite, fast tests first
 	$(PYTEST) -m 'not slow'
 	$(PYTEST) -m slow
 	PYTHONPATH=$(OLDEST) $(PYTEST) tests/model tests/peers $(addprefix tests/outside/test_,$(ON_OLDEST:=.py))
 	PYTHONPATH=$(OLDEST) $(PYTEST) -m 'not slow' tests/training
+	@test ! -d $(PARTNERS) || OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PARTNERS)/bin/python -m pytest tests/partners
 
 fuzz: develop  ## Read 2,000 damaged files of every kind; what fails is kept in build/fuzz
 	$(BIN)/python -m tests.fuzz --seed 0 --cases 2000
@@ -68,6 +71,15 @@ build/transformers-%-tests: develop
 		&& mkdir -p $@.part && touch $@.part/__init__.py \
 		&& tar -xzf build/sdists/transformers-$*.tar.gz -C $@.part --strip-components=2 transformers-$*/tests \
 		&& mv $@.part $@; } || echo "The tests of transformers $* could not be fetched: tests/peers will skip"
+
+# What .venv holds is found there; where the registry cannot be reached, tests/partners is left out.
+$(PARTNERS): tests/partners/requirements.txt | develop
+	@rm -rf $@ $@.part && $(BIN)/python -m venv --without-pip $@.part
+	@site=$$(echo $@.part/lib/python3*/site-packages) \
+		&& $(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $$site/installed_in_venv.pth \
+		&& { $(BIN)/pip --python $@.part/bin/python install --quiet --disable-pip-version-check --no-deps \
+			--requirement tests/partners/requirements.txt && mv $@.part $@ && touch $@; } \
+		|| echo "The programs of tests/partners could not be fetched: these tests are left out"
 
 docs: develop  ## Build the documentation in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # with --quiet, warnings would not count

@@ -55,6 +55,23 @@ def portable(table: Table, *, output: Path, form: str = "2025", csv_only: bool =
     write_portable(table, output, form=form, csv_only=csv_only)
 
 
+def table(table: Table, *, to: str, output: Path) -> None:
+    """Write a table for another program: scanpy, squidpy, QuPath, pycytominer, LanceDB, datasets, Cell Maps.
+
+    Args:
+        table: Embedding table, or output folder of `subcell embed`.
+        to: anndata (.h5ad), profiles (.csv or .parquet), or a folder: cellmaps, datasets, lance; qupath and spatialdata
+            (.zarr) also read the images of the run again.
+        output: New file or folder.
+    """
+    from subcell_hf.workflows.partners.table_for import write_table_for
+
+    written = write_table_for(table, to, output)
+    typer.echo(f"{written.path} contains {counted(written.rows, 'row')}.")
+    for name, other in written.renamed.items():
+        typer.echo(f"{name} is called {other} there.")
+
+
 def report(
     folder: Folder,
     *,

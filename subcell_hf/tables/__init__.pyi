@@ -20,6 +20,12 @@ from .parquet import iterate_parquet as iterate_parquet
 from .parquet import join_parquet as join_parquet
 from .parquet import read_parquet as read_parquet
 from .parquet import write_parquet as write_parquet
+from .partners.cellmaps import write_cellmaps as write_cellmaps
+from .partners.dataset_folder import write_dataset as write_dataset
+from .partners.lance import write_lance as write_lance
+from .partners.profiles import write_profiles as write_profiles
+from .partners.qupath import write_qupath as write_qupath
+from .partners.spatialdata_store import write_spatialdata as write_spatialdata
 from .plate_maps import with_plate_maps as with_plate_maps
 from .portable import PortableReport as PortableReport
 from .portable import write_portable_files as write_portable_files

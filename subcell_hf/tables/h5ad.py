@@ -1,4 +1,8 @@
-"""Embedding tables as AnnData files: `X`, `obs`, `obsm["probabilities"]`, `uns["subcell_hf"]`."""
+"""Embedding tables as AnnData files: `X`, `obs`, `obsm["probabilities"]`, `uns["subcell_hf"]`.
+
+Where cells were cropped from fields of view, `obsm["spatial"]` holds the centres of their boxes, x and y in micrometres
+from the upper left corner of the field, as squidpy and scanpy take it, and `obsm["spatial_px"]` the same in pixels.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +35,8 @@ from subcell_hf.tables.parquet import EMBEDDING, PASS_PREFIX, PROBABILITIES, bat
 _RENAMED = "renamed"
 """Among the facts of an AnnData file: name of a column or pass → what it is called there."""
 
+_PLACE = ("top", "left", "height", "width", "pixel_size_um")
+
 Block = Mapping[str, npt.NDArray[np.float32]]
 
 
@@ -51,7 +57,8 @@ def write_h5ad(table: EmbeddingTable, path: Path | str) -> None:
     arrays |= {PASS_PREFIX + name: values for name, values in table.pass_probabilities.items()}
     columns = ((str(name), table.cells[name]) for name in table.cells.columns)
     widths = {name: values.shape[1] for name, values in arrays.items()}
-    _write(path, len(table), list(map(str, table.cells.columns)), columns, widths, [arrays], table_facts(table))
+    names = list(map(str, table.cells.columns))
+    _write(path, len(table), names, columns, widths, [arrays], table_facts(table), _positions(table.cells))
 
 
 def h5ad_from_parquet(parquet: Path, path: Path | str) -> None:
@@ -77,7 +84,8 @@ def h5ad_from_parquet(parquet: Path, path: Path | str) -> None:
             {n: batch.column(n).flatten().to_numpy().reshape(len(batch), width) for n, width in widths.items()}
             for batch in batches_of(file, list(widths))
         )
-        _write(path, file.metadata.num_rows, scalars, columns, widths, blocks, facts)
+        places = file.read(columns=[name for name in _PLACE if name in scalars]).to_pandas()
+        _write(path, file.metadata.num_rows, scalars, columns, widths, blocks, facts, _positions(places))
 
 
 def stored_names(names: Iterable[str]) -> dict[str, str]:
@@ -109,6 +117,7 @@ def _write(
     widths: Mapping[str, int],
     blocks: Iterable[Block],
     facts: Mapping[str, Any],
+    positions: Mapping[str, npt.NDArray[np.float64]],
 ) -> None:
     import anndata
 
@@ -120,7 +129,7 @@ def _write(
         _write_obs(h5.create_group("obs"), ((renamed.get(name, name), column) for name, column in columns))
         variables = pd.DataFrame(index=pd.Index([f"embedding_{n}" for n in range(widths[EMBEDDING])], dtype=object))
         anndata.io.write_elem(h5, "var", variables)
-        anndata.io.write_elem(h5, "obsm", {})
+        anndata.io.write_elem(h5, "obsm", dict(positions))
         anndata.io.write_elem(
             h5, "uns", {METADATA_KEY: facts_to_json(facts), "classes": np.array(facts["classes"], "U")}
         )
@@ -134,6 +143,18 @@ def _write(
                 arrays[name][start:stop] = values
             file.check()
             start = stop
+
+
+def _positions(cells: pd.DataFrame) -> dict[str, npt.NDArray[np.float64]]:
+    """Centres of the cells' boxes, `[cells, 2]` x and y, in micrometres and pixels; none if a place is not known."""
+    if not {*_PLACE} <= {*cells.columns} or not all(_is_number(cells[name].dtype) for name in _PLACE):
+        return {}
+    places = cells[[*_PLACE]].to_numpy(np.float64)
+    if not np.isfinite(places).all():
+        return {}
+    top, left, height, width, pixel_size_um = places.T
+    centres = np.stack([left + width / 2, top + height / 2], axis=1)
+    return {"spatial": centres * pixel_size_um[:, None], "spatial_px": centres}
 
 
 def _new_array(h5: Any, place: str, rows: int, width: int) -> Any:

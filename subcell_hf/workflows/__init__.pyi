@@ -52,6 +52,9 @@ from .machine.doctor import describe_checkup as describe_checkup
 from .machine.optimize import OptimizedModel as OptimizedModel
 from .machine.optimize import optimize_model as optimize_model
 from .machine.optimize_settings import OptimizeSettings as OptimizeSettings
+from .partners.fields_of_run import iterate_fields_of_run as iterate_fields_of_run
+from .partners.table_for import TableFor as TableFor
+from .partners.table_for import write_table_for as write_table_for
 from .plate_pictures import draw_plates as draw_plates
 from .pretrain import pretrain as pretrain
 from .pretrain import run_pretraining as run_pretraining

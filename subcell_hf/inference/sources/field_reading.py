@@ -34,6 +34,20 @@ def read_planes(
     return with_planes(image, chosen.planes), chosen
 
 
+def read_all_planes(found: FieldSource, variants: Sequence[Variant], segmentation: str) -> FieldOfView:
+    """Read every plane of a field, and segment it where it has no mask.
+
+    Args:
+        found: The field.
+        variants: That take all channels.
+        segmentation: How to segment.
+
+    Raises:
+        FieldError: If the field cannot be read.
+    """
+    return read_for_each(found, [variants], segmentation)[0]
+
+
 def read_for_each(
     found: FieldSource, choices: Choices, segmentation: str | None = None
 ) -> tuple[FieldOfView, list[Variant | FieldError]]:

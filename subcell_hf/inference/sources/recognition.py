@@ -85,6 +85,24 @@ def input_channels(path: str | Path, options: SourceOptions | None = None) -> tu
     raise InputError(f"The channels of {path} cannot be found out: {reason}. Name them, such as channels=red,blue.")
 
 
+def open_fields(path: str | Path, options: SourceOptions | None = None) -> ImageCells:
+    """Images of fields of view, however small, to be read with all their channels.
+
+    Args:
+        path: See `open_source`.
+        options: How to understand it.
+
+    Raises:
+        InputError: If the path holds shards, crops or images of single cells.
+    """
+    options = options or SourceOptions()
+    options = replace(options, single_cells=options.single_cells or False)
+    source, _, what = _open_variants(path, (AnyChannels("all channels", ()),), options)
+    if not isinstance(source, ImageCells):
+        raise InputError(f"{path} holds {what}, expected images of fields of view. Give a run on such images.")
+    return source
+
+
 def _in_order(channels: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(channels, key=channel_order))
 

@@ -1,0 +1,1 @@
+"""Embedding tables in the formats of other programs, one file for each."""

@@ -1,0 +1,112 @@
+"""Tables for other programs, as far as their readers are installed with the package."""
+
+import json
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pycytominer
+import pytest
+from typer.testing import CliRunner
+
+from subcell_hf.cli import app
+from subcell_hf.errors import InputError
+from subcell_hf.evaluation.perturbation.table import read_profiles
+from subcell_hf.images.masks.outlines import labels_of_outlines
+from subcell_hf.images.masks.polygons import polygons_of_mask
+from subcell_hf.tables.files import EmbeddingTable, read_table, write_parquet
+from subcell_hf.workflows import write_table_for
+from tests.workflows.simulated_run import Run, make_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+def test_anndata_holds_where_cells_lie(run: Run, tmp_path: Path) -> None:
+    write_table_for(run.folder, "anndata", tmp_path / "cells.h5ad")
+    written = anndata.read_h5ad(tmp_path / "cells.h5ad")
+    cells = run.table.cells
+    centres = np.stack([cells["left"] + cells["width"] / 2, cells["top"] + cells["height"] / 2], axis=1)
+    np.testing.assert_array_equal(written.obsm["spatial_px"], centres)
+    np.testing.assert_array_equal(written.obsm["spatial"], centres * cells["pixel_size_um"].to_numpy()[:, None])
+    by_run = anndata.read_h5ad(run.folder / "embeddings.h5ad")  # written block by block
+    np.testing.assert_array_equal(by_run.obsm["spatial"], written.obsm["spatial"])
+    pd.testing.assert_frame_equal(read_table(tmp_path / "cells.h5ad").cells, cells, check_dtype=False)
+
+
+def test_a_table_without_places_has_no_positions(tmp_path: Path) -> None:
+    table = EmbeddingTable(pd.DataFrame({"cell_id": ["a"], "field_of_view": ""}), np.ones((1, 2), np.float32))
+    write_parquet(table, tmp_path / "t.parquet")
+    write_table_for(tmp_path / "t.parquet", "anndata", tmp_path / "t.h5ad")
+    assert "spatial" not in anndata.read_h5ad(tmp_path / "t.h5ad").obsm
+    with pytest.raises(InputError, match="no column 'label'"):
+        write_table_for(tmp_path / "t.parquet", "qupath", tmp_path / "outlines")
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_pycytominer_aggregates_and_normalizes_profiles(run: Run, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"profiles.{ending}"
+    write_table_for(run.folder, "profiles", path)
+    frame = pd.read_csv(path) if ending == "csv" else pd.read_parquet(path)
+    features = pycytominer.cyto_utils.infer_cp_features(frame)
+    assert set(pycytominer.cyto_utils.infer_cp_features(frame, metadata=True)) == set(frame.columns) - set(features)
+    np.testing.assert_array_equal(frame[features].to_numpy(np.float32), run.table.embeddings)
+    wells = pycytominer.aggregate(frame, strata=["Metadata_Plate", "Metadata_Well"], features=features)
+    first = run.table.cells["well"] == wells["Metadata_Well"].iloc[0]
+    np.testing.assert_allclose(wells[features].iloc[0], np.median(run.table.embeddings[first], axis=0), rtol=1e-6)
+    normal = pycytominer.normalize(frame, features=features, meta_features=["Metadata_Well"], method="standardize")
+    np.testing.assert_allclose(normal[features].mean(), 0, atol=1e-5)
+    assert read_profiles([path]).names == tuple(features)
+    assert list(read_table(path).cells["cell_id"]) == list(run.table.cells["cell_id"])
+
+
+def test_outlines_for_qupath_give_the_same_masks_again(run: Run, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["table", str(run.folder), "--to", "qupath", "--output", str(tmp_path / "q")])
+    assert done.exit_code == 0, done.output
+    for name, field in run.fields.items():
+        path = tmp_path / "q" / f"{name}.geojson"
+        own = run.table.select((run.table.cells["field_of_view"] == name).to_numpy())
+        drawn = labels_of_outlines(path, field.pixels.shape[1:], 2**30)
+        relabelled = np.array([0, *own.cells["label"]])[drawn]
+        np.testing.assert_array_equal(
+            relabelled, np.where(np.isin(field.label_mask, own.cells["label"]), field.label_mask, 0)
+        )
+        for feature, row in zip(json.loads(path.read_text())["features"], range(len(own)), strict=True):
+            said = feature["properties"]
+            assert said["classification"]["name"] == own.cells["top_location_1"].iloc[row]
+            assert said["measurements"]["Probability: Cytosol"] == own.probabilities[row, own.classes.index("Cytosol")]
+
+
+def test_a_ring_with_a_hole_and_a_second_piece_keeps_its_pixels() -> None:
+    inside = np.zeros((9, 9), np.bool_)
+    inside[1:6, 1:6] = True
+    inside[3, 3] = False
+    inside[6, 6] = inside[8, 8] = True  # one touches by a corner, one is apart
+    polygons = polygons_of_mask(inside)
+    assert [len(rings) for rings in polygons] == [2, 1]
+    moved = polygons_of_mask(inside, top=5, left=7)
+    np.testing.assert_array_equal(moved[0][0] - (7, 5), polygons[0][0])
+
+
+def test_changed_masks_are_noticed(run: Run, tmp_path: Path) -> None:
+    cells = run.table.cells.assign(top=run.table.cells["top"] + 1)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    write_parquet(EmbeddingTable(cells, run.table.embeddings), moved / "embeddings.parquet")
+    (moved / "run.json").write_text((run.folder / "run.json").read_text())
+    with pytest.raises(InputError, match="embed them again"):
+        write_table_for(moved, "qupath", tmp_path / "q")
+    assert not (tmp_path / "q").exists()
+
+
+def test_what_cannot_be_written_is_said(run: Run, tmp_path: Path) -> None:
+    for to, output, message in (
+        ("excel", "t.xlsx", "choose one of anndata, cellmaps"),
+        ("anndata", "t.csv", r"ending in \.h5ad"),
+        ("profiles", "t.txt", r"\.csv or \.parquet"),
+    ):
+        with pytest.raises(InputError, match=message):
+            write_table_for(run.folder, to, tmp_path / output)
