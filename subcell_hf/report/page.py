@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from subcell_hf.errors import InputError
 from subcell_hf.pages.rendering import render_page
 from subcell_hf.report import summaries
 from subcell_hf.report.columns import number_text, page_columns
-from subcell_hf.report.picture_sheets import PER_ROW, PER_SHEET, PictureSheets, pack_pictures
+from subcell_hf.report.picture_sheets import PictureSheets, pack_pictures, read_pictures
 from subcell_hf.report.projection import project_cells
 from subcell_hf.storage.atomic import write_atomically
-from subcell_hf.tables.cell_pictures import PICTURE_PX, PICTURES_FILE, CellPicture, iterate_pictures
+from subcell_hf.tables.cell_pictures import CellPicture
 from subcell_hf.tables.files import EmbeddingTable, read_table
 from subcell_hf.tables.right_use import uses_of
 from subcell_hf.tables.run_record import encoder_folders, read_run
@@ -64,13 +63,13 @@ def write_report(
     table = read_table(folder)
     if not len(table):
         raise InputError(f"{folder} contains a table without cells. See its skipped.csv.")
-    pictures = _read_pictures(folder, set(table.cells["cell_id"]))
+    pictures = read_pictures(folder, set(table.cells["cell_id"]))
     montage = summaries.choose_montage(table.cells, set(pictures))
     sheets = pack_pictures(pictures, _picture_order(pictures, montage, seed), _MAX_PICTURE_BYTES)
     rows, data = _page_cells(table, sheets, max_cells, seed)
     cell_map = project_cells(table.embeddings[rows], seed)
     data["x"], data["y"] = (np.round(axis * 10_000).astype(int).tolist() for axis in cell_map.positions.T)
-    data["pictures"] = _page_pictures(sheets)
+    data["pictures"] = sheets.as_json()
     place = {cell_id: n for n, (cell_id, tile) in enumerate(zip(data["ids"], data["tiles"], strict=True)) if tile >= 0}
     for row in montage:
         row["numbers"] = [place[cell_id] for cell_id in row.pop("cell_ids") if cell_id in place]
@@ -127,14 +126,6 @@ def _siblings(folder: Path) -> dict[str, str]:
     return {name: "" if own == here else f"../{name}/{REPORT_FILE}" for name, own in runs.items()}
 
 
-def _read_pictures(folder: Path, cell_ids: set[str]) -> dict[str, CellPicture]:
-    """Pictures of the table's cells; none where the run kept none."""
-    path = folder / PICTURES_FILE
-    if not path.is_file():
-        return {}
-    return {picture.cell_id: picture for picture in iterate_pictures(path) if picture.cell_id in cell_ids}
-
-
 def _picture_order(pictures: Mapping[str, CellPicture], montage: list[dict[str, Any]], seed: int) -> list[str]:
     """Cells of the montage first, the others at random, so that none is preferred where room runs out."""
     first = [cell_id for row in montage for cell_id in row["cell_ids"]]
@@ -168,12 +159,6 @@ def _choose_rows(cells: pd.DataFrame, pictured: list[str], max_cells: int, seed:
     shuffled = np.random.default_rng(seed).permutation(len(cells))
     first = shuffled[np.argsort(without[shuffled], kind="stable")]
     return np.sort(first[:max_cells])
-
-
-def _page_pictures(sheets: PictureSheets) -> dict[str, Any]:
-    content = {name: value for name, value in asdict(sheets).items() if name != "cell_ids"}
-    content["tiles_in_all"] = len(sheets.cell_ids)
-    return {**content, "px": PICTURE_PX, "per_row": PER_ROW, "per_sheet": PER_SHEET}
 
 
 def _strip(montage: list[dict[str, Any]]) -> list[int]:

@@ -2,15 +2,16 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from subcell_hf.tables.cell_pictures import PICTURE_PX, CellPicture
+from subcell_hf.tables.cell_pictures import PICTURE_PX, PICTURES_FILE, CellPicture, iterate_pictures
 
 PER_ROW = 12
 PER_SHEET = PER_ROW * PER_ROW
@@ -43,6 +44,25 @@ class PictureSheets:
     def size_bytes(self) -> int:
         """Length of all URIs."""
         return sum(map(len, (*self.composites, *self.outlines, *self.attention)))
+
+    def as_json(self) -> dict[str, Any]:
+        """What the script of a page needs to find and draw the tiles."""
+        content = {name: value for name, value in asdict(self).items() if name != "cell_ids"}
+        content["tiles_in_all"] = len(self.cell_ids)
+        return {**content, "px": PICTURE_PX, "per_row": PER_ROW, "per_sheet": PER_SHEET}
+
+
+def read_pictures(folder: Path, cell_ids: Collection[str]) -> dict[str, CellPicture]:
+    """Pictures of some cells of a run by `cell_id`; none where the run kept none.
+
+    Args:
+        folder: Folder of the run.
+        cell_ids: The cells.
+    """
+    path = folder / PICTURES_FILE
+    if not path.is_file():
+        return {}
+    return {picture.cell_id: picture for picture in iterate_pictures(path) if picture.cell_id in cell_ids}
 
 
 def pack_pictures(pictures: Mapping[str, CellPicture], order: Sequence[str], max_bytes: int) -> PictureSheets:

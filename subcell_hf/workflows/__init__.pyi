@@ -67,6 +67,7 @@ from .shards import shard_images as shard_images
 from .shards import shard_published_cells as shard_published_cells
 from .tables import AggregatedTable as AggregatedTable
 from .tables import aggregate_table as aggregate_table
+from .tables import draw_encoders_page as draw_encoders_page
 from .tables import draw_report as draw_report
 from .tables import write_portable as write_portable
 from .train_localization import LocalizationTraining as LocalizationTraining

@@ -256,17 +256,24 @@ def finish_run_folder(done: EmbedReport, *, report: bool, portable: bool) -> Emb
     note_doubtful_channels(facts.get("doubtful_channels", ()))
     _note_locations(output)
     if portable:
-        with _tables_are_complete(f"subcell portable {output} --output {output / PORTABLE_FOLDER}"):
+        with tables_are_complete(f"subcell portable {output} --output {output / PORTABLE_FOLDER}"):
             write_portable(output, output / PORTABLE_FOLDER)
     if report:
-        with _tables_are_complete(f"subcell report {output} (--output FILE writes it elsewhere)"):
+        with tables_are_complete(f"subcell report {output} (--output FILE writes it elsewhere)"):
             draw_report(output)
     return done
 
 
 @contextmanager
-def _tables_are_complete(command: str) -> Iterator[None]:
-    """Add to errors after the tables were written that the tables are complete, and how to write the rest."""
+def tables_are_complete(command: str) -> Iterator[None]:
+    """Add to errors after the tables were written that the tables are complete, and how to write the rest.
+
+    Args:
+        command: The command that writes the rest.
+
+    Raises:
+        InputError: In place of an `InputError` or `OSError` of the block.
+    """
     try:
         yield
     except (InputError, OSError) as error:

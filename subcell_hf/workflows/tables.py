@@ -156,7 +156,7 @@ def draw_report(
         seed: Seed of the map and of the selection of cells.
 
     Returns:
-        The page; of several encoders that of the first.
+        The page; of several encoders `index.html`, which shows them side by side.
 
     Raises:
         InputError: If a library is missing, the folder holds no table with cells, or one file is given for several
@@ -171,8 +171,31 @@ def draw_report(
     if folders := encoder_folders(folder):
         if output is not None:
             raise InputError(f"{folder} holds {len(folders)} encoders, each with a page. Leave --output out.")
-        pages = [draw_report(own, title=title, max_cells=max_cells, seed=seed) for own in folders.values()]
-        return pages[0]
+        for own in folders.values():
+            draw_report(own, title=title, max_cells=max_cells, seed=seed)
+        return draw_encoders_page(folder, title=title, seed=seed)
     path = write_report(folder, title=title, max_cells=max_cells, seed=seed, output=output)
     _logger.info("Open %s (%.1f MB) in a browser.", path, path.stat().st_size / 1e6)
+    return path
+
+
+def draw_encoders_page(folder: str | Path, *, title: str | None = None, seed: int = 0) -> Path:
+    """Write the page that shows the encoders of a run side by side.
+
+    Args:
+        folder: Output folder of `subcell embed` with several encoders.
+        title: Title of the page; None: the name of the folder.
+        seed: Seed of the maps and of the selection of cells.
+
+    Returns:
+        The page, `index.html` in the folder.
+
+    Raises:
+        InputError: If the folder holds no encoders, or they have no cell in common.
+        OSError: If the page cannot be written.
+    """
+    from subcell_hf.report.encoders_page import write_encoders_page
+
+    path = write_encoders_page(Path(folder), title=title, seed=seed)
+    _logger.info("Open %s (%.1f MB) in a browser: the encoders side by side.", path, path.stat().st_size / 1e6)
     return path

@@ -4,6 +4,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
+from subcell_hf.report.encoders_page import write_encoders_page
 from subcell_hf.report.page import write_report
 from tests.inference.example_output import write_example_output
+from tests.report.test_encoders_page import write_encoders
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +61,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
 
 @pytest.fixture
 def opened(chromium: webdriver.Chrome, address: str) -> Callable[..., webdriver.Chrome]:
-    def at_width(width: int = 1280, height: int = 900, *, dark: bool = False) -> webdriver.Chrome:
+    def at_width(width: int = 1280, height: int = 900, *, dark: bool = False, page: str = address) -> webdriver.Chrome:
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -66,7 +69,7 @@ def opened(chromium: webdriver.Chrome, address: str) -> Callable[..., webdriver.
         chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme, still]})
         for log in ("browser", "performance"):
             chromium.get_log(log)
-        chromium.get(address)
+        chromium.get(page)
         wait_for(lambda: ask(chromium, "return document.documentElement.dataset.ready === '1'"))
         return chromium
 
@@ -244,3 +247,23 @@ def test_outlines_and_attention_lie_over_the_pictures(opened: Callable[..., webd
         wait_for(lambda: tiles_of(browser) not in seen)
         seen.add(tiles_of(browser))
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_encoders_side_by_side(opened: Callable[..., webdriver.Chrome], tmp_path: Path, width: int) -> None:
+    browser = opened(width, page=write_encoders_page(write_encoders(tmp_path / "run")).as_uri())
+    wait_for(lambda: colours_of(browser, "#rows .tile canvas") > 20)
+    assert colours_of(browser, ".maps canvas") > 8
+    names = "return [...document.querySelectorAll('#rows .tile')].map((tile) => tile.ariaLabel)"
+    before, ids = ask(browser, names), ask(browser, "return data.ids")
+    encoders = ask(browser, "return data.encoders")
+    assert before == [ids[cell] for encoder in encoders for cell in encoder["neighbours"][0]]
+    ask(browser, "document.querySelectorAll('#rows .tile')[3].click()")
+    assert ask(browser, "return document.querySelector('#query b').textContent") == before[3]
+    assert ask(browser, names) != before
+    spot = """const [x, y] = maps[1].place(5); const box = maps[1].canvas.getBoundingClientRect();
+        maps[1].canvas.dispatchEvent(new MouseEvent('click', {clientX: box.left + x, clientY: box.top + y}));"""
+    ask(browser, spot)
+    assert ask(browser, "return document.querySelector('#query b').textContent") == ids[5]
+    assert ask(browser, "return document.documentElement.scrollWidth") <= width
+    assert [entry["message"] for entry in browser.get_log("browser")] == []

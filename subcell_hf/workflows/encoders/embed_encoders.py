@@ -20,10 +20,10 @@ from subcell_hf.parallel.processes import Processes
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.storage.typed_json import settings_to_json
 from subcell_hf.tables.run_record import ENCODERS_FILE, RUN_FILE, encoder_folders, read_run
-from subcell_hf.workflows.embed import find_models_of, finish_run_folder
+from subcell_hf.workflows.embed import find_models_of, finish_run_folder, tables_are_complete
 from subcell_hf.workflows.embed_input import EmbedInput
 from subcell_hf.workflows.notes import note_renamed_columns, note_unused
-from subcell_hf.workflows.tables import check_report_libraries
+from subcell_hf.workflows.tables import check_report_libraries, draw_encoders_page
 
 _logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def embed_with_encoders(
         output: Folder of the runs: new, empty, or of an earlier call.
         settings: How to do it.
         processes: Which of how many processes this is; None: as the launcher says.
-        report: Whether to write `report.html` of each run.
+        report: Whether to write `report.html` of each run, and `index.html`, which shows them side by side.
         portable: Whether to write SubCellPortable's files of each run.
 
     Raises:
@@ -107,6 +107,9 @@ def embed_with_encoders(
         _embed_group(job, {name: inputs[name] for name in names}, reports, failed)
     if not reports:
         raise InputError(f"Every encoder failed. {' '.join(dict.fromkeys(failed.values()))}")
+    if report and all(run.complete for run in reports.values()):
+        with tables_are_complete(f"subcell report {output}"):
+            draw_encoders_page(output)
     return EncodersReport(output, {name: reports[name] for name in inputs if name in reports}, failed)
 
 

@@ -11,12 +11,14 @@ from subcell_hf.evaluation.comparison.comparison_files import write_comparison
 from subcell_hf.evaluation.comparison.embeddings import Comparison, compare_models, model_index, read_predictions
 from subcell_hf.evaluation.localization.benchmark import LocalizationSettings
 from subcell_hf.evaluation.localization.labels import class_scheme
+from subcell_hf.report.encoders_page import COMPARISON_FOLDER, ENCODERS_PAGE
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.folder_lock import claim_folder
 from subcell_hf.tables.files import read_table
 from subcell_hf.tables.run_record import encoder_folders, read_run
 from subcell_hf.workflows.evaluation.benchmark_localization import benchmark_localization, make_predictors
 from subcell_hf.workflows.evaluation.table_baselines import BaselineOptions
+from subcell_hf.workflows.tables import draw_encoders_page
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +69,8 @@ def compare_benchmarks(
 
     Args:
         models: At least two, or the folder of a run of several encoders.
-        output: Folder for tables, the figure and model-index blocks.
+        output: Folder for tables, the figure and model-index blocks. If it is `comparison` in the folder of a run of
+            several encoders, the page `index.html` of the run shows the scores.
         head: Classifier to compare, such as `"linear"`; None: the first of each folder.
         dataset_id: Hub id of the data set, for the model-index blocks.
         dataset_name: Title of the data set, for the same.
@@ -88,6 +91,9 @@ def compare_benchmarks(
             for name, folder in encoder_folders(model.path).items():
                 block = model_index(comparison, name, dataset_id=dataset_id, dataset_name=dataset_name)
                 _write_card(folder, output / "cards" / f"{name}.md", block)
+            shows_scores = output.resolve() == (model.path / COMPARISON_FOLDER).resolve()
+            if shows_scores and (model.path / ENCODERS_PAGE).is_file():
+                draw_encoders_page(model.path)
         if len(comparison.left_out):
             left_out = counted(len(comparison.left_out), "cell was", "cells were")
             _logger.warning("%s left out: see %s.", left_out, output / "left_out.csv")

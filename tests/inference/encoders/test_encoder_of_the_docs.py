@@ -55,12 +55,15 @@ def test_it_works_through_embed_resume_report_compare_and_card(tmp_path: Path, m
     page = (tmp_path / "run" / "moments" / "report.html").read_text()
     assert re.search(r'Encoder: <b>moments</b> · <a href="../subcell/report.html">subcell</a>', page)
     assert "Scale and masking" in page
+    assert '<a href="../index.html">side by side</a>' in page
+    assert "Scores" not in (tmp_path / "run" / "index.html").read_text()
     subcell("report", "run", "--output", "page.html", code=2)
 
-    said = subcell("evaluate", "compare", "run", "--output", "comparison", "--resamples", "20")
+    said = subcell("evaluate", "compare", "run", "--output", "run/comparison", "--resamples", "20")
     assert "moments" in said
     assert "subcell" in said
-    card = (tmp_path / "comparison" / "cards" / "moments.md").read_text()
+    assert re.search(r"<h2>Scores</h2>.*<td>moments</td>", (tmp_path / "run" / "index.html").read_text(), re.DOTALL)
+    card = (tmp_path / "run" / "comparison" / "cards" / "moments.md").read_text()
     _, metadata, text = card.split("---\n", 2)
     values = yaml.safe_load(metadata)
     assert values["license"] == "mit"

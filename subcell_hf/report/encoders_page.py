@@ -1,0 +1,192 @@
+"""The encoders of a run side by side, as one page: maps and nearest neighbours of the same cells, scale and scores."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from subcell_hf.errors import InputError
+from subcell_hf.pages.rendering import render_page
+from subcell_hf.report import summaries
+from subcell_hf.report.columns import page_columns
+from subcell_hf.report.picture_sheets import PictureSheets, pack_pictures, read_pictures
+from subcell_hf.report.projection import project_cells
+from subcell_hf.storage.atomic import write_atomically
+from subcell_hf.storage.foreign_tables import read_foreign_table
+from subcell_hf.storage.parquet_files import read_parquet_file
+from subcell_hf.tables.cell_pictures import CellPicture
+from subcell_hf.tables.files import EMBEDDINGS_FILE, read_table
+from subcell_hf.tables.nearest_rows import find_nearest_rows
+from subcell_hf.tables.right_use import uses_of
+from subcell_hf.tables.run_record import encoder_folders, read_run
+
+ENCODERS_PAGE = "index.html"
+COMPARISON_FOLDER = "comparison"
+"""In the folder of the runs: where the scores of the page are read from, if they are there."""
+
+NEIGHBOURS = 6
+MAX_CELLS = 1000
+"""Cells on the maps of the page, at most; neighbours are found among them."""
+
+_MAX_PICTURE_BYTES = 9_000_000
+_QUERIES = 12
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class _EncoderView:
+    """What one encoder makes of the cells of the page.
+
+    Attributes:
+        name: Of the encoder.
+        width: Numbers per cell.
+        run: Content of its `run.json`.
+        positions: `[cells, 2]` on its map.
+        method: Of the map, in words.
+        neighbours: `[cells, k]` numbers of the most similar cells, the nearest first.
+        cells: Metadata of the cells.
+    """
+
+    name: str
+    width: int
+    run: Mapping[str, Any]
+    positions: npt.NDArray[np.float32]
+    method: str
+    neighbours: npt.NDArray[np.int64]
+    cells: pd.DataFrame
+
+    def facts(self) -> dict[str, Any]:
+        """What the table of the page says of the encoder."""
+        models = self.run.get("models") or [{}]
+        return {
+            "name": self.name,
+            "width": self.width,
+            "source": models[0].get("encoder") or self.run.get("input", {}).get("model") or "",
+            "licence": models[0].get("licence") or "",
+            "channels": ", ".join(dict.fromkeys(name for model in models for name in model.get("channels", ()))),
+            "deviations": [sentence for use in uses_of(self.run) for sentence in use.deviations()],
+        }
+
+
+def write_encoders_page(
+    output_folder: Path | str, *, title: str | None = None, max_cells: int = MAX_CELLS, seed: int = 0
+) -> Path:
+    """Write `index.html` into the folder of a run of several encoders.
+
+    Each number of an embedding is standardized over the cells of the page first, so that no unit outweighs the others.
+
+    Args:
+        output_folder: Holds `encoders.json`, and a folder for each encoder.
+        title: Headline; default: the folder's name.
+        max_cells: Cells on the maps, at most; those with a picture come first.
+        seed: Of the choice of cells and of the maps.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        InputError: If the folder holds no encoders, or they have no cell in common.
+    """
+    folder = Path(output_folder)
+    folders = encoder_folders(folder)
+    if not folders:
+        raise InputError(f"{folder} holds no encoders. Give the output folder of `subcell embed` with several --model.")
+    ids = _shared_cells(folders)
+    if not ids:
+        raise InputError(f"The encoders in {folder} have no cell in common. See skipped.csv of each.")
+    pictures: dict[str, CellPicture] = next(
+        filter(None, (read_pictures(own, set(ids)) for own in folders.values())), {}
+    )
+    order = [ids[row] for row in np.random.default_rng(seed).permutation(len(ids))]
+    order.sort(key=lambda cell_id: cell_id not in pictures)
+    shown = order[: max(max_cells, 1)]
+    sheets = pack_pictures(pictures, [cell_id for cell_id in shown if cell_id in pictures], _MAX_PICTURE_BYTES)
+    shown = sheets.cell_ids or shown  # a cell without a picture says little here
+    views = [_view(name, own, shown, seed) for name, own in folders.items()]
+    page = render_page(
+        _TEMPLATES,
+        "encoders.html.j2",
+        title=title or folder.resolve().name,
+        encoders=[view.facts() for view in views],
+        cells=len(ids),
+        shown=len(shown),
+        neighbours=views[0].neighbours.shape[1],
+        methods=list(dict.fromkeys(view.method for view in views)),
+        agreement=[[_agreement(one, other) for other in views] for one in views],
+        uses=[use for view in views for use in uses_of(view.run)],
+        scores=_scores(folder / COMPARISON_FOLDER),
+        stains=summaries.stains_of(views[0].run),
+        queries=min(_QUERIES, len(shown)),
+        data=_page_data(views, sheets, shown),
+    )
+    path = folder / ENCODERS_PAGE
+    with write_atomically(path) as file:
+        file.write(page.encode())
+    return path
+
+
+def _shared_cells(folders: Mapping[str, Path]) -> list[str]:
+    """Cells that every encoder has embedded, in the order of the first."""
+    each = [read_parquet_file(own / EMBEDDINGS_FILE, ["cell_id"])["cell_id"].to_pylist() for own in folders.values()]
+    shared = set(each[0]).intersection(*each[1:])
+    return [cell_id for cell_id in each[0] if cell_id in shared]
+
+
+def _view(name: str, folder: Path, shown: Sequence[str], seed: int) -> _EncoderView:
+    """Read one encoder's table, and keep of it what the page shows."""
+    table = read_table(folder)
+    rows = pd.Index(table.cells["cell_id"]).get_indexer(pd.Index(shown))
+    values = table.embeddings[rows].astype(np.float32)
+    spread = values.std(axis=0)
+    values = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    on_map = project_cells(values, seed)
+    count = min(NEIGHBOURS, len(shown) - 1)
+    nearest = np.zeros((len(shown), 0), np.int64)
+    if count > 0:
+        nearest = find_nearest_rows(values, count + 1, "cosine")[0][:, 1:]
+    cells = table.cells.iloc[rows].reset_index(drop=True)
+    return _EncoderView(
+        name, table.embeddings.shape[1], read_run(folder), on_map.positions, on_map.method, nearest, cells
+    )
+
+
+def _agreement(one: _EncoderView, other: _EncoderView) -> float:
+    """Mean share of the neighbours of a cell that are its neighbours for the other encoder, too."""
+    pairs = zip(one.neighbours, other.neighbours, strict=True)
+    shares = [len(np.intersect1d(mine, theirs)) / len(mine) for mine, theirs in pairs if len(mine)]
+    return float(np.mean(shares)) if shares else float("nan")
+
+
+def _scores(folder: Path) -> list[list[str]]:
+    """The table of a comparison, its heading first; empty where there is none."""
+    path = folder / "table.csv"
+    if not path.is_file():
+        return []
+    table = read_foreign_table(path)
+    columns = list(table.columns)
+    return [columns, *map(list, zip(*(table.text(column) for column in columns), strict=True))]
+
+
+def _page_data(views: Sequence[_EncoderView], sheets: PictureSheets, shown: Sequence[str]) -> dict[str, Any]:
+    """What the script of the page knows of the cells; locations are those of the first encoder that predicts some."""
+    cells = next((view.cells for view in views if "top_location_1" in view.cells.columns), views[0].cells)
+    tile = {cell_id: number for number, cell_id in enumerate(sheets.cell_ids)}
+    return {
+        "ids": list(map(str, shown)),
+        "columns": page_columns(cells),
+        "tiles": [tile.get(cell_id, -1) for cell_id in shown],
+        "pictures": sheets.as_json(),
+        "encoders": [
+            {
+                "name": view.name,
+                "x": np.round(view.positions[:, 0] * 10_000).astype(int).tolist(),
+                "y": np.round(view.positions[:, 1] * 10_000).astype(int).tolist(),
+                "neighbours": view.neighbours.tolist(),
+            }
+            for view in views
+        ],
+    }
