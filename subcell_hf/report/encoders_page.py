@@ -1,4 +1,4 @@
-"""The encoders of a run side by side, as one page: maps and nearest neighbours of the same cells, scale and scores."""
+"""The encoders of a run side by side, as one page: maps and most similar cells, scale and scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class _EncoderView:
         run: Content of its `run.json`.
         positions: `[cells, 2]` on its map.
         method: Of the map, in words.
-        neighbours: `[cells, k]` numbers of the most similar cells, the nearest first.
+        neighbours: `[cells, k]` numbers of the most similar cells, in order.
         cells: Metadata of the cells.
     """
 
