@@ -194,7 +194,8 @@ def test_drawing_leaves_model_and_random_numbers_alone(watched: PreTrainer) -> N
 
 
 def test_without_reconstruction_and_weights_there_is_less_to_draw(shards: Path, tmp_path: Path) -> None:
-    trainer = build(shards, tmp_path, "--reconstruction_weight", "0", "--mask_ratio", "0", "--pooling_type", "cls")
+    words = "--reconstruction_weight 0 --mask_ratio 0 --pooling_type cls --cell_contrast_positives cell_line"
+    trainer = build(shards, tmp_path, *words.split())
     (monitoring,) = [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "Monitoring"]
     assert sorted(draw_pictures(trainer.model, monitoring._load_cells())) == ["features"]
 

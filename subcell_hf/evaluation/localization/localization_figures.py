@@ -137,7 +137,7 @@ def draw_learning(learning: pd.DataFrame, models: tuple[str, ...]) -> Figure:
 
 
 def draw_batches(result: LocalizationResult) -> Figure:
-    """Balanced accuracy of reading cell line, plate and microscope off the embedding, with chance."""
+    """Balanced accuracy of predicting cell line and possible shortcuts from the embedding, with chance."""
     tables: Mapping[str, pd.DataFrame] = (
         {
             "cell line": result.cell_lines,

@@ -1,4 +1,4 @@
-"""What else an embedding predicts: the cell line, which is expected, and the plate or microscope, which is not."""
+"""What else an embedding predicts: the cell line, which is expected, and what may be a shortcut."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from subcell_hf.evaluation.localization.labels import LabelledCells
 from subcell_hf.evaluation.localization.probes import LinearProbe, choose_cells
 
-BATCH_COLUMNS = ("plate", "microscope")
+BATCH_COLUMNS = ("plate", "microscope", "cut_by_border", "cells_per_field")
+_CUT, _FIELD = "qc_cut_by_border", "field_of_view"
+_CROWDING = ("few", "some", "many")
 _FOLDS = 3
 _CELLS = 20_000
 _PENALTY = 1e-2
@@ -57,7 +59,10 @@ def score_cell_lines(
 def score_batches(
     embeddings: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], cells: pd.DataFrame, seed: int
 ) -> tuple[dict[str, Record], list[str]]:
-    """Predict plate and microscope from the embedding, for antibodies that are not in the training data of the probe.
+    """Predict what may be a shortcut from the embedding, for antibodies that are not in the training data of the probe.
+
+    These are the plate, the microscope, whether the border of the field of view cuts the cell (`cut_by_border`), and
+    how many cells its field has (`cells_per_field`: `few`, `some` or `many`, about a third of the cells each).
 
     Cross-validation grouped by antibody: cells of one antibody are never on both sides, so a plate is not recognized by
     the proteins on it.
@@ -74,11 +79,13 @@ def score_batches(
     scores: dict[str, Record] = {}
     notes = []
     for column in BATCH_COLUMNS:
-        if column not in cells:
-            notes.append(f"The {column} cannot be scored: the column is missing.")
+        source = {"cut_by_border": _CUT, "cells_per_field": _FIELD}.get(column, column)
+        if source not in cells:
+            notes.append(f"The {column} cannot be scored: the column {source} is missing.")
             continue
-        chosen = _usable_cells(cells, column, seed)
-        labels = cells[column].astype(str).to_numpy()[chosen]
+        known = _label(cells[source], column)
+        chosen = _usable_cells(cells["antibody"], known, seed)
+        labels = known.to_numpy()[chosen]
         if len(set(labels)) < 2:
             notes.append(f"The {column} cannot be scored: fewer than two values have {_FOLDS} antibodies each.")
             continue
@@ -89,12 +96,22 @@ def score_batches(
     return scores, notes
 
 
-def _usable_cells(cells: pd.DataFrame, column: str, seed: int) -> npt.NDArray[np.int64]:
-    """Cells whose batch has enough antibodies to be on both sides of every fold."""
-    known = (cells[column].fillna("") != "").to_numpy()
-    antibodies = cells[known].groupby(column)["antibody"].nunique()
-    enough = antibodies.index[antibodies >= _FOLDS]
-    found = np.flatnonzero(known & cells[column].isin(enough).to_numpy())
+def _label(values: pd.Series, column: str) -> "pd.Series[str]":
+    """What the probe predicts for each cell, in words; empty where it is not known."""
+    if column != "cells_per_field":
+        return values.fillna("").astype(str)
+    fields = values.fillna("").astype(str)
+    crowd = fields.map(fields.value_counts())
+    levels = pd.cut(crowd.rank(method="average", pct=True), (0, 1 / 3, 2 / 3, 1), labels=list(_CROWDING))
+    return levels.astype(str).where(fields != "", "")
+
+
+def _usable_cells(antibodies: "pd.Series[str]", labels: "pd.Series[str]", seed: int) -> npt.NDArray[np.int64]:
+    """Cells whose label has enough antibodies to be on both sides of every fold."""
+    known = labels != ""
+    counts = antibodies[known].groupby(labels[known]).nunique()
+    enough = counts.index[counts >= _FOLDS]
+    found = np.flatnonzero(labels.isin(enough).to_numpy())
     return found[choose_cells(len(found), _CELLS, seed)]
 
 
