@@ -1,3 +1,4 @@
+from . import annotation as annotation
 from . import baselines as baselines
 from . import comparison as comparison
 from . import field_benchmarks as field_benchmarks
