@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from subcell_hf import evaluation, workflows
 from subcell_hf.cli.option_groups import Count, Folder, Seed, Table
 from subcell_hf.errors import counted
 from subcell_hf.settings import Setting
@@ -92,3 +93,30 @@ def report(
     from subcell_hf.workflows.tables import draw_report
 
     draw_report(folder, title=title, max_cells=max_cells, seed=seed, output=output)
+
+
+def annotate(
+    table: Table,
+    *,
+    given: "workflows.AnnotationInput",
+    page: "workflows.AnnotationPage",
+    settings: "evaluation.annotation.AnnotationSettings",
+    export: bool = False,
+) -> None:
+    """Sort cells into custom classes in the browser; a classifier learns from them. Exit code 3: none was exported.
+
+    Args:
+        table: Output folder of `subcell embed`, with pictures.
+        given: Labels and annotator.
+        page: Where the page is served, until Ctrl-C.
+        settings: How labels are used.
+        export: Write labels, scores, fractions of wells and the classifier, and open no page.
+    """
+    from subcell_hf.workflows.annotation.annotate import export_annotation, serve_annotation
+
+    if not export:
+        serve_annotation(table, given, page, settings, announce=typer.echo)
+        return
+    written = export_annotation(table, given, settings)
+    typer.echo("\n".join(written.describe()))
+    raise typer.Exit(3 if written.no_classifier else 0)

@@ -55,7 +55,7 @@ function mix(colours, share) {
 /**
  * Colour and shape of every level of a column, or of every step of a number.
  *
- * @param column `{kind: "text", levels, codes, colours?}`, largest levels first, or `{kind: "number", values}`; none: all alike.
+ * @param column `{kind: "text", levels, codes, colours?, unknown?}`, largest levels first, or `{kind: "number", values}`; none: all alike.
  * @param mostLevels Levels without colours of their own that get one; the others are grey.
  * @param everything Name of the points where there is no column.
  */
@@ -67,7 +67,7 @@ function chooseStyles(column, mostLevels, everything) {
     const styles = column.levels.slice(0, shown).map((name, i) => ({
       name, colour: column.colours ? column.colours[i] : OKABE_ITO[i % 7], shape: i % 6,
     }));
-    styles.push({ ...grey, name: shown < column.levels.length ? `${column.levels.length - shown} others` : "unknown" });
+    styles.push({ ...grey, name: shown < column.levels.length ? `${column.levels.length - shown} others` : column.unknown ?? "unknown" });
     return { styles, styleOf: (point) => (column.codes[point] < 0 ? shown : Math.min(column.codes[point], shown)) };
   }
   const known = column.values.filter((value) => value !== null).sort((a, b) => a - b);

@@ -1,3 +1,10 @@
+from .annotation.annotate import AnnotationExport as AnnotationExport
+from .annotation.annotate import AnnotationInput as AnnotationInput
+from .annotation.annotate import AnnotationPage as AnnotationPage
+from .annotation.annotate import export_annotation as export_annotation
+from .annotation.annotate import open_annotation as open_annotation
+from .annotation.annotate import serve_annotation as serve_annotation
+from .annotation.annotation_model import score_table as score_table
 from .crop import crop_images as crop_images
 from .embed import embed as embed
 from .embed import embed_to_folder as embed_to_folder

@@ -18,6 +18,7 @@ REWRITTEN = (
     "docs/encoders.md",
     "docs/masks.md",
     "docs/report.md",
+    "docs/annotate.md",
     "docs/demo.md",
     "docs/publish.md",
     "docs/faq.md",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from subcell_hf.evaluation.annotation.label_records import (
     read_labels,
 )
 from subcell_hf.evaluation.annotation.proposals import MIXED, RANDOM, STRATEGIES, Pool, Proposal, propose_cells
+from subcell_hf.settings import Setting
 from subcell_hf.tables.embedding_table import EmbeddingTable
 
 _UNKNOWN = "unknown"
@@ -44,7 +45,7 @@ class AnnotationSettings:
     """How labels become a classifier, and which cells are shown.
 
     Attributes:
-        classes: Names of classes, in the order of the keys 1 to 9; more can be added on the page.
+        classes: Name of a class, in the order of the keys 1 to 9; repeatable; more can be added on the page.
         strategy: Which cells are shown next: mixed, uncertain, diverse, rare or random.
         group_by: What the held-out estimate keeps together: field, antibody, or auto: the antibody if every cell has
             one.
@@ -52,7 +53,7 @@ class AnnotationSettings:
         seed: Seed of proposals, folds and bootstrap.
     """
 
-    classes: tuple[str, ...] = ()
+    classes: Annotated[tuple[str, ...], Setting("--class")] = ()
     strategy: str = MIXED
     group_by: str = "auto"
     strength: float = 1.0
@@ -148,6 +149,7 @@ class AnnotationSession:
     Attributes:
         table: As given.
         settings: As given.
+        strategy: Which cells are proposed; at first as in the settings.
         annotator: As given.
         encoder: Which encoder computed the embeddings.
         components: Projection of the embeddings.
@@ -172,6 +174,7 @@ class AnnotationSession:
             raise InputError(f"The table has {len(table)} cells, expected at least two. Embed more images.")
         self.table, self.annotator = table, annotator
         self.settings = settings or AnnotationSettings()
+        self.strategy = self.settings.strategy
         self.encoder = EncoderIdentity.of_provenance(table.provenance)
         self.file = LabelFile(labels)
         self._others = [record for path in others for record in read_labels(path)]
@@ -282,7 +285,7 @@ class AnnotationSession:
                 classifier,
                 probabilities,
                 estimate,
-                tuple(propose_cells(pool, self.settings.strategy, proposals, rng)),
+                tuple(propose_cells(pool, self.strategy, proposals, rng)),
                 tuple(cell for cell in merged.records if cell not in self.row_of),
             )
             return self.state

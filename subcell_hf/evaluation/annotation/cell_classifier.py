@@ -23,7 +23,7 @@ COMPONENTS = 64
 _FITTED_CELLS = 20_000
 FOLDS = 5
 FEWEST_RANDOM = 30
-"""So many randomly chosen cells give an estimate of their own."""
+"""So many randomly chosen cells give an estimate without the others."""
 _LEVEL = 0.95
 
 
@@ -108,7 +108,7 @@ def train_classifier(features: Array, labels: Names, strength: float = 1.0) -> C
     classes = tuple(map(str, np.unique(labels)))
     if len(classes) < 2:
         raise InputError(f"All labelled cells are {classes}, expected at least two classes. Label cells of another.")
-    fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=500).fit(features, labels)
+    fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=500, random_state=0).fit(features, labels)
     weights, bias = fitted.coef_.T, fitted.intercept_
     if len(classes) == 2:  # scikit-learn keeps the difference of the two alone
         weights, bias = np.hstack([np.zeros_like(weights), weights]), np.concatenate([[0.0], bias])
@@ -121,7 +121,8 @@ class HeldOutEstimate:
 
     Attributes:
         value: Balanced accuracy: the mean over classes of the share of their cells that are classified correctly.
-        low: Lower end of its 95 % interval, from a bootstrap of groups.
+        low: Lower end of its 95 % interval, from a bootstrap of groups; it is never narrower than that of a share of as
+            many independent cells.
         high: Upper end.
         accuracy: Share of cells that are classified correctly.
         cells: Cells that it was measured on.
@@ -202,6 +203,9 @@ def estimate_held_out(
     weights = bootstrap_weights(len(groups), resamples, np.random.default_rng(seed))
     value = float(_balanced(rights.sum(axis=0)[None], totals.sum(axis=0)[None])[0])
     low, high = interval(value, _balanced(weights @ rights, weights @ totals), _LEVEL)
+    # Where no cell, or every cell, is wrong, all resamples are alike; chance alone leaves this interval.
+    least, most = wilson_interval(value, len(classes) ** 2 / float((1 / totals.sum(axis=0)).sum()))
+    low, high = min(low, least), max(high, most)
     recall = rights.sum(axis=0) / totals.sum(axis=0)
     return HeldOutEstimate(
         value,
@@ -216,6 +220,25 @@ def estimate_held_out(
         dict(zip(map(str, classes), map(int, totals.sum(axis=0)), strict=True)),
         not_estimated=tuple(sorted({*map(str, labelled.labels)} - {*map(str, labelled.labels[known])})),
     )
+
+
+def wilson_interval(share: float, count: float) -> tuple[float, float]:
+    """95 % interval of a share.
+
+    Args:
+        share: Observed, from 0 to 1.
+        count: Number of independent observations.
+
+    Returns:
+        Lower and upper end.
+
+    Source:
+        Wilson, J. Am. Stat. Assoc. 22 (1927), 209.
+    """
+    squared = 1.959964**2
+    middle = (share + squared / (2 * count)) / (1 + squared / count)
+    half = (squared * (share * (1 - share) / count + squared / (4 * count**2))) ** 0.5 / (1 + squared / count)
+    return middle - half, middle + half
 
 
 def _balanced(rights: npt.NDArray[Any], totals: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

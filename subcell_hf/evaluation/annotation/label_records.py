@@ -113,6 +113,9 @@ def read_labels(path: Path) -> list[LabelRecord]:
     Args:
         path: JSON lines. A last line that was cut off, as by a power failure, was never acknowledged: it is left out.
 
+    Returns:
+        The records in the order of the file.
+
     Raises:
         InputError: If it is missing, or a line is no record.
     """

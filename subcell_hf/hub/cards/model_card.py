@@ -81,6 +81,7 @@ def make_model_card(model: CardModel, facts: CardFacts) -> ModelCard:
         ),
         auto_class=auto_class,
         classes=model.classes,
+        activation="softmax(-1)" if config.problem_type == "single_label_classification" else "sigmoid()",
         embedding_size=config.embedding_size,
         channels=[{"name": n, "stain": ontology.CHANNEL_STAINS.get(n, "as named")} for n in config.channels],
         any_channels=config.channel_tokens == "separate",

@@ -105,6 +105,8 @@ def save_classifier(
     classes: Sequence[str],
     settings: LocalizationSettings,
     extra: Mapping[str, Any] | None = None,
+    *,
+    problem_type: str = "multi_label_classification",
 ) -> Path:
     """Write encoder and ensemble as `SubCellForImageClassification`, with the encoder's image processor.
 
@@ -115,6 +117,7 @@ def save_classifier(
         classes: Names of the classes, in order.
         settings: The recipe.
         extra: Files to write beside, name → content as text.
+        problem_type: `"multi_label_classification"` (sigmoid), or `"single_label_classification"` (softmax).
 
     Raises:
         InputError: If the folder is in use, or the encoder's embeddings have another width.
@@ -128,7 +131,7 @@ def save_classifier(
             "classifier_hidden_sizes": list(settings.hidden_sizes),
             "classifier_dropout": settings.dropout,
             "classifier_ensemble_size": len(ensemble.seeds),
-            "problem_type": "multi_label_classification",
+            "problem_type": problem_type,
             "id2label": dict(enumerate(classes)),
             "label2id": {name: number for number, name in enumerate(classes)},
         }

@@ -1,0 +1,1 @@
+"""Workflow of annotation: a table and a file of labels → a page, results and a classifier."""
