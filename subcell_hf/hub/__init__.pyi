@@ -1,3 +1,6 @@
+from .annotation.annotation_page import PageContent as PageContent
+from .annotation.annotation_page import make_page as make_page
+from .annotation.annotation_server import AnnotationServer as AnnotationServer
 from .cards.card_facts import CardFacts as CardFacts
 from .cards.card_facts import gather_facts as gather_facts
 from .cards.dataset_card import make_dataset_card as make_dataset_card

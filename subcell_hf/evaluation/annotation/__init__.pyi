@@ -1,10 +1,7 @@
-from .annotation_page import PageContent as PageContent
-from .annotation_page import make_page as make_page
 from .annotation_results import labels_frame as labels_frame
 from .annotation_results import scores_frame as scores_frame
 from .annotation_results import well_fractions as well_fractions
 from .annotation_results import write_results as write_results
-from .annotation_server import AnnotationServer as AnnotationServer
 from .annotation_session import AnnotationSession as AnnotationSession
 from .annotation_session import AnnotationSettings as AnnotationSettings
 from .annotation_session import EncoderIdentity as EncoderIdentity

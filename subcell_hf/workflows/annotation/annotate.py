@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subcell_hf.errors import InputError, counted
-from subcell_hf.evaluation.annotation.annotation_page import make_page, read_picture_bytes
 from subcell_hf.evaluation.annotation.annotation_results import write_results
-from subcell_hf.evaluation.annotation.annotation_server import AnnotationServer
 from subcell_hf.evaluation.annotation.annotation_session import AnnotationSession, AnnotationSettings
+from subcell_hf.hub.annotation.annotation_page import make_page, read_picture_bytes
+from subcell_hf.hub.annotation.annotation_server import AnnotationServer
 from subcell_hf.tables.files import read_table
 
 CLASSIFIER_FOLDER = "classifier"

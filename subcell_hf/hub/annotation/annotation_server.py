@@ -17,9 +17,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.annotation.annotation_page import PageContent, page_state
 from subcell_hf.evaluation.annotation.annotation_session import AnnotationSession
 from subcell_hf.evaluation.annotation.proposals import STRATEGIES
+from subcell_hf.hub.annotation.annotation_page import PageContent, page_state
 
 _MOST_BYTES = 4 << 20
 _TOKEN_BYTES = 16

@@ -1,0 +1,1 @@
+"""The page on which people sort cells into classes, and the server behind it."""
