@@ -1,5 +1,6 @@
 """How a command ends: plain sentences and documented codes, whatever happens to its process or its terminal."""
 
+import gc
 import io
 import logging
 import os
@@ -75,6 +76,25 @@ def test_a_cache_that_cannot_be_written_is_named_by_its_variable(
         f"Error: {tmp_path}/file/cache/dynamo: Not a directory. TORCHINDUCTOR_CACHE_DIR names that place: let it name"
     )
     assert capsys.readouterr().err == f"{said} a folder that can be written, or unset it.\n"
+
+
+_ENDING = """
+import atexit, gc
+atexit.register(lambda: print(gc.get_freeze_count() > 0))
+from subcell_hf.process import ending_plainly
+with ending_plainly():
+    print(gc.get_freeze_count())
+"""
+
+
+def test_all_objects_are_visited_rarely_in_a_command_and_not_at_its_end() -> None:
+    before = gc.get_threshold()
+    with ending_plainly():
+        assert gc.isenabled()
+        assert gc.get_threshold() == (*before[:2], 200)
+    assert gc.get_threshold() == before
+    ended = subprocess.run([sys.executable, "-c", _ENDING], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["0", "True"]
 
 
 class _Killed(torch.utils.data.Dataset[int]):
