@@ -1,7 +1,10 @@
 """The precision of a run: measured once for a machine, kept by the run, the same for all of its processes."""
 
 import math
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +22,7 @@ from subcell_hf.inference.models.layer_times import LayerShape, LayerTimes, cach
 from subcell_hf.inference.models.loading import find_models
 from subcell_hf.inference.models.openvino_encoder import has_openvino
 from subcell_hf.inference.models.precision import choose_precision
-from subcell_hf.inference.models.timing import time_in_turn
+from subcell_hf.inference.models.timing import seconds_of, time_in_turn
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.storage.records import read_record, write_record
 from subcell_hf.tables.files import read_table
@@ -46,19 +49,44 @@ def pretend(seconds: Mapping[str, float], batches: Mapping[int, float] | None = 
     write_record(cache_file(), {**record, "entries": entries})
 
 
-def test_ways_take_turns_and_one_that_is_beaten_is_not_timed_again() -> None:
+def test_ways_take_turns_and_one_that_is_clearly_beaten_is_not_timed_again() -> None:
     calls: list[str] = []
 
-    def way(name: str, pause_s: float) -> Callable[[torch.Tensor], None]:
+    def way(name: str, work_s: float) -> Callable[[torch.Tensor], None]:
         def run(tokens: torch.Tensor) -> None:
             calls.append(name)
-            time.sleep(pause_s)
+            compute(work_s)
 
         return run
 
     found = time_in_turn({"slow": way("slow", 0.05), "fast": way("fast", 0.001)}, torch.zeros(1), budget_s=0)
-    assert calls == ["slow", "fast", "slow", "fast", "fast"]
-    assert found["slow"] >= 0.05 > found["fast"]
+    assert calls == ["slow", "fast", "fast", "fast"]
+    assert found["slow"] > 0.04 > found["fast"]
+
+
+def compute(seconds: float) -> None:
+    """Use so much processor time."""
+    begun = time.thread_time()
+    while time.thread_time() - begun < seconds:
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts how long threads wait for a core")
+def test_time_in_which_another_program_has_the_core_is_left_out() -> None:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    other = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None
+        other.stdout.readline()
+        started = time.perf_counter()
+        found = seconds_of(lambda _: compute(0.1), torch.zeros(1))
+        assert found == pytest.approx(0.1, rel=0.2)
+        assert time.perf_counter() - started > 1.2 * found
+    finally:
+        other.kill()
+        other.wait()
+        os.sched_setaffinity(0, cores)
 
 
 def test_a_layer_is_measured_once_and_leaves_random_numbers_alone() -> None:
