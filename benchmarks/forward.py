@@ -1,6 +1,7 @@
 """Embedding and classifying cells: ours against a plain eager forward, and against what the machine's matmul allows.
 
     python benchmarks/forward.py [--device cuda] [--size base] [--batch N] [--image-size-px 448] [--no-compile]
+    python benchmarks/forward.py --rounds 3 --ways fp32_compiled bf16 bf16_compiled    # torch.compile alone, minutes
 
 The reference is the published way of working: transformers' ViT in fp32, one cell at a time, attentions always
 computed, the gated pooling and two classifiers after it. Both sides have the same shapes. Peak is the best rate of a
@@ -9,7 +10,8 @@ nothing else. `transformers` is the encoder alone of transformers' ViT, in fp32 
 `auto` is the way that `subcell embed --precision auto` takes here; `peak_memory_bytes` is what a way needs beyond
 weights and images. On a CPU also OpenVINO (extra `cpu`): in fp32, in bf16, and in int8 with attention and pooling in
 the precision that is faster, quantized on random images; `subcell optimize` judges accuracy, this script does not.
-`compiled` is torch.compile, which needs a C++ compiler on a CPU and takes about a minute. On a GPU with float8 `fp8`
+`compiled` is torch.compile, which needs a C++ compiler on a CPU and takes about a minute. A way that fails is named in
+`missing_ways` with the reason, and so is one that `--ways` leaves out. On a GPU with float8 `fp8`
 computes the linear layers of the transformer in it, weights scaled by output and activations by token.
 `cosine_to_fp32` is that of the embeddings, the smallest of the batch; with random weights, which hardly tell images
 apart, it says no more than that a way computes the same.
@@ -48,6 +50,12 @@ Way = tuple[Callable[[], object], int]
 
 MISSING: dict[str, str] = {}
 """Ways that are not measured, and why."""
+
+_NOT_WANTED = "left out by --ways"
+_OPTIONAL = (
+    "transformers", "bf16", "fp8", "fp32_compiled", "bf16_compiled", "fp8_compiled", "openvino", "openvino_bf16",
+    "openvino_int8",
+)  # fmt: skip
 
 
 def build_vit(config: SubCellConfig, device: torch.device, attention: str) -> ViTModel:
@@ -135,10 +143,16 @@ def why_not_openvino(device: torch.device) -> str:
     return ("" if installed else "subcell-hf[cpu] is not installed") if arguments.openvino else "--no-openvino"
 
 
+def wanted(way: str) -> bool:
+    """Whether a way is measured; what others are compared with always is."""
+    return way in ("reference", "fp32") or not arguments.ways or way in arguments.ways
+
+
 def build_openvino_ways(model: SubCellForImageClassification, images: torch.Tensor) -> dict[str, Way]:
     """Forward passes on OpenVINO, pooling and classifiers included."""
     names = ("openvino", "openvino_bf16", "openvino_int8")
-    if reason := why_not_openvino(images.device):
+    reason = why_not_openvino(images.device)
+    if reason := reason if any(map(wanted, names)) else _NOT_WANTED:
         MISSING.update(dict.fromkeys(names, reason))
         return {}
     graph = convert_encoder(model.subcell)
@@ -225,32 +239,46 @@ def build_ways(config: SubCellConfig, images: torch.Tensor) -> tuple[dict[str, W
         "bf16": (lambda: half(images.bfloat16()), len(images)),
     }
     variants = {"fp32": model, "bf16": half}
-    if reason := why_not_float8(device):
+    if not (wanted("fp8") or wanted("fp8_compiled")):
+        MISSING["fp8"] = _NOT_WANTED
+    elif reason := why_not_float8(device):
         MISSING["fp8"] = reason
     else:
         variants["fp8"] = build_float8(half)
         ways["fp8"] = (lambda: variants["fp8"](images.bfloat16()), len(images))
     for name, variant in variants.items():
-        if reason := why_not_compiled(device):
+        if reason := why_not_compiled(device) if wanted(f"{name}_compiled") else _NOT_WANTED:
             MISSING[f"{name}_compiled"] = reason
             continue
         compiled, inputs = torch.compile(variant), images if name == "fp32" else images.bfloat16()
         ways[f"{name}_compiled"] = ((lambda run=compiled, inputs=inputs: run(inputs)), len(images))
     ways |= build_openvino_ways(model, images)
-    return ways, counter.get_total_flops()
+    MISSING.update({name: _NOT_WANTED for name in ways if not wanted(name)})
+    return {name: way for name, way in ways.items() if wanted(name)}, counter.get_total_flops()
 
 
 def warm_up(ways: dict[str, Way], device: torch.device) -> tuple[dict[str, int | None], dict[str, float]]:
-    """Bytes that each way needs, and the smallest cosine of its embeddings to those in fp32, where it returns them."""
+    """Bytes that each way needs, and the smallest cosine of its embeddings to those in fp32, where it returns them.
+
+    A way that fails, for example because a compiler or memory is missing, is taken out.
+    """
     memory: dict[str, int | None] = {}
     embeddings: dict[str, torch.Tensor] = {}
-    for name, (run, _) in ways.items():
-        if not name.startswith("openvino"):  # which keeps what it needed in the first run
-            output = run()
-            if name != "transformers" and hasattr(output, "pooler_output"):
-                embeddings[name] = output.pooler_output.float()
-            del output
-        memory[name] = peak_memory(run, device)
+    for name, (run, _) in list(ways.items()):
+        try:
+            started = time.perf_counter()
+            if not name.startswith("openvino"):  # which keeps what it needed in the first run
+                output = run()
+                if name != "transformers" and hasattr(output, "pooler_output"):
+                    embeddings[name] = output.pooler_output.float()
+                del output
+            memory[name] = peak_memory(run, device)
+            print(f"{name}: first runs {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+        except (RuntimeError, ImportError, AttributeError, TypeError, ValueError) as error:
+            if name in ("reference", "fp32"):
+                raise
+            MISSING[name] = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+            del ways[name]
     exact = embeddings["fp32"]
     cosine = {name: float(F.cosine_similarity(found, exact).min()) for name, found in embeddings.items()}
     return memory, {name: round(value, 6) for name, value in cosine.items() if name != "fp32"}
@@ -337,6 +365,9 @@ if __name__ == "__main__":
     )
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=True, help="whether to measure torch.compile"
+    )
+    parser.add_argument(
+        "--ways", nargs="+", choices=_OPTIONAL, metavar="WAY", help="measure only reference, fp32 and these"
     )
     arguments = parser.parse_args()
     arguments.batch = arguments.batch or (64 if arguments.device.startswith("cuda") else 2)

@@ -2,7 +2,8 @@
 
     python benchmarks/gpu/run.py [--size base] [--image-size-px 448] [--antibodies 14] [--cells-per-antibody 8]
 
-1. `forward`: benchmarks/forward.py in fp32, bf16, float8 where the GPU has it, each with and without torch.compile.
+1. `forward`: benchmarks/forward.py in fp32, bf16, float8 where the GPU has it; last of all, `forward_compiled`, the
+   same with torch.compile, which takes minutes.
 2. `pretrain`: real runs of recipes/configs/mae_cell_protein_contrast.yaml with PreTrainer, from shards that are
    written first: reading, views, forward, backward and update, in bf16 at 448 px. The recipe's batch is 112 antibodies
    × 8 cells for all GPUs together; here one GPU takes the share that it has among eight, 14 × 8 = 112 cells. Figures
@@ -115,25 +116,31 @@ def pretrain(options: argparse.Namespace) -> dict[str, Any]:
     ways = {"bf16": ["--bf16", "true"]}
     if not options.tiny:
         ways |= {
-            "bf16_compiled": ["--bf16", "true", "--torch_compile", "true"],
             "bf16_checkpointing": ["--bf16", "true", "--gradient_checkpointing", "true"],
             "tf32": [],
+            "bf16_compiled": ["--bf16", "true", "--torch_compile", "true"],
         }
     measured: dict[str, Any] = {}
+    end = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = RandomCrops(4 * options.antibodies, 2 * options.cells_per_antibody, options.image_size_px)
         write_shards(source, folder / "shards", ShardSettings(split_fractions={"train": 1.0}))
         for way, words in ways.items():
+            if measured and time.monotonic() > end:
+                measured[way] = {"failed": "no time was left; give more --minutes"}
+                continue
             words = [*words, "--dataloader_num_workers", str(options.workers)]
             try:
                 measured[way] = measure_pretraining(options, folder, *words)
-            except torch.cuda.OutOfMemoryError as error:
-                measured[way] = {"out_of_memory": str(error).splitlines()[0]}
+            except (RuntimeError, ImportError) as error:  # memory ran out, or a compiler is missing
+                measured[way] = {
+                    "failed": f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+                }
             print(way, json.dumps(measured[way]), file=sys.stderr, flush=True)
     fitting = [way for way in measured.values() if "cells_per_s" in way]
     if not fitting:
-        sys.exit(f"No way of training fits into memory: {json.dumps(measured)}")
+        sys.exit(f"No way of training works: {json.dumps(measured)}")
     best = max(fitting, key=lambda way: way["cells_per_s"])
     return {
         "name": "pretrain",
@@ -153,6 +160,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     itself = ["--device", device, "--size", size, "--image-size-px", pixels, "--antibodies", str(options.antibodies)]
     itself += ["--cells-per-antibody", str(options.cells_per_antibody), "--steps", str(options.steps)]
     itself += ["--workers", str(options.workers), "--only", "pretrain", *(["--tiny"] if options.tiny else [])]
+    itself += ["--minutes", str(options.minutes / 4)]  # the last way begins before they are over, and may end later
     if options.tiny:
         few, classifiers = ["--rounds", "1"], "--cells 200 --members 2 --epochs 1 --all"
         once = ["--no-compile", "--no-openvino", "--reference-cells", "1", "--peak-edge", "256"]
@@ -164,12 +172,14 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
             "train_localization": ["train_localization.py", "--device", device, *classifiers.split()],
         }
     workers = ["--workers", str(options.workers)]
+    compiled = ["bf16_compiled", "fp8_compiled", "fp32_compiled"]
     return {
-        "forward": ["forward.py", *model, "--rounds", "3"],
+        "forward": ["forward.py", *model, "--rounds", "3", "--no-compile"],
         "pretrain": ["gpu/run.py", *itself],
         "embed": ["embed.py", *model, *workers, "--rounds", "1", "--cells", "4096", "--reference-cells", "256"],
         "augment": ["augment.py", "--device", device, "--cells", "112", "--size-px", pixels],
         "train_localization": ["train_localization.py", "--device", device, "--all"],
+        "forward_compiled": ["forward.py", *model, "--rounds", "3", "--ways", "bf16", "fp8", *compiled],
     }
 
 
@@ -183,6 +193,7 @@ def measure(command: list[str], seconds: float) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {"failed": f"not done after {seconds:.0f} s; give more --minutes"}
     if done.returncode:
+        print(done.stderr[-5000:], file=sys.stderr, flush=True)
         return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
