@@ -67,7 +67,7 @@ EXTRAS = {
     "deepspeed": ("deepspeed",),
     "hidef": ("hidef",),
     "s3": ("s3fs",),
-    "partners": ("bioimageio", "geopandas", "lancedb", "pkg_resources", "shapely", "spatialdata"),
+    "partners": ("geopandas", "lancedb", "pkg_resources", "shapely", "spatialdata"),
 }
 """Extra → the modules that it installs; a module is listed at the first extra that requires it."""
 

@@ -90,6 +90,7 @@ def export(
     sources: "hub.ExportSources",
     encoder_only: bool = False,
     onnx: bool = False,
+    bioimageio: bool = False,
     space: Path | None = None,
     space_reference: Path | None = None,
 ) -> None:
@@ -102,6 +103,7 @@ def export(
         sources: Where the facts of the card come from.
         encoder_only: Export without heads and decoder.
         onnx: Also export to ONNX, for programs outside Python.
+        bioimageio: Also write bioimageio.zip, with the ONNX model, for programs that take bioimage.io packages.
         space: Also stage a Space in this folder: the demo page, which loads REPOSITORY from the Hub.
         space_reference: For the map of the Space: embedding table of this model with known locations.
     """
@@ -114,6 +116,7 @@ def export(
         sources=sources,
         encoder_only=encoder_only,
         onnx=onnx,
+        bioimageio=bioimageio,
         space=space,
         space_reference=space_reference,
     )

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -9,6 +10,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.hub.cards.card_facts import RECORD_FILES, CardFacts, find_record, gather_facts
 from subcell_hf.hub.cards.evaluation_results import read_results
 from subcell_hf.hub.cards.model_card import CardModel, check_card, make_model_card
+from subcell_hf.hub.publishing.bioimageio_package import write_bioimageio
 from subcell_hf.hub.publishing.copied_files import copied_text
 from subcell_hf.hub.publishing.example_cell import make_example
 from subcell_hf.hub.publishing.export_sources import ExportSources
@@ -56,6 +58,7 @@ def export_model(
     sources: ExportSources | None = None,
     encoder_only: bool = False,
     onnx: bool = False,
+    bioimageio: bool = False,
 ) -> Path:
     """Stage a repository.
 
@@ -66,6 +69,7 @@ def export_model(
         sources: Where the card's facts come from.
         encoder_only: Leave out heads and decoder.
         onnx: Also write the encoder, and the classifier if there is one, as `onnx/model.onnx`.
+        bioimageio: Also write this file and what describes it as `bioimageio.zip`.
 
     Returns:
         The folder.
@@ -96,8 +100,10 @@ def export_model(
     )
     with write_folder_atomically(output, replace=True) as staging:
         _write_repository(staging, model, processor, facts)
-        if onnx:
-            _add_onnx(staging, model, processor)
+        if onnx or bioimageio:
+            onnx_facts = _add_onnx(staging, model, processor)
+        if bioimageio:
+            write_bioimageio(staging, onnx_facts, processor, make_example(processor), facts)
         check_export(staging)
     if (model_folder / OPTIMIZATION_FILE).is_file():
         _logger.warning(
@@ -187,11 +193,12 @@ def _write_repository(
         path.write_bytes(content)
 
 
-def _add_onnx(folder: Path, model: SubCellPreTrainedModel, processor: SubCellImageProcessor) -> None:
+def _add_onnx(folder: Path, model: SubCellPreTrainedModel, processor: SubCellImageProcessor) -> dict[str, Any]:
     exported = model if isinstance(model, SubCellForImageClassification) else _take_encoder(model)
     facts = export_onnx(exported, processor, folder)
     card = folder / "README.md"
     card.write_text(card.read_text(encoding="utf-8") + describe_onnx(facts), encoding="utf-8")
+    return facts
 
 
 def _fill(template: str, facts: CardFacts) -> bytes:

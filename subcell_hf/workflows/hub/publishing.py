@@ -42,6 +42,7 @@ def export_repository(
     sources: ExportSources | None = None,
     encoder_only: bool = False,
     onnx: bool = False,
+    bioimageio: bool = False,
     space: str | Path | None = None,
     space_reference: str | Path | None = None,
 ) -> ExportedModel:
@@ -55,6 +56,7 @@ def export_repository(
         sources: Sources of the facts on the card.
         encoder_only: Export without heads and decoder.
         onnx: Also write `onnx/model.onnx`, checked against the model in onnxruntime.
+        bioimageio: Also write `bioimageio.zip`, this file as a bioimage.io package.
         space: Folder of the Space, which loads the repository from the Hub.
         space_reference: Embedding table of this model with known locations, for the map of the Space.
 
@@ -75,6 +77,7 @@ def export_repository(
         sources=sources,
         encoder_only=encoder_only,
         onnx=onnx,
+        bioimageio=bioimageio,
     )
     named = repository or f"subcell/{output.resolve().name}"
     if space is not None:
