@@ -70,7 +70,7 @@ COMMANDS = (
     training.recipes,
     inference.doctor, inference.encoders, inference.embed, inference.optimize,
     tables.aggregate, tables.portable, tables.table, tables.report, tables.annotate,
-    evaluation.baselines, evaluation.benchmark,
+    evaluation.screen, evaluation.baselines, evaluation.benchmark,
     hub.fetch, hub.convert, hub.untrained, hub.export, hub.push, hub.push_shards, hub.push_metrics, hub.publish,
     hub.sheet, hub.serve, hub.demo,
 )  # fmt: skip

@@ -20,7 +20,7 @@ from subcell_hf.cli.option_groups import (
     show_skipped,
 )
 from subcell_hf.cli.options import Without
-from subcell_hf.errors import counted
+from subcell_hf.errors import InputError, counted
 from subcell_hf.settings import Setting
 
 
@@ -38,17 +38,32 @@ def examples(folder: Folder) -> None:
     typer.echo(f"    {made.command}")
 
 
-def simulate(*, fields: int, output: Path, settings: "simulation.SimulationSettings", workers: Count = 1) -> None:
-    """Simulate fields of view with known protein locations, masks and metadata.
+def simulate(
+    *,
+    fields: int | None = None,
+    screen: bool = False,
+    output: Path,
+    settings: "simulation.SimulationSettings",
+    workers: Count = 1,
+) -> None:
+    """Simulate fields of view with known protein locations, masks and metadata; or a screen with known hits.
 
     Args:
         fields: Fields of view to simulate, about ten cells each at the default size.
+        screen: Simulate profiles of a screen: profiles.parquet, plate_map.csv and truth.csv; only --seed applies.
         output: Output folder: new, empty, or of an earlier call, which is resumed.
         settings: What is simulated.
         workers: Number of parallel processes.
     """
+    from subcell_hf.simulation.screen import write_screen
     from subcell_hf.simulation.simulate import simulate_dataset
 
+    if screen == (fields is not None) or (screen and settings != simulation.SimulationSettings(settings.seed)):
+        raise InputError("Give either --fields and how they look, or --screen with --seed only.")
+    if fields is None:
+        wells = len(write_screen(settings.seed, output).profiles)
+        typer.echo(f"{output} contains {counted(wells, 'well')}; truth.csv lists which treatments are active.")
+        return
     made = simulate_dataset(fields, output=output, workers=workers, **asdict(settings))
     simulated = counted(fields, "simulated field")
     typer.echo(f"{output} contains {simulated}, {made} of them new; metadata.csv lists their content.")

@@ -10,7 +10,7 @@ from subcell_hf import evaluation, workflows
 from subcell_hf.cli.option_groups import Count, Seed, Table
 from subcell_hf.cli.options import add_command
 from subcell_hf.errors import InputError, counted
-from subcell_hf.settings import Setting, comma_separated
+from subcell_hf.settings import Setting, column_values, comma_separated
 
 LEFT_OUT = 3
 """Exit code of a command that did not evaluate all that it was given."""
@@ -191,6 +191,31 @@ def perturbation(
         f"{scores['share_retrieved']:.0%} above chance; see {report.page}."
     )
     if len(report.result.left_out):
+        raise typer.Exit(LEFT_OUT)
+
+
+def screen(
+    profiles: tuple[Path, ...],
+    *,
+    output: Path,
+    plate_maps: Annotated[tuple[Path, ...], Setting("--plate-map")] = (),
+    settings: "evaluation.screening.ScreenSettings",
+    compared: Annotated[tuple[tuple[str, str], ...], Setting("--compare", parse=column_values, repeatable=True)] = (),
+) -> None:
+    """Find the hits of a screen: activity, doses, cell counts, positions and quality. Exit code 3: wells were left out.
+
+    Args:
+        profiles: Embedding tables of cells or wells, or profiles of another tool with columns of plate and well.
+        output: Output folder for hits.csv, wells.csv, results.json and screen.html.
+        plate_maps: Table of what is in the wells: barcode_platemap.csv, one row per well, or a grid; repeatable.
+        settings: How the screen is read and judged.
+        compared: NAME=TABLE of other profiles of the same wells, such as classical features; repeatable.
+    """
+    from subcell_hf.workflows.evaluation.screen_plates import screen_plates
+
+    report = screen_plates(profiles, output, settings, plate_maps=plate_maps, compared=dict(compared))
+    typer.echo(f"{report.sentence} Open {report.page}.")
+    if report.left_out:
         raise typer.Exit(LEFT_OUT)
 
 

@@ -10,5 +10,8 @@ from .optics import PlateOptics as PlateOptics
 from .optics import simulate_plate_optics as simulate_plate_optics
 from .outlines import CELL_LINES as CELL_LINES
 from .outlines import CellLine as CellLine
+from .screen import SimulatedScreen as SimulatedScreen
+from .screen import simulate_screen as simulate_screen
+from .screen import write_screen as write_screen
 from .simulate import SIMULATED_LOCATIONS as SIMULATED_LOCATIONS
 from .simulate import simulate_dataset as simulate_dataset

@@ -24,6 +24,8 @@ from .evaluation.ensemble import EnsemblePredictor as EnsemblePredictor
 from .evaluation.map_proteome import map_proteome as map_proteome
 from .evaluation.run_field_benchmark import BenchmarkReport as BenchmarkReport
 from .evaluation.run_field_benchmark import run_field_benchmark as run_field_benchmark
+from .evaluation.screen_plates import ScreenReport as ScreenReport
+from .evaluation.screen_plates import screen_plates as screen_plates
 from .evaluation.table_baselines import BASELINES as BASELINES
 from .evaluation.table_baselines import BaselineOptions as BaselineOptions
 from .evaluation.table_baselines import FoundBaselines as FoundBaselines

@@ -30,6 +30,7 @@ REWRITTEN = (
     "docs/objectives.md",
     "docs/evaluate.md",
     "docs/perturbation.md",
+    "docs/screen.md",
     "docs/proteome-map.md",
     "docs/costs.md",
     "docs/api.md",
