@@ -13,7 +13,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu" / "run.py"
 
 @pytest.mark.slow
 def test_all_measurements_are_written(tmp_path: Path) -> None:
-    command = [sys.executable, BENCHMARK, "--device", "cpu", "--tiny", "--output", tmp_path]
+    command = [sys.executable, BENCHMARK, "--device", "cpu", "--tiny", "--minutes", "60", "--output", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     records = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
