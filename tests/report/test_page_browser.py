@@ -1,32 +1,23 @@
 """The page of a run in a real browser: no errors, no network, nothing overlaps, and everything answers."""
 
 import itertools
-import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from subcell_hf.report.encoders_page import write_encoders_page
 from subcell_hf.report.page import write_report
+from tests.browsing import ask, open_chromium, set_screen, wait_for
 from tests.inference.example_output import write_example_output
 from tests.report.test_encoders_page import write_encoders
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-SWITCHES = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
-)
 IN_SIGHT = """
 const boxes = [];
 const names = ['.hero h1', '.counts', '.strip', 'nav', '#locations', '#montage', '.map-bar', '#map-frame', '#legend',
@@ -47,26 +38,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("no browser to look with: Debian's chromium and chromium-driver are not installed")
-    options = Options()
-    options.binary_location = CHROMIUM
-    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield browser
-    browser.quit()
+    with open_chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 @pytest.fixture
 def opened(chromium: webdriver.Chrome, address: str) -> Callable[..., webdriver.Chrome]:
     def at_width(width: int = 1280, height: int = 900, *, dark: bool = False, page: str = address) -> webdriver.Chrome:
-        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        still = {"name": "prefers-reduced-motion", "value": "reduce"}  # a scrolling page is hard to click on
-        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme, still]})
+        set_screen(chromium, width, height, dark=dark)
         for log in ("browser", "performance"):
             chromium.get_log(log)
         chromium.get(page)
@@ -74,18 +53,6 @@ def opened(chromium: webdriver.Chrome, address: str) -> Callable[..., webdriver.
         return chromium
 
     return at_width
-
-
-def ask(browser: webdriver.Chrome, script: str, *values: Any) -> Any:
-    return browser.execute_script(script, *values)
-
-
-def wait_for(condition: Callable[[], Any]) -> None:
-    for _ in range(300):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("the page did not come to what was waited for within 30 s")
 
 
 def colours_of(browser: webdriver.Chrome, canvas: str) -> int:

@@ -80,7 +80,7 @@ class CellClassifier:
 
     def probabilities(self, features: Array) -> Array:
         """`[cells, components]` → `[cells, classes]` float32, rows sum to 1."""
-        logits = features @ self.weights + self.bias
+        logits = features @ self.weights.astype(np.float32) + self.bias.astype(np.float32)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 

@@ -148,7 +148,7 @@ class LabelFile:
         records: All records so far, in the order of the file.
 
     Raises:
-        InputError: If a line of it is no record.
+        InputError: If it is a folder, or a line of it is no record.
     """
 
     def __init__(self, path: Path) -> None:
@@ -157,6 +157,8 @@ class LabelFile:
         self._ids: set[str] = set()
         self._read_bytes = 0
         self._lines = 0
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, expected a file of labels (.jsonl). Give a file in it (--labels).")
         if path.exists():
             self.refresh()
 

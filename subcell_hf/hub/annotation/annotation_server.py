@@ -165,6 +165,8 @@ class _Connection(BaseHTTPRequestHandler):
             self._send_json({"error": str(error)}, 400)
         except ConnectionError:
             raise
+        except OSError as error:
+            self._send_json({"error": f"Files cannot be written: {error}."}, 500)
         except Exception:  # one request must not end the server
             _logger.exception("A request of the annotation page failed.")
             self._send_json({"error": "The request failed; see the terminal."}, 500)

@@ -185,7 +185,10 @@ def _open_session(
     settings: AnnotationSettings | None,
     shown: Iterable[str] | None,
 ) -> AnnotationSession:
-    annotator = (given.annotator or getpass.getuser()).strip()
+    try:
+        annotator = (given.annotator or getpass.getuser()).strip()
+    except (KeyError, OSError) as error:  # a container's user may have no name
+        raise InputError("This user has no name. Give the annotator's (--annotator).") from error
     return AnnotationSession(
         read_table(table), given.labels, settings, annotator=annotator, others=given.merge, shown=shown
     )

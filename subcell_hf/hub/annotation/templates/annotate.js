@@ -141,12 +141,22 @@ function show() {
   map.show({ chosen: current, name: current < 0 ? "" : "this cell", members: selection ? [...pressed] : null });
 }
 
+const filled = new WeakMap();
+
+/** Fill an element where what it shows has changed: otherwise a click or the focus on what is in it would be lost. */
+function fill(target, facts, make) {
+  const text = JSON.stringify(facts);
+  if (filled.get(target) === text) return;
+  filled.set(target, text);
+  target.replaceChildren(...make());
+}
+
 function showCells(current, labels) {
   byId.picture.hidden = Boolean(selection) || current < 0;
   byId.grid.hidden = !selection;
   if (selection) {
     byId.about.textContent = `${counted(pressed.size, "cell")} of ${selection.length} chosen. A label is given to all that are chosen.`;
-    byId.grid.replaceChildren(...selection.map((cell) => {
+    fill(byId.grid, selection.map((cell) => [cell, pressed.has(cell), labels.get(cell)]), () => selection.map((cell) => {
       const button = element("button", { type: "button", title: `${data.ids[cell]}${labels.get(cell) ? `: ${labels.get(cell)}` : ""}` }, element("img", { src: picture(cell), loading: "lazy", alt: data.ids[cell] }));
       button.setAttribute("aria-pressed", String(pressed.has(cell)));
       button.addEventListener("click", () => { if (!pressed.delete(cell)) pressed.add(cell); show(); });
@@ -160,7 +170,8 @@ function showCells(current, labels) {
   } else {
     byId.about.textContent = queue.waiting.length ? "No more cells until the connection is back." : "No cell is left to label.";
   }
-  byId.upcoming.replaceChildren(...(selection ? [] : upcoming.slice(1, 7)).map(({ cell }) => element("img", { src: picture(cell), alt: "" })));
+  const next = selection ? [] : upcoming.slice(1, 7).map(({ cell }) => cell);
+  fill(byId.upcoming, next, () => next.map((cell) => element("img", { src: picture(cell), alt: "" })));
 }
 
 function showSuggestion(current, labels) {
@@ -183,7 +194,9 @@ function showClasses(current) {
   const suggested = !selection && current >= 0 ? suggestionOf(current) : null;
   const counts = new Map();
   for (const name of labelsNow().values()) counts.set(name, (counts.get(name) || 0) + 1);
-  byId.classes.replaceChildren(...classesNow().map((name, place) => {
+  const names = classesNow();
+  const facts = names.map((name) => [name, counts.get(name), suggested && suggested.name === name]);
+  fill(byId.classes, facts, () => names.map((name, place) => {
     const key = element("kbd", { textContent: place < 9 ? String(place + 1) : "·" });
     const button = element("button", { type: "button", className: suggested && suggested.name === name ? "suggested" : "" }, key, element("span", { textContent: name }), element("small", { textContent: counted(counts.get(name) || 0, "label") }));
     button.addEventListener("click", () => giveLabel(name));
@@ -193,6 +206,7 @@ function showClasses(current) {
 
 function showProgress(labels) {
   byId.labelled.textContent = labels.size.toLocaleString("en");
+  byId.elsewhere.textContent = state.elsewhere ? `, and ${counted(state.elsewhere, "cell")} of other tables` : "";
   byId.track.style.width = `${(100 * labels.size) / data.ids.length}%`;
   const { estimate } = state;
   if (estimate) {
@@ -214,8 +228,15 @@ function showProgress(labels) {
 }
 
 function showDetails(labels) {
-  const head = element("tr", {}, ...["Class", "Labels", "Predicted", "Found when held out"].map((textContent) => element("th", { textContent })));
-  const rows = state.classes.map(({ name }, place) => {
+  const facts = [[...labels], state.classes, state.predicted, state.probability, state.estimate && state.estimate.recall];
+  fill(byId.details, facts, () => [
+    element("tr", {}, ...["Class", "Labels", "Predicted", "Found when held out"].map((textContent) => element("th", { textContent }))),
+    ...detailRows(labels),
+  ]);
+}
+
+function detailRows(labels) {
+  return state.classes.map(({ name }, place) => {
     const own = [...labels].filter(([, other]) => other === name).map(([cell]) => cell);
     const likely = state.predicted.flatMap((other, cell) => (other === place && !labels.has(cell) ? [cell] : []));
     likely.sort((a, b) => state.probability[b] - state.probability[a]);
@@ -226,7 +247,6 @@ function showDetails(labels) {
       return element("td", {}, button);
     }), element("td", { textContent: recall }));
   });
-  byId.details.replaceChildren(head, ...rows);
 }
 
 function showBanner(text) {
