@@ -11,6 +11,12 @@ from subcell_hf.storage.plain_files import read_yaml
 
 DEFINITIONS_FILE = "benchmarks.yaml"
 KINDS = ("perturbation", "localization", "chammi")
+_TASKS = {
+    "perturbation": ("Retrieval of perturbations", "mean_average_precision"),
+    "localization": ("Protein localization", "macro_average_precision"),
+    "chammi": ("Classification of cells", "f1"),
+}
+"""Kind → task and metric of a model card."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,30 @@ class FieldBenchmark:
     protocol: str
     columns: tuple[str, ...]
     settings: Mapping[str, Any]
+
+    def model_index(self, model: str, scores: Mapping[str, float]) -> dict[str, Any]:
+        """The `model-index` block of a model card.
+
+        Args:
+            model: Name of the model.
+            scores: Name of a score → value.
+        """
+        from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
+
+        task, metric = _TASKS[self.kind]
+        results = [
+            EvalResult(
+                task_type="image-feature-extraction",
+                task_name=task,
+                dataset_type=self.name,
+                dataset_name=self.title,
+                metric_type=metric,
+                metric_name=name,
+                metric_value=round(value, 4),
+            )
+            for name, value in scores.items()
+        ]
+        return {"model-index": eval_results_to_model_index(model, results)}
 
     def card(self) -> str:
         """The data set card, as text."""

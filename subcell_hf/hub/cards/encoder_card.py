@@ -41,8 +41,7 @@ def make_encoder_card(run: Mapping[str, Any], size: int, results: Mapping[str, A
         "tags": ["biology", "microscopy", "fluorescence", "single-cell"],
         **(results or {}),
     }
-    entries = [entry for block in (results or {}).get("model-index", ()) for entry in block["results"]]
-    scores = [(metric["name"], metric["value"]) for entry in entries for metric in entry["metrics"]]
+    scored = [entry for block in (results or {}).get("model-index", ()) for entry in block["results"]]
     template = (shipped_folder("model_cards") / _TEMPLATE).read_text(encoding="utf-8")
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -56,5 +55,5 @@ def make_encoder_card(run: Mapping[str, Any], size: int, results: Mapping[str, A
         licence=licence,
         size=size,
         deviations=[sentence for use in uses_of(run) for sentence in use.deviations()],
-        scores=scores,
+        results=[{**entry, "dataset": {"split": None, **entry["dataset"]}} for entry in scored],
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import yaml
 
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.field_benchmarks.definitions import FieldBenchmark, field_benchmark
@@ -18,13 +19,17 @@ from subcell_hf.evaluation.perturbation.postprocessing import PostProcessing
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.folder_lock import claim_folder
 from subcell_hf.storage.foreign_tables import read_foreign_table
-from subcell_hf.tables.files import EMBEDDINGS_FILE
+from subcell_hf.storage.records import sha256_of
+from subcell_hf.tables.files import EMBEDDINGS_FILE, read_table
+from subcell_hf.tables.run_record import read_run
 from subcell_hf.workflows.evaluation.benchmark_localization import benchmark_localization
 from subcell_hf.workflows.evaluation.benchmark_perturbation import benchmark_perturbation
 from subcell_hf.workflows.evaluation.table_baselines import BaselineOptions
 
 CARD_FILE = "benchmark.md"
 RESULT_FILE = "benchmark.json"
+MODEL_INDEX_FILE = "model-index.yaml"
+MODEL_CARD_FILE = "model_card.md"
 
 _logger = logging.getLogger(__name__)
 
@@ -35,8 +40,9 @@ class BenchmarkReport:
 
     Attributes:
         benchmark: What was run.
-        folder: Folder of the results: `benchmark.json` with the scores, `benchmark.md` with the data set card, and what
-            the runner writes.
+        folder: Folder of the results: `benchmark.json` with the scores and checksums of the tables, `benchmark.md` with
+            the data set card, `model-index.yaml` with the scores for a model card, and what the runner writes. If the
+            input is a folder of `subcell embed`, also `model_card.md`, a card of its encoder with the scores.
         scores: Name of a score → value.
         left_out: Number of wells or cells that were not scored.
     """
@@ -78,11 +84,31 @@ def run_field_benchmark(
         report = _run_localization(found, paths[0], output, resamples)
     else:
         report = _run_chammi(found, paths[0], paths[1], output)
-    record = {"format": 1, "benchmark": found.name, "title": found.title, "scores": report.scores}
-    for file, text in ((CARD_FILE, found.card()), (RESULT_FILE, json.dumps(record, indent=1))):
-        with write_atomically(output / file) as written:
-            written.write(f"{text}\n".encode())
+    _write_results(report, paths)
     return report
+
+
+def _write_results(report: BenchmarkReport, paths: Sequence[Path]) -> None:
+    """Write scores, the card of the data, and what a card of the model says of them."""
+    from subcell_hf.hub.cards.encoder_card import make_encoder_card
+
+    found, first = report.benchmark, paths[0]
+    tables = [path / EMBEDDINGS_FILE if (path / EMBEDDINGS_FILE).is_file() else path for path in paths]
+    files = {str(path): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in tables if path.is_file()}
+    record = {"format": 1, "benchmark": found.name, "title": found.title, "scores": report.scores, "files": files}
+    run = read_run(first) if first.is_dir() else {}
+    models = run.get("models") or ()
+    block = found.model_index(models[0]["name"] if models else first.resolve().stem, report.scores)
+    texts = {
+        CARD_FILE: f"{found.card()}\n",
+        RESULT_FILE: f"{json.dumps(record, indent=1)}\n",
+        MODEL_INDEX_FILE: yaml.safe_dump(block, sort_keys=False, allow_unicode=True),
+    }
+    if models:
+        texts[MODEL_CARD_FILE] = make_encoder_card(run, read_table(first).embeddings.shape[1], block)
+    for file, text in texts.items():
+        with write_atomically(report.folder / file) as written:
+            written.write(text.encode())
 
 
 def _check_columns(found: FieldBenchmark, path: Path) -> None:
@@ -123,11 +149,13 @@ def _run_localization(found: FieldBenchmark, path: Path, output: Path, resamples
 
 
 def _run_chammi(found: FieldBenchmark, features: Path, metadata: Path, output: Path) -> BenchmarkReport:
-    from subcell_hf.evaluation.field_benchmarks.chammi import CHAMMI_SETS, read_chammi, score_chammi
+    from subcell_hf.evaluation.field_benchmarks.chammi import CHAMMI_SETS, METADATA_FILE, read_chammi, score_chammi
+    from subcell_hf.evaluation.field_benchmarks.published_files import check_published_files
     from subcell_hf.evaluation.localization.localization_report import write_frame
 
     with claim_folder(output):
         collections = read_chammi(features, metadata)
+        check_published_files(found.name, metadata, [metadata / name / METADATA_FILE for name in collections])
         if lacking := [name for name in CHAMMI_SETS if name not in collections]:
             _logger.warning("Not scored, since there are no embeddings: %s.", ", ".join(lacking))
         table = score_chammi(collections)

@@ -1,11 +1,15 @@
 """Benchmarks of the field on planted data in their layouts; published values: perturbation/test_benchmark.py."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from huggingface_hub import constants
+from huggingface_hub.repocard_data import model_index_to_eval_results
 from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
@@ -17,6 +21,18 @@ from subcell_hf.tables.files import EmbeddingTable, write_parquet
 from subcell_hf.workflows.evaluation.run_field_benchmark import run_field_benchmark
 from tests.evaluation.perturbation.simulated_profiles import simulate_wells, write_wells
 from tests.evaluation.planted_tables import planted_cells, planted_table
+
+ENCODER = {
+    "name": "dino", "encoder": "facebook/dinov2-base", "licence": "Apache-2.0", "channels": ["red", "blue"],
+    "crop_px": 448, "pixel_size_um": 0.16, "processor": {"do_mask": True}, "scaling": "channel", "source": "",
+    "weights_sha256": "0",
+}  # fmt: skip
+"""What a run records of an encoder."""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
 
 
 def write_jump(folder: Path) -> Path:
@@ -45,9 +61,21 @@ def test_the_jump_pilot_runs_on_tables_of_its_layout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["hpa-31", "hpa-19"])
 def test_localization_of_the_protein_atlas(name: str, tmp_path: Path) -> None:
-    write_parquet(planted_table(planted_cells(), 2.0), tmp_path / "table.parquet")
-    report = run_field_benchmark(name, [tmp_path / "table.parquet"], tmp_path / "out", resamples=10)
-    assert 0.5 < report.scores["macro average precision"] <= 1
+    run, output = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    write_parquet(planted_table(planted_cells(), 2.0), run / "embeddings.parquet")
+    (run / "run.json").write_text(json.dumps({"models": [ENCODER]}))
+    report = run_field_benchmark(name, [run], output, resamples=10)
+    value = report.scores["macro average precision"]
+    assert 0.5 < value <= 1
+    _, metadata, text = (output / "model_card.md").read_text().split("---\n", 2)
+    block = yaml.safe_load((output / "model-index.yaml").read_text())
+    assert yaml.safe_load(metadata)["model-index"] == block["model-index"]
+    model, (result,) = model_index_to_eval_results(block["model-index"])
+    assert (model, result.dataset_type, result.metric_value) == ("dino", name, round(value, 4))
+    assert "facebook/dinov2-base" in text
+    (file,) = json.loads((output / "benchmark.json").read_text())["files"].values()
+    assert file["sha256"] == sha256((run / "embeddings.parquet").read_bytes()).hexdigest()
 
 
 def write_chammi(folder: Path, seed: int = 0) -> tuple[Path, Path]:
@@ -100,11 +128,20 @@ def test_chammi_by_the_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*words, "--output", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "HPA Task_three macro F1" in done.output
+    (result,) = yaml.safe_load((tmp_path / "out" / "model-index.yaml").read_text())["model-index"][0]["results"]
+    assert [metric["type"] for metric in result["metrics"]] == ["f1"] * 9
     (features / "CP.parquet").unlink()
     done = CliRunner().invoke(app, [*words, "--output", str(tmp_path / "fewer")])
     assert done.exit_code == 3
     assert "no embeddings: CP" in done.output
     assert CliRunner().invoke(app, words).exit_code == 2
+    path = metadata / "Allen" / METADATA_FILE
+    original = path.read_text()
+    path.write_text(original.replace("class 1", "class 2"))
+    done = CliRunner().invoke(app, [*words, "--output", str(tmp_path / "changed")])
+    assert done.exit_code == 2
+    assert "Allen/enriched_meta.csv has a changed checksum" in " ".join(done.output.split())
+    path.write_text(original)
     frame = pd.read_csv(metadata / "HPA" / METADATA_FILE)
     frame.loc[0, "file_path"] = "HPA/other.png"
     frame.to_csv(metadata / "HPA" / METADATA_FILE, index=False)

@@ -11,11 +11,14 @@ from typer.testing import CliRunner
 
 import subcell_hf
 from subcell_hf.cells.cell_features import measure_cells
+from subcell_hf.cells.cropping import CropSettings, crop_fields
+from subcell_hf.cells.sources import crop_source
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.parallel.processes import Processes
+from subcell_hf.shards.sharding import ShardSettings, write_shards
 from subcell_hf.tables.files import EmbeddingTable, read_table
 from subcell_hf.workflows.embed import embed_to_folder
 from subcell_hf.workflows.embed_input import EmbedInput
@@ -112,6 +115,31 @@ def test_a_run_is_resumed_and_extended_by_encoder(home: Path, together: Path, tm
         run(home, tmp_path / "run", models(home)[:1], SourceOptions(crop_px=64))
     with pytest.raises(InputError, match="holds the run of one model"):
         run(home, tmp_path / "run" / "own", models(home))
+
+
+def test_images_crops_and_shards_have_the_same_cells(home: Path, tmp_path: Path) -> None:
+    images = write_fields(tmp_path / "images")
+    annotations = "".join(f"7_A{number}_1,HPA{number},G{number}\n" for number in range(3))
+    (images / "metadata.csv").write_text(f"field_of_view,antibody,gene\n{annotations}")
+    window = CropSettings(crop_px=round(32 * 0.32 / 0.0800885), output_px=32)
+    crop_fields(images, tmp_path / "crops", settings=window, progress=False)
+    write_shards(
+        crop_source(tmp_path / "crops"), tmp_path / "shards", ShardSettings(split_by="antibody"), progress=False
+    )
+    which = [f"subcell={home / 'model'}", f"own={BAD}:sound,pixel_size_um=0.32,input_px=32"]
+    found = {}
+    for name in ("images", "crops", "shards"):
+        given = EmbedInput(str(tmp_path / name))
+        embed_with_encoders(given, which, tmp_path / f"from {name}", SETTINGS, processes=Processes(), report=False)
+        tables = {encoder: read_table(tmp_path / f"from {name}" / encoder) for encoder in ("subcell", "own")}
+        ids = tables["subcell"].cells["cell_id"].tolist()
+        assert tables["own"].cells["cell_id"].tolist() == ids
+        order = np.argsort(ids)
+        found[name] = np.array(ids)[order], {encoder: table.embeddings[order] for encoder, table in tables.items()}
+    for name in ("crops", "shards"):
+        assert found[name][0].tolist() == found["images"][0].tolist()
+        for encoder, embeddings in found[name][1].items():
+            np.testing.assert_allclose(embeddings, found["images"][1][encoder], atol=1e-5)
 
 
 DIES_ONCE = """
