@@ -7,6 +7,8 @@ from .folder import count_crops as count_crops
 from .folder import read_crop_table as read_crop_table
 from .folder import read_crops as read_crops
 from .folder import read_field_crops as read_field_crops
+from .partners.h5sc import H5scCrops as H5scCrops
+from .partners.spatialdata_fields import read_spatialdata_field as read_spatialdata_field
 from .published.choice import CellChoice as CellChoice
 from .published.crops import PublishedCrops as PublishedCrops
 from .published.crops import open_published_crops as open_published_crops

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from subcell_hf.cells.custom_segmentation import describe_segmentation
 from subcell_hf.cells.folder import TABLE_FILE, read_crops_json, read_field_crops
+from subcell_hf.cells.partners.h5sc import H5SC_SUFFIX, H5scCrops
 from subcell_hf.cells.segmentation import segment_cells
 from subcell_hf.cells.single_cells import CropSettings, crop_field
 from subcell_hf.errors import InputError
@@ -127,16 +128,40 @@ class ImageFields:
         return hashlib.sha256(json.dumps([*facts, metadata], sort_keys=True, default=str).encode()).hexdigest()
 
 
-def crop_source(path: Path, images: ImageFields | None = None) -> CropSource:
-    """What a path holds: a folder of crops, or images.
+def h5sc_source(path: Path, reading: ReadingOptions) -> H5scCrops:
+    """Cells of a `.h5sc` file of scPortrait.
 
     Args:
-        path: Folder of crops, or whatever `find_fields` takes.
+        path: The file.
+        reading: Its pixel size and channel mapping; nothing else applies to such a file.
+
+    Raises:
+        InputError: If the pixel size is missing, or another option is given.
+    """
+    used = ReadingOptions(pixel_size_um=reading.pixel_size_um, channel_mapping=reading.channel_mapping)
+    others = [name for name, value in asdict(reading).items() if value != asdict(used)[name]]
+    if others:
+        raise InputError(
+            f"{path} holds single cells: only the pixel size and the channel mapping apply to it, not "
+            f"{', '.join(name.replace('_', ' ') for name in others)}. Leave the other options out."
+        )
+    if reading.pixel_size_um is None:
+        raise InputError(f"{path} does not say how large a pixel is. Give the pixel size (--pixel-size-um).")
+    return H5scCrops(path, reading.pixel_size_um, reading.channel_mapping)
+
+
+def crop_source(path: Path, images: ImageFields | None = None) -> CropSource:
+    """What a path holds: a folder of crops, scPortrait's cells, or images.
+
+    Args:
+        path: Folder of crops, `.h5sc` file, or whatever `find_fields` takes.
         images: How to read and crop images; its `source` is replaced.
 
     Raises:
         InputError: If the path holds crops and something is said about images.
     """
+    if path.suffix.lower() == H5SC_SUFFIX:
+        return h5sc_source(path, ReadingOptions() if images is None else images.reading)
     if not (path / CROPS_FILE).is_file():
         return replace(images or ImageFields(path), source=path)
     if images is not None and replace(images, source=path) != ImageFields(path):

@@ -16,6 +16,7 @@ from datasets import load_dataset
 from ndex2.cx2 import RawCX2NetworkFactory
 from spatialdata.transformations import get_transformation
 
+from subcell_hf.cells import read_spatialdata_field
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.proteome_map.exports import cx2_text
 from subcell_hf.tables.embedding_table import EmbeddingTable
@@ -68,6 +69,18 @@ def test_a_box_in_micrometres_contains_the_cells_whose_places_lie_in_it(
     assert cell["cell_id"] in set(expected)
     assert len(expected) < len(run.table)
     assert set(found["cells"].obs_names) == set(expected)
+
+
+def test_a_store_is_read_back_as_the_same_fields(run: Run, store: spatialdata.SpatialData) -> None:
+    for name, field in run.fields.items():
+        found = read_spatialdata_field(store.path, f"{name}_image", f"{name}_labels", coordinate_system=name)
+        assert found.channels == field.channels
+        assert found.pixel_size_um == pytest.approx(field.pixel_size_um)
+        assert found.pixels.dtype == field.pixels.dtype
+        np.testing.assert_array_equal(found.pixels, field.pixels)
+        np.testing.assert_array_equal(found.label_mask, field.label_mask)
+    with pytest.raises(InputError, match="no element 'cells' of this kind"):
+        read_spatialdata_field(store.path, "cells", f"{name}_labels", pixel_size_um=0.1)
 
 
 def test_squidpy_and_scanpy_build_graphs_on_it(run: Run, store: spatialdata.SpatialData) -> None:

@@ -15,7 +15,7 @@ from subcell_hf.cells.custom_segmentation import describe_segmentation
 from subcell_hf.cells.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM
 from subcell_hf.cells.quality import DOUBTFUL_CHANNELS, doubtful_channels
 from subcell_hf.cells.single_cells import CropSettings, crop_field
-from subcell_hf.cells.sources import CroppedFields
+from subcell_hf.cells.sources import CroppedFields, h5sc_source
 from subcell_hf.images.fields_of_view import (
     UNUSABLE,
     FieldError,
@@ -30,6 +30,7 @@ from subcell_hf.images.masks.label_files import read_labels
 from subcell_hf.inference.models.variants import Variant
 from subcell_hf.inference.sources.blocks import CellBlock, Choices, Skipped, share_crops
 from subcell_hf.inference.sources.field_reading import at_models_scale, list_images, read_for_each, with_planes
+from subcell_hf.shards.jobs import CropSource
 from subcell_hf.types import FieldCrops, FieldOfView
 
 _NO_CELL = "no cell passed the filters"
@@ -207,7 +208,7 @@ class CropFolderCells:
     blocks_per_read: int = 1
 
     @cached_property
-    def _crops(self) -> CroppedFields:
+    def _crops(self) -> CropSource:
         return CroppedFields(self.folder)
 
     def names(self) -> Sequence[str]:
@@ -228,6 +229,21 @@ class CropFolderCells:
     def fingerprint(self, variants: Sequence[Variant] | None = None) -> str:
         """Checksum of the table of crops and of the models."""
         return _checksum([self._crops.fingerprint(), *(asdict(variant) for variant in variants or self.variants)])
+
+
+@dataclass(frozen=True)
+class H5scCells(CropFolderCells):
+    """Single cells that scPortrait has exported; `folder` is the file.
+
+    Attributes:
+        reading: Pixel size and channel mapping.
+    """
+
+    reading: ReadingOptions = field(default_factory=ReadingOptions)
+
+    @cached_property
+    def _crops(self) -> CropSource:
+        return h5sc_source(self.folder, self.reading)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from subcell_hf.cells.partners.h5sc import H5SC_SUFFIX
 from subcell_hf.cells.published.choice import CellChoice
 from subcell_hf.cells.published.crops import open_published_crops
 from subcell_hf.cells.published.facts import antibodies_of_split, published_place
 from subcell_hf.cells.segmentation import find_segmenter
 from subcell_hf.cells.single_cells import CropSettings
+from subcell_hf.cells.sources import h5sc_source
 from subcell_hf.errors import InputError
 from subcell_hf.images.decoders.remote_paths import RemotePath, path_of
 from subcell_hf.images.field_source import channel_order
@@ -20,7 +22,7 @@ from subcell_hf.inference.encoders.finding import Model
 from subcell_hf.inference.encoders.preparation import AnyChannels
 from subcell_hf.inference.models.variants import PUBLISHED_CROP_PX, Variant
 from subcell_hf.inference.sources.blocks import SharedSource
-from subcell_hf.inference.sources.cell_sources import CropFolderCells, ImageCells, SingleCellImages
+from subcell_hf.inference.sources.cell_sources import CropFolderCells, H5scCells, ImageCells, SingleCellImages
 from subcell_hf.inference.sources.field_reading import at_models_scale, list_images, read_planes
 from subcell_hf.inference.sources.published_crops import PublishedCells
 from subcell_hf.inference.sources.shard_cells import ShardCells
@@ -125,6 +127,10 @@ def _open_variants(
     if not is_zarr and (local / CROPS_FILE).is_file():
         _refuse_options(options, "crops of subcell crops", {"crop_px"})
         return CropFolderCells(local, variants), variants, "crops of subcell crops"
+    if not is_zarr and local.suffix.lower() == H5SC_SUFFIX and local.is_file():
+        _refuse_options(options, "single cells of scPortrait", {"reading", "crop_px"})
+        h5sc_source(local, options.reading)
+        return H5scCells(local, variants, reading=options.reading), variants, "single cells of scPortrait"
     if options.split is not None:
         raise InputError(f"--split {options.split} is only for shards, and {path} holds none.")
     single, why = _shows_single_cells(local, variants, options)

@@ -1,0 +1,1 @@
+"""Single cells in the files of other programs."""

@@ -1,0 +1,131 @@
+"""scPortrait's `.h5sc` files: AnnData with the image of every cell in `obsm["single_cell_images"]`.
+
+`[cells, channels, height, width]` float16 from 0 to 1, masks among the channels; `uns["single_cell_images"]` names the
+channels and says which are masks. The file has no pixel size.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subcell_hf.errors import InputError
+from subcell_hf.shards.jobs import ListedCrops
+from subcell_hf.storage.records import sha256_of
+from subcell_hf.types import FieldCrops
+
+H5SC_SUFFIX = ".h5sc"
+
+_IMAGES = "single_cell_images"
+_CELL_ID = "scportrait_cell_id"
+_CELLS_AT_ONCE = 64
+_REMEDY = "Export the cells with scPortrait again, or copy the file again."
+
+
+@dataclass(frozen=True)
+class H5scCrops:
+    """The cells of a file, some at a time: a source of crops that can be sent to other processes.
+
+    Attributes:
+        path: The file.
+        pixel_size_um: Edge of a pixel in micrometres.
+        channel_mapping: Name of a channel in the file → colour; others keep their names.
+    """
+
+    path: Path
+    pixel_size_um: float
+    channel_mapping: Mapping[str, str] = field(default_factory=dict)
+
+    def fields(self) -> Sequence[ListedCrops]:
+        """Blocks of cells, without reading pixels."""
+        starts = range(0, len(self._cells), _CELLS_AT_ONCE)
+        return [ListedCrops(self._name(start), dict(self._cells[start])) for start in starts]
+
+    def read(self, name: str) -> FieldCrops:
+        """The cells of a block: pixels float32 `[cells, channels, height, width]`, as they are stored.
+
+        Raises:
+            InputError: If the file is damaged.
+        """
+        start = int(name.rpartition("_")[2])
+        rows = slice(start, start + _CELLS_AT_ONCE)
+        images, mask, names = self._planes
+        with self._opened() as file:
+            pixels = np.asarray(file[f"obsm/{_IMAGES}"][rows], np.float32)
+        return FieldCrops(
+            name, pixels[:, images], pixels[:, mask] > 0, names, self.pixel_size_um, tuple(self._cells[rows])
+        )
+
+    def fingerprint(self) -> str:
+        """Checksum of the file and of how it is understood."""
+        facts = f"{sha256_of(self.path)} {self.pixel_size_um} {sorted(self.channel_mapping.items())}"
+        return hashlib.sha256(facts.encode()).hexdigest()
+
+    def _name(self, start: int) -> str:
+        return f"{self.path.stem}_{start:0{len(str(len(self._cells)))}d}"
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        import h5py
+
+        try:
+            with h5py.File(self.path, "r", locking=False) as file:
+                yield file
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            if isinstance(error, InputError):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.path} cannot be read as scPortrait's single cells: {reason}. {_REMEDY}") from error
+
+    @cached_property
+    def _planes(self) -> tuple[list[int], int, tuple[str, ...]]:
+        """Positions of the images and of the cell's mask, and the names of the images."""
+        with self._opened() as file:
+            about, shape = file[f"uns/{_IMAGES}"], file[f"obsm/{_IMAGES}"].shape
+            names, kinds = (_texts(about[key][:]) for key in ("channel_names", "channel_mapping"))
+        if len(shape) != 4 or not len(names) == len(kinds) == shape[1]:
+            raise InputError(
+                f"{self.path} has images of shape {shape} and {len(names)} names of channels, expected [cells, "
+                f"channels, height, width] with a name for each channel. {_REMEDY}"
+            )
+        masks = [place for place, kind in enumerate(kinds) if kind == "mask"]
+        images = [place for place, kind in enumerate(kinds) if kind != "mask"]
+        of_cells = [place for place in masks if re.search(r"cyto|cell", names[place], re.IGNORECASE)] or masks
+        if len(of_cells) != 1 or not images:
+            raise InputError(
+                f"{self.path} has the masks {', '.join(names[place] for place in masks) or 'none'}, expected one of "
+                "cells: the only mask, or the only one whose name contains 'cyto' or 'cell'. Export it with that mask."
+            )
+        colours = tuple(self.channel_mapping.get(names[place], names[place]) for place in images)
+        if len(set(colours)) < len(colours):
+            raise InputError(f"{self.path} has the channels {', '.join(colours)}; expected every name once.")
+        return images, of_cells[0], colours
+
+    @cached_property
+    def _cells(self) -> list[dict[str, Any]]:
+        """A record of each cell: its id and the columns of `obs` as texts."""
+        import anndata
+
+        with self._opened() as file:
+            table = anndata.io.read_elem(file["obs"])
+        ids = table[_CELL_ID].astype(str) if _CELL_ID in table.columns else table.index.astype(str)
+        if ids.duplicated().any():
+            ids = table.index.astype(str)
+        others = {str(name): table[name].astype(str) for name in table.columns if name != _CELL_ID}
+        reserved = {"cell_id", "field_of_view", "label"}
+        kept = {(f"metadata_{name}" if name in reserved else name): column for name, column in others.items()}
+        return [
+            {"cell_id": cell, "field_of_view": self.path.stem, **dict(zip(kept, values, strict=True))}
+            for cell, *values in zip(ids, *kept.values(), strict=True)
+        ]
+
+
+def _texts(values: npt.NDArray[Any]) -> list[str]:
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
