@@ -25,6 +25,7 @@ from .model.modeling_subcell import SubCellModel as SubCellModel
 from .model.modeling_subcell_pretraining import SubCellForPreTraining as SubCellForPreTraining
 from .model.pipeline_subcell import SubCellPipeline as SubCellPipeline
 from .weights.conversion import convert as convert
+from .workflows.answers.search import search as search
 from .workflows.embed import embed as embed
 
 __version__: str

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from errno import EACCES, EEXIST, ENOTDIR, EPERM, EPIPE, EROFS
 from pathlib import Path
 from typing import Any, TextIO
@@ -159,12 +160,25 @@ def _warning_plainly() -> Iterator[None]:
         yield
 
 
+_results_alone = ContextVar("results_alone", default=False)
+
+
+@contextmanager
+def notes_on_stderr() -> Iterator[None]:
+    """Show notes on standard error while the block runs, for commands whose standard output another program reads."""
+    token = _results_alone.set(True)
+    try:
+        yield
+    finally:
+        _results_alone.reset(token)
+
+
 class _Messages(logging.Handler):
     """Shows what workflows log: notes on standard output, warnings and errors on standard error; the message only."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write to the streams as they are now, which `_patient_streams` has replaced."""
-        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        stream = sys.stderr if record.levelno >= logging.WARNING or _results_alone.get() else sys.stdout
         stream.write(f"{self.format(record)}\n")
         stream.flush()
 

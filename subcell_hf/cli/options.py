@@ -17,12 +17,12 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from subcell_hf import cells, evaluation, hub, images, inference, shards, simulation, workflows
+from subcell_hf import cells, evaluation, hub, images, inference, shards, simulation, tables, workflows
 from subcell_hf.settings import Setting
 
 _ROOMS = {
     "cells": cells, "evaluation": evaluation, "hub": hub, "images": images, "inference": inference, "shards": shards,
-    "simulation": simulation, "workflows": workflows,
+    "simulation": simulation, "tables": tables, "workflows": workflows,
 }  # fmt: skip
 """Names in annotations of commands, such as `"cells.CropSettings"`; a class is imported when its name is looked up."""
 

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from subcell_hf import evaluation, workflows
-from subcell_hf.cli.option_groups import Count, Folder, Seed, Table
+from subcell_hf import evaluation, tables, workflows
+from subcell_hf.cli.option_groups import AsJson, Count, Folder, Seed, Table
 from subcell_hf.errors import counted
+from subcell_hf.process import notes_on_stderr
 from subcell_hf.settings import Setting
 
 
@@ -120,3 +121,34 @@ def annotate(
     written = export_annotation(table, given, settings)
     typer.echo("\n".join(written.describe()))
     raise typer.Exit(3 if written.no_classifier else 0)
+
+
+def search(
+    table: Table,
+    *,
+    query: "tables.SearchQuery",
+    k: Annotated[int, Setting("-k", minimum=1)] = 10,
+    filters: "tables.SearchFilters",
+    index: bool = False,
+    exact: bool = False,
+    output: Path | None = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the cells most similar to a cell, a selection or an image, by the cosine of their embeddings.
+
+    Args:
+        table: Embedding table, or output folder of `subcell embed`.
+        query: What is searched for.
+        k: Number of cells to find.
+        filters: Which cells may be found.
+        index: Build an index beside the table (TABLE.search), which this and later searches use; without a query,
+            only build it.
+        exact: Search without an index.
+        output: Page with pictures of the cells, to write.
+        as_json: Print JSON: one object per cell, with cell_id, similarity and all columns.
+    """
+    from subcell_hf.workflows.answers.search import search_table
+
+    with notes_on_stderr():
+        found = search_table(table, query, k, filters, index=index, exact=exact, output=output)
+    typer.echo(found.as_json() if as_json else found.as_text())

@@ -20,6 +20,7 @@ from subcell_hf.tables.cell_pictures import CellPicture
 from subcell_hf.tables.files import EmbeddingTable, read_table
 from subcell_hf.tables.right_use import uses_of
 from subcell_hf.tables.run_record import encoder_folders, read_run
+from subcell_hf.tables.search.exact import NearestCells, directions_of
 
 REPORT_FILE = "report.html"
 MAX_CELLS = 20_000
@@ -28,6 +29,7 @@ MAX_CELLS = 20_000
 _MAX_PICTURE_BYTES = 9_000_000
 _MAX_DATA_BYTES = 4_500_000
 _FEWEST_CELLS = 500
+_SIMILAR_CELLS = 6
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -70,6 +72,7 @@ def write_report(
     cell_map = project_cells(table.embeddings[rows], seed)
     data["x"], data["y"] = (np.round(axis * 10_000).astype(int).tolist() for axis in cell_map.positions.T)
     data["pictures"] = sheets.as_json()
+    data["similar"] = _similar_cells(table.embeddings[rows], np.flatnonzero(np.array(data["tiles"]) >= 0))
     place = {cell_id: n for n, (cell_id, tile) in enumerate(zip(data["ids"], data["tiles"], strict=True)) if tile >= 0}
     for row in montage:
         row["numbers"] = [place[cell_id] for cell_id in row.pop("cell_ids") if cell_id in place]
@@ -159,6 +162,20 @@ def _choose_rows(cells: pd.DataFrame, pictured: list[str], max_cells: int, seed:
     shuffled = np.random.default_rng(seed).permutation(len(cells))
     first = shuffled[np.argsort(without[shuffled], kind="stable")]
     return np.sort(first[:max_cells])
+
+
+def _similar_cells(embeddings: npt.NDArray[np.float32], pictured: npt.NDArray[np.int64]) -> list[list[int]]:
+    """For each cell the most similar others that have a picture, by the cosine of their embeddings."""
+    directions = directions_of(embeddings)
+    similar: list[list[int]] = []
+    for start in range(0, len(directions), 4096):
+        nearest = NearestCells(directions[start : start + 4096], _SIMILAR_CELLS + 1)
+        nearest.add(0, directions[pictured])
+        found = pictured[nearest.rows]  # [cells, similar cells], maybe with the cell itself
+        similar += [
+            [int(n) for n in near if n != cell][:_SIMILAR_CELLS] for cell, near in enumerate(found, start=start)
+        ]
+    return similar
 
 
 def _strip(montage: list[dict[str, Any]]) -> list[int]:

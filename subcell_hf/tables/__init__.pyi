@@ -29,6 +29,8 @@ from .partners.spatialdata_store import write_spatialdata as write_spatialdata
 from .plate_maps import with_plate_maps as with_plate_maps
 from .portable import PortableReport as PortableReport
 from .portable import write_portable_files as write_portable_files
+from .search.queries import SearchFilters as SearchFilters
+from .search.queries import SearchQuery as SearchQuery
 from .text import read_csv as read_csv
 from .text import read_npz as read_npz
 from .text import table_of_frame as table_of_frame

@@ -63,16 +63,16 @@ def read_parquet(path: Path, facts: Mapping[str, Any] | None = None) -> Embeddin
         InputError: If the file is damaged, of an unknown version, or its columns do not fit together.
     """
     with open_parquet(path) as file:
-        facts = facts or _facts(file, path)
-        blocks = _block_columns(file, facts, path)
+        facts = facts or facts_of(file, path)
+        blocks = block_columns(file, facts, path)
         rows = file.metadata.num_rows
         arrays = {name: np.empty((rows, width), np.float32) for name, width in blocks.items()}
         start = 0
         for batch in batches_of(file, list(blocks)):
             for name, array in arrays.items():
-                array[start : start + len(batch)] = _numbers(batch.column(name), blocks[name], f"{path}, {name}")
+                array[start : start + len(batch)] = numbers_of(batch.column(name), blocks[name], f"{path}, {name}")
             start += len(batch)
-        cells = _cells_frame(file.read(columns=[n for n in file.schema_arrow.names if n not in blocks]))
+        cells = cells_frame(file.read(columns=[n for n in file.schema_arrow.names if n not in blocks]))
     return check_table(_assemble(cells, arrays, facts), str(path))
 
 
@@ -92,11 +92,11 @@ def iterate_parquet(path: Path | str, cells_per_block: int = CELLS_PER_GROUP) ->
     path = Path(path)
     path = path / "embeddings.parquet" if path.is_dir() else path
     with open_parquet(path) as file:
-        facts = _facts(file, path)
-        blocks = _block_columns(file, facts, path)
+        facts = facts_of(file, path)
+        blocks = block_columns(file, facts, path)
         for batch in batches_of(file, None, cells_per_block):
-            cells = _cells_frame(pa.Table.from_batches([batch]).drop_columns(list(blocks)))
-            arrays = {n: _numbers(batch.column(n), width, f"{path}, {n}") for n, width in blocks.items()}
+            cells = cells_frame(pa.Table.from_batches([batch]).drop_columns(list(blocks)))
+            arrays = {n: numbers_of(batch.column(n), width, f"{path}, {n}") for n, width in blocks.items()}
             yield check_table(_assemble(cells, arrays, facts), str(path))
 
 
@@ -285,7 +285,7 @@ def parquet_facts(path: Path | str) -> dict[str, Any] | None:
         metadata = file.schema_arrow.metadata or {}
         # Footers have no checksum: where ours holds facts that Arrow does not find, some bit of it is wrong.
         ours = METADATA_KEY.encode() in metadata or b'"schema_version"' in _read_footer(Path(path))
-        return _facts(file, Path(path)) if ours else None
+        return facts_of(file, Path(path)) if ours else None
 
 
 def _read_footer(path: Path) -> bytes:
@@ -297,14 +297,14 @@ def _read_footer(path: Path) -> bytes:
         return file.read(length)
 
 
-def _facts(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
+def facts_of(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
     metadata = file.schema_arrow.metadata or {}
     if METADATA_KEY.encode() not in metadata:
         raise InputError(f"{path} is not an embedding table of subcell_hf: its schema lacks the key {METADATA_KEY!r}.")
     return facts_from_json(metadata[METADATA_KEY.encode()], str(path))
 
 
-def _block_columns(file: pq.ParquetFile, facts: Mapping[str, Any], path: Path) -> dict[str, int]:
+def block_columns(file: pq.ParquetFile, facts: Mapping[str, Any], path: Path) -> dict[str, int]:
     """Width of every column of lists; refuses a file that lacks one its facts promise."""
     schema, metadata = file.schema_arrow, file.metadata
     held_bytes = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
@@ -323,7 +323,7 @@ def _block_columns(file: pq.ParquetFile, facts: Mapping[str, Any], path: Path) -
     return {name: widths[name] for name in wanted}
 
 
-def _numbers(column: Any, width: int, where: str) -> npt.NDArray[np.float32]:
+def numbers_of(column: Any, width: int, where: str) -> npt.NDArray[np.float32]:
     flat = column.flatten()
     if column.null_count or flat.null_count:
         raise InputError(f"{where} has missing values, expected {width} numbers in every row. Leave such cells out.")
@@ -331,7 +331,7 @@ def _numbers(column: Any, width: int, where: str) -> npt.NDArray[np.float32]:
     return numbers.reshape(len(column), width)
 
 
-def _cells_frame(columns: pa.Table) -> pd.DataFrame:
+def cells_frame(columns: pa.Table) -> pd.DataFrame:
     """The columns about cells; missing texts are empty."""
     for place, item in enumerate(columns.schema):
         if pa.types.is_string(item.type) or pa.types.is_large_string(item.type) or pa.types.is_null(item.type):

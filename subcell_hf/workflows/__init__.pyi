@@ -5,6 +5,10 @@ from .annotation.annotate import export_annotation as export_annotation
 from .annotation.annotate import open_annotation as open_annotation
 from .annotation.annotate import serve_annotation as serve_annotation
 from .annotation.annotation_model import score_table as score_table
+from .answers.search import SearchResult as SearchResult
+from .answers.search import build_search_index as build_search_index
+from .answers.search import search as search
+from .answers.search import search_table as search_table
 from .crop import crop_images as crop_images
 from .embed import embed as embed
 from .embed import embed_to_folder as embed_to_folder

@@ -19,6 +19,7 @@ REWRITTEN = (
     "docs/masks.md",
     "docs/report.md",
     "docs/annotate.md",
+    "docs/search.md",
     "docs/demo.md",
     "docs/publish.md",
     "docs/faq.md",

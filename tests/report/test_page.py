@@ -17,6 +17,7 @@ from subcell_hf.report import page as report
 from subcell_hf.report import summaries
 from subcell_hf.report.columns import label_of, number_text, page_columns
 from subcell_hf.report.page import write_report
+from subcell_hf.tables.cell_pictures import iterate_pictures, write_pictures
 from subcell_hf.tables.files import EmbeddingTable, read_table, write_parquet
 from tests.inference.embedding_runs import save_tiny_model, write_fields
 from tests.inference.example_output import HOSTILE, example_cells, write_example_output
@@ -50,6 +51,19 @@ def test_every_cell_is_there_with_its_picture_and_place(page: str) -> None:
     assert located["colours"][located["levels"].index("Nucleoli")] == "#9c27b0"
     focus = next(column for column in data["columns"] if column["name"] == "qc_focus")
     assert focus["values"][3] is None
+
+
+def test_similar_cells_are_those_of_the_largest_cosine(tmp_path: Path) -> None:
+    folder = write_example_output(tmp_path / "out", 14)
+    pictures = list(iterate_pictures(folder))
+    write_pictures(pictures[:9], folder / "pictures.parquet")
+    data = data_of(write_report(folder).read_text(encoding="utf-8"))
+    directions = example_cells(14).embeddings
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    cosines = directions @ directions.T
+    for cell, similar in enumerate(data["similar"]):
+        others = [n for n in np.argsort(-cosines[cell]) if n != cell and data["tiles"][n] >= 0]
+        assert similar == others[:6]
 
 
 @pytest.mark.slow

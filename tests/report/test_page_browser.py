@@ -164,6 +164,15 @@ def test_a_finger_finds_the_cell(opened: Callable[..., webdriver.Chrome]) -> Non
     assert browser.find_element(By.ID, "detail").is_displayed()
 
 
+def test_a_cell_leads_to_similar_cells(opened: Callable[..., webdriver.Chrome]) -> None:
+    browser = opened()
+    ask(browser, "openDetail(3)")
+    similar = ask(browser, "return data.similar[3]")
+    wait_for(lambda: colours_of(browser, "#detail .similar canvas") > 20)
+    browser.find_element(By.CSS_SELECTOR, "#detail .similar button").click()
+    assert ask(browser, "return data.ids[arguments[0]]", similar[0]) in browser.find_element(By.ID, "detail").text
+
+
 def test_the_map_zooms(opened: Callable[..., webdriver.Chrome]) -> None:
     browser = opened()
     before = ask(browser, "return map.onScreen(0)")

@@ -188,9 +188,24 @@ function openDetail(cell) {
     if (value) facts.append(element("dt", { textContent: column.label }), element("dd", { textContent: value.replaceAll(";", ", ") }));
   }
   right.append(tops, facts);
+  const similar = data.similar[cell];
+  if (similar.length) {
+    const tiles = element("div", { className: "tiles similar" }, ...similar.map(drawTile));
+    right.append(element("h4", { textContent: "Most similar cells with a picture" }), tiles);
+  }
   document.getElementById("detail-body").replaceChildren(left, right);
-  dialog.showModal();
+  if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
+}
+
+/** A small picture that opens its cell. */
+function drawTile(cell) {
+  const canvas = element("canvas", { width: 128, height: 128 });
+  const button = element("button", { type: "button", className: "tile", title: [data.ids[cell], ...shortFacts(cell)].join("\n") }, canvas);
+  button.setAttribute("aria-label", data.ids[cell]);
+  button.addEventListener("click", () => openDetail(cell));
+  paint(canvas, cell);
+  return button;
 }
 
 /** Buttons that switch a picture between plain, outlined and what the model looked at. */

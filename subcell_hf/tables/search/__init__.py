@@ -1,0 +1,1 @@
+"""Search among the cells of an embedding table."""
