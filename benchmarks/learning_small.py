@@ -8,6 +8,10 @@ balanced accuracy of a logistic regression. What a probe leaves open is chosen o
 the features have 95 % intervals that resample antibodies, the same ones for both tables; those of the mean of all seeds
 resample alike.
 
+Possible shortcuts are predicted on the test cells, too: plate, cells cut by the border, cells per field of view
+(`subcell_hf.evaluation`'s probes, grouped by antibody). `unmasked` are the first seed's embeddings of the same crops
+with their surroundings, which the model has not seen in training.
+
 Test antibodies of a data seed are scored once for a claim: after a choice by their scores, use another `--fields-seed`.
 Trainings that are there already in `--work` are not run again. The last line is JSON.
 
@@ -23,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from benchmarks.embeddings import Floats, embed
 from benchmarks.learning import RECIPE, predict_lines, prepare_shards, pretrain, untrained_model
@@ -35,6 +40,7 @@ from subcell_hf.evaluation.localization.bootstrap import (
     interval,
     resample_metrics,
 )
+from subcell_hf.evaluation.localization.nuisance import score_batches
 from subcell_hf.evaluation.localization.probes import LinearProbe, NeighbourProbe
 from subcell_hf.evaluation.localization.ranking import summarize
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
@@ -151,10 +157,22 @@ def average(tables: Sequence[TableScores]) -> TableScores:
     )
 
 
+def predict_shortcuts(embeddings: Floats, cells: pd.DataFrame) -> dict[str, float]:
+    """Balanced accuracy of predicting what may be a shortcut; `chance: …` beside it.
+
+    Args:
+        embeddings: `[test cells, width]`.
+        cells: The same cells' metadata.
+    """
+    found = score_batches(embeddings, np.arange(len(cells)), cells, seed=0)[0]
+    accuracy = {name: round(float(str(scores["balanced_accuracy"])), 3) for name, scores in found.items()}
+    return accuracy | {f"chance: {name}": round(float(str(scores["chance"])), 3) for name, scores in found.items()}
+
+
 def score_all(
     arguments: argparse.Namespace, reader: ShardReader, folders: Mapping[int, Any]
-) -> dict[str, dict[int, TableScores]]:
-    """Table → seed → scores; `features` and `pixels` are the same for every seed.
+) -> tuple[dict[str, dict[int, TableScores]], dict[str, dict[str, float]]]:
+    """Table → seed → scores, where `features` and `pixels` are the same for every seed; table → possible shortcuts.
 
     Args:
         arguments: Of the command line.
@@ -165,9 +183,12 @@ def score_all(
     truth = Truth.read(reader, splits)
     weights = bootstrap_weights(int(truth.antibodies.max()) + 1, RESAMPLES, np.random.default_rng(0))
     scores: dict[str, dict[int, TableScores]] = {}
+    shortcuts: dict[str, dict[str, float]] = {}
+    cells = pd.read_parquet(arguments.work / "shards" / "cells.parquet").iloc[splits[2]]
     for name, table in make_baselines(arguments.work / "shards", workers=arguments.workers, progress=False).items():
         found = score_table([table.embeddings[rows] for rows in splits], truth, weights)
         scores[name] = dict.fromkeys(folders, found)
+        shortcuts[name] = predict_shortcuts(table.embeddings[splits[2]], cells)
     crops = [reader.read(rows) for rows in splits]
     for name in ("subcell", "untrained"):
         scores[name] = {}
@@ -175,8 +196,14 @@ def score_all(
             trained = folder / "model"
             model = SubCellModel.from_pretrained(trained) if name == "subcell" else untrained_model(trained, seed)
             scaling = SubCellImageProcessor.from_pretrained(trained).normalize
-            scores[name][seed] = score_table([embed(model, scaling, *part) for part in crops], truth, weights)
-    return scores
+            embedded = [embed(model, scaling, *part) for part in crops]
+            scores[name][seed] = score_table(embedded, truth, weights)
+            shortcuts.setdefault(name, predict_shortcuts(embedded[2], cells))
+    seed, folder = next(iter(folders.items()))
+    model = SubCellModel.from_pretrained(folder / "model")
+    embedded = [embed(model, scaling, pixels, np.ones_like(masks)) for pixels, masks in crops]
+    scores["unmasked"] = dict.fromkeys(folders, score_table(embedded, truth, weights))
+    return scores, shortcuts
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -195,7 +222,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             lambda seed: pretrain(folders[seed], work / "shards", ["--seed", str(seed), *more], SMALL), folders
         )
         seconds = dict(zip(folders, trained, strict=True))
-    scores = score_all(arguments, reader, folders)
+    scores, shortcuts = score_all(arguments, reader, folders)
     seeds = {
         str(seed): {
             name: describe(own[seed], None if name == "features" else scores["features"][seed])
@@ -207,6 +234,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "seeds": seeds,
         "mean": {name: describe(own, None if name == "features" else means["features"]) for name, own in means.items()},
+        "shortcuts": shortcuts,
+        "words": arguments.words,
         "fields_seed": arguments.fields_seed,
         "cells": {name: len(reader.split_rows(name)) for name in reader.index.splits},
         "antibodies": {name: len(found) for name, found in reader.index.splits.items()},

@@ -69,7 +69,7 @@ METADATA_COLUMNS = (
 """Columns of `metadata.csv`, one row per field."""
 
 _SETTINGS_FILE = "simulation.json"
-_VERSION = 1
+_VERSION = 2
 """Version of the simulation, increased when a seed gives different pixels than before."""
 
 

@@ -80,7 +80,12 @@ def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     main([*options.split(), "--words", f"{words} --run_page false"])
     line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     tables = line["figures"]["seeds"]["0"]
-    assert tables.keys() == {"subcell", "features", "untrained", "pixels"}
+    assert tables.keys() == {"subcell", "features", "untrained", "pixels", "unmasked"}
+    shortcuts = line["figures"]["shortcuts"]
+    assert shortcuts.keys() == {"subcell", "features", "untrained", "pixels"}
+    for found in shortcuts.values():
+        assert found.keys() == shortcuts["features"].keys()
+        assert 0 <= found["cut_by_border"] <= 1
     assert "difference" not in tables["features"]
     for name, table in tables.items():
         assert all(0 < table[score] <= 1 for score in ("linear", "neighbours", "cell_line"))
