@@ -31,6 +31,7 @@ import pandas as pd
 
 from benchmarks.embeddings import Floats, embed
 from benchmarks.learning import RECIPE, predict_lines, prepare_shards, pretrain, untrained_model
+from benchmarks.montages import score_montages
 from subcell_hf.evaluation.baselines.baselines import make_baselines
 from subcell_hf.evaluation.localization.bootstrap import (
     Values,
@@ -241,6 +242,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "antibodies": {name: len(found) for name, found in reader.index.splits.items()},
         "pretraining_s": {str(seed): round(taken, 1) for seed, taken in seconds.items()},
     }
+    if arguments.montages:
+        models = {f"seed {seed}": SubCellModel.from_pretrained(folder / "model") for seed, folder in folders.items()}
+        scaling = SubCellImageProcessor.from_pretrained(folders[arguments.seeds[0]] / "model").normalize
+        figures["real_cells_right"] = score_montages(arguments.montages, models, scaling, CROP_PX)
     linear = {name: own.exact["linear"] for name, own in means.items()}
     return {
         "name": "what the recipe small learns of held-out antibodies and of cell lines",

@@ -41,9 +41,20 @@ def read_montages(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.b
     return stacked, (stacked > 8).any(axis=1), labels, images
 
 
-def score_montages(folder: Path, models: dict[str, SubCellModel], scaling: str) -> dict[str, dict[str, float]]:
-    """Share of the real cells that are classified right, leaving one image out at a time."""
+def score_montages(
+    folder: Path, models: dict[str, SubCellModel], scaling: str, edge_px: int = TILE_PX
+) -> dict[str, dict[str, float]]:
+    """Share of the real cells that are classified right, leaving one image out at a time.
+
+    Args:
+        folder: With the montages and `labels.csv`.
+        models: Name → model.
+        scaling: Of its image processor.
+        edge_px: Edge of the square in the middle of each cell's tile that everything sees; a multiple of 16.
+    """
     pixels, masks, labels, images = read_montages(folder)
+    middle = slice((TILE_PX - edge_px) // 2, (TILE_PX + edge_px) // 2)
+    pixels, masks = pixels[:, :, middle, middle], masks[:, middle, middle]
     tiny = _shrink(pixels * masks[:, None], 16)
     features: dict[str, Floats] = {
         "features": measure_cells(_shrink(pixels, 4) / 255, masks[:, ::4, ::4], MONTAGE_CHANNELS)[0],
