@@ -1,12 +1,17 @@
 """How far a long job has come: a bar in a terminal or a notebook, a line now and then in the log of a cluster's job."""
 
+import json
 import sys
 from typing import Any
 
 from tqdm.auto import tqdm
+from tqdm.std import tqdm as plain_tqdm
 
 LINE_INTERVAL_S = 30.0
 """Seconds between two lines in a log."""
+
+JSON_INTERVAL_S = 1.0
+"""Seconds between two JSON objects for programs."""
 
 _LINE = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed} gone, {remaining} to go{postfix}]"
 
@@ -22,6 +27,27 @@ class _LinesOfLog:
 
     def flush(self) -> None:
         sys.stderr.flush()
+
+
+class _JsonBar(plain_tqdm):  # type: ignore[type-arg]
+    """Bar that is drawn as one JSON object per line, for programs."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        facts = self.format_dict
+        said = {
+            "event": "progress", "job": facts["prefix"].rstrip(": "), "done": facts["n"], "total": facts["total"],
+            "unit": facts["unit"], "elapsed_s": round(facts["elapsed"], 3),
+        }  # fmt: skip
+        self.fp.write(json.dumps(said, ensure_ascii=False))
+
+
+_shown_as_json = False
+
+
+def show_progress_as_json() -> None:
+    """Write progress to stderr as one JSON object per line, also on a terminal, until the process ends."""
+    global _shown_as_json
+    _shown_as_json = True
 
 
 def hide_weight_bars() -> None:
@@ -62,6 +88,8 @@ def progress_bar(
         "total": total, "unit": unit, "desc": description, "miniters": 0, "disable": not shown, "initial": done,
         "unit_scale": scaled,
     }  # fmt: skip
+    if _shown_as_json:
+        return _JsonBar(**options, file=_LinesOfLog(), mininterval=JSON_INTERVAL_S)
     # By name: importing the class for notebooks imports IPython.
     in_notebook = any(parent.__module__ == "tqdm.notebook" for parent in tqdm.__mro__)
     if in_notebook or sys.stderr.isatty():

@@ -1,6 +1,7 @@
 """Progress is a bar where somebody sees it move, and a line now and then elsewhere."""
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,24 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys:
     with progress_bar(3, "parts", "embed", shown=False) as bar:
         bar.update(3)
     assert capsys.readouterr().err == ""
+
+
+def test_programs_get_one_json_object_per_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_shown_as_json", False)  # set back after the test
+    progress.show_progress_as_json()
+    monkeypatch.setattr(progress, "JSON_INTERVAL_S", 0.0)
+    work(5)
+    said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [event["done"] for event in said] == sorted(event["done"] for event in said)
+    assert said[0] | {"elapsed_s": 0} == {
+        "event": "progress", "job": "embed", "done": 0, "total": 5, "unit": "parts", "elapsed_s": 0,
+    }  # fmt: skip
+    assert said[-1]["done"] == 5
+    with progress_bar(None, "cells", "read") as bar:
+        bar.update()
+    assert json.loads(capsys.readouterr().err.splitlines()[-1])["total"] is None
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,8 +56,13 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def main(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    json_progress: Annotated[bool, typer.Option("--json-progress", help="Write progress as lines of JSON.")] = False,
 ) -> None:
     """SubCell: embeddings and protein locations from fluorescence images of cells."""
+    if json_progress:
+        from subcell_hf.progress import show_progress_as_json
+
+        show_progress_as_json()
     if version:
         from subcell_hf import __version__
 

@@ -18,6 +18,7 @@ REWRITTEN = (
     "docs/encoders.md",
     "docs/masks.md",
     "docs/report.md",
+    "docs/partners.md",
     "docs/annotate.md",
     "docs/search.md",
     "docs/demo.md",

@@ -1,0 +1,73 @@
+"""The examples of docs/partners.md run, in order and in one folder."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from subcell_hf.cli import app
+from tests.hub.tiny_models import write_facts
+from tests.workflows.simulated_run import Run
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "partners.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(bash|python)( title=\"Snakefile\")?\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def work(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images, a model and what a card must say."""
+    folder = tmp_path_factory.mktemp("work")
+    shutil.copytree(run.images, folder / "images")
+    shutil.copytree(run.model, folder / "model")
+    write_facts(folder)
+    return folder
+
+
+def test_examples_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    names: dict[str, object] = {}
+    ran = 0
+    for language, snakefile, text in BLOCKS:
+        if snakefile:
+            continue
+        if language == "python":
+            exec(text, names)
+        else:
+            for line in text.splitlines():
+                done = CliRunner().invoke(app, shlex.split(line)[1:])
+                assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception}"
+        ran += 1
+    assert ran >= 12
+    assert (work / "exported" / "bioimageio.zip").is_file()
+    assert len(names["table"]) == len(names["crops"].cells)  # type: ignore[arg-type, attr-defined]
+
+
+def test_snakemake_runs_the_rule_once(work: Path) -> None:
+    (work / "bin").mkdir()
+    command = work / "bin" / "subcell"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore -m subcell_hf.cli --json-progress "$@"\n')
+    command.chmod(0o755)
+    (snakefile,) = (text for _, title, text in BLOCKS if title)
+    (work / "Snakefile").write_text(snakefile)
+    path = f"{work / 'bin'}:{os.environ['PATH']}"
+    environment = {"PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(work), "OMP_NUM_THREADS": "1"}
+
+    def snakemake() -> str:
+        words = [sys.executable, "-m", "snakemake", "--cores", "1", "plate/run.json"]
+        done = subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    first = snakemake()
+    assert (work / "plate" / "embeddings.parquet").is_file()
+    assert '{"event": "progress", "job": ' in first
+    written = (work / "plate" / "run.json").stat().st_mtime_ns
+    snakemake()
+    assert (work / "plate" / "run.json").stat().st_mtime_ns == written
