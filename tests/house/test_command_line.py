@@ -28,6 +28,7 @@ SUB_COMMANDS = {
 OF_OTHERS = {
     "--help",
     "--version",
+    "--json-progress",
     "--shm-size",
     "--pty",
     "--extra-index-url",

@@ -64,7 +64,7 @@ REPLACEMENTS = {
     r"knows? no|know neither": "no authentication, no TLS; is not supported",
     r"must be there|not needed": "required, optional, default",
     r"of (one's|your|its|their|our) own": "your own …, custom …",
-    r"colors?|colored|gray|neighbors?": "British spelling",
+    r"colors?|colored|gray|(?<!\.)neighbors?": "British spelling",
 }
 WORDS = {
     re.compile(rf"\b(?:{words})\b".replace(" ", r"\s+"), re.IGNORECASE): instead
