@@ -51,9 +51,11 @@ def simulated_cells(fields: int, antibodies: int, classes: int) -> Cells:
     settings = SimulationSettings(antibodies=antibodies)
     features, labels, groups = [], [], []
     for planned in plan_fields(fields, antibodies=antibodies):
+        if len(planned.antibody.locations) != 1:
+            continue
         field = simulate_planned_field(planned, settings)
-        locations, mask = field.metadata["locations"], field.label_mask
-        if ";" in locations or not locations or mask is None:
+        mask = field.label_mask
+        if mask is None:
             continue
         pixels = np.pad(field.pixels, ((0, 0), (_WINDOW_PX, _WINDOW_PX), (_WINDOW_PX, _WINDOW_PX))) / 65535
         mask = np.pad(mask, _WINDOW_PX)
@@ -65,7 +67,7 @@ def simulated_cells(fields: int, antibodies: int, classes: int) -> Cells:
             inside.append(mask[window] == label)
         measured = measure_cells(np.stack(crops).astype(np.float32), np.stack(inside), field.channels)[0]
         features.append(measured)
-        labels += [locations] * len(measured)
+        labels += [planned.antibody.locations[0]] * len(measured)
         groups += [field.name] * len(measured)
     names, counts = np.unique(labels, return_counts=True)
     kept = np.isin(labels, names[np.argsort(-counts, kind="stable")[:classes]])

@@ -211,7 +211,7 @@ function showProgress(labels) {
   const { estimate } = state;
   if (estimate) {
     byId.score.textContent = `${percent(estimate.value)} (${percent(estimate.low)} – ${percent(estimate.high)})`;
-    const missing = estimate.notEstimated.length ? ` Not estimated, as all cells are in one part: ${estimate.notEstimated.join(", ")}.` : "";
+    const missing = estimate.notEstimated.length ? ` Not estimated, as all their labels are in ${estimate.groupedBy} that are held out together: ${estimate.notEstimated.join(", ")}.` : "";
     const kind = estimate.random ? "randomly shown cells" : "labelled cells";
     const advice = estimate.random ? "" : " They do not represent all cells: for that, label 30 random ones.";
     byId["score-note"].textContent = `Balanced accuracy with 95 % interval, on ${estimate.cells} ${kind} in ${estimate.groups} ${estimate.groupedBy} that were held out.${advice}${missing}`;
