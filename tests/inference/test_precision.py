@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 
 from subcell_hf.errors import InputError
 from subcell_hf.inference.engine.embedding import Processes
-from subcell_hf.inference.models import layer_times
+from subcell_hf.inference.models import layer_times, timing
 from subcell_hf.inference.models.layer_times import LayerShape, LayerTimes, cache_file, time_layer
 from subcell_hf.inference.models.loading import find_models
 from subcell_hf.inference.models.openvino_encoder import has_openvino
@@ -87,6 +87,18 @@ def test_time_in_which_another_program_has_the_core_is_left_out() -> None:
         other.kill()
         other.wait()
         os.sched_setaffinity(0, cores)
+
+
+def test_threads_of_which_the_system_says_nothing_have_not_waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "_THREADS", tmp_path)
+    assert timing._waited_s() == 0
+    for name, content in {"1": "5 2000000000 1\n", "2": "", "3": "unknown unknown 0\n"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "schedstat").write_text(content)
+    (tmp_path / "4").mkdir()  # of a thread that has ended
+    assert timing._waited_s() == 2
 
 
 def test_a_layer_is_measured_once_and_leaves_random_numbers_alone() -> None:

@@ -62,7 +62,7 @@ _BATCHES = (1, 2, 4, 8)
 _CLEARLY = 0.9
 """Share of the usual batch's time per image below which another batch is taken; less may be chance."""
 _BATCH_ROUNDS, _NEEDED_ROUNDS = 8, 2
-_INT8_ROUNDS = 2
+_INT8_ROUNDS = 1
 _PROBE_TOKENS, _PROBE_BUDGET_S = 8, 0.02
 _HOPELESS = 5.0
 """Times as long as in fp32 that a few tokens may take; without instructions for bf16 all of them would take seconds."""

@@ -14,6 +14,9 @@ _BEATEN = (2.0, 1.4)
 """Times as long as the fastest that a way may take to be timed again, after the first round and after later ones: what
 is run for the first time, and only once, may be slower by chance."""
 
+_THREADS = Path("/proc/self/task")
+"""Where Linux counts how long each thread of this process has waited for a core."""
+
 
 def time_in_turn(
     runs: Mapping[str, Callable[[Tensor], object]], tokens: Tensor, budget_s: float, *, leave_out: bool = True
@@ -71,7 +74,7 @@ def seconds_of(run: Callable[[Tensor], object], tokens: Tensor) -> float:
 def _waited_s() -> float:
     """Seconds that the threads of this process have waited for a core; 0 where the system does not count them."""
     waited_ns = 0
-    for file in Path("/proc/self/task").glob("*/schedstat"):
-        with suppress(OSError):  # a thread that has ended
+    for file in _THREADS.glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):  # a thread that has ended, or a system that counts otherwise
             waited_ns += int(file.read_text(encoding="ascii").split()[1])
     return waited_ns / 1e9
