@@ -14,6 +14,7 @@ from subcell_hf.evaluation.screening.permutation import (
     Statistic,
     average_precision_statistic,
     energy_statistic,
+    least_p_value,
     mean_statistic,
     permutation_test,
 )
@@ -68,6 +69,7 @@ def measure_activity(
             "wells": pool.treated,
             "plates": len(np.unique(pool.plates[: pool.treated])),
             "doses": len(np.unique(own[known])),
+            "least_p_value": least_p_value(pool, settings.permutations),
             "mean_average_precision": tested["profile"][0],
             "replicate_similarity": _replicate_similarity(main, pool, own),
             "energy_distance": tested["energy"][0],

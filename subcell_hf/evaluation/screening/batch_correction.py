@@ -130,8 +130,8 @@ def _correct(
 def _harmony(features: Features, plates: npt.NDArray[np.object_], fit: Mask, seed: int) -> Features:
     """Harmony on the fitting wells; another well is moved as its most similar fitting wells on the same plate are."""
     centre = features[fit].mean(axis=0)
-    _, _, directions = np.linalg.svd(features[fit] - centre, full_matrices=False)
-    scores: Features = (features - centre) @ directions[:_COMPONENTS].T
+    _, directions = np.linalg.eigh((features[fit] - centre).T @ (features[fit] - centre))
+    scores: Features = (features - centre) @ directions[:, ::-1][:, :_COMPONENTS]
     known = np.flatnonzero(fit)
     frame = pd.DataFrame({"plate": plates[fit].astype(str)})
     moved = correct_batches(Components(scores[fit], np.ones(1)), frame, ("plate",), seed).scores - scores[fit]

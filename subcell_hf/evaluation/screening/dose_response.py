@@ -67,19 +67,30 @@ def measure_response(features: Features, pool: Pool, weights: Features) -> Respo
         pool: Wells of the treatment and controls.
         weights: Weight of each treated well in the directions, float64 [treated], at least two above 0.
     """
+    return _respond(_products(features, pool), pool, weights)
+
+
+def _products(features: Features, pool: Pool) -> Features:
+    """Inner products of the pool's wells with its treated wells, around the controls of each plate, [pool, treated]."""
     own = features[pool.rows].astype(np.float64)
     for plate in range(int(pool.plates.max()) + 1):
         there = pool.plates == plate
         own[there] -= own[pool.treated :][pool.plates[pool.treated :] == plate].mean(axis=0)
+    products: Features = own @ own[: pool.treated].T
+    return products
+
+
+def _respond(products: Features, pool: Pool, weights: Features) -> Response:
+    """The response by `_products`; a well of weight 0 takes part in no direction."""
     plates = pool.plates[: pool.treated]
     mixing = np.repeat(weights[None, :], pool.treated, axis=0)
     elsewhere = plates[:, None] != plates[None, :]
     usable = (mixing * elsewhere).sum(axis=1) > 0
     mixing *= np.where(usable[:, None], elsewhere, ~np.eye(pool.treated, dtype=bool))
-    directions = mixing @ own[: pool.treated]
-    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-300)
-    projected = own @ directions.T  # [pool, treated]
-    degrees = max(len(own) - pool.treated - int(pool.plates.max()) - 1, 1)
+    among = products[: pool.treated]
+    lengths = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", mixing, among, mixing, optimize=True), 1e-300))
+    projected = products @ (mixing / lengths[:, None]).T  # [pool, treated]
+    degrees = max(len(products) - pool.treated - int(pool.plates.max()) - 1, 1)
     spread = np.sqrt((projected[pool.treated :] ** 2).sum(axis=0) / degrees)
     scaled = projected / np.maximum(spread, 1e-300)
     return Response(np.diagonal(scaled[: pool.treated]).copy(), scaled[pool.treated :].mean(axis=1))
@@ -102,7 +113,8 @@ def effect_interval(features: Features, pool: Pool, groups: npt.NDArray[np.objec
     """
     from scipy.stats import t
 
-    mean = float(measure_response(features, pool, np.ones(pool.treated)).treated.mean())
+    products = _products(features, pool)
+    mean = float(_respond(products, pool, np.ones(pool.treated)).treated.mean())
     if pool.treated < 3:
         return mean, float("nan"), float("nan")
     codes = np.unique(groups.astype(str), return_inverse=True)[1]
@@ -111,12 +123,10 @@ def effect_interval(features: Features, pool: Pool, groups: npt.NDArray[np.objec
     sizes = np.bincount(codes)
     without = np.empty(pool.treated)
     for left in range(pool.treated):
-        kept = np.arange(len(pool.rows)) != left
-        plates = np.unique(pool.plates[kept], return_inverse=True)[1].astype(np.intp)
-        smaller = Pool(pool.rows[kept], plates, pool.treated - 1)
-        response = measure_response(features, smaller, np.ones(smaller.treated)).treated
+        others = np.arange(pool.treated) != left
+        response = _respond(products, pool, others.astype(np.float64)).treated[others]
         # Every group keeps its weight in the mean.
-        weights = (sizes[codes] / (sizes[codes] - (codes == codes[left])))[kept[: pool.treated]]
+        weights = (sizes[codes] / (sizes[codes] - (codes == codes[left])))[others]
         without[left] = float(response @ weights) / pool.treated
     deviations = without - (np.bincount(codes, without) / sizes)[codes]
     variance = float((((sizes - 1) / sizes)[codes] * deviations**2).sum())

@@ -6,6 +6,7 @@ relabelling: the null has the treatment's own number of replicates, plates and c
 as one of them (Phipson and Smyth 2010, doi 10.2202/1544-6115.1585), so that no p-value is 0.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -66,6 +67,13 @@ def relabel(pool: Pool, count: int, generator: np.random.Generator) -> Rows:
         order = np.argpartition(generator.random((count, len(there))), max(wanted - 1, 0), axis=1)
         parts.append(there[order[:, :wanted]])
     return np.concatenate(parts, axis=1)
+
+
+def least_p_value(pool: Pool, permutations: int) -> float:
+    """Smallest p-value that a test can have: one over the number of relabellings, at most `permutations` + 1."""
+    sizes, treated = np.bincount(pool.plates), np.bincount(pool.plates[: pool.treated])
+    ways = math.prod(math.comb(int(size), int(own)) for size, own in zip(sizes, treated, strict=True))
+    return 1 / min(ways, permutations + 1)
 
 
 def permutation_test(

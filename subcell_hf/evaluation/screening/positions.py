@@ -45,7 +45,9 @@ def edge_of(rows: Codes, columns: Codes, plates: Codes) -> npt.NDArray[np.bool_]
     for plate in np.unique(plates):
         there = plates == plate
         for places in (rows, columns):
-            outer |= there & ((places == places[there].min()) | (places == places[there].max()))
+            low, high = places[there].min(), places[there].max()
+            if high - low > 1:  # else there is nothing inside
+                outer |= there & ((places == low) | (places == high))
     return outer
 
 

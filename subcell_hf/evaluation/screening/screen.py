@@ -19,7 +19,7 @@ from subcell_hf.evaluation.screening.dose_response import DoseCurve
 from subcell_hf.evaluation.screening.permutation import Features, Pool, make_pool
 from subcell_hf.evaluation.screening.positions import PositionTest, correct_positions, position_tests
 from subcell_hf.evaluation.screening.quality import Mask, describe_plates, failed_controls
-from subcell_hf.evaluation.screening.settings import ScreenSettings
+from subcell_hf.evaluation.screening.settings import NO_COUNTS, ScreenSettings
 from subcell_hf.evaluation.screening.wells import PLATE, WELL, WellTable
 
 _POSITION_PERMUTATIONS = 199
@@ -76,7 +76,7 @@ def evaluate_screen(
     processed, before, after = _process(table.profiles, known, fitting, places, plates, settings)
     failed = failed_controls(processed.features, compared)
     sound = compared & ~failed
-    counts = table.counts if settings.count_column != "none" else None
+    counts = table.counts if settings.count_column != NO_COUNTS else None
     profiles = {"profile": processed.features}
     ratios, share = None, None
     if counts is not None:

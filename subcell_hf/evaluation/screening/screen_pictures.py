@@ -144,7 +144,7 @@ def draw_curve(treatment: str, points: pd.DataFrame, curve: DoseCurve | None, te
         path=path,
         ec50=ec50,
         x_ticks=tuple((x_of(exponent), f"{10.0**exponent:g}") for exponent in decades),
-        y_ticks=tuple((y_of(value), f"{value:g}") for value in y_values),
+        y_ticks=tuple((y_of(value), f"{value + 0.0:g}") for value in y_values),
         zero=y_of(0),
         text=text,
     )

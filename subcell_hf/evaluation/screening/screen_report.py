@@ -90,7 +90,7 @@ def _page(result: ScreenResult, results: dict[str, Any], tables: dict[str, pd.Da
         if row["treatment"] in result.points
     ]
     columns = {name: title for name, title in _SHOWN.items() if name in hits.columns and hits[name].notna().any()}
-    best = {row["treatment"]: row for row in result.mechanisms.to_dict("records")[::-1] if row["rank"] == 1}
+    nearest = [row for row in result.mechanisms.to_dict("records") if row["rank"] == 1]
     return render_page(
         _TEMPLATES,
         "screen.html.j2",
@@ -106,7 +106,7 @@ def _page(result: ScreenResult, results: dict[str, Any], tables: dict[str, pd.Da
         scales=scales,
         quality=[{k: _short(v) for k, v in row.items()} for row in result.plates.to_dict("records")],
         batches=[] if result.batches is None else _batch_rows(result.batches.scores),
-        mechanisms=list(best.values()),
+        mechanisms=nearest,
         files={name: sorted(_endings(name)) for name in tables},
         hits_csv=_csv(hits).encode(),
     )

@@ -28,6 +28,10 @@ def warnings_of(result: ScreenResult) -> list[str]:
             f"Profiles depend on the place on the plate ({', '.join(effects)}). Where a treatment has the same place "
             "on every plate, this can look like its effect: use --correct-position."
         )
+    few_ways = [str(name) for name in result.hits.loc[result.hits["least_p_value"] > summary["level"], "treatment"]]
+    if few_ways:
+        said = counted(len(few_ways), "treatment has", "treatments have")
+        found.append(f"{said} too few wells and controls to be significant in any case: {_some(few_ways)}.")
     if not summary["counts_known"]:
         found.append("Numbers of cells are unknown: effects that they explain cannot be recognised.")
     return found

@@ -10,6 +10,7 @@ import pandas as pd
 
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.perturbation.table import ProfileTable, holds_profiles, read_profiles
+from subcell_hf.evaluation.screening.settings import NO_COUNTS
 from subcell_hf.images.wells import standard_well, well_position
 from subcell_hf.storage.parquet_files import read_parquet_schema
 from subcell_hf.storage.text_values import text_values
@@ -62,7 +63,8 @@ def read_wells(
             CellProfiler write them, with columns of plate and well.
         plate_maps: What is in the wells; see `subcell_hf.images.read_plate_map`.
         columns: Columns of the tables that are kept where they exist, one value per well.
-        count_column: Column of the number of cells per row; None: the usual names, else rows where these are cells.
+        count_column: Column of the number of cells per row; None: the usual names, else rows where these are cells;
+            `"none"`: of no use.
 
     Raises:
         InputError: If a table cannot be read, names no wells, has a well twice, or the rows of a well differ in a
@@ -213,8 +215,10 @@ def _blocks(
         for block in iterate_parquet(file):
             features = np.asarray(block.embeddings, dtype=np.float64)
             names = tuple(f"embedding_{index}" for index in range(features.shape[1]))
-            frame = {name: text_values(block.cells[name], f"{file}, {name}") for name in block.cells.columns}
-            yield _kept(pd.DataFrame(frame), known, path, columns, count_column), features, names
+            wanted = (PLATE, WELL, *columns, *_COUNTS, count_column or COUNT)
+            kept = dict.fromkeys(found for name in wanted if (found := find_column(known, name)) is not None)
+            frame = pd.DataFrame({name: text_values(block.cells[name], f"{file}, {name}") for name in kept})
+            yield _kept(frame, list(block.cells.columns), path, columns, count_column), features, names
         return
     table = read_profiles([path], {*columns, *([count_column] if count_column else ())})
     texts = table.metadata.fillna("")
@@ -255,6 +259,8 @@ def _kept(
 
 def _count_column(known: Sequence[str], path: Path, wanted: str | None) -> str | None:
     """The column of the numbers of cells."""
+    if wanted == NO_COUNTS:
+        return None
     if wanted is None:
         return next((found for name in _COUNTS if (found := find_column(known, name)) is not None), None)
     if (found := find_column(known, wanted)) is None:

@@ -13,7 +13,7 @@ from subcell_hf.evaluation.screening.screen_report import (
     write_screen_report,
 )
 from subcell_hf.evaluation.screening.screen_text import left_out_sentences, warnings_of
-from subcell_hf.evaluation.screening.settings import NO_COUNTS, ScreenSettings
+from subcell_hf.evaluation.screening.settings import ScreenSettings
 from subcell_hf.evaluation.screening.wells import WellTable, read_wells
 from subcell_hf.storage.folder_lock import claim_folder
 
@@ -86,5 +86,4 @@ def _read(profiles: Sequence[Path], plate_maps: Sequence[Path], settings: Screen
             *(column for column, _ in (*settings.controls, *settings.positive_controls)),
         ]
     )
-    counts = None if settings.count_column == NO_COUNTS else settings.count_column
-    return read_wells(profiles, plate_maps, list(columns), counts)
+    return read_wells(profiles, plate_maps, list(columns), settings.count_column)

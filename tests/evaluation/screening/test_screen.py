@@ -188,6 +188,20 @@ def test_wells_that_cannot_be_tested_are_listed_and_set_the_exit_code(tmp_path: 
     assert wells["left_out"].value_counts().to_dict() == {"no sound control on its plate": 12, "no treatment": 1}
 
 
+def test_counts_can_be_ignored_and_few_controls_are_named(tmp_path: Path) -> None:
+    profiles, plate_map = _small(plates=1)
+    profiles["Metadata_cell_count"] = "many"
+    plate_map["control_type"] = np.where(plate_map["well"] == "A09", "negcon", "")
+    settings = ScreenSettings(permutations=99, judge_batches=False, count_column="none")
+    report = _screen(profiles, plate_map, tmp_path, settings)
+    assert not report.result.summary["counts_known"]
+    # One of four wells and a control can be the control in five ways.
+    assert report.result.hits.set_index("treatment")["least_p_value"]["a"] == 0.2
+    assert "too few wells and controls to be significant" in report.page.read_text()
+    with pytest.raises(InputError, match="'many' as the number of cells"):
+        _screen(profiles, plate_map, tmp_path, QUICK)
+
+
 def test_steps_fitted_on_controls_compare_with_other_controls(tmp_path: Path) -> None:
     from subcell_hf.evaluation.perturbation import PostProcessing
 
@@ -197,3 +211,17 @@ def test_steps_fitted_on_controls_compare_with_other_controls(tmp_path: Path) ->
     roles = result.wells["role"].value_counts()
     assert roles["control (fitted on)"] == 16
     assert roles["control"] + roles.get("failed control", 0) == 16
+
+
+@pytest.mark.slow
+def test_few_hits_of_several_screens_are_false_and_intervals_of_ec50_hold() -> None:
+    """A small version of benchmarks/screen_truth.py, whose figures are from a hundred screens."""
+    from benchmarks.screen_truth import judge
+
+    settings = ScreenSettings(permutations=400, judge_batches=False)
+    judged = pd.DataFrame([judge(seed, settings) for seed in (200, 201, 202)]).sum()
+    assert judged["false"] <= 0.15 * judged["hits"]
+    assert judged["found"] >= 0.6 * judged["active"]
+    assert judged["toxic_called"] <= 0.15 * judged["toxic"]
+    assert judged["ec50_covered"] >= 0.85 * judged["ec50_identified"] > 10
+    assert judged["edge_found"] == 3
