@@ -124,6 +124,7 @@ def compare(
     models: Annotated[tuple[str, ...], Setting(metavar="[NAME=]PATH...")],
     *,
     output: Path,
+    metadata: Path | None = None,
     head: str | None = None,
     dataset_id: str = "local/cells",
     dataset_name: str = "Single-cell crops",
@@ -136,6 +137,8 @@ def compare(
         models: Two or more folders of `subcell evaluate localization`, or embedding tables with probabilities; or one
             run of `subcell embed` with several encoders.
         output: Output folder for tables, the figure and model-index blocks.
+        metadata: Of a run of several encoders: CSV or Parquet with cell_id and columns that its tables lack, such as
+            antibody, locations and split.
         head: Classifier to compare, such as linear; default: the first of each folder.
         dataset_id: Hub id of the data set, for the model-index blocks.
         dataset_name: Title of the data set, for the model-index blocks.
@@ -149,6 +152,7 @@ def compare(
     report = compare_benchmarks(
         [ComparedModel(Path(path), name or None) for name, _, path in named],
         output,
+        metadata=metadata,
         head=head,
         dataset_id=dataset_id,
         dataset_name=dataset_name,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subcell_hf.errors import counted
+from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.comparison.comparison_files import write_comparison
 from subcell_hf.evaluation.comparison.embeddings import Comparison, compare_models, model_index, read_predictions
 from subcell_hf.evaluation.localization.benchmark import LocalizationSettings
@@ -57,6 +57,7 @@ def compare_benchmarks(
     models: Sequence[ComparedModel],
     output: str | Path,
     *,
+    metadata: str | Path | None = None,
     head: str | None = None,
     dataset_id: str = "local/cells",
     dataset_name: str = "Single-cell crops",
@@ -71,6 +72,7 @@ def compare_benchmarks(
         models: At least two, or the folder of a run of several encoders.
         output: Folder for tables, the figure and model-index blocks. If it is `comparison` in the folder of a run of
             several encoders, the page `index.html` of the run shows the scores.
+        metadata: Of a run of several encoders: CSV or Parquet with `cell_id` and columns that its tables lack.
         head: Classifier to compare, such as `"linear"`; None: the first of each folder.
         dataset_id: Hub id of the data set, for the model-index blocks.
         dataset_name: Title of the data set, for the same.
@@ -83,7 +85,9 @@ def compare_benchmarks(
     """
     output = Path(output)
     with claim_folder(output):
-        every = [own for model in models for own in _benchmark_encoders(model, output, head, seed)]
+        every = [own for model in models for own in _benchmark_encoders(model, output, head, seed, metadata)]
+        if metadata is not None and every == list(models):
+            raise InputError("metadata is of no use: no input is a run of several encoders. Leave --metadata out.")
         predictions = [read_predictions(model.path, model.name, head) for model in every]
         comparison = compare_models(predictions, resamples=resamples, seed=seed)
         verdicts = write_comparison(comparison, output, dataset_id=dataset_id, dataset_name=dataset_name)
@@ -100,7 +104,9 @@ def compare_benchmarks(
         return ComparisonReport(output, comparison, tuple(verdicts))
 
 
-def _benchmark_encoders(model: ComparedModel, output: Path, head: str | None, seed: int) -> list[ComparedModel]:
+def _benchmark_encoders(
+    model: ComparedModel, output: Path, head: str | None, seed: int, metadata: str | Path | None
+) -> list[ComparedModel]:
     """The encoders of a run of several, with one and the same classifier trained on each; anything else as it is."""
     compared = []
     for name, folder in encoder_folders(model.path).items():
@@ -111,6 +117,7 @@ def _benchmark_encoders(model: ComparedModel, output: Path, head: str | None, se
             name=name,
             predictors=make_predictors((head or "linear",), seed=seed),
             baselines=BaselineOptions(computed=()),
+            metadata=metadata,
         )
         compared.append(ComparedModel(output / name, name))
     return compared or [model]

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.report.page import write_report
+from subcell_hf.tables.files import read_table
 from tests.images.written_fields import write_hpa_field
 from tests.inference.embedding_runs import save_tiny_model
 from tests.inference.encoders.test_several_encoders import ENCODER_OF_THE_DOCS
@@ -18,8 +19,8 @@ from tests.inference.encoders.test_several_encoders import ENCODER_OF_THE_DOCS
 LOCATIONS = ("Nucleoplasm", "Cytosol", "Nucleoli")
 
 
-def write_annotated_fields(folder: Path) -> Path:
-    """Fields of seven antibodies in three splits, with their locations."""
+def write_annotated_fields(folder: Path) -> pd.DataFrame:
+    """Fields of seven antibodies with their locations; returns these and three splits."""
     rows = []
     for number in range(7):
         name = f"7_A{number}_1"
@@ -29,8 +30,9 @@ def write_annotated_fields(folder: Path) -> Path:
             {"field_of_view": name, "antibody": f"HPA{number}", "gene": f"G{number}", "split": split,
              "locations": LOCATIONS[number % 3]}
         )  # fmt: skip
-    pd.DataFrame(rows).to_csv(folder / "metadata.csv", index=False)
-    return folder
+    table = pd.DataFrame(rows)
+    table.drop(columns="split").to_csv(folder / "metadata.csv", index=False)
+    return table
 
 
 def subcell(*words: str | Path, code: int = 0) -> str:
@@ -41,7 +43,7 @@ def subcell(*words: str | Path, code: int = 0) -> str:
 
 def test_it_works_through_embed_resume_report_compare_and_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_annotated_fields(tmp_path / "images")
+    annotated = write_annotated_fields(tmp_path / "images")
     save_tiny_model(tmp_path / "model")
     (tmp_path / "my_encoder.py").write_text(ENCODER_OF_THE_DOCS)
     models = ("--model", "moments=my_encoder.py:build", "--model", "subcell=model")
@@ -59,7 +61,11 @@ def test_it_works_through_embed_resume_report_compare_and_card(tmp_path: Path, m
     assert "Scores" not in (tmp_path / "run" / "index.html").read_text()
     subcell("report", "run", "--output", "page.html", code=2)
 
-    said = subcell("evaluate", "compare", "run", "--output", "run/comparison", "--resamples", "20")
+    words = ("evaluate", "compare", "run", "--output", "run/comparison", "--resamples", "20")
+    assert "give a table of metadata by cell_id (--metadata)" in subcell(*words, code=2)
+    cells = read_table(tmp_path / "run" / "moments").cells[["cell_id", "field_of_view"]]
+    cells.merge(annotated[["field_of_view", "split"]]).to_csv("splits.csv", index=False)
+    said = subcell(*words, "--metadata", "splits.csv")
     assert "moments" in said
     assert "subcell" in said
     assert re.search(r"<h2>Scores</h2>.*<td>moments</td>", (tmp_path / "run" / "index.html").read_text(), re.DOTALL)
