@@ -74,12 +74,12 @@ class AnnotationServer(ThreadingHTTPServer):
         self.exporting = threading.Lock()
         self._changed, self._stopped = threading.Event(), threading.Event()
         self.training_error, self._is_busy = "", False
-        super().__init__((host, port), _Connection)
+        self._trainer = threading.Thread(target=self._train_when_changed, daemon=True)
+        super().__init__((host, port), _Connection)  # closes itself where the port is in use
         names = {host, *(_LOOPBACK if host in _LOOPBACK else ())}
         self.hosts = None if host in ("", "0.0.0.0", "::") else {f"{name}:{self.server_port}" for name in names}
         shown = "127.0.0.1" if self.hosts is None else host
         self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{self.server_port}/{self.token}/"
-        self._trainer = threading.Thread(target=self._train_when_changed, daemon=True)
         self._trainer.start()
 
     @property
@@ -107,7 +107,8 @@ class AnnotationServer(ThreadingHTTPServer):
         self._stopped.set()
         self._changed.set()
         super().server_close()
-        self._trainer.join()
+        if self._trainer.is_alive():
+            self._trainer.join()
 
     def _train_when_changed(self) -> None:
         while True:

@@ -4,13 +4,18 @@ import http.client
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 
+from subcell_hf.errors import InputError
 from subcell_hf.evaluation.annotation import AnnotationSession, read_labels
 from subcell_hf.hub import AnnotationServer, make_page
+from subcell_hf.tables.cell_pictures import CellPicture, write_pictures
+from subcell_hf.tables.files import write_parquet
+from subcell_hf.workflows import AnnotationInput, AnnotationPage, open_annotation
 from tests.evaluation.annotation.sorted_cells import sorted_cells
 
 PICTURE = b"\x89PNG picture"
@@ -105,3 +110,12 @@ def test_what_is_refused(server: AnnotationServer, request_: dict[str, Any], sta
     assert (found, reason in content["error"]) == (status, True), content
     assert len(server.session.records()) == before
     assert ask(server)[0] == 200
+
+
+def test_a_port_in_use_is_named(server: AnnotationServer, tmp_path: Path) -> None:
+    table, _ = sorted_cells(60)
+    write_parquet(table, tmp_path / "embeddings.parquet")
+    write_pictures([CellPicture("cell 1", PICTURE, b"", None)], tmp_path / "pictures.parquet")
+    page = AnnotationPage(port=server.server_port, browser=False)
+    with pytest.raises(InputError, match=f"{server.server_port} cannot be opened .* another --port"):
+        open_annotation(tmp_path, AnnotationInput(tmp_path / "l.jsonl"), page)
