@@ -15,7 +15,10 @@ with their surroundings, which the model has not seen in training.
 Test antibodies of a data seed are scored once for a claim: after a choice by their scores, use another `--fields-seed`.
 Trainings that are there already in `--work` are not run again. The last line is JSON.
 
-    PYTHONPATH=. python benchmarks/learning.py --small --work FOLDER [--seeds 0 1 2] [--fields-seed 41]
+With `--montages` real cells are classified as well, by the middle of their tiles.
+
+    PYTHONPATH=. python benchmarks/learning.py --small --work FOLDER [--seeds 0 1 2] [--fields-seed 43]
+        [--montages ../shared/data/hpa_montages]
         [--words "--probe_detached false" --runs labels]
 """
 
