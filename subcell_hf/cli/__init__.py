@@ -74,7 +74,7 @@ COMMANDS = (
     data.examples, data.simulate, data.inspect, data.crops, data.shards, data.shards_inspect, data.splits, data.views,
     training.recipes,
     inference.doctor, inference.encoders, inference.embed, inference.optimize,
-    tables.aggregate, tables.portable, tables.table, tables.report, tables.search, tables.annotate,
+    tables.aggregate, tables.portable, tables.table, tables.report, tables.search, tables.calibrate, tables.annotate,
     evaluation.screen, evaluation.baselines, evaluation.benchmark,
     hub.fetch, hub.convert, hub.untrained, hub.export, hub.push, hub.push_shards, hub.push_metrics, hub.publish,
     hub.sheet, hub.serve, hub.demo,

@@ -96,6 +96,22 @@ def report(
     draw_report(folder, title=title, max_cells=max_cells, seed=seed, output=output)
 
 
+def calibrate(
+    table: Table, *, output: Path, model: str | None = None, settings: "workflows.CalibrationSettings"
+) -> None:
+    """Calibrate sets of locations with a guaranteed recall or precision, by antibody, for a classifier.
+
+    Args:
+        table: Table embedded by the classifier, with columns locations and antibody.
+        output: Folder of the classifier, or a new folder for a calibrated copy.
+        model: The classifier; default: the one that the table names.
+        settings: What is guaranteed.
+    """
+    from subcell_hf.workflows.answers.calibrate import calibrate
+
+    typer.echo(calibrate(table, output, settings, model=model).describe())
+
+
 def annotate(
     table: Table,
     *,

@@ -30,7 +30,8 @@ Pixels = NDArray[Any]
 __all__ = ["TASK", "ImageFile", "SubCellPipeline", "read_file", "read_plane"]
 
 RESULT_OPTIONS = {
-    "top_k": 5, "threshold": None, "function_to_apply": None, "return_embedding": False, "return_attention": False
+    "top_k": 5, "threshold": None, "function_to_apply": None, "return_embedding": False, "return_attention": False,
+    "return_location_set": False,
 }  # fmt: skip
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
@@ -70,6 +71,7 @@ class SubCellPipeline(Pipeline):
     * `function_to_apply`: what makes scores of logits, `"sigmoid"`, `"softmax"` or `"none"`; by default as trained.
     * `return_embedding`, `return_attention`: add the embedding `[width]` and the pooler's map `[heads, rows, columns]`,
       float32 numpy arrays.
+    * `return_location_set`: add `"location_set"`, the names of the locations that a calibrated model guarantees.
     * `batch_size`: cells per forward.
 
     A model with separate channel tokens takes the channels that an input has, which must be the same for all cells of a
@@ -214,6 +216,8 @@ class SubCellPipeline(Pipeline):
         }
         if options["return_embedding"]:
             result["embedding"] = model_outputs["embedding"][0].flatten().numpy()
+        if options["return_location_set"]:
+            result["location_set"] = self._location_set(scores.reshape(-1, scores.shape[-1]), options)
         if options["return_attention"]:
             if model_outputs["attention"] is None:
                 raise ValueError("This model's pooling has no attention map; leave return_attention out.")
@@ -224,6 +228,16 @@ class SubCellPipeline(Pipeline):
                     name: one.numpy() for name, one in zip(model_outputs["channels"], maps, strict=True)
                 }
         return result if len(result) > 1 else result["locations"]
+
+    def _location_set(self, scores: Tensor, options: dict[str, Any]) -> list[str]:
+        """Locations whose probability, of several passes the mean, reaches the calibrated threshold."""
+        sets: Any = getattr(self.model.config, "location_sets", None)
+        if sets is None:
+            raise ValueError("The model is not calibrated; leave return_location_set out, or run `subcell calibrate`.")
+        if options["function_to_apply"] is not None:
+            raise ValueError("Sets of locations are calibrated for probabilities; leave function_to_apply out.")
+        names: Any = self.model.config.id2label
+        return [names[n] for n, score in enumerate(scores.mean(0).tolist()) if score >= sets["threshold"]]
 
     def _rank(self, scores: Tensor, top_k: int | None, threshold: float | None) -> list[dict[str, Any]]:
         values, indices = scores.sort(descending=True, stable=True)

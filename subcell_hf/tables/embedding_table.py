@@ -187,6 +187,39 @@ def facts_from_json(text: str | bytes, where: str) -> dict[str, Any]:
     return facts
 
 
+def frame_of_records(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """What is known of cells as columns: places and quality keep their kind, metadata are texts.
+
+    Args:
+        records: One for each cell; of a name that one lacks its value is empty.
+    """
+    names = dict.fromkeys(name for record in records for name in record)
+    columns: dict[str, Any] = {}
+    for name in names:
+        values = [record.get(name) for record in records]
+        kept = name.startswith("qc_") or all(value is None or not isinstance(value, str) for value in values)
+        columns[name] = values if kept else ["" if value is None else str(value) for value in values]
+    return pd.DataFrame(columns)
+
+
+def location_sets(
+    probabilities: npt.NDArray[np.float32], classes: Sequence[str], threshold: float
+) -> dict[str, npt.NDArray[Any]]:
+    """The locations of each cell whose probability reaches a calibrated threshold.
+
+    Args:
+        probabilities: `[cells, classes]`.
+        classes: Their names.
+        threshold: Least probability.
+
+    Returns:
+        Columns `location_set`, names joined by `;` in the order of the classes, and `set_size`.
+    """
+    inside = probabilities >= threshold
+    names = [";".join(name for name, kept in zip(classes, row, strict=True) if kept) for row in inside]
+    return {"location_set": np.asarray(names, dtype=object), "set_size": inside.sum(axis=1).astype(np.int64)}
+
+
 def top_locations(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """The most probable locations of each cell.
 

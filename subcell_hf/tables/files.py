@@ -9,6 +9,7 @@
 | `qc_…` | number, bool or text | quality of the crop |
 | `model` | text | which variant embedded the cell, where it was chosen per row |
 | `top_location_1` … `3`, `top_probability_1` … `3` | text, float32 | where a classifier is |
+| `location_set`, `set_size` | text, whole number | if a classifier is calibrated: names joined by `;`, their number |
 | `embedding` | float32 list | of several passes side by side |
 | `probabilities` | float32 list | of several passes the mean |
 | `probabilities_<pass>` | float32 list | each pass |
@@ -21,7 +22,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 from subcell_hf.errors import InputError
-from subcell_hf.tables.embedding_table import SCHEMA_VERSION, EmbeddingTable, check_table, top_locations
+from subcell_hf.tables.embedding_table import (
+    SCHEMA_VERSION,
+    EmbeddingTable,
+    check_table,
+    frame_of_records,
+    location_sets,
+    top_locations,
+)
 from subcell_hf.tables.h5ad import h5ad_from_parquet, read_h5ad, write_h5ad
 from subcell_hf.tables.parquet import (
     iterate_parquet,
@@ -38,9 +46,11 @@ __all__ = [
     "SCHEMA_VERSION",
     "EmbeddingTable",
     "check_table",
+    "frame_of_records",
     "h5ad_from_parquet",
     "iterate_parquet",
     "join_parquet",
+    "location_sets",
     "read_table",
     "table_of_frame",
     "top_locations",

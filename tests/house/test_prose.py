@@ -21,6 +21,7 @@ REWRITTEN = (
     "docs/partners.md",
     "docs/annotate.md",
     "docs/search.md",
+    "docs/calibrate.md",
     "docs/demo.md",
     "docs/publish.md",
     "docs/faq.md",

@@ -16,6 +16,8 @@ from .labels import class_scheme as class_scheme
 from .labels import label_cells as label_cells
 from .learning import learning_curve as learning_curve
 from .localization_report import write_report as write_report
+from .location_sets import LocationSets as LocationSets
+from .location_sets import choose_location_sets as choose_location_sets
 from .model_comparison import Scored as Scored
 from .model_comparison import compare_heads as compare_heads
 from .model_comparison import compare_pairs as compare_pairs

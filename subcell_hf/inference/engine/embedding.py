@@ -242,6 +242,7 @@ def open_run(
     facts = [source.fingerprint(), [m.checksum for m in models], precision, settings.pictures, SCHEMA_VERSION]
     facts += ["attention"] if settings.attention_maps else []
     facts += ["openvino"] if chosen.openvino else []
+    facts += [m.config["location_sets"] for m in subcell_models(models) if m.config.get("location_sets")]
     facts += (
         [sha256_of(model.folder / OPTIMIZATION_FILE) for model in subcell_models(models)] if precision == "int8" else []
     )
@@ -274,7 +275,7 @@ def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
     reader = BatchReader(
         run.source, run.budget, embedder.batch_size, settings.workers, pin_memory=run.device.type == "cuda"
     )
-    results = PartResults(run.classes, run.proteins, settings.attention_maps)
+    results = PartResults(run.classes, run.proteins, settings.attention_maps, run.set_threshold)
     pace, part_began = Pace(), time.perf_counter()
     began = part_began
     pace.start()

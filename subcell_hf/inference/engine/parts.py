@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from subcell_hf.cells.folder import write_json
 from subcell_hf.errors import InputError
@@ -36,8 +35,10 @@ from subcell_hf.tables.files import (
     EMBEDDINGS_FILE,
     H5AD_FILE,
     EmbeddingTable,
+    frame_of_records,
     h5ad_from_parquet,
     join_parquet,
+    location_sets,
     top_locations,
     write_parquet,
 )
@@ -91,9 +92,17 @@ class PartResults:
         classes: Names of the classifier's classes, empty where there is none.
         proteins: Names of the passes; empty where there is one.
         attention_maps: Whether the attention of every cell is kept.
+        set_threshold: Least probability of a location in the set of a cell; None: the model is not calibrated.
     """
 
-    def __init__(self, classes: tuple[str, ...], proteins: tuple[str, ...], attention_maps: bool = False) -> None:
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        proteins: tuple[str, ...],
+        attention_maps: bool = False,
+        set_threshold: float | None = None,
+    ) -> None:
+        self.set_threshold = set_threshold
         self.classes, self.proteins, self.attention_maps = classes, proteins, attention_maps
         self._rows: dict[Place, tuple[Any, ...]] = {}
         self._refused: dict[Place, str] = {}
@@ -134,7 +143,7 @@ class PartResults:
         return PartContent(self._table(records, rows) if rows else None, pictures, skipped, attention)
 
     def _table(self, records: Sequence[Mapping[str, Any]], rows: Sequence[tuple[Any, ...]]) -> EmbeddingTable:
-        cells = _frame(records)
+        cells = frame_of_records(records)
         embeddings = np.stack([row[0] for row in rows])
         if not self.classes:
             return EmbeddingTable(cells, embeddings)
@@ -142,19 +151,10 @@ class PartResults:
         probabilities: npt.NDArray[np.float32] = passes.mean(axis=1, dtype=np.float32)
         for name, values in top_locations(probabilities, self.classes).items():
             cells[name] = values
+        if self.set_threshold is not None:
+            cells = cells.assign(**location_sets(probabilities, self.classes, self.set_threshold))
         each = {name: passes[:, number] for number, name in enumerate(self.proteins)} if len(self.proteins) > 1 else {}
         return EmbeddingTable(cells, embeddings, probabilities, self.classes, each)
-
-
-def _frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Records as columns: places and quality keep their kind, metadata are texts."""
-    names = dict.fromkeys(name for record in records for name in record)
-    columns: dict[str, Any] = {}
-    for name in names:
-        values = [record.get(name) for record in records]
-        kept = name.startswith("qc_") or all(value is None or not isinstance(value, str) for value in values)
-        columns[name] = values if kept else ["" if value is None else str(value) for value in values]
-    return pd.DataFrame(columns)
 
 
 @dataclass(frozen=True)

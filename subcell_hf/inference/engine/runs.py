@@ -13,6 +13,7 @@ from subcell_hf.inference.encoders.finding import Model
 from subcell_hf.inference.engine.batches import ReadPart
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.engine.parts import PartResults, PartsFolder
+from subcell_hf.inference.models.loading import ModelFolder
 from subcell_hf.inference.sources.blocks import CellSource
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.storage.folder_lock import claim_folder
@@ -50,6 +51,13 @@ class EmbedRun:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.models[0].classes
+
+    @property
+    def set_threshold(self) -> float | None:
+        """Least probability of a location in a calibrated set; None where the model, or one of several, has none."""
+        models = [model for model in self.models if isinstance(model, ModelFolder)]
+        sets = models[0].config.get("location_sets") if len(models) == 1 == len(self.models) else None
+        return None if sets is None else float(sets["threshold"])
 
     @property
     def proteins(self) -> tuple[str, ...]:

@@ -197,7 +197,10 @@ def _embed_pending(
     for name, run in runs.items():
         embedders[name] = BatchEmbedder(run.models, run.device, run.precision, settings.batch_size, run.openvino)
         pipelines[name] = Pipeline(embedders[name])
-    results = {name: PartResults(run.classes, run.proteins, settings.attention_maps) for name, run in runs.items()}
+    results = {
+        name: PartResults(run.classes, run.proteins, settings.attention_maps, run.set_threshold)
+        for name, run in runs.items()
+    }
     first = next(iter(runs.values()))
     reader = _SharedReader(source, runs, {name: embedder.batch_size for name, embedder in embedders.items()})
     began = dict.fromkeys(runs, time.perf_counter())

@@ -127,7 +127,8 @@ def save_classifier(
     processor = read_processor(encoder, base.config)
     config = SubCellConfig.from_dict(
         {
-            **base.config.to_dict(),
+            # What was calibrated was another classifier.
+            **{name: value for name, value in base.config.to_dict().items() if name != "location_sets"},
             "classifier_hidden_sizes": list(settings.hidden_sizes),
             "classifier_dropout": settings.dropout,
             "classifier_ensemble_size": len(ensemble.seeds),

@@ -1,0 +1,158 @@
+"""Sets of locations with a guarantee: a classifier's folder, calibrated on held-out antibodies."""
+
+import json
+import logging
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from subcell_hf.errors import InputError, counted
+from subcell_hf.evaluation.localization.labels import ClassScheme, location_targets
+from subcell_hf.evaluation.localization.location_sets import LocationSets, choose_location_sets
+from subcell_hf.ontology import training_locations
+from subcell_hf.settings import Setting
+from subcell_hf.storage.atomic import write_atomically
+from subcell_hf.storage.folders import write_folder_atomically
+from subcell_hf.storage.plain_files import read_json
+from subcell_hf.tables.files import EmbeddingTable, read_table
+
+_TRAINING_SPLITS = {"train", "training", "validation", "valid", "val"}
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """What is guaranteed, and by which cells.
+
+    Attributes:
+        recall: Mean share of a cell's locations that are in its set, at least.
+        precision: Instead of --recall: mean share of a set that is right, at least.
+        confidence: Probability of this over the choice of calibration antibodies, at least.
+        split: Split of the table to calibrate on; a table without splits must contain only cells that were not used
+            for training.
+    """
+
+    recall: Annotated[float | None, Setting(minimum=0)] = None
+    precision: Annotated[float | None, Setting(minimum=0)] = None
+    confidence: Annotated[float, Setting(minimum=0)] = 0.95
+    split: str = "test"
+
+
+@dataclass(frozen=True)
+class CalibratedClassifier:
+    """A classifier whose folder carries sets of locations.
+
+    Attributes:
+        model: The folder.
+        sets: Threshold and guarantee.
+        cells: Number of cells that it was calibrated on.
+    """
+
+    model: Path
+    sets: LocationSets
+    cells: int
+
+    def describe(self) -> str:
+        """The guarantee in one sentence."""
+        sets = self.sets
+        return (
+            f"{self.model}: a location belongs to the set of a cell from a probability of {sets.threshold:.3f}; with "
+            f"{sets.confidence:.0%} confidence the mean {sets.measure} over antibodies is at least {sets.target:g} "
+            f"({sets.observed:.3f} on {counted(sets.antibodies, 'antibody', 'antibodies')}; median set size "
+            f"{sets.median_set_size:g})."
+        )
+
+
+def calibrate(
+    table: str | Path, output: str | Path, settings: CalibrationSettings, *, model: str | None = None
+) -> CalibratedClassifier:
+    """Calibrate sets of locations by antibody, and write them into a classifier's folder.
+
+    Args:
+        table: Table embedded by the classifier, with `locations` and `antibody`; see `read_table`.
+        output: The classifier's folder, whose configuration is then changed, or a new folder for a copy.
+        settings: What is guaranteed. Exactly one of `recall` and `precision` is set.
+        model: The classifier: folder, Hub id or name; None: as the table says.
+
+    Raises:
+        InputError: If the table was not embedded by the classifier, lacks labels or antibodies, or has too few.
+        OSError: If the folder cannot be written.
+    """
+    if (settings.recall is None) == (settings.precision is None):
+        raise InputError("Exactly one of --recall and --precision is required, such as --recall 0.9.")
+    from subcell_hf.inference.models.loading import find_models  # imports torch
+
+    table, output = Path(table), Path(output)
+    cells = read_table(table)
+    named = [m for m in cells.provenance.get("models", ()) if isinstance(m, dict)]
+    if cells.probabilities is None or len(named) != 1:
+        raise InputError(f"{table} has no probabilities of one classifier. Embed the cells with it first.")
+    found = find_models(model or str(named[0]["name"]), revision=None if model else named[0].get("revision"))[0]
+    if found.checksum != named[0]["weights_sha256"]:
+        raise InputError(
+            f"{table} was embedded by {named[0]['name']} ({named[0]['weights_sha256'][:12]}), and {found.name} is "
+            f"another model ({found.checksum[:12]}). Give the classifier with --model, or embed the cells with it."
+        )
+    same = output.exists() and output.resolve() == found.folder.resolve()
+    if not same and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output} exists and is not {found.folder}, the classifier: choose a new folder (--output).")
+    chosen, targets = _calibration_cells(cells, table, settings.split)
+    measure = "recall" if settings.recall is not None else "precision"
+    sets = choose_location_sets(
+        np.asarray(chosen.probabilities),
+        targets,
+        chosen.cells["antibody"].to_numpy(object),
+        measure=measure,
+        target=float(settings.recall if settings.recall is not None else settings.precision or 0),
+        confidence=settings.confidence,
+    )
+    if same:
+        _write_sets(found.folder, found.folder, sets)
+    else:
+        with write_folder_atomically(output) as folder:
+            shutil.copytree(found.folder, folder, dirs_exist_ok=True)
+            _write_sets(found.folder, folder, sets)
+    return CalibratedClassifier(output, sets, len(chosen))
+
+
+def _calibration_cells(
+    table: EmbeddingTable, path: Path, split: str
+) -> tuple[EmbeddingTable, np.ndarray[tuple[int, int], np.dtype[np.uint8]]]:
+    """Cells of the split with a location that the classifier predicts, and their targets."""
+    for name in ("locations", "antibody"):
+        if name not in table.cells:
+            raise InputError(f"{path} has no column {name}, expected one: sets are calibrated by antibody.")
+    used = np.ones(len(table), np.bool_)
+    splits = table.cells["split"].astype(str) if "split" in table.cells else None
+    if splits is not None and (splits != "").any():
+        if split in _TRAINING_SPLITS:
+            raise InputError(f"The classifier was trained on the split {split}; calibrate on another one (--split).")
+        used = (splits == split).to_numpy(bool)
+        if not used.any():
+            raise InputError(f"{path} has no cell of the split {split!r}; it has {', '.join(sorted(set(splits)))}.")
+    else:
+        _logger.warning("%s has no splits: none of its antibodies may have been used to train the classifier.", path)
+    classes = table.classes
+    scheme = ClassScheme("the model", classes, {n: n for n in classes}, frozenset({*classes, *training_locations()}))
+    targets = location_targets(table.cells["locations"].tolist(), scheme)
+    labelled = used & targets.any(axis=1)
+    kept = labelled & (table.cells["antibody"].astype(str) != "").to_numpy(bool)
+    if not kept.any():
+        raise InputError(f"{path} has no cell with an antibody and one of the {len(classes)} locations of the model.")
+    if left_out := int(used.sum() - kept.sum()):
+        _logger.warning(
+            "%s without an antibody or a location that the model predicts left out.", counted(left_out, "cell")
+        )
+    return table.select(kept), targets[kept]
+
+
+def _write_sets(source: Path, folder: Path, sets: LocationSets) -> None:
+    """Add sets to a configuration; the weights, and so their checksum, stay."""
+    config = read_json(source / "config.json", "Fetch the model again.")
+    content = {**config, "location_sets": asdict(sets)}
+    with write_atomically(folder / "config.json") as file:
+        file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
