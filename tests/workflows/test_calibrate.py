@@ -52,7 +52,7 @@ def test_a_calibrated_folder_shows_sets(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "recall over antibodies is at least 0.9 (1.000 on 59 antibodies" in result.stdout
     sets = json.loads((output / "config.json").read_text())["location_sets"]
-    assert 0.59 < sets["threshold"] <= 0.6
+    assert 0.58 < sets["threshold"] <= 0.6
     assert find_models(str(output))[0].checksum == find_models(str(model))[0].checksum
 
     pixels = np.random.default_rng(1).integers(0, 255, (2, 4, 32, 32), np.uint8)

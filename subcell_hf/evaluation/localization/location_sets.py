@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 from scipy.stats import binom
 
 from subcell_hf.errors import InputError
 
 MEASURES = ("recall", "precision")
 _THRESHOLDS = 501
+_LARGEST_LOGIT = 12.0
 
 Values = npt.NDArray[np.float64]
 
@@ -83,7 +85,9 @@ def choose_location_sets(
             f"{len(cells)} antibodies are too few to guarantee a {measure} of {target:g} with confidence "
             f"{confidence:g}: expected at least {least}. Calibrate on more antibodies, or choose a lower target."
         )
-    steps = np.linspace(0, 1, _THRESHOLDS)
+    # Even in the logit: probabilities of rare locations are small.
+    between = expit(np.linspace(-_LARGEST_LOGIT, _LARGEST_LOGIT, _THRESHOLDS))
+    steps = np.concatenate([[0.0], between, [1.0]])
     chosen, observed = None, 0.0
     for threshold in steps if measure == "recall" else steps[::-1]:
         mean = float((np.bincount(group, measure_cells(probabilities, targets, threshold, measure)) / cells).mean())
