@@ -16,8 +16,8 @@ from subcell_hf.errors import InputError
 Features = npt.NDArray[np.float64]
 
 _ITERATIONS = 15
-_DEGREE = 2
-_TUNING = 0.25
+_DEGREE = 3
+_TUNING = 0.5
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def methods_text(result: ScreenResult) -> str:
     counts = ""
     if summary["counts_known"]:
         counts = (
-            " What the number of cells explains was fitted on all wells by robust regression on a quadratic polynomial "
+            " What the number of cells explains was fitted on all wells by robust regression on a cubic polynomial "
             "of the log ratio to the controls, and subtracted for a second test; a treatment was called active if the "
             "larger of both p-values passed."
         )
