@@ -64,9 +64,12 @@ def _load_file(path: Path, changed_ns: int) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses and pickle look for it there
     folder = str(path.parent)
     sys.path.insert(0, folder)
+    # A compiled file counts as current for a second, even if its source changes meanwhile.
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         spec.loader.exec_module(module)
     finally:
+        sys.dont_write_bytecode = writes_bytecode
         sys.path.remove(folder)
         if folder not in sys.path:
             sys.path.append(folder)  # for what its functions import; nothing installed is hidden by it

@@ -117,7 +117,7 @@ def search_table(
     *,
     index: bool = False,
     exact: bool = False,
-    output: Path | None = None,
+    output: str | Path | None = None,
 ) -> SearchResult:
     """Search a table, and write a page with the pictures of what was found; see `search`.
 
@@ -158,15 +158,16 @@ def search_table(
     frame.insert(1, SIMILARITY, nearest.similarities[0].astype(np.float64).clip(-1, 1).round(4), allow_duplicates=True)
     if len(frame) < k:
         _logger.warning("Only %s of the %s wanted fulfil the conditions.", counted(len(frame), "cell"), k)
-    if output is not None:
+    page = None if output is None else Path(output)
+    if page is not None:
         from subcell_hf.report.search_page import write_search_page
 
         wanted = {*frame[CELL_ID], *([] if own is None or own.sum() > k else cells.cells([CELL_ID])[CELL_ID][own])}
         found = {picture.cell_id: picture for picture in _read_pictures(pictures) if picture.cell_id in wanted}
         shown = shown or [found[name] for name in sorted(wanted - {*frame[CELL_ID]}) if name in found]
-        write_search_page(output, what, shown, frame, found, searched=int(allowed.sum()))
-        _logger.info("Open %s in a browser.", output)
-    return SearchResult(frame, what, int(allowed.sum()), output)
+        write_search_page(page, what, shown, frame, found, searched=int(allowed.sum()))
+        _logger.info("Open %s in a browser.", page)
+    return SearchResult(frame, what, int(allowed.sum()), page)
 
 
 def build_search_index(table: Path | str) -> IndexFacts:

@@ -11,7 +11,7 @@ from subcell_hf.types import FieldOfView
 from subcell_hf.workflows.embed_input import read_embed_input
 
 
-def iterate_fields_of_run(folder: Path, names: Sequence[str]) -> Iterator[FieldOfView]:
+def iterate_fields_of_run(folder: str | Path, names: Sequence[str]) -> Iterator[FieldOfView]:
     """Read fields of view with all their channels, segmented as in the run where they have no mask.
 
     Args:
@@ -24,6 +24,7 @@ def iterate_fields_of_run(folder: Path, names: Sequence[str]) -> Iterator[FieldO
     Raises:
         InputError: If the folder holds no run, the run was not made of images of fields of view, or they are gone.
     """
+    folder = Path(folder)
     given = read_embed_input(read_run(folder), str(folder / RUN_FILE))
     if given is None:
         raise InputError(
