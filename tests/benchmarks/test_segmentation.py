@@ -101,7 +101,7 @@ def test_the_methods_for_nuclei_number_two_apart() -> None:
 
 @pytest.mark.slow
 def test_the_benchmark_runs_on_few_cells() -> None:
-    result = run("segmentation.py", "--fields", "1", "--size-px", "512", "--data", "/nowhere")
+    result = run("segmentation.py", "--fields", "1", "--size-px", "896", "--data", "/nowhere")
     assert result["figures"]["missing"] == ["hpa_masked_field", "vendor/seg_coelho2009_nuclei_hand"]
     for name in ("simulated_rybg", "simulated_bg"):
         assert result["figures"][name].keys() == {"watershed", REFERENCE}
