@@ -4,13 +4,18 @@ The reference reads, segments and crops every field once and nothing else, and r
 memory and nothing else. Ours is the whole job of `subcell embed` with three encoders: reading, cropping, forward
 passes, checks and tables. All run in this process, in turn, and are measured in processor time, which other programs
 do not change. The weights are random, in models small enough that reading is a large share of the work.
+
+    OMP_NUM_THREADS=1 python benchmarks/encoders.py --work FOLDER
+
+keeps the fields and finished rounds in FOLDER, and the same command resumes. A round of 200 fields takes about 80 s.
 """
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +23,10 @@ import torch
 import transformers
 
 from subcell_hf.inference.encoders.finding import Model, declare_channels, find_encoders
-from subcell_hf.inference.engine.batches import Batch, BatchReader
+from subcell_hf.inference.engine.batches import Batch, Batcher, ReadPart
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.engine.forward import BatchEmbedder
-from subcell_hf.inference.engine.together import SourceOfEncoder, embed_together
+from subcell_hf.inference.engine.together import embed_together
 from subcell_hf.inference.sources.blocks import SharedSource
 from subcell_hf.inference.sources.recognition import input_channels, open_source
 from subcell_hf.model.configuration_subcell import SubCellConfig
@@ -29,9 +34,10 @@ from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.simulation.simulate import simulate_dataset
-from subcell_hf.tables.cell_pictures import PictureBudget
+from subcell_hf.storage.plain_files import read_json
 
 SHAPE = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 384}
+CELLS_PER_BATCH = 16
 PROCESSOR = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": {"height": 224, "width": 224}}
 
 
@@ -60,77 +66,97 @@ def seconds_of(function: Callable[[], Any]) -> float:
     return time.process_time() - began
 
 
-def read_all(source: SharedSource, encoders: dict[str, tuple[Model, ...]]) -> Iterator[list[Batch]]:
-    """The batches of every encoder, of one after the other."""
-    for models in encoders.values():
-        view = SourceOfEncoder(source, tuple(model.variant for model in models))
-        reader = BatchReader(view, PictureBudget(0, 0), 16)
-        yield [item for item in reader.batches([(0, view.names())]) if isinstance(item, Batch)]
+def forward_seconds(source: SharedSource, encoders: Mapping[str, Sequence[Model]]) -> tuple[dict[str, float], int]:
+    """Processor time of the forward passes of each encoder over all cells, whose reading is not counted; the cells."""
+    embedders, batchers = {}, {}
+    for name, models in encoders.items():
+        embedders[name] = BatchEmbedder(models, torch.device("cpu"), "fp32", CELLS_PER_BATCH)
+        batchers[name] = Batcher(CELLS_PER_BATCH)
+    seconds, cells = dict.fromkeys(encoders, 0.0), 0
+
+    def embed(name: str, batch: Batch | ReadPart) -> None:
+        if isinstance(batch, Batch):
+            seconds[name] += seconds_of(lambda: embedders[name].embed(batch))
+
+    choices = [tuple(model.variant for model in models) for models in encoders.values()]
+    for field in source.names():
+        blocks = source.read_each(field, choices)
+        cells += len(blocks[0])
+        for name, block in zip(encoders, blocks, strict=True):
+            for batch in batchers[name].take(block):
+                embed(name, batch)
+    for name, batcher in batchers.items():
+        for batch in batcher.finish(0):
+            embed(name, batch)
+    return seconds, cells
+
+
+def measure_round(source: SharedSource, encoders: Mapping[str, Sequence[Model]], output: Path) -> dict[str, Any]:
+    """Ours, one reading, and the forward passes of each encoder, in processor time."""
+    settings = EmbedSettings(
+        device="cpu",
+        precision="fp32",
+        engine_backend="torch",
+        batch_size=CELLS_PER_BATCH,
+        pictures=0,
+        h5ad=False,
+        progress=False,
+    )
+    shutil.rmtree(output, ignore_errors=True)  # of a round that was interrupted
+    records: dict[str, dict[str, Any]] = {name: {} for name in encoders}
+    ours = seconds_of(
+        lambda: embed_together(source, encoders, output, settings, processes=Processes(), records=records)
+    )
+    first = [tuple(model.variant for model in next(iter(encoders.values())))]
+    reading = seconds_of(lambda: [source.read_each(name, first) for name in source.names()])
+    forward, cells = forward_seconds(source, encoders)
+    return {"ours": ours, "reading": reading, "forward": forward, "cells": cells}
 
 
 def main() -> None:
     """Measure and print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fields", type=int, default=200)
     parser.add_argument("--size-px", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--work", type=Path, help="folder that is kept; default: a temporary one")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    settings = EmbedSettings(
-        device="cpu", precision="fp32", engine_backend="torch", batch_size=16, pictures=0, h5ad=False, progress=False
-    )
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        simulate_dataset(options.fields, 0, folder / "images", size_px=options.size_px, progress=False)
-        encoders = {}
-        for name, text in save_models(folder).items():
-            found = declare_channels(find_encoders(f"{name}={text}"), lambda: input_channels(folder / "images"))
-            encoders[name] = found
-        source, _, _ = open_source(folder / "images", [model for own in encoders.values() for model in own])
-        choices = [tuple(model.variant for model in models) for models in encoders.values()]
-        ours, reading, forward = [], [], []
-        for repeat in range(options.repeats):
-
-            def run(repeat: int = repeat) -> None:
-                embed_together(
-                    source,
-                    encoders,
-                    folder / f"run {repeat}",
-                    settings,
-                    processes=Processes(),
-                    records={name: {} for name in encoders},
-                )
-
-            def read() -> None:
-                for name in source.names():
-                    source.read_each(name, choices[:1])
-
-            ours.append(seconds_of(run))
-            reading.append(seconds_of(read))
-            each = []
-            for models, batches in zip(encoders.values(), read_all(source, encoders), strict=True):
-                embedder = BatchEmbedder(models, torch.device("cpu"), "fp32", 16)
-
-                def embed(embedder: BatchEmbedder = embedder, batches: list[Batch] = batches) -> None:
-                    for batch in batches:
-                        embedder.embed(batch)
-
-                each.append(seconds_of(embed))
-            forward.append(each)
-        reference = min(reading) + sum(min(times) for times in zip(*forward, strict=True))
-        result = {
-            "name": "encoders",
-            "reference": "forward passes of each encoder over cells in memory, plus one reading of the fields",
-            "fields": options.fields,
-            "cells": sum(len(batch.places) for batch in batches),
-            "threads": options.threads,
-            "ours_cpu_s": round(min(ours), 2),
-            "reading_cpu_s": round(min(reading), 2),
-            "forward_cpu_s": dict(zip(encoders, [round(min(t), 2) for t in zip(*forward, strict=True)], strict=True)),
-            "reference_cpu_s": round(reference, 2),
-            "ratio": round(min(ours) / reference, 3),
+        folder = options.work or Path(temporary)
+        kind = f"{options.fields} fields of {options.size_px} px, threads {options.threads}"
+        images = folder / f"{options.fields} fields of {options.size_px} px"
+        simulate_dataset(options.fields, 0, images, size_px=options.size_px, workers=2, progress=False)
+        encoders = {
+            name: declare_channels(find_encoders(f"{name}={text}"), lambda: input_channels(images))
+            for name, text in save_models(folder).items()
         }
+        source, _, _ = open_source(images, [model for own in encoders.values() for model in own])
+        rounds = []
+        for repeat in range(options.repeats):
+            record = folder / f"{kind}, round {repeat}.json"
+            if not record.is_file():
+                measured = measure_round(source, encoders, folder / "run")
+                record.write_text(json.dumps(measured))
+            rounds.append(read_json(record, "Remove it."))
+    forward = {name: min(one["forward"][name] for one in rounds) for name in encoders}
+    ours, reading = (min(one[name] for one in rounds) for name in ("ours", "reading"))
+    reference = reading + sum(forward.values())
+    result = {
+        "name": "encoders",
+        "reference": "forward passes of each encoder over cells in memory, plus one reading of the fields",
+        "fields": options.fields,
+        "cells": rounds[0]["cells"],
+        "threads": options.threads,
+        "rounds": len(rounds),
+        "ours_cpu_s": round(ours, 2),
+        "reading_cpu_s": round(reading, 2),
+        "forward_cpu_s": {name: round(seconds, 2) for name, seconds in forward.items()},
+        "reference_cpu_s": round(reference, 2),
+        "ratio": round(ours / reference, 3),
+        "ratios_of_rounds": [round(one["ours"] / (one["reading"] + sum(one["forward"].values())), 3) for one in rounds],
+    }
     print(json.dumps(result))
 
 

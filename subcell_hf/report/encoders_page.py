@@ -14,15 +14,15 @@ from subcell_hf.pages.rendering import render_page
 from subcell_hf.report import summaries
 from subcell_hf.report.columns import page_columns
 from subcell_hf.report.picture_sheets import PictureSheets, pack_pictures, read_pictures
-from subcell_hf.report.projection import project_cells
+from subcell_hf.report.projection import comparable_embeddings, project_cells
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.foreign_tables import read_foreign_table
-from subcell_hf.storage.parquet_files import read_parquet_file
 from subcell_hf.tables.cell_pictures import CellPicture
-from subcell_hf.tables.files import EMBEDDINGS_FILE, read_table
+from subcell_hf.tables.embedding_table import CELL_ID, FIELD_OF_VIEW, check_cells
 from subcell_hf.tables.nearest_rows import find_nearest_rows
 from subcell_hf.tables.right_use import uses_of
 from subcell_hf.tables.run_record import encoder_folders, read_run
+from subcell_hf.tables.search.stored_cells import SearchedCells, open_table, read_embeddings
 
 ENCODERS_PAGE = "index.html"
 COMPARISON_FOLDER = "comparison"
@@ -44,6 +44,7 @@ class _EncoderView:
     Attributes:
         name: Of the encoder.
         width: Numbers per cell.
+        standardized: Whether the numbers were standardized before they were compared.
         run: Content of its `run.json`.
         positions: `[cells, 2]` on its map.
         method: Of the map, in words.
@@ -53,6 +54,7 @@ class _EncoderView:
 
     name: str
     width: int
+    standardized: bool
     run: Mapping[str, Any]
     positions: npt.NDArray[np.float32]
     method: str
@@ -77,7 +79,8 @@ def write_encoders_page(
 ) -> Path:
     """Write `index.html` into the folder of a run of several encoders.
 
-    Each number of an embedding is standardized over the cells of the page first, so that no unit outweighs the others.
+    Cells are compared as in the report of each encoder, see `comparable_embeddings`. Of each table only ids and what
+    belongs to the cells of the page are held.
 
     Args:
         output_folder: Holds `encoders.json`, and a folder for each encoder.
@@ -95,18 +98,18 @@ def write_encoders_page(
     folders = encoder_folders(folder)
     if not folders:
         raise InputError(f"{folder} holds no encoders. Give the output folder of `subcell embed` with several --model.")
-    ids = _shared_cells(folders)
-    if not ids:
+    tables = {name: open_table(own) for name, own in folders.items()}
+    ids = _shared_cells(tables)
+    if not len(ids):
         raise InputError(f"The encoders in {folder} have no cell in common. See skipped.csv of each.")
-    pictures: dict[str, CellPicture] = next(
-        filter(None, (read_pictures(own, set(ids)) for own in folders.values())), {}
-    )
-    order = [ids[row] for row in np.random.default_rng(seed).permutation(len(ids))]
-    order.sort(key=lambda cell_id: cell_id not in pictures)
-    shown = order[: max(max_cells, 1)]
+    pictures: dict[str, CellPicture] = next(filter(None, (read_pictures(own, ids) for own in folders.values())), {})
+    order = np.random.default_rng(seed).permutation(len(ids))
+    without = ~ids.isin(list(pictures))
+    order = order[np.argsort(without[order], kind="stable")]
+    shown = [str(cell_id) for cell_id in ids[order[: max(max_cells, 1)]]]
     sheets = pack_pictures(pictures, [cell_id for cell_id in shown if cell_id in pictures], _MAX_PICTURE_BYTES)
     shown = sheets.cell_ids or shown  # a cell without a picture says little here
-    views = [_view(name, own, shown, seed) for name, own in folders.items()]
+    views = [_view(name, tables[name], read_run(own), shown, seed) for name, own in folders.items()]
     page = render_page(
         _TEMPLATES,
         "encoders.html.j2",
@@ -116,6 +119,7 @@ def write_encoders_page(
         shown=len(shown),
         neighbours=views[0].neighbours.shape[1],
         methods=list(dict.fromkeys(view.method for view in views)),
+        standardized=[view.name for view in views if view.standardized],
         agreement=[[_agreement(one, other) for other in views] for one in views],
         uses=[use for view in views for use in uses_of(view.run)],
         scores=_scores(folder / COMPARISON_FOLDER),
@@ -129,29 +133,32 @@ def write_encoders_page(
     return path
 
 
-def _shared_cells(folders: Mapping[str, Path]) -> list[str]:
+def _shared_cells(tables: Mapping[str, SearchedCells]) -> pd.Index:
     """Cells that every encoder has embedded, in the order of the first."""
-    each = [read_parquet_file(own / EMBEDDINGS_FILE, ["cell_id"])["cell_id"].to_pylist() for own in folders.values()]
-    shared = set(each[0]).intersection(*each[1:])
-    return [cell_id for cell_id in each[0] if cell_id in shared]
+    each = map(_ids_of, tables.values())
+    shared = next(each)
+    for ids in each:
+        shared = shared[shared.isin(ids)]
+    return shared
 
 
-def _view(name: str, folder: Path, shown: Sequence[str], seed: int) -> _EncoderView:
-    """Read one encoder's table, and keep of it what the page shows."""
-    table = read_table(folder)
-    rows = pd.Index(table.cells["cell_id"]).get_indexer(pd.Index(shown))
-    values = table.embeddings[rows].astype(np.float32)
-    spread = values.std(axis=0)
-    values = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
+def _ids_of(table: SearchedCells) -> pd.Index:
+    cells = table.cells((CELL_ID, FIELD_OF_VIEW))
+    check_cells(cells, table.name)
+    return pd.Index(cells[CELL_ID])
+
+
+def _view(name: str, table: SearchedCells, run: Mapping[str, Any], shown: Sequence[str], seed: int) -> _EncoderView:
+    """Read of one encoder's table what the page shows."""
+    rows = _ids_of(table).get_indexer(pd.Index(shown))
+    values, standardized = comparable_embeddings(read_embeddings(table, rows), table.provenance)
     on_map = project_cells(values, seed)
     count = min(NEIGHBOURS, len(shown) - 1)
     nearest = np.zeros((len(shown), 0), np.int64)
     if count > 0:
         nearest = find_nearest_rows(values, count + 1, "cosine")[0][:, 1:]
-    cells = table.cells.iloc[rows].reset_index(drop=True)
-    return _EncoderView(
-        name, table.embeddings.shape[1], read_run(folder), on_map.positions, on_map.method, nearest, cells
-    )
+    cells = table.cells(rows=rows.tolist())
+    return _EncoderView(name, table.width, standardized, run, on_map.positions, on_map.method, nearest, cells)
 
 
 def _agreement(one: _EncoderView, other: _EncoderView) -> float:

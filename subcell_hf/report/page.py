@@ -14,13 +14,14 @@ from subcell_hf.pages.rendering import render_page
 from subcell_hf.report import summaries
 from subcell_hf.report.columns import number_text, page_columns
 from subcell_hf.report.picture_sheets import PictureSheets, pack_pictures, read_pictures
-from subcell_hf.report.projection import project_cells
+from subcell_hf.report.projection import comparable_embeddings, project_cells
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.tables.cell_pictures import CellPicture
-from subcell_hf.tables.files import EmbeddingTable, read_table
+from subcell_hf.tables.embedding_table import check_cells
 from subcell_hf.tables.right_use import uses_of
 from subcell_hf.tables.run_record import encoder_folders, read_run
 from subcell_hf.tables.search.exact import NearestCells, directions_of
+from subcell_hf.tables.search.stored_cells import SearchedCells, open_table, read_embeddings
 
 REPORT_FILE = "report.html"
 MAX_CELLS = 20_000
@@ -44,7 +45,8 @@ def write_report(
     """Write `report.html` into a folder that `subcell embed` wrote.
 
     The page holds everything it needs, allows itself no network, and stays below 15 MB: a table of more than
-    `max_cells` cells is shown by those that have a picture and others drawn at random, which the page says.
+    `max_cells` cells is shown by those that have a picture and others drawn at random, which the page says. Of such a
+    table only the embeddings of these cells are held.
 
     Args:
         output_folder: Holds `embeddings.parquet`, and maybe `pictures.parquet`, `run.json` and `skipped.csv`.
@@ -62,28 +64,32 @@ def write_report(
     folder = Path(output_folder)
     if folder.is_file():
         raise InputError(f"{folder} is a file, expected the folder that contains it. Give {folder.parent}.")
-    table = read_table(folder)
-    if not len(table):
+    table = open_table(folder)
+    if not table.count:
         raise InputError(f"{folder} contains a table without cells. See its skipped.csv.")
-    pictures = read_pictures(folder, set(table.cells["cell_id"]))
-    montage = summaries.choose_montage(table.cells, set(pictures))
+    cells = table.cells()
+    check_cells(cells, table.name)
+    pictures = read_pictures(folder, set(cells["cell_id"]))
+    montage = summaries.choose_montage(cells, set(pictures))
     sheets = pack_pictures(pictures, _picture_order(pictures, montage, seed), _MAX_PICTURE_BYTES)
-    rows, data = _page_cells(table, sheets, max_cells, seed)
-    cell_map = project_cells(table.embeddings[rows], seed)
+    rows, data = _page_cells(cells, sheets, max_cells, seed)
+    embeddings, standardized = comparable_embeddings(read_embeddings(table, rows), table.provenance)
+    cell_map = project_cells(embeddings, seed)
     data["x"], data["y"] = (np.round(axis * 10_000).astype(int).tolist() for axis in cell_map.positions.T)
     data["pictures"] = sheets.as_json()
-    data["similar"] = _similar_cells(table.embeddings[rows], np.flatnonzero(np.array(data["tiles"]) >= 0))
+    data["similar"] = _similar_cells(embeddings, np.flatnonzero(np.array(data["tiles"]) >= 0))
     place = {cell_id: n for n, (cell_id, tile) in enumerate(zip(data["ids"], data["tiles"], strict=True)) if tile >= 0}
     for row in montage:
         row["numbers"] = [place[cell_id] for cell_id in row.pop("cell_ids") if cell_id in place]
     page = render_page(
         _TEMPLATES,
         "report.html.j2",
-        **_facts_of_run(folder, table),
+        **_facts_of_run(folder, table, cells),
         title=title or folder.resolve().name,
         montage=[row for row in montage if row["numbers"]],
         strip=_strip(montage),
         map_method=cell_map.method,
+        standardized=standardized,
         shown=len(rows),
         pictured=len(sheets.cell_ids),
         heads=sheets.heads if any(sheets.attention) else 0,
@@ -97,18 +103,18 @@ def write_report(
     return path
 
 
-def _facts_of_run(folder: Path, table: EmbeddingTable) -> dict[str, Any]:
+def _facts_of_run(folder: Path, table: SearchedCells, cells: pd.DataFrame) -> dict[str, Any]:
     """What the page says of all cells, of what was skipped, and of how the table was made."""
     run = read_run(folder)
     skipped_header, skipped_rows = summaries.read_skipped(folder)
     return {
-        "cells": len(table),
-        "counts": summaries.count_cells(table.cells),
-        "bars": summaries.count_locations(table.cells),
-        "agreement": summaries.agreement_with_known(table.cells),
-        "histograms": summaries.histograms(table.cells),
+        "cells": table.count,
+        "counts": summaries.count_cells(cells),
+        "bars": summaries.count_locations(cells),
+        "agreement": summaries.agreement_with_known(cells),
+        "histograms": summaries.histograms(cells),
         "stains": summaries.stains_of(run),
-        "width": table.embeddings.shape[1],
+        "width": table.width,
         "classes": len(table.classes),
         "skipped_header": skipped_header,
         "skipped_rows": skipped_rows[: summaries.MAX_SKIPPED_ROWS],
@@ -137,12 +143,12 @@ def _picture_order(pictures: Mapping[str, CellPicture], montage: list[dict[str, 
 
 
 def _page_cells(
-    table: EmbeddingTable, sheets: PictureSheets, max_cells: int, seed: int
+    every: pd.DataFrame, sheets: PictureSheets, max_cells: int, seed: int
 ) -> tuple[npt.NDArray[np.int64], dict[str, Any]]:
     """Rows of the cells to show, and what the page knows of them; fewer where names are so long that it would swell."""
     while True:
-        rows = _choose_rows(table.cells, sheets.cell_ids, max_cells, seed)
-        cells = table.cells.iloc[rows].reset_index(drop=True)
+        rows = _choose_rows(every, sheets.cell_ids, max_cells, seed)
+        cells = every.iloc[rows].reset_index(drop=True)
         tile = {cell_id: number for number, cell_id in enumerate(sheets.cell_ids)}
         data = {
             "ids": [str(cell_id) for cell_id in cells["cell_id"]],

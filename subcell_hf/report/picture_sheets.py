@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class PictureSheets:
         return {**content, "px": PICTURE_PX, "per_row": PER_ROW, "per_sheet": PER_SHEET}
 
 
-def read_pictures(folder: Path, cell_ids: Collection[str]) -> dict[str, CellPicture]:
+def read_pictures(folder: Path, cell_ids: Container[str]) -> dict[str, CellPicture]:
     """Pictures of some cells of a run by `cell_id`; none where the run kept none.
 
     Args:

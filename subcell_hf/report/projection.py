@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,29 @@ class CellMap:
 
     positions: npt.NDArray[np.float32]
     method: str
+
+
+def comparable_embeddings(
+    embeddings: npt.NDArray[np.float32], provenance: Mapping[str, Any]
+) -> tuple[npt.NDArray[np.float32], bool]:
+    """The embeddings of cells as pages compare them by their cosine.
+
+    Those of SubCell models are compared as they are. Numbers of another encoder may have units, and the largest would
+    decide alone: each is standardized over the cells.
+
+    Args:
+        embeddings: `[cells, width]`.
+        provenance: Of the table, see `EmbeddingTable`.
+
+    Returns:
+        `[cells, width]`, and whether they were standardized.
+    """
+    if not any("encoder" in model for model in provenance.get("models", ())):
+        return embeddings, False
+    spread = embeddings.std(axis=0, dtype=np.float64).astype(np.float32)
+    values = embeddings - embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
+    values /= np.where(spread > 0, spread, 1)
+    return values, True
 
 
 def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:

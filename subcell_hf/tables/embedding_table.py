@@ -87,13 +87,36 @@ def check_table(table: EmbeddingTable, where: str) -> EmbeddingTable:
         InputError: If sizes differ, ids are missing or occur twice, or numbers are not finite.
     """
     cells, columns = table.cells, list(table.cells.columns)
-    for name in (CELL_ID, FIELD_OF_VIEW):
-        if name not in columns:
-            raise InputError(f"{where} has no column {name!r}; it has {', '.join(map(str, columns)) or 'none'}.")
+    check_cells(cells, where)
     needed = {"embedding", "probabilities", *(f"probabilities_{name}" for name in table.pass_probabilities)}
     taken = [name for name in columns if name in needed]
     if taken:
         raise InputError(f"{where} has the metadata column {taken[0]!r}, a reserved name. Rename it.")
+    check_block(table.embeddings, (len(cells), None), f"{where}, embedding")
+    blocks = {f"probabilities_{name}": values for name, values in table.pass_probabilities.items()}
+    if table.probabilities is not None:
+        blocks["probabilities"] = table.probabilities
+    for name, values in blocks.items():
+        check_block(values, (len(cells), len(table.classes)), f"{where}, {name}")
+    if table.probabilities is None and table.classes:
+        raise InputError(f"{where} names {len(table.classes)} classes and has no probabilities; expected both or none.")
+    return table
+
+
+def check_cells(cells: pd.DataFrame, where: str) -> None:
+    """Refuse cells without names, or with names that occur twice.
+
+    Args:
+        cells: What is known of the cells.
+        where: What to call the table in messages.
+
+    Raises:
+        InputError: Saying what was found.
+    """
+    columns = list(cells.columns)
+    for name in (CELL_ID, FIELD_OF_VIEW):
+        if name not in columns:
+            raise InputError(f"{where} has no column {name!r}; it has {', '.join(map(str, columns)) or 'none'}.")
     unnamed = int((cells[CELL_ID] == "").sum())
     if unnamed:
         raise InputError(
@@ -105,15 +128,6 @@ def check_table(table: EmbeddingTable, where: str) -> EmbeddingTable:
             f"{where}: {len(repeated)} values of cell_id occur before, the first is {repeated.iloc[0]!r}; expected "
             "every cell once. Rename the cells, or join tables of different runs with a prefix."
         )
-    check_block(table.embeddings, (len(cells), None), f"{where}, embedding")
-    blocks = {f"probabilities_{name}": values for name, values in table.pass_probabilities.items()}
-    if table.probabilities is not None:
-        blocks["probabilities"] = table.probabilities
-    for name, values in blocks.items():
-        check_block(values, (len(cells), len(table.classes)), f"{where}, {name}")
-    if table.probabilities is None and table.classes:
-        raise InputError(f"{where} names {len(table.classes)} classes and has no probabilities; expected both or none.")
-    return table
 
 
 def check_block(values: npt.NDArray[Any], shape: tuple[int, int | None], where: str) -> None:

@@ -10,7 +10,8 @@ from subcell_hf.weights.fetching import fetch_weights
 from subcell_hf.weights.published_variants import published_variants, suggest_variants
 
 _SETTINGS_FILES = ("*.json",)
-_NEEDED_FILES = (*_SETTINGS_FILES, "*.safetensors", "openvino/*")  # the last one by `subcell optimize`
+_CARD = "README.md"  # which names the licence
+_NEEDED_FILES = (*_SETTINGS_FILES, _CARD, "*.safetensors", "openvino/*")  # the last one by `subcell optimize`
 _CODE_FILES = ("*.py",)
 
 _logger = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ api = HfApi()
 for name in ("tiny-rybg", "tiny-bg", "other-bg"):
     api.create_repo(f"lab/{name}")
     api.upload_folder(repo_id=f"lab/{name}", folder_path=f"{sys.argv[1]}/{name}")
-    card = b"---\\ntags:\\n- subcell\\n---\\n"
+    card = b"---\\nlicense: mit\\ntags:\\n- subcell\\n---\\n"
     api.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id=f"lab/{name}")
 api.create_repo("lab/cells", repo_type="dataset")
 api.upload_folder(repo_id="lab/cells", repo_type="dataset", folder_path=sys.argv[2])
@@ -108,7 +108,8 @@ def test_shards_and_a_model_of_the_hub(
         # Another process may work with another number of threads.
         np.testing.assert_allclose(table.embeddings, here.embeddings, rtol=0, atol=1e-6)
         facts = json.loads((tmp_path / name / "run.json").read_text())["models"][0]
-        assert (facts["revision"], facts["weights_sha256"]) == (commit, local.checksum)
+        found = facts["revision"], facts["weights_sha256"], facts["licence"]
+        assert found == (commit, local.checksum, "mit")
 
 
 @pytest.mark.slow

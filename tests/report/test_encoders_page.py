@@ -3,14 +3,17 @@
 import json
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from subcell_hf.errors import InputError
 from subcell_hf.report.encoders_page import ENCODERS_PAGE, NEIGHBOURS, write_encoders_page
+from subcell_hf.report.page import write_report
 from subcell_hf.tables.files import EMBEDDINGS_FILE, EmbeddingTable, read_table, write_parquet
 from subcell_hf.tables.run_record import ENCODERS_FILE
 from tests.inference.example_output import write_example_output
@@ -24,7 +27,8 @@ def write_encoders(folder: Path) -> Path:
     rows = np.random.default_rng(1).permutation(len(table))[2:]
     numbers = np.random.default_rng(2).normal(size=(len(rows), 5)).astype(np.float32) * [1, 1, 1000, 1, 0]
     cells = table.cells.iloc[rows].reset_index(drop=True)
-    write_parquet(EmbeddingTable(cells, numbers.astype(np.float32)), second / EMBEDDINGS_FILE)
+    facts = {"models": [{"name": "other", "encoder": "other.py:build"}]}
+    write_parquet(EmbeddingTable(cells, numbers.astype(np.float32), provenance=facts), second / EMBEDDINGS_FILE)
     (folder / ENCODERS_FILE).write_text(json.dumps({"format": 1, "encoders": ["subcell", "other"], "failed": {}}))
     return folder
 
@@ -49,8 +53,9 @@ def test_neighbours_are_the_most_similar_cells(folder: Path) -> None:
         table = read_table(folder / encoder["name"])
         places = {cell_id: row for row, cell_id in enumerate(table.cells["cell_id"])}
         values = table.embeddings[[places[cell_id] for cell_id in data["ids"]]].astype(np.float64)
-        spread = values.std(0)
-        values = (values - values.mean(0))[:, spread > 0] / spread[spread > 0]
+        if encoder["name"] == "other":  # no SubCell model: its numbers may have units
+            spread = values.std(0)
+            values = (values - values.mean(0))[:, spread > 0] / spread[spread > 0]
         values /= np.linalg.norm(values, axis=1, keepdims=True)
         similar = values @ values.T
         np.fill_diagonal(similar, -2)
@@ -62,6 +67,7 @@ def test_neighbours_are_the_most_similar_cells(folder: Path) -> None:
     shared = np.mean([len(one & other) / NEIGHBOURS for one, other in zip(*agreement, strict=True)])
     assert page.count(f">{shared:.2f}</td>") == 2
     assert page.count(">1.00</td>") == 2
+    assert "Each number of other is standardized over these cells first" in page
 
 
 def test_it_names_the_encoders_and_escapes_the_title(folder: Path) -> None:
@@ -84,6 +90,40 @@ def test_what_cannot_be_shown_is_refused(folder: Path, tmp_path: Path) -> None:
     write_parquet(EmbeddingTable(cells, table.embeddings), tmp_path / "run" / "other" / EMBEDDINGS_FILE)
     with pytest.raises(InputError, match="have no cell in common"):
         write_encoders_page(tmp_path / "run")
+
+
+def test_both_pages_compare_the_cells_of_an_encoder_alike(folder: Path) -> None:
+    compared = 0
+    page = data_of((folder / ENCODERS_PAGE).read_text())
+    for shown in page["encoders"]:
+        own = data_of(write_report(folder / shown["name"]).read_text())
+        place = {cell_id: number for number, cell_id in enumerate(page["ids"])}
+        similar = [[place.get(own["ids"][cell]) for cell in cells] for cells in own["similar"]]
+        for cell_id, found in zip(own["ids"], similar, strict=True):
+            if cell_id in place and None not in found:
+                assert found == shown["neighbours"][place[cell_id]]
+                compared += 1
+    assert compared > 58
+
+
+def test_memory_of_the_pages_does_not_grow_with_the_embeddings(tmp_path: Path) -> None:
+    peaks = []
+    for cells in (4_000, 12_000):
+        folder = tmp_path / str(cells)
+        frame = pd.DataFrame({"cell_id": [f"c{cell}" for cell in range(cells)], "field_of_view": "f"})
+        numbers = np.random.default_rng(0).normal(size=(cells, 512)).astype(np.float32)
+        for name in ("one", "two"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "run.json").write_text("{}")
+        write_parquet(EmbeddingTable(frame, numbers), folder / "one" / EMBEDDINGS_FILE)
+        (folder / "two" / EMBEDDINGS_FILE).hardlink_to(folder / "one" / EMBEDDINGS_FILE)
+        (folder / ENCODERS_FILE).write_text(json.dumps({"encoders": ["one", "two"]}))
+        tracemalloc.start()
+        write_encoders_page(folder, max_cells=10)
+        write_report(folder / "one", max_cells=10)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < (12_000 - 4_000) * 512 * 4 / 3
 
 
 def test_one_cell_without_pictures(folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from subcell_hf.tables.search.exact import mean_direction, search_exactly
 from subcell_hf.tables.search.index import SearchIndex, index_folder
 from subcell_hf.tables.search.index_building import TARGET_RECALL, build_index
 from subcell_hf.tables.search.queries import SearchFilters, SearchQuery, rows_to_search, select_rows
-from subcell_hf.tables.search.stored_cells import Floats, Mask, open_cells
+from subcell_hf.tables.search.stored_cells import Floats, Mask, open_cells, read_embeddings
 
 CELLS, WIDTH = 9000, 12
 
@@ -69,6 +69,12 @@ def test_streamed_search_is_the_naive_one(path: Path, k: int) -> None:
     assert len({*nearest.rows[0].tolist(), *rows}) <= len(rows) + 2  # cosines that differ by rounding may change places
     assert nearest.rows.shape[1] == min(k, 4500)
     assert 7 not in nearest.rows[0]
+
+
+def test_embeddings_of_some_cells_come_in_their_order(path: Path) -> None:
+    rows = np.random.default_rng(1).permutation(CELLS)[:500]
+    for cells in (open_cells(path), open_cells(table_of())):
+        assert np.array_equal(read_embeddings(cells, rows), table_of().embeddings[rows])
 
 
 def test_of_equal_cells_the_first_comes_first() -> None:

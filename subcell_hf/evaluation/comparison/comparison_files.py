@@ -74,7 +74,7 @@ def _file_name(model: str) -> str:
 
 
 def score_table(comparison: Comparison) -> pd.DataFrame:
-    """One row per model and level, one text per metric: value and interval, `*` on the best of a level.
+    """One row per model and level, one text per metric: value and interval, `*` on the best of a level, ties included.
 
     Args:
         comparison: The scores.
@@ -87,22 +87,25 @@ def score_table(comparison: Comparison) -> pd.DataFrame:
             row = {"Model": model, "Level": str(level)}
             for metric, heading in _HEADINGS.items():
                 value, low, high = (float(values.loc[metric, column]) for column in ("value", "low", "high"))
-                digits = 2 if metric == "coverage_error" else 3
+                digits = _digits(metric)
                 text = f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})" if np.isfinite(value) else "–"
-                row[heading] = text + ("*" if best.get(metric) == model else "")
+                row[heading] = text + ("*" if model in best.get(metric, ()) else "")
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _best(scores: pd.DataFrame) -> Mapping[str, str]:
-    """Metric → the model with the best value."""
+def _best(scores: pd.DataFrame) -> Mapping[str, list[str]]:
+    """Metric → the models with the best value, as it is written."""
     best = {}
     for metric, rows in scores.groupby("metric"):
-        known = rows[rows["value"].notna()]
-        if len(known):
-            place = known["value"].idxmin() if metric == "coverage_error" else known["value"].idxmax()
-            best[str(metric)] = str(known.loc[place, "model"])
+        written = rows["value"].round(_digits(str(metric)))
+        highest = written.min() if metric == "coverage_error" else written.max()
+        best[str(metric)] = rows["model"][written == highest].tolist()
     return best
+
+
+def _digits(metric: str) -> int:
+    return 2 if metric == "coverage_error" else 3
 
 
 def markdown_table(table: pd.DataFrame) -> str:

@@ -31,7 +31,9 @@ class FieldBenchmark:
         citation: Who published it.
         data: What the input is.
         splits: How the data are divided.
+        size: Of the data, as far as it is known.
         download: How to obtain them.
+        checks: How the files are checked.
         protocol: What is measured.
         columns: Columns that the input must have.
         settings: Of the runner.
@@ -44,7 +46,9 @@ class FieldBenchmark:
     citation: str
     data: str
     splits: str
+    size: str
     download: str
+    checks: str
     protocol: str
     columns: tuple[str, ...]
     settings: Mapping[str, Any]
@@ -75,7 +79,7 @@ class FieldBenchmark:
 
     def card(self) -> str:
         """The data set card, as text."""
-        facts = ("data", "splits", "protocol", "licence", "citation", "download")
+        facts = ("data", "splits", "size", "protocol", "checks", "licence", "citation", "download")
         lines = [f"{fact}: {getattr(self, fact)}" for fact in facts]
         return "\n".join([f"{self.name}: {self.title}", *lines])
 

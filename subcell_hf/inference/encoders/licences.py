@@ -8,6 +8,9 @@ from typing import Any
 
 import yaml
 
+from subcell_hf.weights.fetching import fetched_variant
+from subcell_hf.weights.published_variants import download_facts
+
 _logger = logging.getLogger(__name__)
 
 _FREE = (
@@ -37,7 +40,7 @@ def note_licence(source: str, revision: str | None = None) -> str:
         Identifier of the licence; empty where it is not stated.
     """
     if Path(source).is_dir():
-        return _licence_of_card(Path(source) / "README.md")
+        return licence_of_folder(Path(source))
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -59,10 +62,19 @@ def note_licence(source: str, revision: str | None = None) -> str:
     return licence
 
 
-def _licence_of_card(path: Path) -> str:
-    """What the metadata of a model card name; empty where there is none."""
+def licence_of_folder(folder: Path) -> str:
+    """The licence of a model in a folder: of a published SubCell model, or what the metadata of its card name.
+
+    Args:
+        folder: Folder of the model.
+
+    Returns:
+        Name of the licence; empty where it is not stated.
+    """
+    if fetched_variant(folder) is not None:
+        return str(download_facts()["license"])
     with suppress(OSError, ValueError, yaml.YAMLError):
-        _, metadata, _ = path.read_text(encoding="utf-8").split("---\n", 2)
+        _, metadata, _ = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
         values = yaml.safe_load(metadata)
         return str(values.get("license_name") or values.get("license") or "") if isinstance(values, dict) else ""
     return ""

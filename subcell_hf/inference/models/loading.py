@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from subcell_hf.errors import InputError
+from subcell_hf.inference.encoders.licences import licence_of_folder
 from subcell_hf.inference.models.openvino_encoder import open_encoder
 from subcell_hf.inference.models.variants import PUBLISHED_CROP_PX, Variant
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
@@ -35,6 +36,7 @@ class ModelFolder:
         variant: What reading and cropping need to know.
         checksum: SHA-256 over the weight files.
         trained: With which window (`crop_px`), `pixel_size_um` and masking (`mask_cells`) it was trained.
+        licence: Of the weights; empty where it is not stated.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ModelFolder:
     variant: Variant
     checksum: str
     trained: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -69,7 +72,8 @@ class ModelFolder:
 
     def record(self) -> dict[str, Any]:
         """What is recorded in `run.json`."""
-        return {**self.facts(), "folder": str(self.folder.absolute()), "trained": self.trained}
+        folder = str(self.folder.absolute())
+        return {**self.facts(), "folder": folder, "trained": self.trained, "licence": self.licence}
 
     def open(self, device: torch.device, precision: str, openvino: str | None = None) -> "CellEncoder":
         """Load the model; see `CellEncoder`."""
@@ -172,7 +176,7 @@ def _read_model(
         settings=settings,
     )
     trained = {"pixel_size_um": variant.pixel_size_um, "crop_px": window_px, "mask_cells": masked}
-    return ModelFolder(name, folder, revision, config, variant, _checksum(folder), trained)
+    return ModelFolder(name, folder, revision, config, variant, _checksum(folder), trained, licence_of_folder(folder))
 
 
 def _window(settings: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""The cells of a table as search reads them: embeddings in a stream, columns and rows on demand."""
+"""The cells of a table without holding it: embeddings in a stream or of some rows, columns on demand."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from subcell_hf.errors import InputError
-from subcell_hf.storage.parquet_files import open_parquet
+from subcell_hf.storage.parquet_files import check_rows, open_parquet
 from subcell_hf.tables.embedding_table import CELL_ID, EmbeddingTable, check_block
 from subcell_hf.tables.files import EMBEDDINGS_FILE, read_table
 from subcell_hf.tables.parquet import (
@@ -28,7 +28,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 class SearchedCells(Protocol):
-    """What search reads of a table.
+    """What search and reports read of a table.
 
     Attributes:
         name: What to call the table in messages.
@@ -36,6 +36,7 @@ class SearchedCells(Protocol):
         count: Number of cells.
         width: Numbers of an embedding.
         columns: Names of what is known of a cell.
+        classes: Names of the classifier's classes; empty where there is none.
         provenance: Where the embeddings come from.
     """
 
@@ -44,6 +45,7 @@ class SearchedCells(Protocol):
     count: int
     width: int
     columns: tuple[str, ...]
+    classes: tuple[str, ...]
     provenance: Mapping[str, Any]
 
     def embeddings(self, wanted: Mask | None = None) -> Iterator[tuple[int, Floats]]:
@@ -71,6 +73,7 @@ class StoredCells:
             blocks = block_columns(file, facts, path)
             self.count, self.width = file.metadata.num_rows, blocks[EMBEDDING]
             self.columns = tuple(name for name in file.schema_arrow.names if name not in blocks)
+        self.classes: tuple[str, ...] = tuple(facts["classes"])
         self.provenance: Mapping[str, Any] = facts["provenance"]
 
     def embeddings(self, wanted: Mask | None = None) -> Iterator[tuple[int, Floats]]:
@@ -103,7 +106,9 @@ class StoredCells:
         names = [name for name in self.columns if columns is None or name in columns]
         with open_parquet(self._file) as file:
             if rows is None:
-                return cells_frame(file.read(columns=names))
+                table = file.read(columns=names)
+                check_rows(len(table), file)
+                return cells_frame(table)
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             starts = np.cumsum([0, *sizes])
             groups = [int(group) for group in np.searchsorted(starts, rows, side="right") - 1]
@@ -126,7 +131,7 @@ class LoadedCells:
         self.name, self._table = name, table
         self.count, self.width = table.embeddings.shape
         self.columns = tuple(map(str, table.cells.columns))
-        self.provenance = table.provenance
+        self.classes, self.provenance = table.classes, table.provenance
 
     def embeddings(self, wanted: Mask | None = None) -> Iterator[tuple[int, Floats]]:
         """See `SearchedCells`."""
@@ -141,22 +146,55 @@ class LoadedCells:
         return chosen if rows is None else chosen.iloc[list(rows)].reset_index(drop=True)
 
 
+def open_table(path: Path | str) -> SearchedCells:
+    """Open a table of which only a part is needed at a time.
+
+    Args:
+        path: As `read_table` takes it; Parquet files of ours are not read whole.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    path = Path(path)
+    path = path / EMBEDDINGS_FILE if (path / EMBEDDINGS_FILE).is_file() else path
+    stored = path.is_file() and path.name.lower().endswith(".parquet") and parquet_facts(path) is not None
+    return StoredCells(path) if stored else LoadedCells(read_table(path), str(path))
+
+
+def read_embeddings(cells: SearchedCells, rows: npt.NDArray[np.int64]) -> Floats:
+    """Embeddings of some cells of a table, holding no others but those of a row group.
+
+    Args:
+        cells: The table.
+        rows: `[rows]`, each at most once, in any order.
+
+    Returns:
+        `[rows, width]`, in the same order.
+
+    Raises:
+        InputError: If the table is damaged.
+    """
+    wanted = np.zeros(cells.count, np.bool_)
+    wanted[rows] = True
+    order = np.argsort(rows)
+    ordered = rows[order]
+    found = np.empty((len(rows), cells.width), np.float32)
+    for start, block in cells.embeddings(wanted):
+        first, last = np.searchsorted(ordered, (start, start + len(block)))
+        found[order[first:last]] = block[ordered[first:last] - start]
+    return found
+
+
 def open_cells(table: EmbeddingTable | Path | str) -> SearchedCells:
     """Open a table for search.
 
     Args:
-        table: A table in memory; or a path as `read_table` takes it, of which Parquet files of ours are not read whole.
+        table: A table in memory; or a path as `open_table` takes it.
 
     Raises:
         InputError: If it cannot be read, or has no cells or no ids.
     """
-    if isinstance(table, EmbeddingTable):
-        found: SearchedCells = LoadedCells(table)
-    else:
-        path = Path(table)
-        path = path / EMBEDDINGS_FILE if (path / EMBEDDINGS_FILE).is_file() else path
-        stored = path.is_file() and path.name.lower().endswith(".parquet") and parquet_facts(path) is not None
-        found = StoredCells(path) if stored else LoadedCells(read_table(path), str(path))
+    found = LoadedCells(table) if isinstance(table, EmbeddingTable) else open_table(table)
     if not found.count or CELL_ID not in found.columns:
         raise InputError(f"{found.name} contains {found.count} cells, expected cells with a {CELL_ID} to search among.")
     return found

@@ -29,12 +29,14 @@ class LocalizationReport:
         result: All scores.
         verdicts: One sentence for each baseline: whether the model is better.
         missing_baselines: One sentence for each reason why baselines are missing.
+        notes: Sentences on what was not evaluated, those on baselines among them.
     """
 
     page: Path
     result: LocalizationResult
     verdicts: tuple[str, ...]
     missing_baselines: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def benchmark_localization(
@@ -46,6 +48,7 @@ def benchmark_localization(
     predictors: Sequence[Predictor] | None = None,
     baselines: BaselineOptions | None = None,
     metadata: str | Path | None = None,
+    log_notes: bool = True,
 ) -> LocalizationReport:
     """Benchmark how well the locations of proteins are predicted from an embedding table, against baselines.
 
@@ -68,6 +71,7 @@ def benchmark_localization(
         predictors: Classifiers to train, see `make_predictors`; the first gives the headline.
         baselines: Tables to compare with; default: those that are computed.
         metadata: CSV or Parquet with `cell_id` and columns that the table lacks.
+        log_notes: Whether to log `notes` of the result as warnings.
 
     Raises:
         InputError: If a table cannot be read or evaluated, a baseline has the name of the model, or the folder is in
@@ -94,12 +98,13 @@ def benchmark_localization(
         tables = {key: tables[key] for key in dict.fromkeys((name, *BASELINES, *tables)) if key in tables}
         result = evaluate(tables, predictors, settings)
         written = write_report(result, tables, output, found.missing)
-        for sentence in (*result.notes, *found.missing):
+        notes = (*result.notes, *found.missing)
+        for sentence in notes if log_notes else ():
             _logger.warning(sentence)
         if len(result.left_out):
             left_out = counted(len(result.left_out), "cell was", "cells were")
             _logger.warning("%s left out: see %s.", left_out, output / "left_out.csv")
-        return LocalizationReport(output / "report.html", result, tuple(written["verdicts"]), found.missing)
+        return LocalizationReport(output / "report.html", result, tuple(written["verdicts"]), found.missing, notes)
 
 
 def make_predictors(

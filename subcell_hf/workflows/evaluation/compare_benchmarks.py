@@ -14,8 +14,8 @@ from subcell_hf.evaluation.localization.labels import class_scheme
 from subcell_hf.report.encoders_page import COMPARISON_FOLDER, ENCODERS_PAGE
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.folder_lock import claim_folder
-from subcell_hf.tables.files import read_table
 from subcell_hf.tables.run_record import encoder_folders, read_run
+from subcell_hf.tables.search.stored_cells import open_table
 from subcell_hf.workflows.evaluation.benchmark_localization import benchmark_localization, make_predictors
 from subcell_hf.workflows.evaluation.table_baselines import BaselineOptions
 from subcell_hf.workflows.tables import draw_encoders_page
@@ -85,7 +85,10 @@ def compare_benchmarks(
     """
     output = Path(output)
     with claim_folder(output):
-        every = [own for model in models for own in _benchmark_encoders(model, output, head, seed, metadata)]
+        notes = dict[str, list[str]]()
+        every = [own for model in models for own in _benchmark_encoders(model, output, head, seed, metadata, notes)]
+        for sentence, names in notes.items():
+            _logger.warning("%s: %s", ", ".join(names), sentence)
         if metadata is not None and every == list(models):
             raise InputError("metadata is of no use: no input is a run of several encoders. Leave --metadata out.")
         predictions = [read_predictions(model.path, model.name, head) for model in every]
@@ -105,12 +108,20 @@ def compare_benchmarks(
 
 
 def _benchmark_encoders(
-    model: ComparedModel, output: Path, head: str | None, seed: int, metadata: str | Path | None
+    model: ComparedModel,
+    output: Path,
+    head: str | None,
+    seed: int,
+    metadata: str | Path | None,
+    notes: dict[str, list[str]],
 ) -> list[ComparedModel]:
-    """The encoders of a run of several, with one and the same classifier trained on each; anything else as it is."""
+    """The encoders of a run of several, with one and the same classifier trained on each; anything else as it is.
+
+    Sentences on what was not evaluated are added to `notes`, each with the names of the encoders.
+    """
     compared = []
     for name, folder in encoder_folders(model.path).items():
-        benchmark_localization(
+        report = benchmark_localization(
             folder,
             output / name,
             LocalizationSettings(class_scheme("31"), seed=seed, learning_fractions=()),
@@ -118,7 +129,10 @@ def _benchmark_encoders(
             predictors=make_predictors((head or "linear",), seed=seed),
             baselines=BaselineOptions(computed=()),
             metadata=metadata,
+            log_notes=False,
         )
+        for sentence in report.notes:
+            notes.setdefault(sentence, []).append(name)
         compared.append(ComparedModel(output / name, name))
     return compared or [model]
 
@@ -127,7 +141,6 @@ def _write_card(run: Path, path: Path, results: Mapping[str, Any]) -> None:
     """Write the card of an encoder, with its scores."""
     from subcell_hf.hub.cards.encoder_card import make_encoder_card
 
-    width = read_table(run).embeddings.shape[1]
     path.parent.mkdir(exist_ok=True)
     with write_atomically(path) as file:
-        file.write(make_encoder_card(read_run(run), width, results).encode())
+        file.write(make_encoder_card(read_run(run), open_table(run).width, results).encode())

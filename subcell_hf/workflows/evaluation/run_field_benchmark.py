@@ -20,8 +20,9 @@ from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.folder_lock import claim_folder
 from subcell_hf.storage.foreign_tables import read_foreign_table
 from subcell_hf.storage.records import sha256_of
-from subcell_hf.tables.files import EMBEDDINGS_FILE, read_table
+from subcell_hf.tables.files import EMBEDDINGS_FILE
 from subcell_hf.tables.run_record import read_run
+from subcell_hf.tables.search.stored_cells import open_table
 from subcell_hf.workflows.evaluation.benchmark_localization import benchmark_localization
 from subcell_hf.workflows.evaluation.benchmark_perturbation import benchmark_perturbation
 from subcell_hf.workflows.evaluation.table_baselines import BaselineOptions
@@ -105,7 +106,7 @@ def _write_results(report: BenchmarkReport, paths: Sequence[Path]) -> None:
         MODEL_INDEX_FILE: yaml.safe_dump(block, sort_keys=False, allow_unicode=True),
     }
     if models:
-        texts[MODEL_CARD_FILE] = make_encoder_card(run, read_table(first).embeddings.shape[1], block)
+        texts[MODEL_CARD_FILE] = make_encoder_card(run, open_table(first).width, block)
     for file, text in texts.items():
         with write_atomically(report.folder / file) as written:
             written.write(text.encode())

@@ -155,7 +155,7 @@ def test_every_benchmark_has_a_card() -> None:
         assert f"{name}: {found.title}" in listed
         assert found.kind in KINDS
         shown = CliRunner().invoke(app, ["benchmark", name]).output
-        for word in (found.licence, found.citation, "download: ", "splits: ", "protocol: "):
+        for word in (found.licence, found.citation, "download: ", "splits: ", "size: ", "checks: ", "protocol: "):
             assert word in shown
     with pytest.raises(InputError, match="expected one of cpjump1"):
         run_field_benchmark("jump", [], "out")

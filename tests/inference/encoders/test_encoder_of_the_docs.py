@@ -66,8 +66,8 @@ def test_it_works_through_embed_resume_report_compare_and_card(tmp_path: Path, m
     cells = read_table(tmp_path / "run" / "moments").cells[["cell_id", "field_of_view"]]
     cells.merge(annotated[["field_of_view", "split"]]).to_csv("splits.csv", index=False)
     said = subcell(*words, "--metadata", "splits.csv")
-    assert "moments" in said
-    assert "subcell" in said
+    assert "moments, subcell: The microscope cannot be scored" in said
+    assert said.count("The microscope cannot be scored") == 1
     assert re.search(r"<h2>Scores</h2>.*<td>moments</td>", (tmp_path / "run" / "index.html").read_text(), re.DOTALL)
     card = (tmp_path / "run" / "comparison" / "cards" / "moments.md").read_text()
     _, metadata, text = card.split("---\n", 2)

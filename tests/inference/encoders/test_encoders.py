@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from subcell_hf.inference.encoders import finding
 from subcell_hf.inference.encoders.catalogue import list_encoders
 from subcell_hf.inference.encoders.encoder import Encoder
 from subcell_hf.inference.encoders.found_encoder import FoundEncoder
-from subcell_hf.inference.encoders.licences import is_restricted
+from subcell_hf.inference.encoders.licences import is_restricted, licence_of_folder
 from subcell_hf.inference.encoders.preparation import EncoderVariant
 from subcell_hf.inference.encoders.specs import EncoderSpec, named_specs
 
@@ -136,6 +137,12 @@ def test_encoders_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_licences_that_restrict_use(licence: str, restricted: bool) -> None:
     assert is_restricted(licence) is restricted
+
+
+def test_the_licence_of_a_published_model_is_known_without_its_card(tmp_path: Path) -> None:
+    assert licence_of_folder(tmp_path) == ""
+    (tmp_path / "fetched.json").write_text('{"variant": "mae-rybg"}')
+    assert licence_of_folder(tmp_path) == "MIT"
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

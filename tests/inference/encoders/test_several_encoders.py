@@ -47,6 +47,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fields of view, a tiny model, and the encoder of the documentation."""
     folder = tmp_path_factory.mktemp("home")
     save_tiny_model(folder / "model")
+    (folder / "model" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\nA model.\n")
     write_fields(folder / "images")
     (folder / "my_encoder.py").write_text(ENCODER_OF_THE_DOCS)
     return folder
@@ -82,6 +83,7 @@ def test_each_encoder_has_the_table_that_it_has_alone(home: Path, together: Path
         assert np.array_equal(tables[name].embeddings, alone.embeddings)
         runs = [json.loads((folder / name / "run.json").read_text()) for folder in (together, tmp_path)]
         assert runs[0]["input"]["model"] == runs[1]["input"]["model"] == spec
+        assert runs[0]["models"][0]["licence"] == {"subcell": "cc-by-nc-4.0"}.get(name, "MIT")
     assert set(tables["own"].cells["model"]) == {"own"}
     assert json.loads((together / "encoders.json").read_text())["encoders"] == ["subcell", "features", "own"]
 

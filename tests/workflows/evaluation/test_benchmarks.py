@@ -13,6 +13,8 @@ from subcell_hf.cells.cropping import CropSettings, crop_fields
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.baselines.baselines import BaselineSettings
+from subcell_hf.evaluation.comparison.comparison_files import score_table
+from subcell_hf.evaluation.comparison.embeddings import compare_models, read_predictions
 from subcell_hf.evaluation.localization.benchmark import LocalizationSettings
 from subcell_hf.evaluation.localization.labels import class_scheme
 from subcell_hf.evaluation.perturbation.benchmark import PerturbationSettings
@@ -125,6 +127,8 @@ def test_comparison(tables: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "python") == contents(tmp_path / "command")
     assert said.startswith(f"{report.verdicts[0]}\n")
     assert report.comparison.models == ("a", "b")
+    equal = compare_models([read_predictions(tmp_path / "first", name) for name in ("a", "twin")], resamples=9)
+    assert score_table(equal)["Macro AP"].str.endswith("*").all()
     with pytest.raises(InputError, match="at least two models"):
         compare_benchmarks(named[:1], tmp_path / "one")
 
