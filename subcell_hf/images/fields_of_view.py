@@ -98,10 +98,10 @@ def list_fields(source: str | Path, options: ReadingOptions | None = None) -> Fo
     Args:
         source: A folder of files named `<plate>_<well>_<sample>_<colour>.<png|jpg|tif|tif.gz>`; a folder of
             multi-channel images; one multi-channel image (TIFF, OME-TIFF, OME-Zarr, .npy); an OME-Zarr plate or well,
-            on a disk or behind `https://` or `s3://`; or a CSV with one row per field, as in SubCellPortable. Folders
-            are searched to any depth; where two of them hold fields of one name, every field is named with its folder,
-            such as `plate1/A1_1`. Files and plates that hold several images give one field for each, see
-            `images.positions`.
+            on a disk or behind `https://` or `s3://`; a SpatialData store; or a CSV with one row per field, as in
+            SubCellPortable. Folders are searched to any depth; where two of them hold fields of one name, every field
+            is named with its folder, such as `plate1/A1_1`. Files and plates that hold several images give one field
+            for each, see `images.positions`.
         options: How to read what is found.
 
     Returns:

@@ -93,8 +93,8 @@ class ReadingOptions:
             {name}, {plate}, {well}, {site}, {folder}/, * and ?; without a / beside the images. Such as
             'masks/{file}_cp_masks.tif'. Fields without exactly one are not used. Default: <field>_mask beside the
             images, if present.
-        labels: Name of the label image inside of each OME-Zarr image that is its mask; default: the only one, unless
-            it is named after nuclei.
+        labels: Name of the label image inside of each OME-Zarr image, or in its SpatialData store, that is its mask;
+            default: the only one, unless it is named after nuclei.
     """
 
     channels: Annotated[tuple[str, ...] | None, Setting(parse=channels_from_variant)] = None

@@ -214,7 +214,8 @@ def _first_format(source: CropSource, plan: Sequence[Sequence[ShardGroup]]) -> C
             reason = f"{name}: {reason_of(error)}"
     raise InputError(
         f"Nothing to write: no field of view has both an antibody and cells that can be read; last reason: {reason}. "
-        "Name the antibody of every field: a CSV with the columns field_of_view and antibody (--metadata)."
+        "Name the antibody of every field: a CSV with the columns field_of_view and antibody (--metadata), or, of a "
+        ".h5sc file, a column antibody in its obs."
     )
 
 

@@ -30,7 +30,7 @@ from subcell_hf.tables.embedding_table import (
     location_sets,
     top_locations,
 )
-from subcell_hf.tables.h5ad import h5ad_from_parquet, read_h5ad, write_h5ad
+from subcell_hf.tables.h5ad import h5ad_from_parquet, read_h5ad, split_obsm, write_h5ad
 from subcell_hf.tables.parquet import (
     iterate_parquet,
     join_parquet,
@@ -71,15 +71,16 @@ def read_table(path: Path | str, metadata: Collection[str] = ()) -> EmbeddingTab
     """Read an embedding table.
 
     Args:
-        path: A `.parquet` file, or a folder with `embeddings.parquet`; `.h5ad`; `.npz` with `embeddings` and any
-            per-cell arrays; `.csv` or `.tsv` (also packed), SubCellPortable's `result.csv` among them.
+        path: A `.parquet` file, or a folder with `embeddings.parquet`; `.h5ad`, of which `X` is read, or an embedding
+            in it, `<file>.h5ad/obsm/<name>`; `.npz` with `embeddings` and any per-cell arrays; `.csv` or `.tsv` (also
+            packed), SubCellPortable's `result.csv` and `…_emd.tsv` of Cell Maps among them, whose rows are genes.
         metadata: Columns of another tool's table that are metadata, whatever they hold.
 
     Raises:
         InputError: If the file is missing, of an unknown kind or version, has ids twice, numbers that are not finite,
             or parts that do not fit together.
     """
-    path = Path(path)
+    path, obsm = split_obsm(Path(path))
     if path.is_dir():
         if not (path / EMBEDDINGS_FILE).is_file():
             raise InputError(
@@ -94,7 +95,7 @@ def read_table(path: Path | str, metadata: Collection[str] = ()) -> EmbeddingTab
     if name.endswith(".parquet"):
         return read_parquet(path) if parquet_facts(path) else read_csv(path, metadata)
     if name.endswith(".h5ad"):
-        return read_h5ad(path)
+        return read_h5ad(path, obsm)
     if name.endswith(".npz"):
         return read_npz(path)
     if name.endswith((".csv", ".tsv")):

@@ -186,11 +186,22 @@ def _categories(column: pd.Series) -> pd.Categorical:
     return pd.Categorical.from_codes(codes, pd.Index(names, dtype=object))
 
 
-def read_h5ad(path: Path) -> EmbeddingTable:
+def split_obsm(path: Path) -> tuple[Path, str | None]:
+    """The AnnData file of a path such as `cells.h5ad/obsm/X_pca`, and the name in its `obsm`; None where none is named.
+
+    Args:
+        path: Of a table, or of an embedding in the `obsm` of one.
+    """
+    inside = path.parent.name == "obsm" and path.parent.parent.suffix.lower() == ".h5ad"
+    return (path.parent.parent, path.name) if inside else (path, None)
+
+
+def read_h5ad(path: Path, obsm: str | None = None) -> EmbeddingTable:
     """Read an AnnData file: ours, SubCellPortable's, or any with a dense or sparse `X`.
 
     Args:
         path: The file.
+        obsm: Name of the embedding in `obsm`; None: it is `X`.
 
     Raises:
         InputError: If it cannot be read or its parts do not fit together.
@@ -203,10 +214,10 @@ def read_h5ad(path: Path) -> EmbeddingTable:
         with h5py.File(path, "r", locking=False) as h5:
             if leading := _leads_elsewhere(h5):
                 raise InputError(f"{path} takes {leading} from another file: write a table that holds it.")
-            if h5.attrs.get("created_by") == "SubCellPortable":
+            if h5.attrs.get("created_by") == "SubCellPortable" and obsm is None:
                 return check_table(_portable(h5), str(path))
         data = anndata.read_h5ad(path)
-        embeddings = _embeddings(data, path)
+        embeddings = _embeddings(data, path, obsm)
         cells = _cells_of_obs(data, path)
     except InputError:
         raise
@@ -221,6 +232,8 @@ def read_h5ad(path: Path) -> EmbeddingTable:
     facts: dict[str, Any] = {"classes": list(map(str, data.uns.get("classes", ()))), "passes": [], "provenance": {}}
     if METADATA_KEY in data.uns:
         facts = facts_from_json(str(data.uns[METADATA_KEY]), str(path))
+    if obsm is not None:
+        facts["provenance"] = {**facts["provenance"], "read_from": f"{path}/obsm/{obsm}"}
     probabilities = data.obsm.get(PROBABILITIES)
     if probabilities is not None and not facts["classes"]:
         facts["classes"] = [f"class_{number}" for number in range(probabilities.shape[1])]
@@ -258,17 +271,23 @@ def _leads_elsewhere(group: Any, most_levels: int = 8) -> str | None:
     return None
 
 
-def _embeddings(data: Any, path: Path) -> npt.NDArray[np.float32]:
-    """`X`, dense or sparse."""
-    if data.X is None or 0 in data.shape:
+def _embeddings(data: Any, path: Path, obsm: str | None) -> npt.NDArray[np.float32]:
+    """`X` or an entry of `obsm`, dense or sparse."""
+    named = [f"{path}/obsm/{name}" for name in data.obsm]
+    if obsm is not None and obsm not in data.obsm:
+        raise InputError(f"{path} has no obsm[{obsm!r}]. Give one that is there: {', '.join(named) or 'it has none'}.")
+    if obsm is None and (data.X is None or 0 in data.shape):
         others = [f"obsm[{name!r}]" for name in data.obsm] + [f"layers[{name!r}]" for name in data.layers]
+        remedy = f"give the embedding in obsm, such as {named[0]}, or " if named else ""
         raise InputError(
             f"{path} has no embedding: its X is {'missing' if data.X is None else f'empty, {data.shape}'}. It has "
-            f"{', '.join(others) or 'nothing else'}; store the embedding as X, one row per cell."
+            f"{', '.join(others) or 'nothing else'}; {remedy}store the embedding as X, one row per cell."
         )
-    values = data.X.toarray() if hasattr(data.X, "toarray") else np.asarray(data.X)
-    if values.dtype.kind not in "biuf":
-        raise InputError(f"{path} has an X of {values.dtype}, expected numbers.")
+    found = data.X if obsm is None else data.obsm[obsm]
+    values = found.toarray() if hasattr(found, "toarray") else np.asarray(found)
+    if values.dtype.kind not in "biuf" or values.ndim != 2:
+        name = "X" if obsm is None else f"obsm[{obsm!r}]"
+        raise InputError(f"{path} has {name} of {values.dtype} {values.shape}, expected numbers, one row per cell.")
     return np.ascontiguousarray(values, np.float32)
 
 

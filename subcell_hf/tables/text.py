@@ -26,6 +26,8 @@ from subcell_hf.tables.foreign_cells import ID_COLUMNS, cells_of
 from subcell_hf.tables.h5ad import portable_classes
 
 _FEATURE_PATTERNS = (r"feat_?(\d+)", r"embedding_?(\d+)", r"emb_?(\d+)", r"feature_?(\d+)", r"(\d+)")
+_GENE_TABLE = "_emd.tsv"
+"""How the Cell Maps tools call their tables of embeddings, such as `image_emd.tsv`: their rows are named by genes."""
 _LIST_COLUMNS = ("embedding", "embeddings")
 _PROBABILITIES = "probabilities"
 _PROBABILITY_PATTERN = r"prob_?(\d+)"
@@ -37,7 +39,8 @@ def read_csv(path: Path, metadata: Collection[str] = ()) -> EmbeddingTable:
     The embedding is a column of lists of numbers called `embedding`; else the columns `feat0000` …, `embedding_0` …, or
     `0` …; where there are none of these, every column of numbers except `Metadata_…`, `qc_…`, places of cells, and
     names of what a cell belongs to, such as `plate`. `prob00` … are probabilities. All other columns are metadata, and
-    texts: `0012` is not `12`. Without a column of ids, cells are called as the unnamed first column says, or numbered.
+    texts: `0012` is not `12`. Without a column of ids, cells are called as the unnamed first column says, or numbered;
+    those of `…_emd.tsv`, which the Cell Maps tools write, also have that name as their `gene`.
 
     Args:
         path: The file.
@@ -46,7 +49,11 @@ def read_csv(path: Path, metadata: Collection[str] = ()) -> EmbeddingTable:
     Raises:
         InputError: If there is no embedding, or it is not sound.
     """
-    return _table_of(read_foreign_table(path), frozenset(metadata))
+    table = read_foreign_table(path)
+    read = _table_of(table, frozenset(metadata))
+    if path.name.endswith(_GENE_TABLE) and table.row_names is not None and "gene" not in table.columns:
+        return replace(read, cells=read.cells.assign(gene=list(table.row_names)))
+    return read
 
 
 def table_of_frame(frame: pd.DataFrame, where: str, metadata: Collection[str] = ()) -> EmbeddingTable:

@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
+from subcell_hf.evaluation.perturbation.table import read_profiles
 from subcell_hf.evaluation.proteome_map.field_means import average_fields
 from subcell_hf.tables.files import EmbeddingTable, read_table, write_h5ad
+from subcell_hf.tables.search.stored_cells import open_cells
 
 CELLS = ("a", "b", "c")
 NUMBERS = np.arange(6, dtype=np.float32).reshape(3, 2)
@@ -78,6 +80,27 @@ def test_no_embedding_is_refused_by_name(tmp_path: Path) -> None:
     holes[1, 1] = np.nan
     with pytest.raises(InputError, match="row 1 is NaN"):
         read_table(_write(tmp_path / "h.h5ad", holes))
+
+
+def test_an_embedding_in_obsm_is_given_by_its_place(tmp_path: Path) -> None:
+    """Every command takes it, beside an X of something else or none."""
+    other = pd.DataFrame(NUMBERS * 3, pd.Index(CELLS, dtype=object), pd.Index(["p", "q"], dtype=object))
+    obs = _obs(gene=["A", "A", "B"], antibody=["h", "h", "k"])
+    path = _write(tmp_path / "m.h5ad", None, obs, obsm={"X_scVI": NUMBERS * 2, "X_frame": other})
+    for name, factor in (("X_scVI", 2), ("X_frame", 3)):
+        table = read_table(path / "obsm" / name)
+        np.testing.assert_array_equal(table.embeddings, NUMBERS * factor)
+        assert list(table.cells["gene"]) == ["A", "A", "B"]
+        assert table.provenance["read_from"] == f"{path}/obsm/{name}"
+        np.testing.assert_array_equal(read_profiles([path / "obsm" / name]).features, NUMBERS * factor)
+        assert open_cells(path / "obsm" / name).width == 2
+        assert len(average_fields(path / "obsm" / name).fields) == 2
+    with pytest.raises(InputError, match=r"has no obsm\['X_pca'\]\. Give one that is there: .*m\.h5ad/obsm/X_scVI"):
+        read_table(path / "obsm" / "X_pca")
+    with pytest.raises(InputError, match=r"give the embedding in obsm, such as .*m\.h5ad/obsm/X_frame"):
+        read_table(path)
+    with pytest.raises(InputError, match=r"n\.h5ad does not exist"):
+        read_profiles([tmp_path / "n.h5ad" / "obsm" / "X_pca"])
 
 
 def test_obs_that_repeats_a_cell_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
+from tests.cells.partners.test_h5sc import write_h5sc
 from tests.hub.tiny_models import write_facts
 from tests.workflows.simulated_run import Run
 
@@ -22,11 +23,12 @@ BLOCKS = re.findall(r"^```(bash|python)( title=\"Snakefile\")?\n(.*?)^```", PAGE
 
 @pytest.fixture(scope="module")
 def work(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images, a model and what a card must say."""
+    """A folder with images, single cells of scPortrait, a model and what a card must say."""
     folder = tmp_path_factory.mktemp("work")
     shutil.copytree(run.images, folder / "images")
     shutil.copytree(run.model, folder / "model")
     write_facts(folder)
+    write_h5sc(folder / "single_cells.h5sc", 3, ("nucleus", "cytosol", "DNA", "red", "yellow", "green"))
     return folder
 
 
@@ -44,7 +46,7 @@ def test_examples_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 done = CliRunner().invoke(app, shlex.split(line)[1:])
                 assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception}"
         ran += 1
-    assert ran >= 12
+    assert ran >= 15
     assert (work / "exported" / "bioimageio.zip").is_file()
     assert len(names["table"]) == len(names["crops"].cells)  # type: ignore[arg-type, attr-defined]
 

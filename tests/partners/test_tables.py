@@ -14,14 +14,20 @@ import squidpy
 from cellmaps_coembedding.runner import CellmapsCoEmbedder, MuseCoEmbeddingGenerator
 from datasets import load_dataset
 from ndex2.cx2 import RawCX2NetworkFactory
+from spatialdata.models import Image2DModel, Labels2DModel
 from spatialdata.transformations import get_transformation
 
 from subcell_hf.cells import read_spatialdata_field
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.proteome_map.exports import cx2_text
+from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, find_fields
+from subcell_hf.inference.engine.embed_settings import EmbedSettings
+from subcell_hf.parallel.processes import Processes
 from subcell_hf.tables.embedding_table import EmbeddingTable
-from subcell_hf.tables.files import write_parquet
+from subcell_hf.tables.files import read_table, write_parquet
 from subcell_hf.workflows import write_table_for
+from subcell_hf.workflows.embed import embed_to_folder
+from subcell_hf.workflows.embed_input import EmbedInput
 from tests.evaluation.proteome_map.test_exports import GENES, LABELS, WOVEN
 from tests.workflows.simulated_run import Run
 
@@ -81,6 +87,44 @@ def test_a_store_is_read_back_as_the_same_fields(run: Run, store: spatialdata.Sp
         np.testing.assert_array_equal(found.label_mask, field.label_mask)
     with pytest.raises(InputError, match="no element 'cells' of this kind"):
         read_spatialdata_field(store.path, "cells", f"{name}_labels", pixel_size_um=0.1)
+
+
+def test_a_store_is_embedded_as_the_images_that_it_was_made_of(
+    run: Run, store: spatialdata.SpatialData, folder: Path
+) -> None:
+    given = EmbedInput(str(store.path), str(run.model))
+    settings = EmbedSettings(precision="fp32", device="cpu", progress=False)
+    embed_to_folder(given, folder / "again", settings, processes=Processes(), report=False)
+    again = read_table(folder / "again")
+    np.testing.assert_array_equal(again.embeddings, run.table.embeddings)
+    fields = [f"run_{name}_image" for name in run.table.cells["field_of_view"]]
+    assert list(again.cells["field_of_view"]) == fields
+    for column in ("label", "top", "left", "pixel_size_um"):
+        assert list(again.cells[column]) == list(run.table.cells[column])
+
+
+def test_a_store_of_the_library_itself_is_read(folder: Path) -> None:
+    """With pyramids, and without units: the pixel size is asked for."""
+    rng, pixels = np.random.default_rng(0), dict[str, np.ndarray]()
+    store, shapes = spatialdata.SpatialData(), {"one": (96, 96), "two": (96, 128)}
+    labels = {
+        name: np.kron(np.eye(shape[0] // 16, shape[1] // 16, dtype=np.int32), np.ones((16, 16), np.int32))
+        for name, shape in shapes.items()
+    }
+    for name, shape in shapes.items():
+        pixels[name] = rng.integers(0, 60_000, (2, *shape), np.uint16)
+        store[name] = Image2DModel.parse(
+            pixels[name], dims=("c", "y", "x"), c_coords=["blue", "green"], scale_factors=[2]
+        )
+        store[f"{name}_cells"] = Labels2DModel.parse(labels[name], dims=("y", "x"))
+    store.write(folder / "other.zarr")
+    with pytest.raises(FieldError, match="--pixel-size-um"):
+        find_fields(folder / "other.zarr")[0].read()
+    for field in find_fields(folder / "other.zarr", ReadingOptions(pixel_size_um=0.1)):
+        read, name = field.read(), field.name.removeprefix("other_")
+        assert read.channels == ("blue", "green")
+        np.testing.assert_array_equal(read.pixels, pixels[name])
+        np.testing.assert_array_equal(read.label_mask, labels[name])
 
 
 def test_squidpy_and_scanpy_build_graphs_on_it(run: Run, store: spatialdata.SpatialData) -> None:

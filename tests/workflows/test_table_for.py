@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.perturbation.table import read_profiles
+from subcell_hf.evaluation.proteome_map.field_means import average_fields
 from subcell_hf.images.masks.outlines import labels_of_outlines
 from subcell_hf.images.masks.polygons import polygons_of_mask
 from subcell_hf.tables.files import EmbeddingTable, read_table, write_parquet
@@ -61,6 +62,22 @@ def test_pycytominer_aggregates_and_normalizes_profiles(run: Run, tmp_path: Path
     np.testing.assert_allclose(normal[features].mean(), 0, atol=1e-5)
     assert read_profiles([path]).names == tuple(features)
     assert list(read_table(path).cells["cell_id"]) == list(run.table.cells["cell_id"])
+
+
+def test_tables_of_cell_maps_are_read_with_their_genes(tmp_path: Path) -> None:
+    genes = ["NA", "TP53", "TP53", "0012"]
+    embeddings = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32)
+    cells = pd.DataFrame({"cell_id": list("abcd"), "field_of_view": "", "gene": genes})
+    write_parquet(EmbeddingTable(cells, embeddings), tmp_path / "t.parquet")
+    write_table_for(tmp_path / "t.parquet", "cellmaps", tmp_path / "image")
+    table = read_table(tmp_path / "image" / "image_emd.tsv")
+    assert set(table.cells["gene"]) == {"NA", "TP53", "0012"}
+    assert list(table.cells["cell_id"]) == list(table.cells["gene"])
+    row = list(table.cells["gene"]).index("NA")
+    np.testing.assert_array_equal(table.embeddings[row], embeddings[0])
+    assert set(average_fields(tmp_path / "image" / "image_emd.tsv").fields["gene"]) == set(genes)
+    other = (tmp_path / "image" / "image_emd.tsv").rename(tmp_path / "cells.tsv")
+    assert "gene" not in read_table(other).cells
 
 
 def test_outlines_for_qupath_give_the_same_masks_again(run: Run, tmp_path: Path) -> None:

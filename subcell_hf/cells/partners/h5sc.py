@@ -25,6 +25,7 @@ H5SC_SUFFIX = ".h5sc"
 
 _IMAGES = "single_cell_images"
 _CELL_ID = "scportrait_cell_id"
+_ANTIBODY = "antibody"
 _CELLS_AT_ONCE = 64
 _REMEDY = "Export the cells with scPortrait again, or copy the file again."
 
@@ -44,9 +45,8 @@ class H5scCrops:
     channel_mapping: Mapping[str, str] = field(default_factory=dict)
 
     def fields(self) -> Sequence[ListedCrops]:
-        """Blocks of cells, without reading pixels."""
-        starts = range(0, len(self._cells), _CELLS_AT_ONCE)
-        return [ListedCrops(self._name(start), dict(self._cells[start])) for start in starts]
+        """Blocks of cells of one antibody each, without reading pixels."""
+        return [ListedCrops(self._name(start), dict(self._cells[start])) for start in self._blocks]
 
     def read(self, name: str) -> FieldCrops:
         """The cells of a block: pixels float32 `[cells, channels, height, width]`, as they are stored.
@@ -54,19 +54,29 @@ class H5scCrops:
         Raises:
             InputError: If the file is damaged.
         """
-        start = int(name.rpartition("_")[2])
-        rows = slice(start, start + _CELLS_AT_ONCE)
+        rows = self._blocks[int(name.rpartition("_")[2])]
         images, mask, names = self._planes
         with self._opened() as file:
             pixels = np.asarray(file[f"obsm/{_IMAGES}"][rows], np.float32)
-        return FieldCrops(
-            name, pixels[:, images], pixels[:, mask] > 0, names, self.pixel_size_um, tuple(self._cells[rows])
-        )
+        cells = tuple(self._cells[row] for row in rows)
+        return FieldCrops(name, pixels[:, images], pixels[:, mask] > 0, names, self.pixel_size_um, cells)
 
     def fingerprint(self) -> str:
         """Checksum of the file and of how it is understood."""
         facts = f"{sha256_of(self.path)} {self.pixel_size_um} {sorted(self.channel_mapping.items())}"
         return hashlib.sha256(facts.encode()).hexdigest()
+
+    @cached_property
+    def _blocks(self) -> dict[int, list[int]]:
+        """First row of each block → its rows, which are of one antibody where the file says which."""
+        blocks: dict[int, list[int]] = {}
+        last: dict[str, list[int]] = {}
+        for row, cell in enumerate(self._cells):
+            antibody = cell.get(_ANTIBODY, "")
+            if len(last.get(antibody, ())) % _CELLS_AT_ONCE == 0:
+                last[antibody] = blocks[row] = []
+            last[antibody].append(row)
+        return blocks
 
     def _name(self, start: int) -> str:
         return f"{self.path.stem}_{start:0{len(str(len(self._cells)))}d}"

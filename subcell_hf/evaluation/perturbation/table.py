@@ -95,8 +95,6 @@ def read_profiles(paths: Sequence[Path], metadata: Collection[str] = ()) -> Prof
 
 def _read_one(path: Path, metadata: frozenset[str]) -> ProfileTable:
     """One table."""
-    if not path.exists():
-        raise InputError(f"{path} does not exist; expected a table of profiles.")
     if not holds_profiles(path):
         from subcell_hf.tables.files import read_table
 
@@ -137,7 +135,7 @@ def _read_one(path: Path, metadata: frozenset[str]) -> ProfileTable:
 def holds_profiles(path: Path) -> bool:
     """Whether a table is written as pycytominer does, with columns that begin with `Metadata_`."""
     name = path.name.lower()
-    if path.is_dir() or not any(ending in name for ending in (".csv", ".tsv", ".parquet")):
+    if not path.is_file() or not any(ending in name for ending in (".csv", ".tsv", ".parquet")):
         return False
     columns = read_column_names(path)
     return any(_is_metadata(column) for column in columns) and "embedding" not in columns

@@ -243,7 +243,8 @@ def metadata_from_ome_zarr(attributes: Mapping[str, Any]) -> tuple[ImageMetadata
     scales = list(_in_sequence(dataset.get("coordinateTransformations", ())))
     system = _coordinate_system(multiscale, scales)
     if system is None:
-        scales += multiscale.get("coordinateTransformations", ())
+        system, ways = _measured_system(multiscale)
+        scales += ways
     described_axes = (multiscale if system is None else system).get("axes", "tczyx")
     all_axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in described_axes]
     axes = "".join(str(axis["name"]) for axis in all_axes).upper()
@@ -284,6 +285,25 @@ def _coordinate_system(
     output = transformations[0].get("output") if transformations else None
     output = output.get("name") if isinstance(output, Mapping) else output
     return systems.get(str(output)) or next(iter(systems.values()))
+
+
+def _measured_system(multiscale: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, list[Mapping[str, Any]]]:
+    """The coordinate system that the pixel size is taken from, and the transformations that lead to it.
+
+    All transformations of a multiscale follow one another in OME-Zarr. In SpatialData each leads to a coordinate system
+    of its own; the first one in a unit of length is taken, which must keep the axes and turn nothing.
+    """
+    ways = list(multiscale.get("coordinateTransformations", ()))
+    if not any(isinstance(way.get("output"), Mapping) for way in ways):
+        return None, ways
+    axes = [axis["name"] for axis in multiscale["axes"]]
+    for way in ways:
+        system, parts = way["output"], list(_in_sequence([way]))
+        units = {axis["name"]: str(axis.get("unit", "")) for axis in system["axes"]}
+        is_plain = {str(part.get("type")) for part in parts} <= {"scale", "translation", "identity", "sequence"}
+        if is_plain and list(units) == axes and all(in_um(1.0, units.get(name, "")) for name in "yx"):
+            return system, parts
+    return None, []
 
 
 def _product(factors: Sequence[Any], axis: int) -> float | str:

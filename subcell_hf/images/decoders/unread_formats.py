@@ -47,6 +47,8 @@ _BESIDE: Mapping[str, str] = {
     ".hdf5": "is HDF5, of which the layout is not known: save the images as OME-TIFF or OME-Zarr",
     ".zip": "is an archive: unpack it, and give the folder",
     ".tar": "is an archive: unpack it, and give the folder",
+    ".tar.gz": "is an archive: unpack it, and give the folder",
+    ".tgz": "is an archive: unpack it, and give the folder",
     ".7z": "is an archive: unpack it, and give the folder",
 }
 """Files that are no images themselves, but that a user may give, or have alone."""

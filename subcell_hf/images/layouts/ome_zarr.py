@@ -1,4 +1,4 @@
-"""OME-Zarr folders of several images: plates, wells, and files that bioformats2raw converted.
+"""OME-Zarr folders of several images: plates, wells, files that bioformats2raw converted, and SpatialData stores.
 
 A plate and its wells are listed by what their groups say; images and arrays are not opened for it.
 """
@@ -18,6 +18,7 @@ from subcell_hf.images.decoders.zarr_stores import REMOTE_READS, is_zarr_folder,
 from subcell_hf.images.wells import standard_well
 
 _CONVERTED = "bioformats2raw.layout"
+_SPATIALDATA, _SPATIALDATA_IMAGES = "spatialdata_attrs", "images"
 _DEEPEST_IMAGE = 3
 """Row, column and image lie between a plate's folder and the arrays."""
 _ZARR_SUFFIX = re.compile(r"(\.ome)?\.zarr$", re.IGNORECASE)
@@ -41,7 +42,7 @@ class ZarrImage:
 
 
 def list_zarr_images(path: Path, stem: str) -> list[ZarrImage]:
-    """The images of an OME-Zarr folder: itself, those of a plate or a well, or the series of a converted file.
+    """The images of an OME-Zarr folder: itself, those of a plate, well or SpatialData store, or the converted series.
 
     An image that is given by itself is named as where the plate around it is given.
 
@@ -111,6 +112,10 @@ def _images_inside(path: Path) -> Iterator[tuple[_Parts, str]]:
         yield from _images_of_well(path)
     elif _CONVERTED in facts:
         yield from (((name,), "") for name in _series_of_converted(path))
+    elif _SPATIALDATA in facts:
+        images = path / _SPATIALDATA_IMAGES
+        names = sorted(entry.name for entry in images.iterdir() if is_zarr_folder(entry))
+        yield from (((_SPATIALDATA_IMAGES, name), "") for name in names)
     else:
         yield (), ""
 
@@ -157,6 +162,8 @@ def _listed(path: Path, stem: str, parts: _Parts, acquired: str, is_only: bool, 
         return ZarrImage(path, "_".join(place.values()), place)
     if len(parts) < 2:
         return ZarrImage(path, "_".join((stem, *parts)) if parts and not is_only else stem)
+    if parts[0] == _SPATIALDATA_IMAGES:
+        return ZarrImage(path, "_".join((stem, *parts[1:])))
     # row, column and image of a plate; of a lost well, row and column
     row, column, *site = parts
     well = standard_well(f"{row}{column}")

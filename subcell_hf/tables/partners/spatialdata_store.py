@@ -7,8 +7,8 @@
 | `<field>_cells` | outline of every cell in the table as a polygon; its index is the label |
 | `cells` | the table as AnnData; `spatialdata_region` and `label` say which outline a row belongs to |
 
-Two coordinate systems for each field: `<field>` in micrometres, `<field>_px` in pixels. Cells that the run left out are
-in the labels and neither in the outlines nor in the table.
+Two coordinate systems for each field: `<field>` in micrometres, which images and labels state as the unit of its axes,
+and `<field>_px` in pixels. Cells that the run left out are in the labels and neither in the outlines nor in the table.
 """
 
 import re
@@ -63,6 +63,8 @@ def write_spatialdata(table: EmbeddingTable, fields: Iterable[FieldOfView], path
                 store[name] = element
             store.write_element(list(elements))
             _check_channels(staging / "images" / f"{names[field.name]}_image", field)
+            for raster in (f"images/{names[field.name]}_image", f"labels/{names[field.name]}_labels"):
+                _state_unit(staging / raster, names[field.name])
             for name in elements:
                 del store[name]
         with pd.option_context("future.infer_string", False):  # anndata cannot write Arrow's texts yet
@@ -129,6 +131,20 @@ def _check_channels(image: Path, field: FieldOfView) -> None:
             f"ome-zarr {version('ome-zarr')} writes the channels of {field.name} as {found}, expected "
             f"{list(field.channels)}. Install another version: pip install 'ome-zarr==0.15.0'."
         )
+
+
+def _state_unit(element: Path, system: str) -> None:
+    """Say that a coordinate system is in micrometres; SpatialData writes a placeholder for the unit."""
+    import zarr
+
+    group = zarr.open_group(element, mode="r+")
+    attributes: Any = group.attrs.asdict()
+    for way in attributes["ome"]["multiscales"][0]["coordinateTransformations"]:
+        if way["output"]["name"] == system:
+            way["output"]["axes"] = [
+                {**axis, "unit": "micrometer"} if axis["type"] == "space" else axis for axis in way["output"]["axes"]
+            ]
+    group.attrs.update(attributes)
 
 
 def _annotations(table: EmbeddingTable, names: dict[str, str]) -> tuple[Any, dict[str, str]]:
