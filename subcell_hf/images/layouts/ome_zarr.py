@@ -113,8 +113,8 @@ def _images_inside(path: Path) -> Iterator[tuple[_Parts, str]]:
     elif _CONVERTED in facts:
         yield from (((name,), "") for name in _series_of_converted(path))
     elif _SPATIALDATA in facts:
-        images = path / _SPATIALDATA_IMAGES
-        names = sorted(entry.name for entry in images.iterdir() if is_zarr_folder(entry))
+        elements = (path / _SPATIALDATA_IMAGES).iterdir()
+        names = sorted(element.name for element in elements if is_zarr_folder(element))
         yield from (((_SPATIALDATA_IMAGES, name), "") for name in names)
     else:
         yield (), ""

@@ -47,7 +47,8 @@ def labels_in_stores(images: Sequence[Path]) -> tuple[dict[Path, dict[str, Path]
 def _labels_of_store(image: Path) -> list[Path] | None:
     """Every labels element of the store of an image; None where it is in no store."""
     store = image.parent.parent
-    is_store, names = False, ()
+    is_store = False
+    names: Sequence[object] = ()
     try:
         is_store = _MARK in read_facts(store)
         names = read_facts(store / _LABELS).get("labels", ()) if is_store else ()
