@@ -290,8 +290,8 @@ def _coordinate_system(
 def _measured_system(multiscale: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, list[Mapping[str, Any]]]:
     """The coordinate system that the pixel size is taken from, and the transformations that lead to it.
 
-    All transformations of a multiscale follow one another in OME-Zarr. In SpatialData each leads to a coordinate system
-    of its own; the first one in a unit of length is taken, which must keep the axes and turn nothing.
+    All transformations of a multiscale follow one another in OME-Zarr. In SpatialData each leads to another coordinate
+    system; the first one in a unit of length is taken, which must keep the axes and turn nothing.
     """
     ways = list(multiscale.get("coordinateTransformations", ()))
     if not any(isinstance(way.get("output"), Mapping) for way in ways):

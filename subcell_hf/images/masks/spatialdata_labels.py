@@ -66,7 +66,7 @@ def _fits(labels: _Raster | None, image: _Raster | None) -> bool:
 
 
 def _raster(element: Path) -> _Raster | None:
-    """Height and width, and coordinate system → the matrix that leads there from pixels; None if it cannot be told."""
+    """Height and width, and coordinate system → the matrix that leads there from pixels; None if unknown."""
     try:
         header = zarr_header(element)
         multiscale = read_facts(element)["multiscales"][0]
