@@ -1,6 +1,7 @@
 from .aggregation import GROUP_KEYS as GROUP_KEYS
 from .aggregation import Aggregation as Aggregation
 from .aggregation import aggregate as aggregate
+from .aggregation import aggregate_blocks as aggregate_blocks
 from .attention_maps import CellAttention as CellAttention
 from .attention_maps import draw_attention as draw_attention
 from .attention_maps import iterate_attention as iterate_attention
@@ -11,6 +12,7 @@ from .cell_pictures import iterate_pictures as iterate_pictures
 from .cell_pictures import write_pictures as write_pictures
 from .embedding_table import EmbeddingTable as EmbeddingTable
 from .embedding_table import top_locations as top_locations
+from .files import iterate_table as iterate_table
 from .files import read_table as read_table
 from .h5ad import h5ad_from_parquet as h5ad_from_parquet
 from .h5ad import read_h5ad as read_h5ad

@@ -122,7 +122,20 @@ def check_cells(cells: pd.DataFrame, where: str) -> None:
         raise InputError(
             f"{where}: {counted(unnamed, 'cell has', 'cells have')} no cell_id, expected one for each cell. Add it."
         )
-    repeated = cells[CELL_ID][cells[CELL_ID].duplicated()]
+    refuse_repeated_ids(cells[CELL_ID], where)
+
+
+def refuse_repeated_ids(ids: "pd.Series[Any]", where: str) -> None:
+    """Refuse ids of which one occurs twice.
+
+    Args:
+        ids: `cell_id` of all cells.
+        where: What to call their table in messages.
+
+    Raises:
+        InputError: Saying which.
+    """
+    repeated = ids[ids.duplicated()]
     if len(repeated):
         raise InputError(
             f"{where}: {len(repeated)} values of cell_id occur before, the first is {repeated.iloc[0]!r}; expected "

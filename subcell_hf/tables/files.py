@@ -18,7 +18,7 @@ Metadata of the schema, key `subcell_hf`: JSON with `schema_version`, `classes`,
 some of the cells lie beside the table, see `subcell_hf.tables.cell_pictures`. Nothing here imports torch.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from subcell_hf.errors import InputError
@@ -49,6 +49,7 @@ __all__ = [
     "frame_of_records",
     "h5ad_from_parquet",
     "iterate_parquet",
+    "iterate_table",
     "join_parquet",
     "location_sets",
     "read_table",
@@ -101,3 +102,20 @@ def read_table(path: Path | str, metadata: Collection[str] = ()) -> EmbeddingTab
     if name.endswith((".csv", ".tsv")):
         return read_csv(path, metadata)
     raise InputError(f"{path} has an unknown file type, expected .parquet, .h5ad, .npz, .csv or .tsv.")
+
+
+def iterate_table(path: Path | str) -> Iterator[EmbeddingTable]:
+    """Read an embedding table in parts, so that one in our Parquet may be larger than memory; others are one part.
+
+    Args:
+        path: As `read_table`.
+
+    Raises:
+        InputError: As `read_table`.
+    """
+    path = Path(path)
+    file = path / EMBEDDINGS_FILE if path.is_dir() else path
+    if file.name.lower().endswith(".parquet") and file.is_file() and parquet_facts(file):
+        yield from iterate_parquet(file)
+    else:
+        yield read_table(path)

@@ -26,6 +26,7 @@ from subcell_hf.tables.embedding_table import (
     check_table,
     facts_from_json,
     facts_to_json,
+    refuse_repeated_ids,
     table_facts,
 )
 
@@ -84,20 +85,27 @@ def iterate_parquet(path: Path | str, cells_per_block: int = CELLS_PER_GROUP) ->
         cells_per_block: Rows of a block at most; blocks end with row groups, too.
 
     Yields:
-        Tables in order, each with its own index from 0. Ids are only checked within a block.
+        Tables in order, each with its own index from 0.
 
     Raises:
-        InputError: As `read_parquet`.
+        InputError: As `read_parquet`; of ids that occur in two blocks only after the last one.
     """
     path = Path(path)
     path = path / "embeddings.parquet" if path.is_dir() else path
     with open_parquet(path) as file:
         facts = facts_of(file, path)
         blocks = block_columns(file, facts, path)
+        seen = []
         for batch in batches_of(file, None, cells_per_block):
             cells = cells_frame(pa.Table.from_batches([batch]).drop_columns(list(blocks)))
             arrays = {n: numbers_of(batch.column(n), width, f"{path}, {n}") for n, width in blocks.items()}
-            yield check_table(_assemble(cells, arrays, facts), str(path))
+            table = check_table(_assemble(cells, arrays, facts), str(path))
+            # Eight bytes of each id: ten million take 80 MB. All ids are read again only if two are the same there.
+            seen.append(pd.util.hash_array(cells[CELL_ID].to_numpy(dtype=object), categorize=False))
+            yield table
+        hashes = np.sort(np.concatenate(seen or [np.empty(0, np.uint64)]))
+        if (hashes[1:] == hashes[:-1]).any():
+            refuse_repeated_ids(cells_frame(file.read(columns=[CELL_ID]))[CELL_ID], str(path))
 
 
 def join_parquet(parts: Sequence[Path], path: Path | str, facts: Mapping[str, Any] | None = None) -> int:

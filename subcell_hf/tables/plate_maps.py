@@ -13,6 +13,68 @@ from subcell_hf.storage.text_values import text_values
 from subcell_hf.tables.embedding_table import EmbeddingTable
 
 
+class PlateMapJoin:
+    """Plate maps that are joined to rows in one or more blocks.
+
+    Args:
+        paths: Of plate maps.
+
+    Raises:
+        InputError: If one cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._maps = [read_plate_map(path) for path in paths]
+        self._known: dict[tuple[str, str], dict[str, str]] = {}
+        values = (well for one in self._maps for wells in one.wells.values() for well in wells.values())
+        self._names = tuple(keep_apart(dict.fromkeys(name for one in values for name in one)))
+
+    def to_table(self, table: EmbeddingTable) -> EmbeddingTable:
+        """A block of a table with further columns of text.
+
+        Raises:
+            InputError: If it names no wells, or a map contradicts it.
+        """
+        cells = table.cells
+        if "well" not in cells.columns:
+            raise InputError(
+                f"The table has no column 'well' to join plate maps by; it has {', '.join(map(str, cells.columns))}. "
+                "Add it when embedding (--metadata), or leave --plate-map out."
+            )
+        wells = text_values(cells["well"], "well")
+        plates = text_values(cells["plate"], "plate") if "plate" in cells.columns else [""] * len(wells)
+        return replace(table, cells=self.to_rows(cells, plates, wells))
+
+    def to_rows(self, rows: pd.DataFrame, plates: Sequence[str], wells: Sequence[str]) -> pd.DataFrame:
+        """Rows of which plate and well are known, with further columns of text; see `to_table`."""
+        places = list(zip(plates, wells, strict=True))
+        for place in dict.fromkeys(places):
+            if place not in self._known:
+                self._known[place] = keep_apart(join_plate_maps(self._maps, *place))
+        columns = {}
+        for name in self._names:
+            texts = [self._known[place].get(name, "") for place in places]
+            if name in rows.columns:
+                there = text_values(rows[name], name, verbatim=True)
+                differing = next((row for row, text in enumerate(texts) if text and there[row] not in ("", text)), None)
+                if differing is not None:
+                    raise InputError(
+                        f"The table says {there[differing]!r} of {name} in well {'/'.join(places[differing])}, the "
+                        f"plate map {texts[differing]!r}. Correct one of them."
+                    )
+                texts = [old or text for old, text in zip(there, texts, strict=True)]
+            columns[name] = texts
+        return rows.assign(**columns)
+
+    def describe(self) -> dict[str, str]:
+        """Which wells of the rows so far and of the maps lack the other: path of a plate map → sentence.
+
+        Raises:
+            InputError: If a map fits no well.
+        """
+        return describe_join(self._maps, [place for place in self._known if place[1]])
+
+
 def with_plate_maps(table: EmbeddingTable, paths: Sequence[Path]) -> tuple[EmbeddingTable, dict[str, str]]:
     """A table with what plate maps say of the wells, and of which wells and rows there is no other.
 
@@ -26,37 +88,6 @@ def with_plate_maps(table: EmbeddingTable, paths: Sequence[Path]) -> tuple[Embed
     Raises:
         InputError: If the table names no wells, a map is wrong or fits no well, or contradicts the table.
     """
-    cells = table.cells
-    if "well" not in cells.columns:
-        raise InputError(
-            f"The table has no column 'well' to join plate maps by; it has {', '.join(map(str, cells.columns))}. Add "
-            "it when embedding (--metadata), or leave --plate-map out."
-        )
-    wells = text_values(cells["well"], "well")
-    plates = text_values(cells["plate"], "plate") if "plate" in cells.columns else [""] * len(wells)
-    joined, said = join_wells(cells, plates, wells, paths)
-    return replace(table, cells=joined), said
-
-
-def join_wells(
-    rows: pd.DataFrame, plates: Sequence[str], wells: Sequence[str], paths: Sequence[Path]
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Add columns of plate maps to rows of which plate and well are known; see `with_plate_maps`."""
-    maps = [read_plate_map(path) for path in paths]
-    places = list(zip(plates, wells, strict=True))
-    known = {place: keep_apart(join_plate_maps(maps, *place)) for place in dict.fromkeys(places)}
-    said = describe_join(maps, [place for place in known if place[1]])
-    columns = {}
-    for name in dict.fromkeys(name for values in known.values() for name in values):
-        texts = [known[place].get(name, "") for place in places]
-        if name in rows.columns:
-            there = text_values(rows[name], name, verbatim=True)
-            differing = next((row for row, text in enumerate(texts) if text and there[row] not in ("", text)), None)
-            if differing is not None:
-                raise InputError(
-                    f"The table says {there[differing]!r} of {name} in well {'/'.join(places[differing])}, the plate "
-                    f"map {texts[differing]!r}. Correct one of them."
-                )
-            texts = [old or text for old, text in zip(there, texts, strict=True)]
-        columns[name] = texts
-    return rows.assign(**columns), said
+    maps = PlateMapJoin(paths)
+    joined = maps.to_table(table)
+    return joined, maps.describe()

@@ -8,11 +8,18 @@ from pathlib import Path
 
 from subcell_hf.errors import InputError, counted
 from subcell_hf.storage.input_lists import write_csv
-from subcell_hf.tables.aggregation import Aggregation, aggregate
+from subcell_hf.tables.aggregation import Aggregation, aggregate_blocks
 from subcell_hf.tables.attention_maps import ATTENTION_FILE, CellAttention, iterate_attention
 from subcell_hf.tables.cell_pictures import PICTURES_FILE, iterate_attention_of_pictures
-from subcell_hf.tables.files import EMBEDDINGS_FILE, EmbeddingTable, read_table, write_h5ad, write_parquet
-from subcell_hf.tables.plate_maps import with_plate_maps
+from subcell_hf.tables.files import (
+    EMBEDDINGS_FILE,
+    EmbeddingTable,
+    iterate_table,
+    read_table,
+    write_h5ad,
+    write_parquet,
+)
+from subcell_hf.tables.plate_maps import PlateMapJoin
 from subcell_hf.tables.portable import PortableReport, write_portable_files
 from subcell_hf.tables.run_record import encoder_folders, read_run
 from subcell_hf.workflows.notes import note_names_of_h5ad
@@ -47,7 +54,9 @@ class AggregatedTable:
 def aggregate_table(
     table: str | Path, by: str, output: str | Path, *, probabilities: str = "mean", plate_maps: Sequence[Path] = ()
 ) -> AggregatedTable:
-    """Aggregate the cells of a table to groups and write those; see `aggregate`.
+    """Aggregate the cells of a table to groups and write those; see `aggregate_blocks`.
+
+    Tables in our Parquet are read block by block, so that memory grows with the groups, not with the cells.
 
     Args:
         table: Embedding table, or output folder of `subcell embed`.
@@ -66,12 +75,12 @@ def aggregate_table(
     table, output = Path(table), Path(output)
     if output.suffix not in _WRITERS:
         raise InputError(f"Cannot write {output}: expected a file ending in {' or '.join(_WRITERS)}.")
-    cells = read_table(table)
+    blocks, maps = iterate_table(table), PlateMapJoin(plate_maps)
     if plate_maps:
-        cells, said = with_plate_maps(cells, plate_maps)
-        for path, sentence in said.items():
-            _logger.warning("%s: %s.", path, sentence)
-    result = aggregate(cells, by, probabilities=probabilities)
+        blocks = map(maps.to_table, blocks)
+    result = aggregate_blocks(blocks, by, probabilities=probabilities)
+    for path, sentence in maps.describe().items():
+        _logger.warning("%s: %s.", path, sentence)
     if output.suffix == ".h5ad":
         note_names_of_h5ad([str(name) for name in result.table.cells.columns])
     _WRITERS[output.suffix](result.table, output)
@@ -82,7 +91,8 @@ def aggregate_table(
     if result.skipped:
         rows = [{"cell_id": cell, "reason": reason} for cell, reason in result.skipped.items()]
         write_csv(skipped_file, ["cell_id", "reason"], rows)
-    return AggregatedTable(result, len(cells) - len(result.skipped), skipped_file if result.skipped else None)
+    cells = int(result.table.cells["cell_count"].sum())
+    return AggregatedTable(result, cells, skipped_file if result.skipped else None)
 
 
 def write_portable(

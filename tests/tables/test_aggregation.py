@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.tables import aggregation
+from subcell_hf.tables import parquet as table_parquet
 from subcell_hf.tables.aggregation import aggregate
 from subcell_hf.tables.files import EmbeddingTable, read_table, write_parquet
+from subcell_hf.workflows import aggregate_table
 
 
 def example_table(cells: int = 60) -> EmbeddingTable:
@@ -90,6 +92,61 @@ def test_the_order_of_cells_does_not_matter() -> None:
     one, other = aggregate(table, "well").table, aggregate(shuffled, "well").table
     np.testing.assert_array_equal(one.embeddings, other.embeddings)
     pd.testing.assert_frame_equal(one.cells, other.cells)
+
+
+@pytest.mark.parametrize("by", ["field", "well", "gene"])
+def test_a_file_read_in_blocks_gives_what_the_whole_table_gives(
+    by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_parquet, "CELLS_PER_GROUP", 7)
+    table = example_table()
+    area = table.cells["qc_area_um2"].where(table.cells.index % 5 > 0)
+    area[table.cells["gene"] == "G3"] = np.nan
+    # Whole numbers of which a block of the file has no gaps, constant and not; a flag that some blocks lack.
+    table = EmbeddingTable(
+        table.cells.assign(
+            qc_area_um2=area,
+            passage=pd.Series([4] * 60).where(table.cells["gene"] == "G12"),
+            day=np.arange(60),
+            qc_whole=[True] * 30 + [None] * 30,
+            gene=table.cells["gene"].where(table.cells.index != 33, ""),
+        ),
+        table.embeddings,
+        table.probabilities,
+        table.classes,
+        table.pass_probabilities,
+        table.provenance,
+    )
+    write_parquet(table, tmp_path / "cells.parquet")
+    whole = aggregate(read_table(tmp_path / "cells.parquet"), by, probabilities="max")
+    found = aggregate_table(tmp_path / "cells.parquet", by, tmp_path / "out.parquet", probabilities="max").aggregation
+    pd.testing.assert_frame_equal(found.table.cells, whole.table.cells)
+    np.testing.assert_array_equal(found.table.embeddings, whole.table.embeddings)
+    np.testing.assert_array_equal(found.table.probabilities, whole.table.probabilities)
+    assert (found.skipped, found.dropped_columns) == (whole.skipped, whole.dropped_columns)
+    assert "day" in found.dropped_columns
+    assert found.table.provenance == whole.table.provenance
+    expected = table.cells[table.cells["gene"] != ""].groupby("gene")["qc_area_um2"].mean()
+    if by == "gene":
+        np.testing.assert_allclose(found.table.cells["qc_area_um2"], expected)
+        np.testing.assert_array_equal(found.table.cells["passage"], [4, np.nan])
+
+
+def test_a_cell_in_two_blocks_of_a_file_is_not_counted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_parquet, "CELLS_PER_GROUP", 7)
+    table = example_table()
+    write_parquet(table, tmp_path / "once.parquet")
+    monkeypatch.setattr(table_parquet, "check_table", lambda table, _: table)
+    write_parquet(table.select([*range(60), 3]), tmp_path / "twice.parquet")
+    monkeypatch.undo()
+    output = tmp_path / "wells.parquet"
+    assert aggregate_table(tmp_path / "once.parquet", "well", output).cells == 60
+    output.unlink()
+    with pytest.raises(
+        InputError, match=f"1 values of cell_id occur before, the first is '{table.cells['cell_id'][3]}'"
+    ):
+        aggregate_table(tmp_path / "twice.parquet", "well", output)
+    assert not output.exists()
 
 
 def test_cells_without_a_group_are_listed() -> None:

@@ -1,7 +1,7 @@
 """Profiles of cells or wells and plate maps → the wells of a screen, in memory that does not grow with the cells."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,10 @@ from subcell_hf.evaluation.screening.settings import NO_COUNTS
 from subcell_hf.images.wells import standard_well, well_position
 from subcell_hf.storage.parquet_files import read_parquet_schema
 from subcell_hf.storage.text_values import text_values
-from subcell_hf.tables.files import EMBEDDINGS_FILE
-from subcell_hf.tables.parquet import iterate_parquet, parquet_facts
-from subcell_hf.tables.plate_maps import join_wells
+from subcell_hf.tables.files import EMBEDDINGS_FILE, iterate_table
+from subcell_hf.tables.groups import GroupedNumbers, GroupedValues, Groups
+from subcell_hf.tables.parquet import parquet_facts
+from subcell_hf.tables.plate_maps import PlateMapJoin
 
 PLATE, WELL, COUNT = "plate", "well", "cell_count"
 
@@ -81,10 +82,11 @@ def read_wells(
     if plate_maps:
         plates, wells = (list(map(str, table.profiles.column(name))) for name in (PLATE, WELL))
         texts = table.profiles.metadata.fillna("")
-        joined, said = join_wells(texts, plates, wells, plate_maps)
+        maps = PlateMapJoin(plate_maps)
+        joined = maps.to_rows(texts, plates, wells)
         frame = joined.astype(object).where((joined != "") | (joined.columns == PLATE), None)
         profiles = replace(table.profiles, metadata=frame)
-        notes = tuple(f"{path}: {sentence}." for path, sentence in said.items())
+        notes = tuple(f"{path}: {sentence}." for path, sentence in maps.describe().items())
         table = replace(table, profiles=profiles, notes=notes)
     return table
 
@@ -96,109 +98,78 @@ def find_column(known: Sequence[str], name: str) -> str | None:
     return next((column for column in known if _plain(column) == _plain(name)), None)
 
 
-@dataclass
 class _Sums:
     """Sums over the rows of each well, of one block after the other."""
 
-    names: tuple[str, ...] = ()
-    first_file: str = ""
-    units: dict[tuple[str, str], int] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
-    sums: list[npt.NDArray[np.float64]] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    counts: list[float] = field(default_factory=list)
-    facts: list[dict[str, str]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._files: list[str] = []
+        """File of each well."""
+        self._wells = Groups()
+        self._features = GroupedNumbers(np.add, np.float64)
+        self._counts = GroupedNumbers(np.add, np.float64)
+        """Rows and cells."""
+        self._facts: dict[str, GroupedValues] = {}
 
     def add(self, path: str, metadata: pd.DataFrame, features: npt.NDArray[np.float64], names: tuple[str, ...]) -> None:
         """Add the rows of a block."""
-        if not self.first_file:
-            self.first_file, self.names = path, names
-        if names != self.names:
+        if self._files and names != self._names:
             raise InputError(
-                f"{path} has other features ({len(names)}) than {self.first_file} ({len(self.names)}); tables that are "
+                f"{path} has other features ({len(names)}) than {self._files[0]} ({len(self._names)}); tables that are "
                 "read together must have the same features in the same order."
             )
-        codes, places = pd.factorize(pd.MultiIndex.from_frame(metadata[[PLATE, WELL]]))
-        order = np.argsort(codes, kind="stable")
-        begins = np.searchsorted(codes[order], np.arange(len(places)))
-        summed = np.add.reduceat(features[order], begins, axis=0)
-        sizes = np.bincount(codes, minlength=len(places))
-        has_counts = COUNT in metadata.columns
-        counts = np.bincount(codes, metadata[COUNT] if has_counts else np.full(len(codes), np.nan), len(places))
-        texts = metadata.drop(columns=[PLATE, WELL, COUNT], errors="ignore")
-        for name in texts.columns:
-            numbers = pd.factorize(texts[name])[0]
-            firsts = numbers[order[begins]]
-            if (numbers != firsts[codes]).any():
-                well = places[int(codes[np.flatnonzero(numbers != firsts[codes])[0]])]
-                raise _differs(path, name, well)
-        for number, place in enumerate(places):
-            self._add_well(
-                path, place, summed[number], sizes[number], counts[number], texts.iloc[order[begins[number]]]
-            )
-
-    def _add_well(
-        self,
-        path: str,
-        place: tuple[str, str],
-        summed: npt.NDArray[np.float64],
-        rows: int,
-        count: float,
-        facts: pd.Series,
-    ) -> None:
-        known = {str(name): str(value) for name, value in facts.items()}
-        unit = self.units.setdefault(place, len(self.files))
-        if unit == len(self.files):
-            self.files.append(path)
-            self.sums.append(summed)
-            self.rows.append(int(rows))
-            self.counts.append(float(count))
-            self.facts.append(known)
-            return
-        if self.files[unit] != path:
-            raise InputError(
-                f"Well {place[1]} of plate {place[0]!r} is both in {self.files[unit]} and in {path}; its cells would "
-                "count twice. Give plates different names, or leave one table out."
-            )
-        if (differing := next((name for name in known if self.facts[unit].get(name) != known[name]), None)) is not None:
-            raise _differs(path, differing, place)
-        self.sums[unit] += summed
-        self.rows[unit] += int(rows)
-        self.counts[unit] += float(count)
+        self._names = names
+        codes = self._wells.codes(metadata[[PLATE, WELL]])
+        self._files += [path] * (len(self._wells) - len(self._files))
+        for well in np.unique(codes):
+            if self._files[well] != path:
+                plate, name = self._wells.names()[well]
+                raise InputError(
+                    f"Well {name} of plate {plate!r} is both in {self._files[well]} and in {path}; its cells would "
+                    "count twice. Give plates different names, or leave one table out."
+                )
+        for fact in metadata.columns.drop([PLATE, WELL, COUNT], errors="ignore"):
+            known = self._facts.setdefault(str(fact), GroupedValues())
+            known.add(codes, metadata[fact])
+            if known.differing is not None:
+                raise _differs(path, str(fact), self._wells.names()[known.differing])
+        cells = metadata[COUNT].to_numpy() if COUNT in metadata.columns else np.full(len(codes), np.nan)
+        self._counts.add(codes, np.column_stack([np.ones(len(codes)), cells]))
+        self._features.add(codes, features)
 
     def end_of_file(self, path: str) -> None:
         """Refuse a table of wells that has one of them twice."""
-        rows = np.array([rows for rows, file in zip(self.rows, self.files, strict=True) if file == path])
+        wells = [well for well, file in enumerate(self._files) if file == path]
+        rows = self._counts.of(wells)[:, 0]
         if len(rows) and float(np.median(rows)) == 1 and rows.max() > 1:
-            wells = [place for place, unit in self.units.items() if self.files[unit] == path and self.rows[unit] > 1]
+            plate, well = self._wells.names()[wells[int(np.flatnonzero(rows > 1)[0])]]
             raise InputError(
-                f"{path} has one row for most wells but {int(rows.max())} for well {wells[0][1]} of plate "
-                f"{wells[0][0]!r} ({len(wells)} wells so), expected one row per well, or cells. Remove the duplicates, "
+                f"{path} has one row for most wells but {int(rows.max())} for well {well} of plate {plate!r} "
+                f"({int((rows > 1).sum())} wells so), expected one row per well, or cells. Remove the duplicates, "
                 "or give plates that share a name different ones."
             )
 
     def table(self) -> WellTable:
         """The wells, in the order of plates and wells."""
-        places = sorted(self.units)
-        order = [self.units[place] for place in places]
-        features = np.array([self.sums[unit] / self.rows[unit] for unit in order])
-        names = dict.fromkeys(name for facts in self.facts for name in facts)
-        columns = {PLATE: [p for p, _ in places], WELL: [w for _, w in places]}
-        columns |= {name: [self.facts[unit].get(name, "") for unit in order] for name in names}
+        places = self._wells.names()
+        order = sorted(range(len(places)), key=places.__getitem__)
+        rows, counts = self._counts.of(order).T
+        columns = {PLATE: [places[well][0] for well in order], WELL: [places[well][1] for well in order]}
+        columns |= {name: [next(iter(found.of(well)), "") for well in order] for name, found in self._facts.items()}
         metadata = pd.DataFrame(columns, dtype=object)
         known = [name for name in columns if name != PLATE]  # which is empty where there is one without a name
         metadata[known] = metadata[known].where(metadata[known] != "", None)
-        cells = max(self.rows) > 1
-        counts = np.array([self.counts[unit] for unit in order])
+        cells = bool(rows.max() > 1)
+        counted = cells
         if np.isnan(counts).all():
-            counts = np.array([float(self.rows[unit]) for unit in order])
-            counted = cells
+            counts = rows
         else:
             counted = True
-        return WellTable(ProfileTable(metadata, features, self.names), counts if counted else None, cells)
+        features = self._features.of(order) / rows[:, None]
+        return WellTable(ProfileTable(metadata, features, self._names), counts if counted else None, cells)
 
 
-def _differs(path: str, name: str, place: tuple[str, str]) -> InputError:
+def _differs(path: str, name: str, place: tuple[str, ...]) -> InputError:
     return InputError(
         f"{path}: the rows of well {place[1]} of plate {place[0]!r} differ in {name!r}, expected one value per well. "
         "Correct the table."
@@ -212,7 +183,7 @@ def _blocks(
     file = path / EMBEDDINGS_FILE if path.is_dir() else path
     if file.is_file() and file.name.lower().endswith(".parquet") and not holds_profiles(file) and parquet_facts(file):
         known = read_parquet_schema(file).names
-        for block in iterate_parquet(file):
+        for block in iterate_table(file):
             features = np.asarray(block.embeddings, dtype=np.float64)
             names = tuple(f"embedding_{index}" for index in range(features.shape[1]))
             wanted = (PLATE, WELL, *columns, *_COUNTS, count_column or COUNT)

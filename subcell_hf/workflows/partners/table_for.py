@@ -1,14 +1,13 @@
 """Embedding tables in the formats of other programs: what `subcell table` runs."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from subcell_hf.errors import InputError, counted
 from subcell_hf.tables.cell_pictures import PICTURES_FILE, iterate_pictures
-from subcell_hf.tables.files import EMBEDDINGS_FILE, EmbeddingTable, read_table, write_h5ad
-from subcell_hf.tables.parquet import iterate_parquet, parquet_facts
+from subcell_hf.tables.files import EmbeddingTable, iterate_table, read_table, write_h5ad
 from subcell_hf.tables.partners.cellmaps import write_cellmaps
 from subcell_hf.tables.partners.places import rows_by_field
 from subcell_hf.tables.partners.profiles import write_profiles
@@ -61,15 +60,6 @@ def write_table_for(table: str | Path, to: str, output: str | Path) -> TableFor:
     return FORMATS[to](table, output)
 
 
-def _blocks(path: Path) -> Iterator[EmbeddingTable]:
-    """The table in parts, so that those in Parquet may be larger than memory."""
-    file = path / EMBEDDINGS_FILE if path.is_dir() else path
-    if file.suffix == ".parquet" and file.is_file() and parquet_facts(file) is not None:
-        yield from iterate_parquet(file)
-    else:
-        yield read_table(path)
-
-
 def _anndata(table: Path, output: Path) -> TableFor:
     if output.suffix != ".h5ad":
         raise InputError(f"Cannot write {output}: expected a file ending in .h5ad.")
@@ -80,7 +70,7 @@ def _anndata(table: Path, output: Path) -> TableFor:
 
 
 def _profiles(table: Path, output: Path) -> TableFor:
-    return TableFor(output, write_profiles(_blocks(table), output))
+    return TableFor(output, write_profiles(iterate_table(table), output))
 
 
 def _cellmaps(table: Path, output: Path) -> TableFor:
@@ -96,7 +86,7 @@ def _cellmaps(table: Path, output: Path) -> TableFor:
 def _lance(table: Path, output: Path) -> TableFor:
     from subcell_hf.tables.partners.lance import write_lance
 
-    return TableFor(output, write_lance(_blocks(table), output))
+    return TableFor(output, write_lance(iterate_table(table), output))
 
 
 def _datasets(table: Path, output: Path) -> TableFor:
@@ -104,7 +94,7 @@ def _datasets(table: Path, output: Path) -> TableFor:
 
     file = (table if table.is_dir() else table.parent) / PICTURES_FILE
     pictures = iterate_pictures(file) if file.is_file() else iter(())
-    return TableFor(output, write_dataset(_blocks(table), pictures, output))
+    return TableFor(output, write_dataset(iterate_table(table), pictures, output))
 
 
 _FieldsWriter = Callable[[EmbeddingTable, Iterable[FieldOfView], Path], dict[str, str]]
