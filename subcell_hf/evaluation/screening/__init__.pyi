@@ -8,6 +8,8 @@ from .cell_counts import count_ratios as count_ratios
 from .cell_counts import fit_count_model as fit_count_model
 from .dose_response import DoseCurve as DoseCurve
 from .dose_response import fit_curve as fit_curve
+from .locations import LocationChanges as LocationChanges
+from .locations import measure_locations as measure_locations
 from .permutation import Pool as Pool
 from .permutation import make_pool as make_pool
 from .permutation import permutation_test as permutation_test
@@ -19,4 +21,5 @@ from .screen import evaluate_screen as evaluate_screen
 from .screen_report import write_screen_report as write_screen_report
 from .settings import ScreenSettings as ScreenSettings
 from .wells import WellTable as WellTable
+from .wells import read_well_pictures as read_well_pictures
 from .wells import read_wells as read_wells

@@ -12,6 +12,7 @@ from subcell_hf.evaluation.screening.permutation import (
     Features,
     Pool,
     Statistic,
+    around_controls,
     average_precision_statistic,
     energy_statistic,
     least_p_value,
@@ -59,7 +60,7 @@ def measure_activity(
         own = doses[pool.rows[: pool.treated]]
         effect, low, high = effect_interval(main, pool, own.astype(object))
         response = measure_response(main, pool, np.ones(pool.treated)).treated
-        known = np.isfinite(own)
+        known = np.isfinite(own) & np.isfinite(response)
         row: dict[str, object] = {
             "treatment": name,
             "p_value": max(tested["profile"][1], tested.get("beyond_count", tested["profile"])[1]),
@@ -68,7 +69,7 @@ def measure_activity(
             "effect_high": high,
             "wells": pool.treated,
             "plates": len(np.unique(pool.plates[: pool.treated])),
-            "doses": len(np.unique(own[known])),
+            "doses": len(np.unique(own[np.isfinite(own)])),
             "least_p_value": least_p_value(pool, settings.permutations),
             "mean_average_precision": tested["profile"][0],
             "replicate_similarity": _replicate_similarity(main, pool, own),
@@ -126,6 +127,8 @@ def fit_curves(
             continue
         weights = np.unique(own, return_inverse=True)[1] + 1.0
         response = measure_response(profiles, pool, weights / weights.max())
+        if not np.isfinite(response.treated).all():
+            continue
         points[str(name)] = pd.DataFrame({"dose": own, "response": response.treated})
         curve = fit_curve(own, response.treated, response.controls)
         if curve is not None and p_monotone <= level:
@@ -189,23 +192,13 @@ def nearest_mechanisms(
 
 def _mean_effect(profiles: Features, pool: Pool) -> npt.NDArray[np.float64]:
     """Mean difference of the treated wells from the controls of their plates, float64 [features]."""
-    own = profiles[pool.rows]
-    difference = np.zeros(own.shape[1])
-    for plate in range(int(pool.plates.max()) + 1):
-        there = pool.plates == plate
-        controls = own[pool.treated :][pool.plates[pool.treated :] == plate].mean(axis=0)
-        difference += (own[: pool.treated][there[: pool.treated]] - controls).sum(axis=0)
-    mean: npt.NDArray[np.float64] = difference / pool.treated
+    mean: npt.NDArray[np.float64] = around_controls(profiles, pool)[: pool.treated].mean(axis=0)
     return mean
 
 
 def _replicate_similarity(profiles: Features, pool: Pool, doses: Features) -> float:
     """Median cosine similarity of wells with the same dose, around the controls; NaN where no dose has two wells."""
-    own = profiles[pool.rows].copy()
-    for plate in range(int(pool.plates.max()) + 1):
-        there = pool.plates == plate
-        own[there] -= own[pool.treated :][pool.plates[pool.treated :] == plate].mean(axis=0)
-    treated = own[: pool.treated]
+    treated = around_controls(profiles, pool)[: pool.treated]
     treated /= np.maximum(np.linalg.norm(treated, axis=1, keepdims=True), 1e-300)
     codes = np.unique(np.nan_to_num(doses, nan=-1.0), return_inverse=True)[1]
     pairs = np.triu(codes[:, None] == codes[None, :], 1)

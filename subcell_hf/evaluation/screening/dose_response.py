@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from subcell_hf.evaluation.screening.permutation import Features, Pool
+from subcell_hf.evaluation.screening.permutation import Features, Pool, around_controls
 
 _STEP = 0.02
 """Step of the grid of EC50, in decades."""
@@ -21,7 +21,7 @@ class Response:
     """How far wells lie from the controls, in standard deviations of the controls.
 
     Attributes:
-        treated: float64 [treated].
+        treated: float64 [treated]; NaN where controls have no spread, as with one control on each plate.
         controls: float64 [controls]; their mean is 0 on every plate.
     """
 
@@ -72,10 +72,7 @@ def measure_response(features: Features, pool: Pool, weights: Features) -> Respo
 
 def _products(features: Features, pool: Pool) -> Features:
     """Inner products of the pool's wells with its treated wells, around the controls of each plate, [pool, treated]."""
-    own = features[pool.rows].astype(np.float64)
-    for plate in range(int(pool.plates.max()) + 1):
-        there = pool.plates == plate
-        own[there] -= own[pool.treated :][pool.plates[pool.treated :] == plate].mean(axis=0)
+    own = around_controls(features, pool)
     products: Features = own @ own[: pool.treated].T
     return products
 
@@ -90,9 +87,9 @@ def _respond(products: Features, pool: Pool, weights: Features) -> Response:
     among = products[: pool.treated]
     lengths = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", mixing, among, mixing, optimize=True), 1e-300))
     projected = products @ (mixing / lengths[:, None]).T  # [pool, treated]
-    degrees = max(len(products) - pool.treated - int(pool.plates.max()) - 1, 1)
-    spread = np.sqrt((projected[pool.treated :] ** 2).sum(axis=0) / degrees)
-    scaled = projected / np.maximum(spread, 1e-300)
+    degrees = len(products) - pool.treated - int(pool.plates.max()) - 1
+    spread = np.sqrt((projected[pool.treated :] ** 2).sum(axis=0) / max(degrees, 1))
+    scaled = projected / np.where(spread > 0, spread, np.nan)
     return Response(np.diagonal(scaled[: pool.treated]).copy(), scaled[pool.treated :].mean(axis=1))
 
 
@@ -109,7 +106,7 @@ def effect_interval(features: Features, pool: Pool, groups: npt.NDArray[np.objec
         groups: Group of each treated well, such as its dose.
 
     Returns:
-        Mean, lower end, upper end; the ends are NaN with fewer than three wells.
+        Mean, lower end, upper end; the ends are NaN with fewer than three wells, all are where controls have no spread.
     """
     from scipy.stats import t
 

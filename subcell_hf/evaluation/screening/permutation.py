@@ -58,6 +58,20 @@ def make_pool(treated: Rows, controls: Rows, plates: Rows) -> Pool:
     return Pool(rows, np.unique(plates[rows], return_inverse=True)[1].astype(np.intp), len(treated))
 
 
+def around_controls(features: Features, pool: Pool) -> Features:
+    """The wells of a pool, less the mean of the controls of their plates, float64 [pool, features].
+
+    Args:
+        features: float64 [wells, features] of the whole table.
+        pool: Wells of one treatment and controls.
+    """
+    own: Features = features[pool.rows].astype(np.float64)
+    for plate in range(int(pool.plates.max()) + 1):
+        there = pool.plates == plate
+        own[there] -= own[pool.treated :][pool.plates[pool.treated :] == plate].mean(axis=0)
+    return own
+
+
 def relabel(pool: Pool, count: int, generator: np.random.Generator) -> Rows:
     """Draw which wells of the pool are called treated: on each plate as many as are, int [count, treated]."""
     parts = []
@@ -160,9 +174,10 @@ def energy_statistic(features: Features, pool: Pool) -> Statistic:
         features: float64 [wells, features] of the whole table.
         pool: Wells of the test.
     """
-    from scipy.spatial.distance import cdist
-
-    distances = cdist(features[pool.rows], features[pool.rows])
+    own = features[pool.rows] - features[pool.rows].mean(axis=0)  # so that products of large numbers cost no digits
+    squares = (own**2).sum(axis=1)
+    distances = np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2 * own @ own.T, 0))
+    np.fill_diagonal(distances, 0)
     sums, total = distances.sum(axis=1), float(distances.sum())
     treated, controls = pool.treated, len(pool.rows) - pool.treated
 

@@ -16,6 +16,7 @@ from subcell_hf.evaluation.screening.annotations import Annotations, annotate
 from subcell_hf.evaluation.screening.batch_correction import BatchComparison, compare_corrections
 from subcell_hf.evaluation.screening.cell_counts import count_ratios, fit_count_model
 from subcell_hf.evaluation.screening.dose_response import DoseCurve
+from subcell_hf.evaluation.screening.locations import LocationChanges, measure_locations
 from subcell_hf.evaluation.screening.permutation import Features, Pool, make_pool
 from subcell_hf.evaluation.screening.positions import PositionTest, correct_positions, position_tests
 from subcell_hf.evaluation.screening.quality import Mask, describe_plates, failed_controls
@@ -39,6 +40,7 @@ class ScreenResult:
         positions: Tests of edge, row and column, before any correction; empty where wells have no places.
         corrected_positions: The same after the correction, if it was asked for.
         batches: Comparison of batch corrections, or None.
+        locations: How active treatments change locations, or None where there is no classifier.
         processed: Profiles that were compared, with metadata.
         summary: Everything else as plain data.
     """
@@ -52,6 +54,7 @@ class ScreenResult:
     positions: tuple[PositionTest, ...]
     corrected_positions: tuple[PositionTest, ...]
     batches: BatchComparison | None
+    locations: LocationChanges | None
     processed: ProfileTable
     summary: dict[str, Any] = field(default_factory=dict)
 
@@ -93,6 +96,10 @@ def evaluate_screen(
     main = profiles.get("beyond_count", processed.features)
     curves, points = fit_curves(activity, pools, main, known.doses, settings.level)
     hits = add_curves(activity, curves)
+    locations = None
+    if table.shares is not None:
+        active = list(map(str, hits.loc[hits["active"], "treatment"]))
+        locations = measure_locations(active, pools, table.shares, table.classes, known.doses, settings.level)
     batches = None
     if settings.judge_batches and len(set(plates)) > 1:
         treated = known.treatments.copy()
@@ -102,7 +109,8 @@ def evaluate_screen(
     wells = _describe_wells(table, known, processed.features, (sound, failed, fitting), ratios, left_out, settings)
     summary = _summarize(table, known, settings, hits, wells, processed, share)
     mechanisms = nearest_mechanisms(hits, pools, main, known.mechanisms())
-    return ScreenResult(hits, wells, quality, mechanisms, curves, points, before, after, batches, processed, summary)
+    found = (hits, wells, quality, mechanisms, curves, points, before, after, batches, locations, processed)
+    return ScreenResult(*found, summary)
 
 
 def _divide_controls(known: Annotations, plates: npt.NDArray[np.intp], settings: ScreenSettings) -> tuple[Mask, Mask]:

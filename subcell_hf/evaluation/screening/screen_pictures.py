@@ -1,8 +1,8 @@
-"""Pictures of a screen as data of its page: plates as heat maps of one pixel per well, dose responses as curves."""
+"""Pictures of a screen as data of its page: plates, dose responses, changes of locations, and cells."""
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,14 @@ import pandas as pd
 
 from subcell_hf.evaluation.screening.dose_response import DoseCurve
 from subcell_hf.images.wells import row_letters, well_position
+from subcell_hf.tables.cell_pictures import CellPicture
 
 CURVE_WIDTH, CURVE_HEIGHT = 240, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 30, 8, 10, 20
+
+_MOST_LOCATIONS = 4
+_MOST_STRIPS = 40
+_CELLS_PER_STRIP = 6
 
 _FORMATS = ((8, 12), (16, 24), (32, 48))
 """Rows and columns of plates; a smaller one is drawn as the smallest that holds its wells."""
@@ -28,7 +33,7 @@ class PlatePicture:
         maps: Title → address of a picture of one pixel per well (`data:`).
         last_row: Letters of the last row.
         last_column: Number of the last column.
-        sound: What the page says below it, or nothing.
+        note: What the page says beside it, or nothing.
     """
 
     plate: str
@@ -59,6 +64,36 @@ class CurvePicture:
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     zero: float
+    text: str
+
+
+@dataclass(frozen=True)
+class LocationPicture:
+    """Locations that a treatment changes.
+
+    Attributes:
+        treatment: Its name.
+        rows: Location, percent in controls, percent in treated wells, what is said of the change.
+    """
+
+    treatment: str
+    rows: tuple[tuple[str, float, float, str], ...]
+
+
+@dataclass(frozen=True)
+class CellStrips:
+    """Cells of a treatment beside cells of the controls on the same plates.
+
+    Attributes:
+        treatment: Its name.
+        treated: Address of a strip of cells (`data:`).
+        controls: The same of controls.
+        text: What is said of the treated wells.
+    """
+
+    treatment: str
+    treated: str
+    controls: str
     text: str
 
 
@@ -148,6 +183,72 @@ def draw_curve(treatment: str, points: pd.DataFrame, curve: DoseCurve | None, te
         zero=y_of(0),
         text=text,
     )
+
+
+def draw_locations(changes: pd.DataFrame) -> list[LocationPicture]:
+    """The largest changes of each treatment whose interval excludes 0.
+
+    Args:
+        changes: As `LocationChanges.table`.
+    """
+    clear = changes[(changes["change_low"] > 0) | (changes["change_high"] < 0)]
+    drawn = []
+    for name, rows in clear.groupby("treatment", sort=False):
+        shown = [
+            (
+                row.location,
+                round(float(row.control), 2),
+                round(float(row.treated), 2),
+                f"{row.change:+.1f} ({row.change_low:+.1f} to {row.change_high:+.1f})",
+            )
+            for row in rows.head(_MOST_LOCATIONS).itertuples()
+        ]
+        drawn.append(LocationPicture(str(name), tuple(shown)))
+    return drawn
+
+
+def draw_cells(
+    hits: pd.DataFrame, wells: pd.DataFrame, pictures: Mapping[tuple[str, str], Sequence[CellPicture]]
+) -> list[CellStrips]:
+    """Cells of active treatments, those of the highest doses first, and of controls, where both have pictures.
+
+    Args:
+        hits: As `ScreenResult.hits`.
+        wells: As `ScreenResult.wells`.
+        pictures: Plate and well → pictures of its cells.
+    """
+    drawn = []
+    controls = wells[wells["role"] == "control"]
+    for name in hits.loc[hits["active"], "treatment"].iloc[:_MOST_STRIPS]:
+        own = wells[(wells["treatment"] == name) & (wells["role"] == "treated")]
+        own = own.sort_values("dose", ascending=False, kind="stable")
+        there = own[[(row.plate, row.well) in pictures for row in own.itertuples()]]
+        if own["dose"].notna().any():
+            there = there[there["dose"] == there["dose"].max()]
+        beside = controls[controls["plate"].isin(there["plate"])]
+        strips = [_strip(_alternating(part, pictures)) for part in (there, beside)]
+        if all(strips):
+            dose = there["dose"].iloc[0]
+            drawn.append(CellStrips(str(name), strips[0], strips[1], f"dose {dose:g}" if pd.notna(dose) else ""))
+    return drawn
+
+
+def _alternating(wells: pd.DataFrame, pictures: Mapping[tuple[str, str], Sequence[CellPicture]]) -> list[CellPicture]:
+    """A few cells, from as many wells as possible."""
+    found = [list(pictures.get((row.plate, row.well), ())) for row in wells.itertuples()]
+    turns = max(map(len, found), default=0)
+    return [cells[turn] for turn in range(turns) for cells in found if turn < len(cells)][:_CELLS_PER_STRIP]
+
+
+def _strip(cells: Sequence[CellPicture]) -> str:
+    """Pictures side by side; empty where there are none."""
+    from PIL import Image
+
+    if not cells:
+        return ""
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate([cell.composite_pixels() for cell in cells], axis=1)).save(buffer, "webp")
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def curve_sizes() -> Sequence[int]:

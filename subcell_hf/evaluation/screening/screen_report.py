@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,19 @@ import pyarrow.parquet as pq
 
 from subcell_hf.errors import counted
 from subcell_hf.evaluation.screening.screen import ScreenResult
-from subcell_hf.evaluation.screening.screen_pictures import curve_sizes, draw_curve, draw_plates
+from subcell_hf.evaluation.screening.screen_pictures import (
+    CurvePicture,
+    curve_sizes,
+    draw_cells,
+    draw_curve,
+    draw_locations,
+    draw_plates,
+)
 from subcell_hf.evaluation.screening.screen_text import methods_text, warnings_of
 from subcell_hf.pages.rendering import render_page
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.parquet_files import WRITING
+from subcell_hf.tables.cell_pictures import CellPicture
 
 HITS_FILE, WELLS_FILE, RESULTS_FILE, PAGE_FILE = "hits.csv", "wells.csv", "results.json", "screen.html"
 PROFILES_FILE = "profiles.parquet"
@@ -36,19 +44,27 @@ _SHOWN = {
 }
 
 
-def write_screen_report(result: ScreenResult, folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
+Pictures = Mapping[tuple[str, str], Sequence[CellPicture]]
+"""Plate and well → pictures of its cells."""
+
+
+def write_screen_report(
+    result: ScreenResult, folder: Path, notes: Sequence[str] = (), pictures: Pictures | None = None
+) -> dict[str, Any]:
     """Write tables, numbers and page; the same result gives the same bytes.
 
     Args:
         result: Of `evaluate_screen`.
         folder: Folder to write; files of an earlier call are replaced.
         notes: Further sentences for the page, such as what plate maps lack.
+        pictures: Pictures of cells for the page; see `read_well_pictures`.
 
     Returns:
         Content of `results.json`, which is written last.
     """
     tables = {"hits": result.hits, "wells": result.wells, "plates": result.plates}
     optional = {
+        "locations": pd.DataFrame() if result.locations is None else result.locations.table,
         "mechanisms": result.mechanisms,
         "batch_correction": pd.DataFrame() if result.batches is None else result.batches.scores,
     }
@@ -72,13 +88,13 @@ def write_screen_report(result: ScreenResult, folder: Path, notes: Sequence[str]
         "warnings": warnings,
         "methods": methods_text(result),
     }
-    _write(folder / PAGE_FILE, _page(result, results, tables).encode())
+    _write(folder / PAGE_FILE, _page(result, results, tables, pictures or {}).encode())
     text = json.dumps(_plain(results), indent=1, ensure_ascii=False, allow_nan=False)
     _write(folder / RESULTS_FILE, (text + "\n").encode())
     return results
 
 
-def _page(result: ScreenResult, results: dict[str, Any], tables: dict[str, pd.DataFrame]) -> str:
+def _page(result: ScreenResult, results: dict[str, Any], tables: dict[str, pd.DataFrame], pictures: Pictures) -> str:
     """The page."""
     hits = result.hits
     active = hits[hits["active"]]
@@ -101,6 +117,9 @@ def _page(result: ScreenResult, results: dict[str, Any], tables: dict[str, pd.Da
         others=[_cells(row, columns) for row in _others(hits).to_dict("records")],
         curves=curves[:_MOST_CURVES],
         more_curves=max(0, len(curves) - _MOST_CURVES),
+        cells=draw_cells(hits, result.wells, pictures),
+        locations=[] if result.locations is None else draw_locations(result.locations.table)[:_MOST_CURVES],
+        location_curves=_location_curves(result)[:_MOST_CURVES],
         sizes=curve_sizes(),
         plates=plates,
         scales=scales,
@@ -110,6 +129,18 @@ def _page(result: ScreenResult, results: dict[str, Any], tables: dict[str, pd.Da
         files={name: sorted(_endings(name)) for name in tables},
         hits_csv=_csv(hits).encode(),
     )
+
+
+def _location_curves(result: ScreenResult) -> list[CurvePicture]:
+    """Dose responses of the probability of locations, the largest changes of each treatment first."""
+    if result.locations is None:
+        return []
+    curves, points = result.locations.curves, result.locations.points
+    return [
+        draw_curve(f"{row['treatment']}: {row['location']}", points[key], curves[key], _ec50(row))
+        for row in result.locations.table.to_dict("records")
+        if (key := (row["treatment"], row["location"])) in curves
+    ]
 
 
 def _others(hits: pd.DataFrame) -> pd.DataFrame:

@@ -12,11 +12,13 @@ from subcell_hf.errors import InputError
 from subcell_hf.evaluation.perturbation.table import ProfileTable, holds_profiles, read_profiles
 from subcell_hf.evaluation.screening.settings import NO_COUNTS
 from subcell_hf.images.wells import standard_well, well_position
-from subcell_hf.storage.parquet_files import read_parquet_schema
+from subcell_hf.storage.parquet_files import open_parquet, read_parquet_schema
 from subcell_hf.storage.text_values import text_values
+from subcell_hf.tables.cell_pictures import PICTURES_FILE, CellPicture, iterate_pictures
+from subcell_hf.tables.embedding_table import CELL_ID
 from subcell_hf.tables.files import EMBEDDINGS_FILE, iterate_table
 from subcell_hf.tables.groups import GroupedNumbers, GroupedValues, Groups
-from subcell_hf.tables.parquet import parquet_facts
+from subcell_hf.tables.parquet import batches_of, parquet_facts
 from subcell_hf.tables.plate_maps import PlateMapJoin
 
 PLATE, WELL, COUNT = "plate", "well", "cell_count"
@@ -34,13 +36,18 @@ class WellTable:
             and the plate map.
         counts: Number of cells of each well, float64 [wells], NaN where missing; None where unknown.
         rows_are_cells: Whether a row of the input was a cell.
-        notes: What does not fit between table and plate maps.
+        notes: What does not fit between table and plate maps, or between tables.
+        shares: Mean probability of each location over the cells of a well, float64 [wells, classes]; None where there
+            is no classifier.
+        classes: Names of the locations.
     """
 
     profiles: ProfileTable
     counts: npt.NDArray[np.float64] | None
     rows_are_cells: bool
     notes: tuple[str, ...] = ()
+    shares: npt.NDArray[np.float64] | None = None
+    classes: tuple[str, ...] = ()
 
     def positions(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None:
         """Row and column of each well from 1; None where a well's name does not say them."""
@@ -75,8 +82,8 @@ def read_wells(
         raise InputError("No profiles were given; name at least one table.")
     sums = _Sums()
     for path in paths:
-        for metadata, features, names in _blocks(Path(path), columns, count_column):
-            sums.add(str(path), metadata, features, names)
+        for block in _blocks(Path(path), columns, count_column):
+            sums.add(str(path), block)
         sums.end_of_file(str(path))
     table = sums.table()
     if plate_maps:
@@ -87,8 +94,40 @@ def read_wells(
         frame = joined.astype(object).where((joined != "") | (joined.columns == PLATE), None)
         profiles = replace(table.profiles, metadata=frame)
         notes = tuple(f"{path}: {sentence}." for path, sentence in maps.describe().items())
-        table = replace(table, profiles=profiles, notes=notes)
+        table = replace(table, profiles=profiles, notes=(*table.notes, *notes))
     return table
+
+
+def read_well_pictures(paths: Sequence[Path], most: int = 6) -> dict[tuple[str, str], list[CellPicture]]:
+    """Pictures of cells that lie beside tables of `subcell embed`, by plate and well; none where there are none.
+
+    Args:
+        paths: As in `read_wells`.
+        most: Pictures per well.
+    """
+    found: dict[tuple[str, str], list[CellPicture]] = {}
+    for path in paths:
+        file = path / EMBEDDINGS_FILE if path.is_dir() else path
+        beside = file.with_name(PICTURES_FILE)
+        if not (file.name == EMBEDDINGS_FILE and file.is_file() and beside.is_file()):
+            continue
+        pictures = {picture.cell_id: picture for picture in iterate_pictures(beside)}
+        known = read_parquet_schema(file).names
+        plate, well = find_column(known, PLATE), find_column(known, WELL)
+        if well is None:
+            continue
+        columns = [CELL_ID, well, *([] if plate is None else [plate])]
+        with open_parquet(file) as table:
+            for batch in batches_of(table, columns):
+                texts = {name: text_values(batch.column(name), name, verbatim=name == CELL_ID) for name in columns}
+                plates = texts[plate] if plate is not None else [""] * len(batch)
+                wells = texts[well] if well is not None else [""] * len(batch)
+                for cell, place in zip(
+                    texts[CELL_ID], zip(plates, map(standard_well, wells), strict=True), strict=True
+                ):
+                    if cell in pictures and len(found.setdefault(place, [])) < most:
+                        found[place].append(pictures[cell])
+    return found
 
 
 def find_column(known: Sequence[str], name: str) -> str | None:
@@ -96,6 +135,17 @@ def find_column(known: Sequence[str], name: str) -> str | None:
     if name in known:
         return name
     return next((column for column in known if _plain(column) == _plain(name)), None)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows of a table: texts and numbers of cells, features and their names, probabilities and their classes."""
+
+    metadata: pd.DataFrame
+    features: npt.NDArray[np.float64]
+    names: tuple[str, ...]
+    shares: npt.NDArray[np.float64] | None = None
+    classes: tuple[str, ...] = ()
 
 
 class _Sums:
@@ -110,15 +160,19 @@ class _Sums:
         self._counts = GroupedNumbers(np.add, np.float64)
         """Rows and cells."""
         self._facts: dict[str, GroupedValues] = {}
+        self._classes: dict[tuple[str, ...], str] = {}
+        """Classes → a file that has them."""
+        self._shares = GroupedNumbers(np.add, np.float64)
 
-    def add(self, path: str, metadata: pd.DataFrame, features: npt.NDArray[np.float64], names: tuple[str, ...]) -> None:
+    def add(self, path: str, block: _Block) -> None:
         """Add the rows of a block."""
-        if self._files and names != self._names:
+        metadata = block.metadata
+        if self._files and block.names != self._names:
             raise InputError(
-                f"{path} has other features ({len(names)}) than {self._files[0]} ({len(self._names)}); tables that are "
-                "read together must have the same features in the same order."
+                f"{path} has other features ({len(block.names)}) than {self._files[0]} ({len(self._names)}); tables "
+                "that are read together must have the same features in the same order."
             )
-        self._names = names
+        self._names = block.names
         codes = self._wells.codes(metadata[[PLATE, WELL]])
         self._files += [path] * (len(self._wells) - len(self._files))
         for well in np.unique(codes):
@@ -135,7 +189,10 @@ class _Sums:
                 raise _differs(path, str(fact), self._wells.names()[known.differing])
         cells = metadata[COUNT].to_numpy() if COUNT in metadata.columns else np.full(len(codes), np.nan)
         self._counts.add(codes, np.column_stack([np.ones(len(codes)), cells]))
-        self._features.add(codes, features)
+        self._features.add(codes, block.features)
+        self._classes.setdefault(block.classes, path)
+        if block.shares is not None and len(self._classes) == 1:
+            self._shares.add(codes, block.shares)
 
     def end_of_file(self, path: str) -> None:
         """Refuse a table of wells that has one of them twice."""
@@ -166,7 +223,17 @@ class _Sums:
         else:
             counted = True
         features = self._features.of(order) / rows[:, None]
-        return WellTable(ProfileTable(metadata, features, self._names), counts if counted else None, cells)
+        profiles = ProfileTable(metadata, features, self._names)
+        classes, shares, notes = next(iter(self._classes)), None, ()
+        if len(self._classes) > 1:
+            files = " and ".join(list(self._classes.values())[:2])
+            classes, notes = (
+                (),
+                (f"{files} have different classes of locations, whose changes are therefore not shown.",),
+            )
+        elif classes:
+            shares = self._shares.of(order) / rows[:, None]
+        return WellTable(profiles, counts if counted else None, cells, notes, shares, classes)
 
 
 def _differs(path: str, name: str, place: tuple[str, ...]) -> InputError:
@@ -176,10 +243,8 @@ def _differs(path: str, name: str, place: tuple[str, ...]) -> InputError:
     )
 
 
-def _blocks(
-    path: Path, columns: Sequence[str], count_column: str | None
-) -> Iterator[tuple[pd.DataFrame, npt.NDArray[np.float64], tuple[str, ...]]]:
-    """Texts of plate, well and the columns that are kept, numbers of cells, features and their names."""
+def _blocks(path: Path, columns: Sequence[str], count_column: str | None) -> Iterator[_Block]:
+    """A table in parts, with the columns that matter."""
     file = path / EMBEDDINGS_FILE if path.is_dir() else path
     if file.is_file() and file.name.lower().endswith(".parquet") and not holds_profiles(file) and parquet_facts(file):
         known = read_parquet_schema(file).names
@@ -189,11 +254,13 @@ def _blocks(
             wanted = (PLATE, WELL, *columns, *_COUNTS, count_column or COUNT)
             kept = dict.fromkeys(found for name in wanted if (found := find_column(known, name)) is not None)
             frame = pd.DataFrame({name: text_values(block.cells[name], f"{file}, {name}") for name in kept})
-            yield _kept(frame, list(block.cells.columns), path, columns, count_column), features, names
+            kept_frame = _kept(frame, list(block.cells.columns), path, columns, count_column)
+            shares = None if block.probabilities is None else block.probabilities.astype(np.float64)
+            yield _Block(kept_frame, features, names, shares, block.classes)
         return
     table = read_profiles([path], {*columns, *([count_column] if count_column else ())})
     texts = table.metadata.fillna("")
-    yield _kept(texts, list(texts.columns), path, columns, count_column), table.features, table.names
+    yield _Block(_kept(texts, list(texts.columns), path, columns, count_column), table.features, table.names)
 
 
 def _kept(

@@ -14,7 +14,7 @@ from subcell_hf.evaluation.screening.screen_report import (
 )
 from subcell_hf.evaluation.screening.screen_text import left_out_sentences, warnings_of
 from subcell_hf.evaluation.screening.settings import ScreenSettings
-from subcell_hf.evaluation.screening.wells import WellTable, read_wells
+from subcell_hf.evaluation.screening.wells import WellTable, read_well_pictures, read_wells
 from subcell_hf.storage.folder_lock import claim_folder
 
 _logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def screen_plates(
     Args:
         profiles: Tables of cells or wells; see `read_wells`.
         output: Folder for `hits.csv`, `wells.csv`, `plates.csv`, `results.json`, `screen.html` and the profiles that
-            were compared.
+            were compared. The page shows cells if the profiles are folders of `subcell embed` with pictures.
         settings: What the columns mean and what is done.
         plate_maps: What is in the wells, unless the profiles say it.
         compared: Name → other profiles of the same wells, such as classical features; tested beside the own ones.
@@ -64,12 +64,13 @@ def screen_plates(
     """
     settings = settings or ScreenSettings()
     output = Path(output)
+    paths = [Path(path) for path in profiles]
     with claim_folder(output):
-        table = _read([Path(path) for path in profiles], [Path(path) for path in plate_maps], settings)
+        table = _read(paths, [Path(path) for path in plate_maps], settings)
         others = {name: _read([Path(path)], [], settings) for name, path in (compared or {}).items()}
         result = evaluate_screen(table, settings, others)
         left_out = left_out_sentences(result, str(output / WELLS_FILE))
-        write_screen_report(result, output, [*table.notes, *left_out])
+        write_screen_report(result, output, [*table.notes, *left_out], read_well_pictures(paths))
     for sentence in (*table.notes, *left_out, *warnings_of(result)):
         _logger.warning("%s", sentence)
     if result.batches is not None:

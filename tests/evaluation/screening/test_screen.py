@@ -197,6 +197,8 @@ def test_counts_can_be_ignored_and_few_controls_are_named(tmp_path: Path) -> Non
     assert not report.result.summary["counts_known"]
     # One of four wells and a control can be the control in five ways.
     assert report.result.hits.set_index("treatment")["least_p_value"]["a"] == 0.2
+    # One control has no spread, in which an effect could be measured.
+    assert report.result.hits[["effect", "p_monotone"]].isna().all(axis=None)
     assert "too few wells and controls to be significant" in report.page.read_text()
     with pytest.raises(InputError, match="'many' as the number of cells"):
         _screen(profiles, plate_map, tmp_path, QUICK)
