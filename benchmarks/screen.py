@@ -1,12 +1,13 @@
 """A screen from tables to hits, beside copairs and pycytominer used by hand.
 
-    python benchmarks/screen.py [--plates 20] [--width 1536] [--cells 0] [--part ours|reference|cells]
+    python benchmarks/screen.py [--plates 20] [--width 1536] [--cells 0] [--wells 0] [--part ours|reference|...]
 
 One plate map per four replicate plates of 384 wells: 80 treatments at four doses, 64 controls. Ours: read, normalise,
 test, fit curves, compare batch corrections, write all files. By hand: pycytominer's robust z-score per plate, copairs'
 average precision and mean average precision of the same treatments, no doses, positions, counts, page or batch
 corrections. Each part runs in a separate process, which gives its processor time and peak memory. `--cells N` also
-measures the memory of averaging N and 2 N cells to wells.
+measures averaging N and 2 N cells to wells, by `subcell screen` and by `subcell aggregate`; `--wells N` the retrieval
+of replicates among N wells.
 """
 
 import argparse
@@ -104,6 +105,32 @@ def run_cells(folder: Path, cells: int, width: int) -> dict[str, float]:
     return {"wells": len(wells.profiles)}
 
 
+def run_aggregate(folder: Path, cells: int, width: int) -> dict[str, float]:
+    """The same, to a file."""
+    from subcell_hf.workflows import aggregate_table
+
+    found = aggregate_table(folder / f"cells_{cells}_{width}.parquet", "well", folder / "wells.parquet")
+    return {"wells": len(found.table)}
+
+
+def run_retrieval(wells: int, width: int) -> dict[str, float]:
+    """Mean average precision of replicates among controls and among other treatments; a sixth are controls."""
+    from subcell_hf.evaluation.perturbation.retrieval import RetrievalTask, retrieve_replicates
+
+    features = np.random.default_rng(0).normal(size=(wells, width))
+    plates = np.array([f"p{number // 384}" for number in range(wells)], dtype=object)
+    control = np.arange(wells) % 6 == 0
+    groups = np.array([None if own else f"t{row % 384}" for row, own in enumerate(control)], dtype=object)
+    found = {}
+    for name, positives, negatives in (
+        ("controls", "any-plate", "same-plate-controls"),
+        ("others", "other-plates", "others"),
+    ):
+        queries = retrieve_replicates(features, RetrievalTask(groups, plates, control, positives, negatives))
+        found[f"map_among_{name}"] = float(queries["average_precision"].mean())
+    return found
+
+
 def write_cells(folder: Path, cells: int, width: int) -> None:
     """An embedding table of cells in 384 wells, in parts, so that this process stays small too."""
     from subcell_hf.tables import EmbeddingTable, join_parquet, write_parquet
@@ -126,6 +153,7 @@ def write_cells(folder: Path, cells: int, width: int) -> None:
 def measure(folder: Path, part: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Run one part in a process of its own."""
     words = ["--part", part, "--folder", str(folder), "--width", str(arguments.width), "--cells", str(arguments.cells)]
+    words += ["--wells", str(arguments.wells)]
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return measured
@@ -137,17 +165,22 @@ def main() -> None:
     parser.add_argument("--plates", type=int, default=20, help="plates of 384 wells, a multiple of four")
     parser.add_argument("--width", type=int, default=1536, help="features")
     parser.add_argument("--cells", type=int, default=0, help="cells to average to wells; 0: not measured")
-    parser.add_argument("--part", choices=("all", "ours", "reference", "cells"), default="all", help="one part only")
+    parser.add_argument("--wells", type=int, default=0, help="wells of a retrieval; 0: not measured")
+    parts = ("all", "ours", "reference", "cells", "aggregate", "retrieval")
+    parser.add_argument("--part", choices=parts, default="all", help="one part only")
     parser.add_argument("--folder", type=Path, help="where the input is, for one part")
     arguments = parser.parse_args()
     if arguments.part != "all":
         start = time.perf_counter()
-        runs = {"ours": run_ours, "reference": run_reference}
-        found = (
-            runs[arguments.part](arguments.folder)
-            if arguments.part in runs
-            else run_cells(arguments.folder, arguments.cells, arguments.width)
-        )
+        folder, cells, width = arguments.folder, arguments.cells, arguments.width
+        runs = {
+            "ours": lambda: run_ours(folder),
+            "reference": lambda: run_reference(folder),
+            "cells": lambda: run_cells(folder, cells, width),
+            "aggregate": lambda: run_aggregate(folder, cells, width),
+            "retrieval": lambda: run_retrieval(arguments.wells, width),
+        }
+        found = runs[arguments.part]()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         own = {"cpu_s": usage.ru_utime + usage.ru_stime, "wall_s": time.perf_counter() - start}
         print(json.dumps({**found, **own, "peak_gb": usage.ru_maxrss / 2**20}))
@@ -161,8 +194,12 @@ def main() -> None:
         if arguments.cells:
             for cells in (arguments.cells, 2 * arguments.cells):
                 write_cells(folder, cells, arguments.width)
-                own = argparse.Namespace(width=arguments.width, cells=cells)
-                figures[f"{cells}_cells_to_wells"] = measure(folder, "cells", own)
+                own = argparse.Namespace(width=arguments.width, cells=cells, wells=0)
+                figures[f"{cells}_cells_to_wells"] = {
+                    part: measure(folder, part, own) for part in ("cells", "aggregate")
+                }
+        if arguments.wells:
+            figures[f"retrieval_of_{arguments.wells}_wells"] = measure(folder, "retrieval", arguments)
     packages = ("subcell-hf", "copairs", "pycytominer", "numpy", "scipy")
     print(
         json.dumps(

@@ -149,18 +149,22 @@ def average_precision_statistic(features: Features, pool: Pool) -> Statistic:
     plate_of_place = np.searchsorted(first, np.arange(pool.treated), side="right")
     there = plate_of_place[:, None] == plate_of_place[None, :]
 
+    ties = not new.all()
+
     def compute(labels: Rows) -> Features:
         among = ranks[labels[:, :, None], labels[:, None, :]]  # [relabellings, queries, treated]
         order = np.argsort(among, axis=2, kind="stable")[:, :, :-1]  # the query itself is last
-        places = np.take_along_axis(among, order, axis=2)
-        tied = np.zeros(places.shape, dtype=bool)
-        tied[:, :, 1:] = places[:, :, 1:] == places[:, :, :-1]
-        ends = _ends_of_ties(tied)
-        own = np.take_along_axis(np.broadcast_to(there, among.shape), order, axis=2)
-        own_nearer = np.take_along_axis(np.cumsum(own, axis=2), ends, axis=2)
-        wells = np.take_along_axis(labels, order.reshape(len(labels), -1), axis=1).reshape(order.shape)
+        own_nearer = np.cumsum(there[np.arange(pool.treated)[:, None], order], axis=2)
+        found = np.arange(1, pool.treated)
+        if ties:
+            places = np.take_along_axis(among, order, axis=2)
+            tied = np.zeros(places.shape, dtype=bool)
+            tied[:, :, 1:] = places[:, :, 1:] == places[:, :, :-1]
+            ends = _ends_of_ties(tied)
+            own_nearer = np.take_along_axis(own_nearer, ends, axis=2)
+            found = ends + 1
+        wells = labels[np.arange(len(labels))[:, None, None], order]
         controls = nearer[labels[:, :, None], wells] - own_nearer
-        found = ends + 1
         precision: Features = (found / (found + controls)).mean(axis=(1, 2))
         return precision
 

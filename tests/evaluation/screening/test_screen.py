@@ -147,6 +147,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda p, m: (p, m.assign(treatment=np.where(m["control_type"] == "negcon", "DMSO", m["plate"] + m["well"]))),
         "the only well of its treatment",
     ),
+    # The second plate has the barcode of the first: its wells would be averaged with other ones.
+    "a barcode twice": (
+        lambda p, m: (pd.concat([p, p[p["Metadata_Plate"] == "p1"].assign(Metadata_Plate="p0")]), m),
+        r"2 for well A01 of plate 'p0' \(12 wells so\), expected one row per well",
+    ),
     "a well twice": (lambda p, m: (pd.concat([p, p.iloc[:1]]), m), "2 for well A01 of plate 'p0'"),
     "constant features": (
         lambda p, m: (p.assign(**{f"f{number}": 1.0 for number in range(5)}), m),
