@@ -224,13 +224,11 @@ class _Sums:
             counted = True
         features = self._features.of(order) / rows[:, None]
         profiles = ProfileTable(metadata, features, self._names)
-        classes, shares, notes = next(iter(self._classes)), None, ()
+        classes, shares = next(iter(self._classes)), None
+        notes: tuple[str, ...] = ()
         if len(self._classes) > 1:
             files = " and ".join(list(self._classes.values())[:2])
-            classes, notes = (
-                (),
-                (f"{files} have different classes of locations, whose changes are therefore not shown.",),
-            )
+            classes, notes = (), (f"{files} have different classes of locations: changes of locations are not shown.",)
         elif classes:
             shares = self._shares.of(order) / rows[:, None]
         return WellTable(profiles, counts if counted else None, cells, notes, shares, classes)
