@@ -110,6 +110,9 @@ def iterate_table(path: Path | str) -> Iterator[EmbeddingTable]:
     Args:
         path: As `read_table`.
 
+    Yields:
+        Tables in order, each with its own index from 0.
+
     Raises:
         InputError: As `read_table`.
     """

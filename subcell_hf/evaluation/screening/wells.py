@@ -104,6 +104,9 @@ def read_well_pictures(paths: Sequence[Path], most: int = 6) -> dict[tuple[str, 
     Args:
         paths: As in `read_wells`.
         most: Pictures per well.
+
+    Returns:
+        Plate and well → pictures, in the order of the tables.
     """
     found: dict[tuple[str, str], list[CellPicture]] = {}
     for path in paths:
