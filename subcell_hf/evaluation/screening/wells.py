@@ -201,12 +201,13 @@ class _Sums:
         """Refuse a table of wells that has one of them twice."""
         wells = [well for well, file in enumerate(self._files) if file == path]
         rows = self._counts.of(wells)[:, 0]
-        if len(rows) and float(np.median(rows)) == 1 and rows.max() > 1:
+        single = int((rows == 1).sum())
+        if single >= len(rows) / 2 and (rows > 1).any():
             plate, well = self._wells.names()[wells[int(np.flatnonzero(rows > 1)[0])]]
             raise InputError(
-                f"{path} has one row for most wells but {int(rows.max())} for well {well} of plate {plate!r} "
-                f"({int((rows > 1).sum())} wells so), expected one row per well, or cells. Remove the duplicates, "
-                "or give plates that share a name different ones."
+                f"{path} has one row for {single} of {len(rows)} wells but {int(rows.max())} for well {well} of plate "
+                f"{plate!r} ({int((rows > 1).sum())} wells so), expected one row per well, or cells. Remove the "
+                "duplicates, or give plates that share a name different ones."
             )
 
     def table(self) -> WellTable:
