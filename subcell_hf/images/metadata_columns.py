@@ -7,7 +7,10 @@ from typing import TypeVar
 
 from subcell_hf.images.tables import is_table
 
-_RESULTS = r"model|embedding|probabilities|top_location_.*|location_set|set_size|top_probability_.*|probabilities_.*"
+_RESULTS = (
+    r"model|embedding|probabilities|top_location_.*|location_set|set_size|novelty_p_value|top_probability_.*|"
+    r"probabilities_.*"
+)
 _OWN = (
     r"cell_id|label|top|left|height|width|file|index|shard|part|offset|mask_bytes|pixels_bytes|crc32|pixel_size_from|"
     r"cell_count|field_count|antibody_count|qc_.*|" + _RESULTS

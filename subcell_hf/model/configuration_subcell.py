@@ -140,8 +140,8 @@ class SubCellConfig(PreTrainedConfig):
         probe_dropout: Dropout of the probe.
         probe_detached: Whether the probe leaves the encoder untouched; False is the supervised recipe.
         **kwargs: Whatever `PreTrainedConfig` takes: `id2label`, `label2id`, `num_labels`, …. Without any of these the
-            labels are the 31 locations that the published classifiers report. `location_sets` is what `subcell
-            calibrate` guarantees of a classifier.
+            labels are the 31 locations that the published classifiers report. `location_sets` and `novelty`
+            are what `subcell calibrate` writes.
 
     Raises:
         ValueError: If a value is impossible, or values contradict each other; the message says what is expected.

@@ -24,6 +24,7 @@ from .image_files_subcell import (
     read_plane,
     refuse_palette,
 )
+from .locations_subcell import novelty_p_values
 
 Pixels = NDArray[Any]
 
@@ -31,8 +32,9 @@ __all__ = ["TASK", "ImageFile", "SubCellPipeline", "read_file", "read_plane"]
 
 RESULT_OPTIONS = {
     "top_k": 5, "threshold": None, "function_to_apply": None, "return_embedding": False, "return_attention": False,
-    "return_location_set": False,
+    "return_location_set": False, "return_novelty": False,
 }  # fmt: skip
+_CALIBRATE = "run `subcell calibrate`"
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "softmax": lambda logits: logits.softmax(-1),
@@ -72,6 +74,7 @@ class SubCellPipeline(Pipeline):
     * `return_embedding`, `return_attention`: add the embedding `[width]` and the pooler's map `[heads, rows, columns]`,
       float32 numpy arrays.
     * `return_location_set`: add `"location_set"`, the names of the locations that a calibrated model guarantees.
+    * `return_novelty`: add `"novelty_p_value"`; small if few cells of the model's calibration are as unusual.
     * `batch_size`: cells per forward.
 
     A model with separate channel tokens takes the channels that an input has, which must be the same for all cells of a
@@ -218,6 +221,12 @@ class SubCellPipeline(Pipeline):
             result["embedding"] = model_outputs["embedding"][0].flatten().numpy()
         if options["return_location_set"]:
             result["location_set"] = self._location_set(scores.reshape(-1, scores.shape[-1]), options)
+        if options["return_novelty"]:
+            novelty: Any = getattr(self.model.config, "novelty", None)
+            if novelty is None:
+                raise ValueError(f"The model's novelty is not calibrated; leave return_novelty out, or {_CALIBRATE}.")
+            embedding = model_outputs["embedding"][0].reshape(1, -1).numpy()
+            result["novelty_p_value"] = float(novelty_p_values(embedding, novelty)[0])
         if options["return_attention"]:
             if model_outputs["attention"] is None:
                 raise ValueError("This model's pooling has no attention map; leave return_attention out.")
@@ -233,7 +242,7 @@ class SubCellPipeline(Pipeline):
         """Locations whose probability, of several passes the mean, reaches the calibrated threshold."""
         sets: Any = getattr(self.model.config, "location_sets", None)
         if sets is None:
-            raise ValueError("The model is not calibrated; leave return_location_set out, or run `subcell calibrate`.")
+            raise ValueError(f"The model is not calibrated; leave return_location_set out, or {_CALIBRATE}.")
         if options["function_to_apply"] is not None:
             raise ValueError("Sets of locations are calibrated for probabilities; leave function_to_apply out.")
         names: Any = self.model.config.id2label

@@ -12,7 +12,8 @@ MAX_LEVELS = 5000
 _NOT_SHOWN = {"cell_id", "label", "top", "left", "height", "width"}
 _FIRST = (
     *("top_location_1", "top_probability_1", "top_location_2", "top_probability_2", "top_location_3"),
-    *("top_probability_3", "locations", "gene", "antibody", "cell_line", "plate", "well", "field_of_view"),
+    *("top_probability_3", "location_set", "set_size", "novelty_p_value", "locations", "gene", "antibody"),
+    *("cell_line", "plate", "well", "field_of_view"),
 )
 _LABELS = {
     "top_location_1": "Predicted location",
@@ -21,6 +22,9 @@ _LABELS = {
     "top_probability_1": "Probability",
     "top_probability_2": "Second probability",
     "top_probability_3": "Third probability",
+    "location_set": "Set of locations",
+    "set_size": "Locations in the set",
+    "novelty_p_value": "Novelty (p-value)",
     "locations": "Known location",
     "field_of_view": "Field of view",
     "qc_cut_by_border": "Cut by the border",

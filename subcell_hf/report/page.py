@@ -13,6 +13,7 @@ from subcell_hf.errors import InputError
 from subcell_hf.pages.rendering import render_page
 from subcell_hf.report import summaries
 from subcell_hf.report.columns import number_text, page_columns
+from subcell_hf.report.novelty import summarize_novelty
 from subcell_hf.report.picture_sheets import PictureSheets, pack_pictures, read_pictures
 from subcell_hf.report.projection import comparable_embeddings, project_cells
 from subcell_hf.storage.atomic import write_atomically
@@ -113,6 +114,7 @@ def _facts_of_run(folder: Path, table: SearchedCells, cells: pd.DataFrame) -> di
         "bars": summaries.count_locations(cells),
         "agreement": summaries.agreement_with_known(cells),
         "histograms": summaries.histograms(cells),
+        "novelty": summarize_novelty(cells, summaries.novelty_antibodies(table.provenance)),
         "stains": summaries.stains_of(run),
         "width": table.width,
         "classes": len(table.classes),

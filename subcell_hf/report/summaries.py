@@ -16,6 +16,7 @@ MONTAGE_CELLS = 12
 MONTAGE_ROWS = 31
 MAX_SKIPPED_ROWS = 200
 _BINS = 32
+_DISTRIBUTIONS = ("top_probability_1", "set_size", "novelty_p_value")
 _MOST_PER_FIELD = 3
 _LISTED = 8
 _MINOR = ("arguments", "settings", "input", "embed_settings")
@@ -112,13 +113,13 @@ def _spread(cells: pd.DataFrame) -> list[str]:
 
 
 def histograms(cells: pd.DataFrame) -> list[dict[str, Any]]:
-    """Distribution of the first probability and of every quality column, over all cells.
+    """Distribution of the first probability, what is calibrated, and every quality column, over all cells.
 
     Returns:
         For numbers: `label`, `bars` (height of 32 bins, 1 the highest), `low`, `high`, `median`, `unknown` (cells
         without a value), and `constant` where all values are the same. For texts and bools: `label` and `levels`.
     """
-    names = [name for name in cells.columns if name == "top_probability_1" or name.startswith("qc_")]
+    names = [name for name in cells.columns if name in _DISTRIBUTIONS or name.startswith("qc_")]
     return [_histogram(name, cells[name]) for name in names]
 
 
@@ -143,6 +144,12 @@ def _histogram(name: str, values: pd.Series) -> dict[str, Any]:
             counts, _ = np.histogram(finite, bins=_BINS)
             facts["bars"] = (counts / counts.max()).tolist()
     return facts
+
+
+def novelty_antibodies(provenance: Mapping[str, Any]) -> int | None:
+    """Number of antibodies that the novelty of a table is calibrated on; None where it is not."""
+    counts = [model.get("novelty_antibodies") for model in provenance.get("models", ()) if isinstance(model, Mapping)]
+    return counts[0] if len(counts) == 1 else None
 
 
 def read_skipped(folder: Path) -> tuple[list[str], list[list[str]]]:

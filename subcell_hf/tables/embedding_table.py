@@ -229,22 +229,41 @@ def frame_of_records(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def location_sets(
-    probabilities: npt.NDArray[np.float32], classes: Sequence[str], threshold: float
+def calibrated_columns(
+    embeddings: npt.NDArray[np.float32],
+    probabilities: npt.NDArray[np.float32],
+    classes: Sequence[str],
+    calibration: Mapping[str, Any],
 ) -> dict[str, npt.NDArray[Any]]:
-    """The locations of each cell whose probability reaches a calibrated threshold.
+    """What a calibrated classifier says of each cell.
 
     Args:
+        embeddings: `[cells, width]`.
         probabilities: `[cells, classes]`.
         classes: Their names.
-        threshold: Least probability.
+        calibration: `location_sets` and `novelty` of the model's configuration, those that it has.
 
     Returns:
-        Columns `location_set`, names joined by `;` in the order of the classes, and `set_size`.
+        With `location_sets` the columns `location_set`, locations whose probability reaches the threshold, joined by
+        `;` in the order of the classes, and `set_size`; with `novelty` the column `novelty_p_value`.
+
+    Raises:
+        InputError: If the embeddings have another width than the calibration's.
     """
-    inside = probabilities >= threshold
-    names = [";".join(name for name, kept in zip(classes, row, strict=True) if kept) for row in inside]
-    return {"location_set": np.asarray(names, dtype=object), "set_size": inside.sum(axis=1).astype(np.int64)}
+    columns: dict[str, npt.NDArray[Any]] = {}
+    if sets := calibration.get("location_sets"):
+        inside = probabilities >= sets["threshold"]
+        names = [";".join(name for name, kept in zip(classes, row, strict=True) if kept) for row in inside]
+        columns["location_set"] = np.asarray(names, dtype=object)
+        columns["set_size"] = inside.sum(axis=1).astype(np.int64)
+    if novelty := calibration.get("novelty"):
+        from subcell_hf.model.locations_subcell import novelty_p_values  # the island imports torch
+
+        try:
+            columns["novelty_p_value"] = novelty_p_values(embeddings, novelty)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+    return columns
 
 
 def top_locations(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> dict[str, npt.NDArray[Any]]:

@@ -10,6 +10,7 @@
 | `model` | text | which variant embedded the cell, where it was chosen per row |
 | `top_location_1` … `3`, `top_probability_1` … `3` | text, float32 | where a classifier is |
 | `location_set`, `set_size` | text, whole number | if a classifier is calibrated: names joined by `;`, their number |
+| `novelty_p_value` | float32 | if novelty is calibrated: small in cells unlike those of the calibration |
 | `embedding` | float32 list | of several passes side by side |
 | `probabilities` | float32 list | of several passes the mean |
 | `probabilities_<pass>` | float32 list | each pass |
@@ -25,9 +26,9 @@ from subcell_hf.errors import InputError
 from subcell_hf.tables.embedding_table import (
     SCHEMA_VERSION,
     EmbeddingTable,
+    calibrated_columns,
     check_table,
     frame_of_records,
-    location_sets,
     top_locations,
 )
 from subcell_hf.tables.h5ad import h5ad_from_parquet, read_h5ad, split_obsm, write_h5ad
@@ -45,13 +46,13 @@ __all__ = [
     "H5AD_FILE",
     "SCHEMA_VERSION",
     "EmbeddingTable",
+    "calibrated_columns",
     "check_table",
     "frame_of_records",
     "h5ad_from_parquet",
     "iterate_parquet",
     "iterate_table",
     "join_parquet",
-    "location_sets",
     "read_table",
     "table_of_frame",
     "top_locations",

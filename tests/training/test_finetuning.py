@@ -23,6 +23,8 @@ from subcell_hf.training.finetuning.finetuning import FineTuner, class_weights, 
 from subcell_hf.training.finetuning.finetuning_arguments import parse_fine_tuning
 from subcell_hf.training.finetuning.finetuning_resolution import FineTuningRun, resolve_fine_tuning
 from subcell_hf.training.finetuning.labelled_crops import open_crops, with_random_splits
+from subcell_hf.training.pretraining.arguments import parse_arguments
+from subcell_hf.training.pretraining.resolution import build_config
 from tests.cells.synthetic_crops import SyntheticCrops, write_synthetic
 from tests.forked import Forked, run_ranks
 
@@ -33,12 +35,15 @@ QUICK = [
 ]  # fmt: skip
 
 
+CALIBRATION = {"location_sets": {"threshold": 0.1}, "novelty": {"antibodies": 60}}
+
+
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pretraining checkpoint of a tiny model."""
+    """A pretraining checkpoint of a tiny model, with what a calibrated classifier would have."""
     folder = tmp_path_factory.mktemp("pretrained")
     torch.manual_seed(0)
-    SubCellForPreTraining(_config()).save_pretrained(folder)
+    SubCellForPreTraining(_config(**CALIBRATION)).save_pretrained(folder)
     return folder
 
 
@@ -245,6 +250,14 @@ def test_what_cannot_work_is_refused_by_name(
 ) -> None:
     with pytest.raises(InputError, match=message):
         _resolve(pretrained, table, tmp_path, *OWN, *words)
+
+
+def test_a_calibration_is_not_carried_into_another_training(pretrained: Path, table: Path, tmp_path: Path) -> None:
+    assert CALIBRATION.keys() <= SubCellConfig.from_pretrained(pretrained).to_dict().keys()
+    pretraining = build_config(parse_arguments(["--init_checkpoint", str(pretrained)]))
+    assert pretraining.pixel_size_um == 0.2
+    for config in (pretraining, _resolve(pretrained, table, tmp_path, *OWN).config):
+        assert not CALIBRATION.keys() & config.to_dict().keys()
 
 
 @pytest.mark.slow

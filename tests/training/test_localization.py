@@ -113,7 +113,8 @@ def test_the_recipe_writes_a_model_that_transformers_loads(
 ) -> None:
     config = SubCellConfig(
         channels=("blue", "green"), image_size=16, patch_size=8, hidden_size=8, num_hidden_layers=1,
-        num_attention_heads=2, intermediate_size=16, pooling_hidden_size=4,
+        num_attention_heads=2, intermediate_size=16, pooling_hidden_size=4, location_sets={"threshold": 0.1},
+        novelty={"antibodies": 60},
     )  # fmt: skip
     encoder = SubCellModel(config)
     encoder.save_pretrained(tmp_path / "encoder")
@@ -137,6 +138,7 @@ def test_the_recipe_writes_a_model_that_transformers_loads(
     assert "Not used: 1 cell in holdout." in said
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "located").eval()
     assert (model.config.classifier_ensemble_size, model.config.num_labels) == (2, 31)
+    assert not {"location_sets", "novelty"} & model.config.to_dict().keys()  # those of another classifier
     processor = AutoImageProcessor.from_pretrained(tmp_path / "located")
     pixel_values = processor(generator.integers(0, 255, (1, 2, 16, 16), np.uint8))["pixel_values"]
     torch.testing.assert_close(model(pixel_values).pooler_output, encoder.eval()(pixel_values).pooler_output)

@@ -21,6 +21,7 @@ from .location_sets import choose_location_sets as choose_location_sets
 from .model_comparison import Scored as Scored
 from .model_comparison import compare_heads as compare_heads
 from .model_comparison import compare_pairs as compare_pairs
+from .novelty import calibrate_novelty as calibrate_novelty
 from .nuisance import score_batches as score_batches
 from .nuisance import score_cell_lines as score_cell_lines
 from .probes import LinearProbe as LinearProbe

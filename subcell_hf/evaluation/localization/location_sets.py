@@ -2,7 +2,8 @@
 
 The set of a cell holds the locations whose probability reaches a threshold. Thresholds are tested in order, from the
 one that is surely safe, until one fails (Learn then Test, Angelopoulos et al. 2021, arXiv:2110.01052; for recall the
-risk-controlling prediction sets of Bates et al. 2021, doi 10.1145/3478535), with the p-value of Hoeffding and Bentkus.
+risk-controlling prediction sets of Bates et al. 2021, doi 10.1145/3478535), with the p-value of Waudby-Smith and
+Ramdas, which makes use of how little antibodies differ; with that of Hoeffding and Bentkus sets are larger.
 So with the chosen confidence over the choice of calibration antibodies, the mean over antibodies of the same kind is at
 least the target. Conformal risk control (Angelopoulos et al. 2022) would bound only the mean over many calibrations.
 
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
-from scipy.stats import binom
 
 from subcell_hf.errors import InputError
 
@@ -79,21 +79,22 @@ def choose_location_sets(
             raise InputError(f"{name} is {value}, expected a number between 0 and 1.")
     _, group = np.unique(antibodies.astype(str), return_inverse=True)
     cells = np.bincount(group)
-    least = int(np.ceil(np.log(1 - confidence) / np.log(target)))
-    if len(cells) < least:
+    if betting_p_value(np.zeros(len(cells)), 1 - target, confidence) > 1 - confidence:
+        least = _fewest_antibodies(1 - target, confidence)
         raise InputError(
             f"{len(cells)} antibodies are too few to guarantee a {measure} of {target:g} with confidence "
             f"{confidence:g}: expected at least {least}. Calibrate on more antibodies, or choose a lower target."
         )
+    order = np.random.default_rng(0).permutation(len(cells))  # names may be sorted by what the antibodies show
     # Even in the logit: probabilities of rare locations are small.
     between = expit(np.linspace(-_LARGEST_LOGIT, _LARGEST_LOGIT, _THRESHOLDS))
     steps = np.concatenate([[0.0], between, [1.0]])
     chosen, observed = None, 0.0
     for threshold in steps if measure == "recall" else steps[::-1]:
-        mean = float((np.bincount(group, measure_cells(probabilities, targets, threshold, measure)) / cells).mean())
-        if hoeffding_bentkus(1 - mean, 1 - target, len(cells)) > 1 - confidence:
+        of_antibodies = np.bincount(group, measure_cells(probabilities, targets, threshold, measure)) / cells
+        if betting_p_value(1 - of_antibodies[order], 1 - target, confidence) > 1 - confidence:
             break
-        chosen, observed = float(threshold), mean
+        chosen, observed = float(threshold), float(of_antibodies.mean())
     if chosen is None:
         raise InputError(
             f"No threshold guarantees a {measure} of {target:g} with confidence {confidence:g} on {len(cells)} "
@@ -101,6 +102,14 @@ def choose_location_sets(
         )
     sizes = (probabilities >= chosen).sum(axis=1)
     return LocationSets(chosen, measure, target, confidence, len(cells), observed, float(np.median(sizes)))
+
+
+def _fewest_antibodies(limit: float, confidence: float) -> int:
+    """How many antibodies without any error are required."""
+    count = int(np.ceil(np.log(1 - confidence) / np.log(1 - limit)))  # fewer are too few for any p-value
+    while betting_p_value(np.zeros(count), limit, confidence) > 1 - confidence:
+        count += 1
+    return count
 
 
 def measure_cells(
@@ -126,20 +135,22 @@ def measure_cells(
     return np.where(sizes > 0, right / np.maximum(sizes, 1), 1.0)
 
 
-def hoeffding_bentkus(risk: float, limit: float, count: int) -> float:
-    """p-value of the hypothesis that the expected risk is above a limit.
+def betting_p_value(risks: Values, limit: float, confidence: float) -> float:
+    """p-value of the hypothesis that the expected risk is above a limit: 1 over the largest capital of a gambler.
 
     Args:
-        risk: Mean of independent risks, each from 0 to 1.
+        risks: `[antibodies]`, independent, each from 0 to 1, in an order that does not depend on them.
         limit: The limit, between 0 and 1.
-        count: Number of risks.
+        confidence: What the stakes are made for; the p-value is valid whatever it is.
 
     Source:
-        Bates et al.: Distribution-free, risk-controlling prediction sets. J. ACM 68, 2021, section 3.1.
+        Waudby-Smith and Ramdas: Estimating means of bounded random variables by betting. J. R. Stat. Soc. B 86, 2024,
+        as in Bates et al. 2021, section 3.1.3.
     """
-    if risk >= limit:
-        return 1.0
-    kept = (1 - risk) * np.log((1 - risk) / (1 - limit))
-    divergence = kept + (risk * np.log(risk / limit) if risk > 0 else 0.0)
-    bentkus = np.e * binom.cdf(np.ceil(count * risk - 1e-9), count, limit)
-    return float(min(np.exp(-count * divergence), bentkus, 1.0))
+    seen = np.arange(1, len(risks) + 1)
+    mean = (0.5 + np.cumsum(risks)) / (1 + seen)
+    variance = (0.25 + np.cumsum((risks - mean) ** 2)) / (1 + seen)
+    before = np.concatenate([[0.25], variance[:-1]])  # a stake is placed before its risk is seen
+    stakes = np.minimum(1, np.sqrt(2 * np.log(1 / (1 - confidence)) / (len(risks) * before)))
+    capital = np.cumsum(np.log1p(-stakes * (risks - limit)))
+    return float(min(np.exp(-capital.max()), 1.0))

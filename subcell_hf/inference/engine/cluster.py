@@ -50,7 +50,7 @@ def embed_on_ray(run: EmbedRun, pending: Sequence[int]) -> None:
     )
     missing = {part: sum(row["part"] == part for row in rows) for part in pending}
     kept = run.settings.attention_maps
-    gathered = {part: _Gathered(PartResults(run.classes, run.proteins, kept, run.set_threshold)) for part in pending}
+    gathered = {part: _Gathered(PartResults(run.classes, run.proteins, kept, run.calibration)) for part in pending}
     began = time.perf_counter()
     with progress_bar(len(pending), "parts", "embed", shown=run.settings.progress) as bar:
         for row in data.iter_rows():

@@ -31,8 +31,10 @@ from subcell_hf.inference.models.openvino_encoder import AUTO_BACKEND, OPTIMIZAT
 from subcell_hf.inference.models.precision import AUTO_PRECISION, ChosenPrecision, check_precision, choose_precision
 from subcell_hf.inference.sources.blocks import CellSource
 from subcell_hf.inference.sources.source_options import SourceOptions
+from subcell_hf.model.locations_subcell import CALIBRATED
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.progress import progress_bar
+from subcell_hf.report.novelty import NOVELTY_COLUMNS, summarize_novelty
 from subcell_hf.storage.input_lists import write_unused
 from subcell_hf.storage.records import sha256_of
 from subcell_hf.storage.typed_json import settings_to_json
@@ -242,7 +244,7 @@ def open_run(
     facts = [source.fingerprint(), [m.checksum for m in models], precision, settings.pictures, SCHEMA_VERSION]
     facts += ["attention"] if settings.attention_maps else []
     facts += ["openvino"] if chosen.openvino else []
-    facts += [m.config["location_sets"] for m in subcell_models(models) if m.config.get("location_sets")]
+    facts += [m.config[name] for m in subcell_models(models) for name in CALIBRATED if m.config.get(name)]
     facts += (
         [sha256_of(model.folder / OPTIMIZATION_FILE) for model in subcell_models(models)] if precision == "int8" else []
     )
@@ -275,7 +277,7 @@ def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
     reader = BatchReader(
         run.source, run.budget, embedder.batch_size, settings.workers, pin_memory=run.device.type == "cuda"
     )
-    results = PartResults(run.classes, run.proteins, settings.attention_maps, run.set_threshold)
+    results = PartResults(run.classes, run.proteins, settings.attention_maps, run.calibration)
     pace, part_began = Pace(), time.perf_counter()
     began = part_began
     pace.start()
@@ -329,8 +331,13 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
     write_unused(run.folder.output, unused)
     skipped = run.folder.join(facts, h5ad=run.settings.h5ad)
     table = pq.ParquetFile(run.folder.output / EMBEDDINGS_FILE)
-    counted = (PIXEL_SIZE, PIXEL_SIZE_FROM, DOUBTFUL_CHANNELS, "field_of_view")
+    counted: tuple[str, ...] = (PIXEL_SIZE, PIXEL_SIZE_FROM, DOUBTFUL_CHANNELS, "field_of_view")
+    calibrated = run.calibration.get("novelty")
+    counted += NOVELTY_COLUMNS if calibrated else ()
     columns = table.read(columns=[name for name in counted if name in table.schema_arrow.names])
+    novelty = summarize_novelty(columns.to_pandas(), calibrated["antibodies"]) if calibrated else None
+    if novelty is not None and novelty.differs:
+        _logger.warning("The cells differ from those of the calibration: %s", novelty.describe())
     notes = run.folder.notes()
     cells = sum(note["cells"] for note in notes)
     run.folder.finish(
@@ -349,6 +356,7 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
             "unused": len(unused),
             "pixel_sizes": count_pixel_sizes(columns),
             "doubtful_channels": count_doubtful_channels(columns),
+            **({} if novelty is None else {"novelty": novelty.as_json()}),
             "timings": {
                 "wall_s": round(seconds, 3),
                 "resumed_parts": resumed,

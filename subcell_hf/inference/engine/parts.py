@@ -35,10 +35,10 @@ from subcell_hf.tables.files import (
     EMBEDDINGS_FILE,
     H5AD_FILE,
     EmbeddingTable,
+    calibrated_columns,
     frame_of_records,
     h5ad_from_parquet,
     join_parquet,
-    location_sets,
     top_locations,
     write_parquet,
 )
@@ -92,7 +92,7 @@ class PartResults:
         classes: Names of the classifier's classes, empty where there is none.
         proteins: Names of the passes; empty where there is one.
         attention_maps: Whether the attention of every cell is kept.
-        set_threshold: Least probability of a location in the set of a cell; None: the model is not calibrated.
+        calibration: `EmbedRun.calibration`.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class PartResults:
         classes: tuple[str, ...],
         proteins: tuple[str, ...],
         attention_maps: bool = False,
-        set_threshold: float | None = None,
+        calibration: Mapping[str, Any] | None = None,
     ) -> None:
-        self.set_threshold = set_threshold
+        self.calibration = calibration or {}
         self.classes, self.proteins, self.attention_maps = classes, proteins, attention_maps
         self._rows: dict[Place, tuple[Any, ...]] = {}
         self._refused: dict[Place, str] = {}
@@ -151,8 +151,7 @@ class PartResults:
         probabilities: npt.NDArray[np.float32] = passes.mean(axis=1, dtype=np.float32)
         for name, values in top_locations(probabilities, self.classes).items():
             cells[name] = values
-        if self.set_threshold is not None:
-            cells = cells.assign(**location_sets(probabilities, self.classes, self.set_threshold))
+        cells = cells.assign(**calibrated_columns(embeddings, probabilities, self.classes, self.calibration))
         each = {name: passes[:, number] for number, name in enumerate(self.proteins)} if len(self.proteins) > 1 else {}
         return EmbeddingTable(cells, embeddings, probabilities, self.classes, each)
 

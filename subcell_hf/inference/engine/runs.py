@@ -15,6 +15,7 @@ from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.engine.parts import PartResults, PartsFolder
 from subcell_hf.inference.models.loading import ModelFolder
 from subcell_hf.inference.sources.blocks import CellSource
+from subcell_hf.model.locations_subcell import CALIBRATED
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.storage.folder_lock import claim_folder
 from subcell_hf.tables.cell_pictures import PictureBudget
@@ -53,11 +54,11 @@ class EmbedRun:
         return self.models[0].classes
 
     @property
-    def set_threshold(self) -> float | None:
-        """Least probability of a location in a calibrated set; None where the model, or one of several, has none."""
+    def calibration(self) -> Mapping[str, Any]:
+        """What `subcell calibrate` wrote into the model's configuration; empty where there are several models."""
         models = [model for model in self.models if isinstance(model, ModelFolder)]
-        sets = models[0].config.get("location_sets") if len(models) == 1 == len(self.models) else None
-        return None if sets is None else float(sets["threshold"])
+        config = models[0].config if len(models) == 1 == len(self.models) else {}
+        return {name: config[name] for name in CALIBRATED if config.get(name)}
 
     @property
     def proteins(self) -> tuple[str, ...]:

@@ -198,7 +198,7 @@ def _embed_pending(
         embedders[name] = BatchEmbedder(run.models, run.device, run.precision, settings.batch_size, run.openvino)
         pipelines[name] = Pipeline(embedders[name])
     results = {
-        name: PartResults(run.classes, run.proteins, settings.attention_maps, run.set_threshold)
+        name: PartResults(run.classes, run.proteins, settings.attention_maps, run.calibration)
         for name, run in runs.items()
     }
     first = next(iter(runs.values()))

@@ -58,7 +58,9 @@ class ModelFolder:
 
     def facts(self) -> dict[str, Any]:
         """What goes into provenance."""
+        novelty = self.config.get("novelty")
         return {
+            **({"novelty_antibodies": novelty["antibodies"]} if novelty else {}),
             "name": self.name,
             "revision": self.revision,
             "weights_sha256": self.checksum,

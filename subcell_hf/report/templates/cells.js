@@ -15,7 +15,7 @@ const table = {
 
 /** Columns of the table: the picture and the id, then what tells cells apart best. */
 const tableColumns = (() => {
-  const wanted = ["top_location_1", "locations", "gene", "antibody", "cell_line", "plate", "well", "field_of_view", "qc_area_um2", "qc_focus"];
+  const wanted = ["top_location_1", "location_set", "novelty_p_value", "locations", "gene", "antibody", "cell_line", "plate", "well", "field_of_view", "qc_area_um2", "qc_focus"];
   const telling = (column) => column && (column.kind === "number" || column.name === "top_location_1" || column.levels.length > 1);
   const chosen = wanted.map((name) => columns.get(name)).filter(telling);
   return (chosen.length ? chosen : data.columns.filter(telling)).slice(0, 7);

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from subcell_hf.errors import InputError
 from subcell_hf.model.configuration_subcell import SubCellConfig
+from subcell_hf.model.locations_subcell import CALIBRATED
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification, SubCellModel
 from subcell_hf.ontology import training_locations
 from subcell_hf.shards.splits import split_antibodies
@@ -128,7 +129,7 @@ def save_classifier(
     config = SubCellConfig.from_dict(
         {
             # What was calibrated was another classifier.
-            **{name: value for name, value in base.config.to_dict().items() if name != "location_sets"},
+            **{name: value for name, value in base.config.to_dict().items() if name not in CALIBRATED},
             "classifier_hidden_sizes": list(settings.hidden_sizes),
             "classifier_dropout": settings.dropout,
             "classifier_ensemble_size": len(ensemble.seeds),

@@ -1,17 +1,18 @@
-"""Sets of locations with a guarantee: a classifier's folder, calibrated on held-out antibodies."""
+"""Sets of locations with a guarantee, and novelty: a classifier's folder, calibrated on held-out antibodies."""
 
 import json
 import logging
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
 from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.localization.labels import ClassScheme, location_targets
 from subcell_hf.evaluation.localization.location_sets import LocationSets, choose_location_sets
+from subcell_hf.evaluation.localization.novelty import calibrate_novelty
 from subcell_hf.ontology import training_locations
 from subcell_hf.settings import Setting
 from subcell_hf.storage.atomic import write_atomically
@@ -50,11 +51,13 @@ class CalibratedClassifier:
         model: The folder.
         sets: Threshold and guarantee.
         cells: Number of cells that it was calibrated on.
+        novelty_antibodies: Number of antibodies that p-values of novelty are calibrated on; None: there are none.
     """
 
     model: Path
     sets: LocationSets
     cells: int
+    novelty_antibodies: int | None = None
 
     def describe(self) -> str:
         """The guarantee in one sentence."""
@@ -64,13 +67,17 @@ class CalibratedClassifier:
             f"{sets.confidence:.0%} confidence the mean {sets.measure} over antibodies is at least {sets.target:g} "
             f"({sets.observed:.3f} on {counted(sets.antibodies, 'antibody', 'antibodies')}; median set size "
             f"{sets.median_set_size:g})."
+            + (f" Novelty: p-values by {self.novelty_antibodies} antibodies." if self.novelty_antibodies else "")
         )
 
 
 def calibrate(
     table: str | Path, output: str | Path, settings: CalibrationSettings, *, model: str | None = None
 ) -> CalibratedClassifier:
-    """Calibrate sets of locations by antibody, and write them into a classifier's folder.
+    """Calibrate sets of locations and novelty by antibody, and write both into a classifier's folder.
+
+    Novelty is measured by the table's cells of the split `train`, or where it has none by those of half of the
+    calibration antibodies, chosen at random. Too few cells or antibodies for it are a warning.
 
     Args:
         table: Table embedded by the classifier, with `locations` and `antibody`; see `read_table`.
@@ -110,13 +117,33 @@ def calibrate(
         target=float(settings.recall if settings.recall is not None else settings.precision or 0),
         confidence=settings.confidence,
     )
+    novelty = _calibrate_novelty(cells, chosen)
+    content = {"location_sets": asdict(sets), "novelty": novelty}
     if same:
-        _write_sets(found.folder, found.folder, sets)
+        _write_calibration(found.folder, found.folder, content)
     else:
         with write_folder_atomically(output) as folder:
             shutil.copytree(found.folder, folder, dirs_exist_ok=True)
-            _write_sets(found.folder, folder, sets)
-    return CalibratedClassifier(output, sets, len(chosen))
+            _write_calibration(found.folder, folder, content)
+    return CalibratedClassifier(output, sets, len(chosen), novelty["antibodies"] if novelty else None)
+
+
+def _calibrate_novelty(table: EmbeddingTable, chosen: EmbeddingTable) -> dict[str, Any] | None:
+    """Novelty by calibration cells; None, with a warning, where that is impossible."""
+    antibodies = chosen.cells["antibody"].to_numpy(object)
+    training = (table.cells["split"] == "train").to_numpy(bool) if "split" in table.cells else np.zeros(0, np.bool_)
+    used = np.ones(len(chosen), np.bool_)
+    if training.any():
+        reference = table.embeddings[training]
+    else:
+        names = np.random.default_rng(0).permutation(np.unique(antibodies.astype(str)))
+        used = np.isin(antibodies.astype(str), names[len(names) // 2 :])
+        reference = chosen.embeddings[~used]
+    try:
+        return calibrate_novelty(reference, chosen.embeddings[used], antibodies[used])
+    except InputError as error:
+        _logger.warning("%s Tables will have no novelty_p_value.", error)
+        return None
 
 
 def _calibration_cells(
@@ -150,9 +177,12 @@ def _calibration_cells(
     return table.select(kept), targets[kept]
 
 
-def _write_sets(source: Path, folder: Path, sets: LocationSets) -> None:
-    """Add sets to a configuration; the weights, and so their checksum, stay."""
+def _write_calibration(source: Path, folder: Path, calibration: dict[str, Any]) -> None:
+    """Put a calibration into a configuration, in place of an earlier one; the weights, and so their checksum, stay."""
+    from subcell_hf.model.locations_subcell import CALIBRATED  # the island imports torch
+
     config = read_json(source / "config.json", "Fetch the model again.")
-    content = {**config, "location_sets": asdict(sets)}
+    content = {name: value for name, value in config.items() if name not in CALIBRATED}
+    content |= {name: value for name, value in calibration.items() if value is not None}
     with write_atomically(folder / "config.json") as file:
         file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())

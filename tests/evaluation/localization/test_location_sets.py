@@ -8,8 +8,8 @@ from scipy.special import expit
 
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.localization.location_sets import (
+    betting_p_value,
     choose_location_sets,
-    hoeffding_bentkus,
     measure_cells,
 )
 
@@ -61,20 +61,31 @@ def test_an_antibody_counts_once() -> None:
     assert (once.threshold, once.observed) == pytest.approx((again.threshold, again.observed))
 
 
-def test_the_p_value_is_that_of_the_binomial_and_of_hoeffding() -> None:
-    # No loss in n cells: Hoeffding's (1 - limit)^n is the smaller one.
-    assert hoeffding_bentkus(0.0, 0.1, 29) == pytest.approx(0.9**29)
-    assert hoeffding_bentkus(0.1, 0.1, 29) == 1
-    assert hoeffding_bentkus(0.0, 0.1, 28) > 0.05 > hoeffding_bentkus(0.0, 0.1, 29)
-    # 1 of 100: e · P(Binomial(100, 0.1) <= 1) = e · (0.9^100 + 10 · 0.9^99)
-    exact = np.e * (0.9**100 + 10 * 0.9**99)
-    hoeffding = np.exp(-100 * (0.01 * np.log(0.1) + 0.99 * np.log(0.99 / 0.9)))
-    assert hoeffding_bentkus(0.01, 0.1, 100) == pytest.approx(min(exact, hoeffding))
+def test_the_p_value_is_one_over_the_largest_capital() -> None:
+    """A gambler who stakes on each antibody before its risk is seen, as a loop."""
+    risks = np.random.default_rng(3).beta(1, 20, 60)
+    capital = largest = 1.0
+    for count in range(60):
+        means = [(0.5 + risks[: n + 1].sum()) / (n + 2) for n in range(count)]
+        variance = (0.25 + sum((risks[n] - means[n]) ** 2 for n in range(count))) / (count + 1)
+        stake = min(1, np.sqrt(2 * np.log(1 / 0.05) / (60 * variance)))
+        capital *= 1 - stake * (risks[count] - 0.1)
+        largest = max(largest, capital)
+    assert betting_p_value(risks, 0.1, 0.95) == pytest.approx(1 / largest)
+    assert betting_p_value(np.full(60, 0.1), 0.1, 0.95) == 1
+    assert betting_p_value(np.full(60, 0.5), 0.1, 0.95) == 1
+
+
+def test_the_p_value_is_valid_on_the_limit() -> None:
+    """Risks of 0 or 1 whose mean is the limit: a p-value up to 0.05 in at most 5 % of samples, with its interval."""
+    rng = np.random.default_rng(4)
+    rejected = np.mean([betting_p_value((rng.random(60) < 0.1) * 1.0, 0.1, 0.95) <= 0.05 for _ in range(1000)])
+    assert 0 < rejected <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 1000)
 
 
 def test_what_cannot_be_guaranteed_is_refused() -> None:
     probabilities, targets, antibodies = cells_of(2, 28)
-    with pytest.raises(InputError, match=r"28 antibodies are too few .* expected at least 29"):
+    with pytest.raises(InputError, match=r"28 antibodies are too few .* expected at least 3[0-9]"):
         choose_location_sets(probabilities, targets, antibodies)
     for wrong in ({"target": 1.0}, {"confidence": 0.0}, {"measure": "accuracy"}):
         with pytest.raises(InputError, match="expected"):
