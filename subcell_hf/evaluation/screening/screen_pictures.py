@@ -226,8 +226,10 @@ def draw_cells(
         if own["dose"].notna().any():
             there = there[there["dose"] == there["dose"].max()]
         beside = controls[controls["plate"].isin(there["plate"])]
-        strips = [_strip(_alternating(part, pictures)) for part in (there, beside)]
-        if all(strips):
+        treated, untreated = _alternating(there, pictures), _alternating(beside, pictures)
+        shown = min(len(treated), len(untreated))  # as many of each, so that both are drawn in one size
+        if shown:
+            strips = _strip(treated[:shown]), _strip(untreated[:shown])
             dose = there["dose"].iloc[0]
             drawn.append(CellStrips(str(name), strips[0], strips[1], f"dose {dose:g}" if pd.notna(dose) else ""))
     return drawn
@@ -241,11 +243,9 @@ def _alternating(wells: pd.DataFrame, pictures: Mapping[tuple[str, str], Sequenc
 
 
 def _strip(cells: Sequence[CellPicture]) -> str:
-    """Pictures side by side; empty where there are none."""
+    """Pictures side by side."""
     from PIL import Image
 
-    if not cells:
-        return ""
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate([cell.composite_pixels() for cell in cells], axis=1)).save(buffer, "webp")
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
