@@ -15,8 +15,10 @@ from subcell_hf.storage.plain_files import explaining, read_json, read_yaml
 from subcell_hf.training.runs.training_record import TRAINING_RECORD_FILE
 
 FINE_TUNING_FILE = "fine_tuning.json"
-RECORD_FILES = (TRAINING_RECORD_FILE, FINE_TUNING_FILE)
-"""Records that training runs write beside their model: pretraining and classifiers, fine-tuning."""
+ANNOTATION_FILE = "annotation.json"
+"""Record of a classifier of `subcell annotate`, which stays with it when it is exported again."""
+RECORD_FILES = (ANNOTATION_FILE, TRAINING_RECORD_FILE, FINE_TUNING_FILE)
+"""Records beside a model, of annotation, of pretraining and classifiers, and of fine-tuning; the first one counts."""
 
 _REMEDY = (
     "give --run with the folder of the run, --variant for a published model's weights, or --facts with a YAML file "
@@ -174,6 +176,8 @@ def _read_record(path: Path) -> dict[str, Any]:
         record = read_json(path)
         if path.name == FINE_TUNING_FILE:
             return _read_fine_tuning(record)
+        if path.name == ANNOTATION_FILE:
+            record = record["training_record"]
         if record["format"] != "subcell-training-record" or record["version"] != 1:
             raise ValueError(f"format {record['format']!r}, version {record['version']!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

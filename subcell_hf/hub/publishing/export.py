@@ -1,13 +1,14 @@
 """A trained or converted model → a complete repository for the Hub, in a folder that appears whole or not at all."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from subcell_hf.errors import InputError
-from subcell_hf.hub.cards.card_facts import RECORD_FILES, CardFacts, find_record, gather_facts
+from subcell_hf.hub.cards.card_facts import ANNOTATION_FILE, RECORD_FILES, CardFacts, find_record, gather_facts
 from subcell_hf.hub.cards.evaluation_results import read_results
 from subcell_hf.hub.cards.model_card import CardModel, check_card, make_model_card
 from subcell_hf.hub.publishing.bioimageio_package import write_bioimageio
@@ -98,8 +99,11 @@ def export_model(
         facts=sources.facts,
         results=[result for path in sources.evaluations for result in read_results(path)],
     )
+    annotation = model_folder / ANNOTATION_FILE
     with write_folder_atomically(output, replace=True) as staging:
         _write_repository(staging, model, processor, facts)
+        if annotation.is_file() and not encoder_only:
+            shutil.copyfile(annotation, staging / ANNOTATION_FILE)
         if onnx or bioimageio:
             onnx_facts = _add_onnx(staging, model, processor)
         if bioimageio:

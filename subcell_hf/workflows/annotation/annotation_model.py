@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 
 from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.annotation.annotation_session import AnnotationSession, EncoderIdentity, TrainedState
+from subcell_hf.hub.cards.card_facts import ANNOTATION_FILE
 from subcell_hf.hub.publishing.export import export_model
 from subcell_hf.inference.models.loading import ModelFolder, find_models
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification
-from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.model_folders import load_weights
 from subcell_hf.storage.plain_files import read_json
 from subcell_hf.tables.embedding_table import EmbeddingTable
@@ -23,9 +23,6 @@ from subcell_hf.tables.run_record import read_run
 from subcell_hf.training.localization.localization import LocalizationSettings, TrainedEnsemble
 from subcell_hf.training.localization.localization_folder import save_classifier
 from subcell_hf.training.runs.training_record import TRAINING_RECORD_FILE
-
-ANNOTATION_FILE = "annotation.json"
-"""In the folder of a classifier: which encoder, which labels, how good."""
 
 _FORMAT = "subcell-annotation"
 _SINGLE_LABEL = "single_label_classification"
@@ -53,7 +50,15 @@ def save_annotation_classifier(session: AnnotationSession, source: Path, output:
     model = find_encoder(session.encoder, source, encoder)
     weight, bias = (torch.from_numpy(values)[None] for values in state.classifier.linear_layer(session.components))
     settings = LocalizationSettings(hidden_sizes=(), dropout=0.0, seeds=(session.settings.seed,))
-    record = _training_record(session, state, model)
+    about = {
+        "format": _FORMAT,
+        "version": 1,
+        "encoder": asdict(_published_identity(session.encoder)),
+        "classes": list(state.classifier.classes),
+        "labels": _label_counts(session, state),
+        "estimate": None if state.estimate is None else asdict(state.estimate),
+        "training_record": _training_record(session, state, model),
+    }
     with tempfile.TemporaryDirectory(prefix="subcell-annotation-") as folder:
         staged = save_classifier(
             TrainedEnsemble([(weight, bias)], settings.seeds),
@@ -61,21 +66,10 @@ def save_annotation_classifier(session: AnnotationSession, source: Path, output:
             Path(folder) / "model",
             state.classifier.classes,
             settings,
-            {TRAINING_RECORD_FILE: json.dumps(record, indent=1, ensure_ascii=False) + "\n"},
+            {ANNOTATION_FILE: json.dumps(about, indent=1, ensure_ascii=False) + "\n"},
             problem_type=_SINGLE_LABEL,
         )
-        export_model(staged, output)
-    about = {
-        "format": _FORMAT,
-        "version": 1,
-        "encoder": asdict(session.encoder),
-        "classes": list(state.classifier.classes),
-        "labels": _label_counts(session, state),
-        "estimate": None if state.estimate is None else asdict(state.estimate),
-    }
-    with write_atomically(output / ANNOTATION_FILE) as file:
-        file.write((json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode())
-    return output
+        return export_model(staged, output)
 
 
 def find_encoder(identity: EncoderIdentity, source: Path, encoder: str | None = None) -> ModelFolder:
@@ -128,7 +122,9 @@ def score_table(table: EmbeddingTable, classifier: Path | str) -> dict[str, Any]
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         raise InputError(f"{folder / ANNOTATION_FILE} is no record of an annotation. Export the classifier again.")
     made_for, identity = EncoderIdentity(**about["encoder"]), EncoderIdentity.of_provenance(table.provenance)
-    if made_for != identity:
+    # The checksum identifies the weights wherever their folder lies now; a name does so only without it.
+    unnamed = {"name": ""} if made_for.weights_sha256 else {}
+    if replace(made_for, **unnamed) != replace(identity, **unnamed):
         raise InputError(
             f"The classifier {folder} was made for {made_for}, and the table is of {identity}. Embed the cells with "
             f"{made_for.name}, or annotate this table."
@@ -137,6 +133,11 @@ def score_table(table: EmbeddingTable, classifier: Path | str) -> dict[str, Any]
     with torch.inference_mode():
         logits = model.classifier(torch.from_numpy(table.embeddings))[:, 0]
     return {"classes": tuple(about["classes"]), "probabilities": logits.softmax(dim=1).numpy()}
+
+
+def _published_identity(encoder: EncoderIdentity) -> EncoderIdentity:
+    """Without the path of a folder, which says nothing elsewhere and may contain private names."""
+    return encoder if encoder.revision else replace(encoder, name=Path(encoder.name).name)
 
 
 def _label_counts(session: AnnotationSession, state: TrainedState) -> dict[str, Any]:
@@ -160,7 +161,8 @@ def _training_record(session: AnnotationSession, state: TrainedState, model: Mod
     cells = labels.pop("cells")
     classes = ", ".join(f"{name} {count}" for name, count in labels.pop("classes").items())
     trained = f"multinomial logistic regression on the frozen embedding, trained on {counted(cells, 'labelled cell')}"
-    before = f"{own['recipe']}; then" if "recipe" in own else f"Encoder {session.encoder} as it is;"
+    encoder = _published_identity(session.encoder)
+    before = f"{own['recipe']}; then" if "recipe" in own else f"Encoder {encoder} as it is;"
     estimate = state.estimate
     results = []
     if estimate is not None:

@@ -106,7 +106,8 @@ def test_another_encoder_or_revision_is_refused_by_name(table: EmbeddingTable, e
     classifier = export_annotation(tmp_path, replace(given, encoder=str(encoder))).classifier
     assert classifier is not None
     (facts,) = table.provenance["models"]
-    for change in ({"name": "lab/other"}, {"revision": "0123abc"}, {"weights_sha256": "f" * 64}):
+    score_table(replace(table, provenance={"models": [facts | {"name": "/moved/tiny"}]}), classifier)
+    for change in ({"revision": "0123abc"}, {"weights_sha256": "f" * 64}):
         moved = replace(table, provenance={"models": [facts | change]})
         with pytest.raises(InputError, match=f"{next(iter(change.values()))[:12]}") as caught:
             score_table(moved, classifier)
