@@ -29,8 +29,8 @@ def labels_frame(merged: MergedLabels) -> pd.DataFrame:
 
     Returns:
         Columns `cell_id`, `class` (empty where annotators disagree), `annotators` (joined by `;`), `disagreement`
-        (`name: class` of each, joined by `;`, where they do), `labelled_at` (the latest label), `shown_because`,
-        `model` and `revision`.
+        (`name: class` of each, joined by `;`, where they do), `labelled_at` (the latest label), `shown_because`
+        (at the annotator's first label), `model` and `revision`.
     """
     rows = []
     for cell, own in merged.records.items():
@@ -43,7 +43,7 @@ def labels_frame(merged: MergedLabels) -> pd.DataFrame:
                 ";".join(own),
                 "; ".join(f"{by}: {name}" for by, name in said.items()),
                 latest.at,
-                latest.chosen_by,
+                merged.first_shown[cell][latest.by],
                 latest.model,
                 latest.revision,
             )

@@ -24,6 +24,8 @@ from subcell_hf.evaluation.annotation.cell_classifier import (
 )
 from subcell_hf.evaluation.annotation.label_records import (
     LABEL,
+    REMOVE,
+    RENAME,
     UNDO,
     LabelFile,
     LabelRecord,
@@ -36,8 +38,9 @@ from subcell_hf.settings import Setting
 from subcell_hf.tables.embedding_table import EmbeddingTable
 
 _UNKNOWN = "unknown"
-_SENT = ("id", "action", "cell_id", "class_name", "undoes", "chosen_by", "suggested")
+_SENT = ("id", "action", "cell_id", "class_name", "renamed_to", "undoes", "chosen_by", "suggested")
 """Fields of a record that its sender says."""
+_NAMES = ("class_name", "renamed_to")
 
 
 @dataclass(frozen=True)
@@ -198,24 +201,31 @@ class AnnotationSession:
             return [*self._others, *self.file.records]
 
     def add_records(self, given: Sequence[Mapping[str, Any]]) -> None:
-        """Store labels, undoings and names of classes, which were sent by the page or by a program.
+        """Store labels, undoings and changes of classes, which were sent by the page or by a program.
 
         Args:
-            given: Each with `action` and what belongs to it: `cell_id`, `class_name`, `undoes`, and optionally `id`,
-                `chosen_by` and `suggested`. Records whose `id` is stored already are ignored.
+            given: Each with `action` and what belongs to it: `cell_id`, `class_name`, `renamed_to`, `undoes`, and
+                optionally `id`, `chosen_by` and `suggested`. Records whose `id` is stored already are ignored.
 
         Raises:
-            InputError: If one is invalid, of an unknown cell, or undoes a record of somebody else; nothing is stored.
+            InputError: If one is invalid, of an unknown cell or class, or undoes a record of somebody else; nothing is
+                stored.
         """
         with self._lock:
             own = {record.id for record in self.file.records if record.by == self.annotator}
-            records = []
+            records: list[LabelRecord] = []
             for values in given:
                 record = self._complete(values)
                 if record.action == LABEL and record.cell_id not in self.row_of:
                     raise InputError(f"The table has no cell {record.cell_id!r}. Reload the page.")
                 if record.action == UNDO and record.undoes not in own:
                     raise InputError(f"There is no record {record.undoes!r} of {self.annotator} to undo.")
+                if record.action in (RENAME, REMOVE) and record.id not in own:
+                    known = merge_labels([*self._others, *self.file.records, *records], self.settings.classes).classes
+                    if record.class_name not in known:
+                        raise InputError(
+                            f"There is no class {record.class_name!r} to {record.action}. Reload the page."
+                        )
                 records.append(record)
                 own.add(record.id)
             self.file.append(records)
@@ -227,8 +237,7 @@ class AnnotationSession:
         facts = {"model" if name == "name" else name: value for name, value in facts.items()}
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         record = {"id": uuid.uuid4().hex, "action": "", **values, **facts, "at": now, "by": self.annotator}
-        if isinstance(record.get("class_name"), str):
-            record["class_name"] = record["class_name"].strip()
+        record |= {name: value.strip() for name, value in record.items() if name in _NAMES and isinstance(value, str)}
         return LabelRecord.from_mapping(record)
 
     def refresh(self) -> bool:
@@ -248,7 +257,7 @@ class AnnotationSession:
         """
         cells = [cell for cell in merged.labels if cell in self.row_of]
         rows = np.array([self.row_of[cell] for cell in cells], dtype=np.int64)
-        at_random = [any(one.chosen_by == RANDOM for one in merged.records[cell].values()) for cell in cells]
+        at_random = [RANDOM in merged.first_shown[cell].values() for cell in cells]
         return LabelledFeatures(
             self.features[rows],
             np.array([merged.labels[cell] for cell in cells], dtype=str),

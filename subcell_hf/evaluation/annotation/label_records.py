@@ -1,7 +1,8 @@
 """Labels that people gave to cells: a file of JSON lines that only grows.
 
-Each line is a record: a label, the undoing of an earlier record, or the name of a class. What counts follows from all
-records, so that nothing is ever overwritten and the files of several annotators can be read together.
+Each line is a record: a label, the undoing of an earlier record, or a class that is named, renamed or removed. What
+counts follows from all records, so that nothing is ever overwritten and the files of several annotators can be read
+together.
 """
 
 import json
@@ -9,7 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,15 @@ from subcell_hf.storage.folder_lock import try_lock, unlock
 from subcell_hf.storage.full_disk import naming_full_disk
 
 RECORD_VERSION = 1
-LABEL, UNDO, CLASS = "label", "undo", "class"
-_ACTIONS = (LABEL, UNDO, CLASS)
+LABEL, UNDO, CLASS, RENAME, REMOVE = "label", "undo", "class", "rename", "remove"
+_NEEDED = {
+    LABEL: ("cell_id", "class_name"),
+    UNDO: ("undoes",),
+    CLASS: ("class_name",),
+    RENAME: ("class_name", "renamed_to"),
+    REMOVE: ("class_name",),
+}
+"""Action → fields that it needs."""
 _LONGEST_TEXT = 200
 _LOCK_PATIENCE_S = 10.0
 
@@ -33,9 +41,11 @@ class LabelRecord:
         id: Unique; a record that is sent twice counts once.
         at: Time in UTC, as `2026-01-31T12:00:00.000Z`.
         by: Name of the annotator.
-        action: `"label"`, `"undo"` of another record, or `"class"`, which only names a class.
+        action: `"label"`; `"undo"` of another record; `"class"`, which only names a class; `"rename"` or `"remove"`,
+            which change a class in all labels before.
         cell_id: The cell of a label.
-        class_name: The class of a label, or the one that is named.
+        class_name: The class of a label, or the one that is named, renamed or removed.
+        renamed_to: New name of a class; if it is the name of another one, both become one class.
         undoes: `id` of the record that is undone.
         chosen_by: Why the cell was shown, such as `"random"` or `"uncertain"`; empty where it is not recorded.
         suggested: The class that was suggested for the cell when it was labelled; empty for none.
@@ -51,6 +61,7 @@ class LabelRecord:
     action: str
     cell_id: str = ""
     class_name: str = ""
+    renamed_to: str = ""
     undoes: str = ""
     chosen_by: str = ""
     suggested: str = ""
@@ -73,13 +84,12 @@ class LabelRecord:
                 f"The label record has version {self.version}, this subcell_hf reads {RECORD_VERSION}. Install a newer "
                 "subcell_hf."
             )
-        if self.action not in _ACTIONS:
-            raise InputError(f"The label record has action {self.action!r}, expected one of {', '.join(_ACTIONS)}.")
-        needed = {LABEL: ("cell_id", "class_name"), UNDO: ("undoes",), CLASS: ("class_name",)}[self.action]
-        for name in ("id", "at", "by", *needed):
+        if self.action not in _NEEDED:
+            raise InputError(f"The label record has action {self.action!r}, expected one of {', '.join(_NEEDED)}.")
+        for name in ("id", "at", "by", *_NEEDED[self.action]):
             if not getattr(self, name).strip():
                 raise InputError(f"The label record {self.id!r} of action {self.action} has no {name}.")
-        for name in ("id", "by", "class_name", "undoes"):
+        for name in ("id", "by", "class_name", "renamed_to", "undoes"):
             text = getattr(self, name)
             if len(text) > _LONGEST_TEXT or not text.isprintable():
                 raise InputError(
@@ -233,7 +243,9 @@ class MergedLabels:
     Attributes:
         classes: Names of the classes, in the order in which they were first named.
         labels: Cell → class, where all annotators of the cell agree.
-        records: Cell → annotator → the record that counts: the latest that is not undone.
+        records: Cell → annotator → the record that counts: the latest that is not undone, with the class's name of now.
+        first_shown: Cell → annotator → `chosen_by` of the annotator's first label, even if it is undone: a cell that
+            was drawn at random stays so when its label is corrected.
         disagreements: Cell → annotator → class, where they do not.
         compared: Cells that two or more annotators have labelled.
     """
@@ -241,6 +253,7 @@ class MergedLabels:
     classes: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     records: Mapping[str, Mapping[str, LabelRecord]] = field(default_factory=dict)
+    first_shown: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     disagreements: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     compared: int = 0
 
@@ -248,7 +261,8 @@ class MergedLabels:
 def merge_labels(records: Iterable[LabelRecord], classes: Sequence[str] = ()) -> MergedLabels:
     """Merge records of one or several files.
 
-    An annotator's latest label of a cell counts. If it is undone, the one before it counts again.
+    An annotator's latest label of a cell counts. If it is undone, the one before it counts again. A class is renamed or
+    removed in the labels that all annotators gave before.
 
     Args:
         records: Records in any order; repeated ones count once.
@@ -258,17 +272,40 @@ def merge_labels(records: Iterable[LabelRecord], classes: Sequence[str] = ()) ->
     undone = {record.undoes for record in unique.values() if record.action == UNDO}
     names = dict.fromkeys(classes)
     by_cell: dict[str, dict[str, LabelRecord]] = {}
+    first_shown: dict[str, dict[str, str]] = {}
     for record in sorted(unique.values(), key=lambda one: one.at):  # those of one time keep their order
+        if record.action == LABEL:
+            first_shown.setdefault(record.cell_id, {}).setdefault(record.by, record.chosen_by)
         if record.id in undone or record.action == UNDO:
+            continue
+        if record.action in (RENAME, REMOVE):
+            names = _change_class(names, by_cell, record)
             continue
         names.setdefault(record.class_name)
         if record.action == LABEL:
             by_cell.setdefault(record.cell_id, {})[record.by] = record
+    by_cell = {cell: own for cell, own in by_cell.items() if own}
     said = {cell: {by: one.class_name for by, one in own.items()} for cell, own in by_cell.items()}
     return MergedLabels(
         classes=tuple(names),
         labels={cell: next(iter(own.values())) for cell, own in said.items() if len({*own.values()}) == 1},
         records=by_cell,
+        first_shown=first_shown,
         disagreements={cell: own for cell, own in said.items() if len({*own.values()}) > 1},
         compared=sum(len(own) > 1 for own in said.values()),
     )
+
+
+def _change_class(
+    names: Mapping[str, None], by_cell: Mapping[str, dict[str, LabelRecord]], change: LabelRecord
+) -> dict[str, None]:
+    """Names of the classes after a class was renamed or removed; its labels are changed where they are."""
+    old, new = change.class_name, change.renamed_to
+    for own in by_cell.values():
+        for by, record in [*own.items()]:
+            if record.class_name == old and change.action == RENAME:
+                own[by] = replace(record, class_name=new)
+            elif record.class_name == old:
+                del own[by]
+    kept = (new if name == old else name for name in names)
+    return dict.fromkeys(name for name in kept if name)  # a class that is removed has no new name

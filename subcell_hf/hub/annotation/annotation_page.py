@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.annotation.annotation_session import AnnotationSession, TrainedState
-from subcell_hf.evaluation.annotation.label_records import LABEL, UNDO
+from subcell_hf.evaluation.annotation.label_records import LABEL, REMOVE, RENAME, UNDO
 from subcell_hf.evaluation.annotation.proposals import STRATEGIES
 from subcell_hf.pages.rendering import render_page
 from subcell_hf.report.columns import page_columns
@@ -119,7 +119,7 @@ def page_state(session: AnnotationSession, content: PageContent) -> dict[str, An
     own = [
         {"id": one.id, "cell": number_of.get(one.cell_id, -1)}
         for one in session.records()
-        if one.action == LABEL and one.by == session.annotator and one.id not in undone
+        if one.action in (LABEL, RENAME, REMOVE) and one.by == session.annotator and one.id not in undone
     ]
     counts = dict.fromkeys(merged.classes, 0)
     for name in merged.labels.values():

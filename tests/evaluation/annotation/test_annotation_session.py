@@ -15,6 +15,7 @@ from subcell_hf.evaluation.annotation import (
     LabelledFeatures,
     Pool,
     estimate_held_out,
+    labels_frame,
     propose_cells,
     train_classifier,
     write_results,
@@ -109,6 +110,36 @@ def test_undoing_and_other_processes_are_seen(tmp_path: Path) -> None:
     assert session.train().merged.labels == {"cell 1": "dots"}
 
 
+def test_a_randomly_shown_cell_stays_one_when_its_label_is_corrected(tmp_path: Path) -> None:
+    session, truth = session_with_labels(tmp_path, 60)
+    first = session.records()[0]
+    session.add_records([{"action": "undo", "undoes": first.id}])
+    session.add_records([label(first.cell_id, truth[session.row_of[first.cell_id]], chosen_by="selected")])
+    estimate = session.train().estimate
+    assert estimate is not None
+    assert (estimate.cells, estimate.chosen_at_random) == (60, True)
+    frame = labels_frame(session.state.merged).set_index("cell_id")
+    assert frame.loc[first.cell_id, "shown_because"] == "random"
+
+
+def test_a_removed_class_is_forgotten_and_its_cells_are_proposed_again(tmp_path: Path) -> None:
+    session, _ = session_with_labels(tmp_path, 60, settings=AnnotationSettings(classes=KINDS))
+    session.add_records([{"action": "rename", "class_name": "rings", "renamed_to": " loops "}])
+    session.add_records([{"action": "remove", "class_name": "threads"}])
+    state = session.train()
+    assert state.classifier is not None
+    assert state.merged.classes == ("dots", "loops")
+    assert state.classifier.classes == ("dots", "loops")
+    gone = {record.cell_id for record in session.records() if record.class_name == "threads" and record.cell_id}
+    assert gone
+    assert gone.isdisjoint(state.merged.records)
+    before = session.file.path.read_bytes()
+    for action in ("rename", "remove"):
+        with pytest.raises(InputError, match=f"no class 'rings' to {action}"):
+            session.add_records([{"action": action, "class_name": "rings", "renamed_to": "dots"}])
+    assert session.file.path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("sent", "message"),
     [
@@ -172,6 +203,16 @@ def test_proposals_are_different_unlabelled_cells(strategy: str) -> None:
 
 def test_strategies_choose_what_they_are_named_after() -> None:
     table, _ = sorted_cells()
+    reasons = [
+        one.reason
+        for one in propose_cells(
+            Pool(table.embeddings, np.arange(300), np.arange(0), np.full((300, 3), 1 / 3, np.float32), (9, 3, 8)),
+            "mixed",
+            12,
+            np.random.default_rng(3),
+        )
+    ]
+    assert (reasons.count("uncertain"), reasons.count("random")) == (8, 4)
     scores = np.random.default_rng(2).dirichlet([1, 1, 1], 300).astype(np.float32)
     pool = Pool(table.embeddings, np.arange(300), np.arange(0), scores, (9, 3, 8))
     uncertain = [one.row for one in propose_cells(pool, "uncertain", 10, np.random.default_rng(3))]

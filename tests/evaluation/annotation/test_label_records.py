@@ -40,6 +40,30 @@ def test_annotators_merge_and_their_disagreements_are_kept_apart() -> None:
     assert (agreed.labels["b"], agreed.disagreements) == ("dots", {})
 
 
+def test_a_class_is_renamed_united_removed_and_brought_back() -> None:
+    records = [label(1, "a", "dots"), label(2, "b", "rings", by="bob"), label(3, "c", "threads")]
+    rename = LabelRecord("r", "2026-01-01T00:00:10.000Z", "ann", "rename", class_name="dots", renamed_to="spots")
+    merged = merge_labels([*records, rename], ["dots"])
+    assert merged.labels == {"a": "spots", "b": "rings", "c": "threads"}
+    assert merged.classes == ("spots", "rings", "threads")
+    later = merge_labels([*records, rename, label(11, "d", "dots")])  # given by a page that did not know it yet
+    assert later.classes == ("spots", "rings", "threads", "dots")
+    unite = LabelRecord("u", "2026-01-01T00:00:12.000Z", "ann", "rename", class_name="rings", renamed_to="spots")
+    assert merge_labels([*records, rename, unite]).classes == ("spots", "threads")
+    remove = LabelRecord("x", "2026-01-01T00:00:13.000Z", "ann", "remove", class_name="spots")
+    left = merge_labels([*records, rename, unite, remove])
+    assert (left.labels, left.classes, set(left.records)) == ({"c": "threads"}, ("threads",), {"c"})
+    assert merge_labels([*records, rename, remove, undo(14, "x"), undo(15, "r")]) == merge_labels(records)
+    with pytest.raises(InputError, match="no renamed_to"):
+        LabelRecord("r", "t", "ann", "rename", class_name="dots")
+
+
+def test_the_first_label_says_why_a_cell_was_shown() -> None:
+    first = label(1, "a", "dots", chosen_by="random")
+    records = [first, undo(2, first.id), label(3, "a", "rings", chosen_by="map"), label(4, "a", "rings", by="bob")]
+    assert merge_labels(records).first_shown == {"a": {"ann": "random", "bob": ""}}
+
+
 def test_records_are_read_back_and_a_repeated_one_is_stored_once(tmp_path: Path) -> None:
     file = LabelFile(tmp_path / "new" / "labels.jsonl")
     first = [label(1, "a", 'rings"</script>'), label(2, "b", "Zellkern ä")]

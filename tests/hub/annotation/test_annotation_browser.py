@@ -207,3 +207,33 @@ def test_a_lasso_leads_to_cells_and_a_class_back_to_the_map(
     wait_for(lambda: ask(chromium, "return document.querySelectorAll('#details button')[2].textContent") != "0")
     ask(chromium, "document.querySelectorAll('#details button')[2].click()")
     assert sorted(ask(chromium, "return [...map.members].map((cell) => data.ids[cell])")) == sorted(inside[1:])
+
+
+def test_a_class_is_renamed_removed_and_brought_back(chromium: webdriver.Chrome, server: AnnotationServer) -> None:
+    open_page(chromium, server)
+    for name in KINDS:
+        add_class(chromium, name)
+    label_cells(chromium, 6)
+    wait_for(lambda: len(stored(server)) == 6)
+    before = server.session.merged().labels
+
+    def change(word: str, typed: str = "") -> None:
+        chromium.find_element(By.CSS_SELECTOR, f"#details button[title='{word} the class dots']").click()
+        question = chromium.switch_to.alert
+        if typed:
+            question.send_keys(typed)
+        question.accept()
+
+    def names() -> list[str]:
+        return [one.text for one in chromium.find_elements(By.CSS_SELECTOR, "#classes button span")]
+
+    change("Remove")
+    wait_for(lambda: names() == ["rings", "threads"])
+    wait_for(lambda: "dots" not in server.session.merged().classes)
+    press(chromium, "u")
+    wait_for(lambda: server.session.merged().labels == before)
+    wait_for(lambda: names() == [*KINDS])
+    change("Rename", HOSTILE)
+    wait_for(lambda: names() == [HOSTILE, "rings", "threads"])
+    wait_for(lambda: server.session.merged().labels == {c: HOSTILE if n == "dots" else n for c, n in before.items()})
+    assert chromium.get_log("browser") == []

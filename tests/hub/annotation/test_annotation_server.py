@@ -1,7 +1,11 @@
 """The server behind the annotation page: who may ask, what is refused, and that an answer means it is on the disk."""
 
+import contextlib
 import http.client
 import json
+import os
+import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +21,7 @@ from subcell_hf.tables.cell_pictures import CellPicture, write_pictures
 from subcell_hf.tables.files import write_parquet
 from subcell_hf.workflows import AnnotationInput, AnnotationPage, open_annotation
 from tests.evaluation.annotation.sorted_cells import sorted_cells
+from tests.forked import Forked
 
 PICTURE = b"\x89PNG picture"
 
@@ -119,3 +124,36 @@ def test_a_port_in_use_is_named(server: AnnotationServer, tmp_path: Path) -> Non
     page = AnnotationPage(port=server.server_port, browser=False)
     with pytest.raises(InputError, match=f"{server.server_port} cannot be opened .* another --port"):
         open_annotation(tmp_path, AnnotationInput(tmp_path / "l.jsonl"), page)
+
+
+def test_kill_9_of_the_page_loses_no_label(tmp_path: Path) -> None:
+    write_parquet(sorted_cells(60)[0], tmp_path / "embeddings.parquet")
+    write_pictures([CellPicture(f"cell {row}", PICTURE, b"", None) for row in range(4)], tmp_path / "pictures.parquet")
+    words = ("annotate", str(tmp_path), "--labels", str(tmp_path / "l.jsonl"), "--port", "0", "--no-browser")
+    page = Forked("-m", "subcell_hf.cli", *words, log=tmp_path / "log")
+    while not (address := re.search(r"http://127\.0\.0\.1:(\d+)/([\w-]+)/", page.output)):
+        assert page.poll() is None, page.output
+        time.sleep(0.02)
+    confirmed: list[str] = []
+
+    def give_labels() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", int(address[1]), timeout=20)
+        with contextlib.suppress(OSError, http.client.HTTPException):  # the page is killed
+            for turn in range(10_000):
+                record = {"id": str(turn), "action": "label", "cell_id": f"cell {turn % 60}", "class_name": "dots"}
+                body = json.dumps({"records": [record]})
+                connection.request("POST", f"/{address[2]}/labels", body, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                answer.read()
+                assert answer.status == 200
+                confirmed.append(str(turn))
+
+    labelling = Thread(target=give_labels)
+    labelling.start()
+    while len(confirmed) < 30:
+        assert labelling.is_alive()
+        time.sleep(0.001)
+    os.kill(page.pid, signal.SIGKILL)
+    labelling.join()
+    assert page.wait() == -signal.SIGKILL
+    assert [record.id for record in read_labels(tmp_path / "l.jsonl")][: len(confirmed)] == confirmed

@@ -8,7 +8,7 @@ const REASONS = {
   uncertain: "the classifier is uncertain", diverse: "it is unlike the labelled cells", rare: "it may be of a rare class",
   random: "it was drawn at random", map: "it was chosen on the map", disagreement: "annotators disagree", selected: "it was selected",
 };
-const STRATEGY_NAMES = { mixed: "a mix of all", uncertain: "uncertain cells", diverse: "different cells", rare: "cells of rare classes", random: "random cells" };
+const STRATEGY_NAMES = { mixed: "uncertain and random cells", uncertain: "uncertain cells", diverse: "different cells", rare: "cells of rare classes", random: "random cells" };
 
 let state = { classes: [], labels: {}, undoable: [], disagreements: [], proposals: [], predicted: [], probability: [], estimate: null, labelled: 0 };
 let upcoming = []; // {cell, reason}, the current one first
@@ -26,11 +26,23 @@ const counted = (number, one, many = `${one}s`) => `${number.toLocaleString("en"
 
 const queue = new LabelQueue(data.key, receive, showBanner);
 
+/** Whether a waiting record renames or removes a class, and is not undone. */
+function changesClass({ id, action }) {
+  return ["rename", "remove"].includes(action) && !queue.waiting.some(({ undoes }) => undoes === id);
+}
+
 /** Cell → name of its class; empty where annotators disagree, undefined for no label. */
 function labelsNow() {
   const labels = new Map(Object.entries(state.labels).map(([cell, place]) => [Number(cell), state.classes[place].name]));
   for (const { cell } of state.disagreements) labels.set(cell, "");
   for (const record of queue.waiting) {
+    if (changesClass(record)) {
+      for (const [cell, name] of labels) {
+        if (name !== record.class_name) continue;
+        if (record.action === "rename") labels.set(cell, record.renamed_to);
+        else labels.delete(cell);
+      }
+    }
     if (record.action === "label") labels.set(numberOf.get(record.cell_id), record.class_name);
     if (record.action === "undo") {
       const undone = [...state.undoable, ...queue.waiting.map((one) => ({ id: one.id, cell: numberOf.get(one.cell_id) }))].find(({ id }) => id === record.undoes);
@@ -41,15 +53,21 @@ function labelsNow() {
 }
 
 function classesNow() {
-  const names = state.classes.map(({ name }) => name);
-  for (const { class_name: name } of queue.waiting) if (name && !names.includes(name)) names.push(name);
+  let names = state.classes.map(({ name }) => name);
+  for (const record of queue.waiting) {
+    const { action, class_name: name, renamed_to: to } = record;
+    if (["label", "class"].includes(action) && !names.includes(name)) names.push(name);
+    if (!changesClass(record)) continue;
+    if (action === "rename") names = [...new Set(names.map((other) => (other === name ? to : other)))];
+    else names = names.filter((other) => other !== name);
+  }
   return names;
 }
 
-/** The latest label of this annotator that is not undone. */
+/** The latest label or change of a class of this annotator that is not undone. */
 function lastLabel() {
   const undone = new Set(queue.waiting.filter(({ action }) => action === "undo").map(({ undoes }) => undoes));
-  const own = [...state.undoable, ...queue.waiting.filter(({ action }) => action === "label").map(({ id, cell_id: cell }) => ({ id, cell: numberOf.get(cell) }))];
+  const own = [...state.undoable, ...queue.waiting.filter(({ action }) => ["label", "rename", "remove"].includes(action)).map(({ id, cell_id: cell }) => ({ id, cell: numberOf.get(cell) }))];
   return own.filter(({ id }) => !undone.has(id)).pop();
 }
 
@@ -90,10 +108,26 @@ function addClass(name) {
   show();
 }
 
+function renameClass(name) {
+  const typed = prompt(`New name of the class “${name}”. The name of another class unites the two.`, name);
+  const to = (typed || "").trim();
+  if (to && to !== name) queue.add([{ id: newId(), action: "rename", class_name: name, renamed_to: to }]);
+  show();
+}
+
+function removeClass(name, labels) {
+  if (!confirm(`Remove the class “${name}” and its ${counted(labels, "label")}? Undo brings them back.`)) return;
+  queue.add([{ id: newId(), action: "remove", class_name: name }]);
+  refill();
+  show();
+}
+
 function suggestionOf(cell) {
   const place = state.predicted[cell];
   if (place === undefined || place < 0) return null;
-  return { name: state.classes[place].name, probability: state.probability[cell] };
+  const { name } = state.classes[place];
+  if (queue.waiting.some((record) => changesClass(record) && record.class_name === name)) return null;
+  return { name, probability: state.probability[cell] };
 }
 
 // ----- what is shown
@@ -230,7 +264,7 @@ function showProgress(labels) {
 function showDetails(labels) {
   const facts = [[...labels], state.classes, state.predicted, state.probability, state.estimate && state.estimate.recall];
   fill(byId.details, facts, () => [
-    element("tr", {}, ...["Class", "Labels", "Predicted", "Found when held out"].map((textContent) => element("th", { textContent }))),
+    element("tr", {}, ...["Class", "Labels", "Predicted", "Found when held out", ""].map((textContent) => element("th", { textContent }))),
     ...detailRows(labels),
   ]);
 }
@@ -245,7 +279,15 @@ function detailRows(labels) {
       const button = element("button", { type: "button", textContent: cells.length.toLocaleString("en"), disabled: !cells.length, title: "Show these cells" });
       button.addEventListener("click", () => select(cells));
       return element("td", {}, button);
-    }), element("td", { textContent: recall }));
+    }), element("td", { textContent: recall }), element("td", {}, ...changeButtons(name, own.length)));
+  });
+}
+
+function changeButtons(name, labels) {
+  return [["Rename", () => renameClass(name)], ["Remove", () => removeClass(name, labels)]].map(([textContent, act]) => {
+    const button = element("button", { type: "button", textContent, title: `${textContent} the class ${name}` });
+    button.addEventListener("click", act);
+    return button;
   });
 }
 
