@@ -1,7 +1,7 @@
 """Labels that a classifier of cells needs: cells chosen by `subcell annotate` against cells chosen at random.
 
 Classical features of simulated cells, each with one of several locations, and of the 90 real cells of `--montages`. In
-each of ten seeds half of the fields (of the real cells, one of the two images of each location) is the pool, and the
+each of 50 seeds half of the fields (of the real cells, one of the two images of each location) is the pool, and the
 other half is the test. Labels are given in batches, the classifier is trained as on the page, and scored by balanced
 accuracy on the test cells. The full score is that of all labels of the pool. Given are the labels after which a run
 first reaches 95 % of it, as mean over seeds, with a 95 % interval from a bootstrap of seeds, which all divide the same
@@ -201,7 +201,8 @@ def main() -> None:
     parser.add_argument("--fields", type=int, default=64)
     parser.add_argument("--antibodies", type=int, default=32)
     parser.add_argument("--classes", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--batch", type=int, default=5, help="Simulated cells that are labelled between trainings.")
     parser.add_argument("--strength", type=float, default=1.0)
     parser.add_argument("--montages", type=Path, help="Folder of real cells.")
     parser.add_argument("--cache", type=Path, help="File of the simulated cells' features, so that they are kept.")
@@ -214,7 +215,7 @@ def main() -> None:
         simulated = simulated_cells(options.fields, options.antibodies, options.classes)
         if options.cache:
             np.savez(options.cache, features=simulated.features, labels=simulated.labels, groups=simulated.groups)
-    inputs = {"simulated cells": (simulated, 10, 240)}
+    inputs = {"simulated cells": (simulated, options.batch, 240)}
     if options.montages:
         inputs["real cells (HPA)"] = (real_cells(options.montages), 3, 45)
     figures, results = {}, {}

@@ -13,7 +13,7 @@ Rows = npt.NDArray[np.int64]
 
 UNCERTAIN, DIVERSE, RARE, RANDOM, MIXED = "uncertain", "diverse", "rare", "random", "mixed"
 STRATEGIES = (MIXED, UNCERTAIN, DIVERSE, RARE, RANDOM)
-_TURNS = (UNCERTAIN, RANDOM, UNCERTAIN, DIVERSE, RARE)
+_TURNS = (UNCERTAIN, UNCERTAIN, RANDOM)
 """`mixed` takes turns; the random ones keep the estimate honest."""
 _MOST_CANDIDATES = 5_000
 _UNCERTAIN_PER_PROPOSAL = 4
@@ -56,7 +56,7 @@ def propose_cells(pool: Pool, strategy: str, count: int, rng: np.random.Generato
 
     Args:
         pool: Cells to choose from.
-        strategy: One of `STRATEGIES`; `"mixed"` takes turns among the others.
+        strategy: One of `STRATEGIES`; with `"mixed"`, two cells of three are uncertain, and one is random.
         count: Number of cells; fewer where the pool is smaller.
         rng: Source of randomness.
 
