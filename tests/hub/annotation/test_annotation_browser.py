@@ -24,6 +24,7 @@ from tests.inference.example_output import HOSTILE, example_pictures
 pytestmark = pytest.mark.slow
 
 TRUTH = dict(zip(*(sorted_cells(120)[0].cells["cell_id"], sorted_cells(120)[1]), strict=True))
+SHOWN_CLASSES = "return [...document.querySelectorAll('#classes button span')].map((found) => found.textContent)"
 OFFLINE = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
 
 
@@ -164,8 +165,7 @@ def test_a_hostile_name_is_text_and_nothing_sticks_out(
     press(chromium, "1")
     wait_for(lambda: len(stored(server)) == 1)
     wait_for(lambda: ask(chromium, "return document.querySelectorAll('#classes button').length") == 3)
-    shown = "return [...document.querySelectorAll('#classes button span')].map((found) => found.textContent)"
-    assert ask(chromium, shown) == names
+    assert ask(chromium, SHOWN_CLASSES) == names
     assert ask(chromium, "return document.documentElement.scrollWidth") <= width
     boxes = ask(
         chromium,
@@ -218,14 +218,15 @@ def test_a_class_is_renamed_removed_and_brought_back(chromium: webdriver.Chrome,
     before = server.session.merged().labels
 
     def change(word: str, typed: str = "") -> None:
+        wait_for(lambda: ask(chromium, "return !queue.waiting.length && !state.training"))  # the buttons stay then
         chromium.find_element(By.CSS_SELECTOR, f"#details button[title='{word} the class dots']").click()
         question = chromium.switch_to.alert
         if typed:
             question.send_keys(typed)
         question.accept()
 
-    def names() -> list[str]:
-        return [one.text for one in chromium.find_elements(By.CSS_SELECTOR, "#classes button span")]
+    def names() -> object:
+        return ask(chromium, SHOWN_CLASSES)
 
     change("Remove")
     wait_for(lambda: names() == ["rings", "threads"])
