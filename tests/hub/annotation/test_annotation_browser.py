@@ -204,8 +204,8 @@ def test_a_lasso_leads_to_cells_and_a_class_back_to_the_map(
     press(chromium, "2")
     wait_for(lambda: stored(server) == dict.fromkeys(inside[1:], "rings"))
     press(chromium, Keys.ESCAPE)
-    wait_for(lambda: ask(chromium, "return document.querySelectorAll('#details button')[2].textContent") != "0")
-    ask(chromium, "document.querySelectorAll('#details button')[2].click()")
+    wait_for(lambda: ask(chromium, "return document.querySelectorAll('#details button')[4].textContent") != "0")
+    ask(chromium, "document.querySelectorAll('#details button')[4].click()")
     assert sorted(ask(chromium, "return [...map.members].map((cell) => data.ids[cell])")) == sorted(inside[1:])
 
 
