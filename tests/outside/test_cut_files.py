@@ -50,7 +50,7 @@ def test_an_end_that_nobody_expected_has_a_reason(monkeypatch: pytest.MonkeyPatc
     def end(*_: object, **__: object) -> None:
         raise EOFError("Compressed file ended before the end-of-stream marker was reached")
 
-    monkeypatch.setattr("subcell_hf.workflows.tables.read_table", end)
+    monkeypatch.setattr("subcell_hf.workflows.tables.iterate_table", end)
     result = CliRunner().invoke(app, ("aggregate", "x.csv", "--by", "gene", "--output", str(tmp_path / "o.parquet")))
     assert result.exit_code == 2
     assert "Compressed file ended" in result.output
