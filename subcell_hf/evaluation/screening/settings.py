@@ -25,6 +25,7 @@ class ScreenSettings:
         mechanism_column: Column of the mechanisms of reference treatments; the default is used where the table has it.
         count_column: Column of the number of cells per row; default: cell_count, or the number of rows where rows are
             cells; none: ignore cell counts.
+        rows_are_cells: Rows are cells, which are averaged and counted, though no column names them.
         steps: Processing of profiles. Steps that are fitted on controls take half of them; the others are compared
             with.
         correct_position: Subtract effects of outer wells, rows and columns on every plate.
@@ -45,6 +46,7 @@ class ScreenSettings:
     ] = DEFAULT_POSITIVE_CONTROLS
     mechanism_column: str = "mechanism"
     count_column: str | None = None
+    rows_are_cells: bool = False
     steps: PostProcessing = field(default_factory=PostProcessing)
     correct_position: bool = False
     min_cells: int = 20

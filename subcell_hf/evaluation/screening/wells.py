@@ -1,5 +1,6 @@
 """Profiles of cells or wells and plate maps → the wells of a screen, in memory that does not grow with the cells."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from subcell_hf.errors import InputError
+from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.perturbation.table import ProfileTable, holds_profiles, read_profiles
 from subcell_hf.evaluation.screening.settings import NO_COUNTS
 from subcell_hf.images.wells import standard_well, well_position
 from subcell_hf.storage.parquet_files import open_parquet, read_parquet_schema
 from subcell_hf.storage.text_values import text_values
 from subcell_hf.tables.cell_pictures import PICTURES_FILE, CellPicture, iterate_pictures
-from subcell_hf.tables.embedding_table import CELL_ID
+from subcell_hf.tables.embedding_table import CELL_ID, FIELD_OF_VIEW
 from subcell_hf.tables.files import EMBEDDINGS_FILE, iterate_table
 from subcell_hf.tables.groups import GroupedNumbers, GroupedValues, Groups
 from subcell_hf.tables.parquet import batches_of, parquet_facts
@@ -25,6 +26,8 @@ PLATE, WELL, COUNT = "plate", "well", "cell_count"
 
 _PREFIX = "metadata_"
 _COUNTS = (COUNT, "count_cells", "cells_count", "object_count", "number_of_cells")
+_NAMES_CELL = re.compile(r"cell|cell_?ids?|label|object|object_?id|(.*_)?object_?number")
+_NAMES_FIELD = re.compile(r"field_of_view|fov|(field|site|image)(_?(id|number))?|.*_image_?number")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class WellTable:
         profiles: Features, and as metadata `plate`, `well` and whatever is known of the well, by the names of the table
             and the plate map.
         counts: Number of cells of each well, float64 [wells], NaN where missing; None where unknown.
-        rows_are_cells: Whether a row of the input was a cell.
+        rows_are_cells: Whether rows of the input were cells, of which a well had several.
         notes: What does not fit between table and plate maps, or between tables.
         shares: Mean probability of each location over the cells of a well, float64 [wells, classes]; None where there
             is no classifier.
@@ -60,11 +63,17 @@ class WellTable:
 
 
 def read_wells(
-    paths: Sequence[Path], plate_maps: Sequence[Path] = (), columns: Sequence[str] = (), count_column: str | None = None
+    paths: Sequence[Path],
+    plate_maps: Sequence[Path] = (),
+    columns: Sequence[str] = (),
+    count_column: str | None = None,
+    *,
+    rows_are_cells: bool = False,
 ) -> WellTable:
     """Read profiles, average the rows of each well, and join plate maps.
 
-    Embedding tables in Parquet are read block by block.
+    Several rows of a well are cells or fields of view, and a column must name these, so that no well counts twice.
+    Rows with numbers of cells are fields or wells. Embedding tables in Parquet are read block by block.
 
     Args:
         paths: Tables of cells or wells: of `subcell embed` or `subcell aggregate`, or CSV or Parquet as pycytominer and
@@ -73,6 +82,7 @@ def read_wells(
         columns: Columns of the tables that are kept where they exist, one value per well.
         count_column: Column of the number of cells per row; None: the usual names, else rows where these are cells;
             `"none"`: of no use.
+        rows_are_cells: Rows are cells, whether or not a column names them; columns of numbers of cells are not used.
 
     Raises:
         InputError: If a table cannot be read, names no wells, has a well twice, or the rows of a well differ in a
@@ -80,9 +90,16 @@ def read_wells(
     """
     if not paths:
         raise InputError("No profiles were given; name at least one table.")
+    if rows_are_cells:
+        if count_column not in (None, NO_COUNTS):
+            raise InputError(
+                f"Rows that are cells are counted, got the column {count_column!r} of numbers of cells as well. Leave "
+                "out --count-column or --rows-are-cells."
+            )
+        count_column = NO_COUNTS
     sums = _Sums()
     for path in paths:
-        for block in _blocks(Path(path), columns, count_column):
+        for block in _blocks(Path(path), columns, count_column, rows_are_cells):
             sums.add(str(path), block)
         sums.end_of_file(str(path))
     table = sums.table()
@@ -147,6 +164,10 @@ class _Block:
     metadata: pd.DataFrame
     features: npt.NDArray[np.float64]
     names: tuple[str, ...]
+    cells: bool
+    """Whether rows are cells, if a well has several."""
+    places: pd.DataFrame | None
+    """Plate, well, and columns that name the rows within a well; None where rows are known to be different."""
     shares: npt.NDArray[np.float64] | None = None
     classes: tuple[str, ...] = ()
 
@@ -166,6 +187,9 @@ class _Sums:
         self._classes: dict[tuple[str, ...], str] = {}
         """Classes → a file that has them."""
         self._shares = GroupedNumbers(np.add, np.float64)
+        self._cells = True
+        self._places: list[pd.DataFrame] = []
+        """Of the present file."""
 
     def add(self, path: str, block: _Block) -> None:
         """Add the rows of a block."""
@@ -193,22 +217,29 @@ class _Sums:
         cells = metadata[COUNT].to_numpy() if COUNT in metadata.columns else np.full(len(codes), np.nan)
         self._counts.add(codes, np.column_stack([np.ones(len(codes)), cells]))
         self._features.add(codes, block.features)
+        self._cells &= block.cells
+        self._places += [] if block.places is None else [block.places]
         self._classes.setdefault(block.classes, path)
         if block.shares is not None and len(self._classes) == 1:
             self._shares.add(codes, block.shares)
 
     def end_of_file(self, path: str) -> None:
-        """Refuse a table of wells that has one of them twice."""
-        wells = [well for well, file in enumerate(self._files) if file == path]
-        rows = self._counts.of(wells)[:, 0]
-        single = int((rows == 1).sum())
-        if single >= len(rows) / 2 and (rows > 1).any():
-            plate, well = self._wells.names()[wells[int(np.flatnonzero(rows > 1)[0])]]
-            raise InputError(
-                f"{path} has one row for {single} of {len(rows)} wells but {int(rows.max())} for well {well} of plate "
-                f"{plate!r} ({int((rows > 1).sum())} wells so), expected one row per well, or cells. Remove the "
-                "duplicates, or give plates that share a name different ones."
-            )
+        """Refuse a table with rows of one well that no column distinguishes."""
+        if not self._places:
+            return
+        places, self._places = pd.concat(self._places, ignore_index=True), []
+        repeated = places.duplicated(keep=False).to_numpy()
+        if not repeated.any():
+            return
+        first = places.iloc[int(repeated.argmax())]
+        rows, wells = int((places == first).all(axis=1).sum()), len(places[repeated].drop_duplicates([PLATE, WELL]))
+        names = "".join(f", {name} {first[name]!r}" for name in places.columns.drop([PLATE, WELL]))
+        raise InputError(
+            f"{path} has {rows} rows for well {first[WELL]} of plate {first[PLATE]!r}{names} "
+            f"({counted(wells, 'well')} so), expected one row per well, or a column that names the cells or fields of "
+            "a well. Remove the duplicates, give plates that share a name different ones, or use --rows-are-cells if "
+            "every row is another cell."
+        )
 
     def table(self) -> WellTable:
         """The wells, in the order of plates and wells."""
@@ -220,7 +251,7 @@ class _Sums:
         metadata = pd.DataFrame(columns, dtype=object)
         known = [name for name in columns if name != PLATE]  # which is empty where there is one without a name
         metadata[known] = metadata[known].where(metadata[known] != "", None)
-        cells = bool(rows.max() > 1)
+        cells = bool(rows.max() > 1) and self._cells
         counted = cells
         if np.isnan(counts).all():
             counts = rows
@@ -245,24 +276,40 @@ def _differs(path: str, name: str, place: tuple[str, ...]) -> InputError:
     )
 
 
-def _blocks(path: Path, columns: Sequence[str], count_column: str | None) -> Iterator[_Block]:
+def _blocks(path: Path, columns: Sequence[str], count_column: str | None, rows_are_cells: bool) -> Iterator[_Block]:
     """A table in parts, with the columns that matter."""
     file = path / EMBEDDINGS_FILE if path.is_dir() else path
     if file.is_file() and file.name.lower().endswith(".parquet") and not holds_profiles(file) and parquet_facts(file):
         known = read_parquet_schema(file).names
+        # Ids of cells are unique in such a table, so rows that are no groups of cells differ.
+        cells = rows_are_cells or _count_column(known, path, count_column) is None
         for block in iterate_table(file):
             features = np.asarray(block.embeddings, dtype=np.float64)
             names = tuple(f"embedding_{index}" for index in range(features.shape[1]))
-            wanted = (PLATE, WELL, *columns, *_COUNTS, count_column or COUNT)
+            wanted = (PLATE, WELL, FIELD_OF_VIEW, *columns, *_COUNTS, count_column or COUNT)
             kept = dict.fromkeys(found for name in wanted if (found := find_column(known, name)) is not None)
             frame = pd.DataFrame({name: text_values(block.cells[name], f"{file}, {name}") for name in kept})
             kept_frame = _kept(frame, list(block.cells.columns), path, columns, count_column)
             shares = None if block.probabilities is None else block.probabilities.astype(np.float64)
-            yield _Block(kept_frame, features, names, shares, block.classes)
+            places = None if cells else _places(frame, kept_frame, [FIELD_OF_VIEW])
+            yield _Block(kept_frame, features, names, cells, places, shares, block.classes)
         return
     table = read_profiles([path], {*columns, *([count_column] if count_column else ())})
     texts = table.metadata.fillna("")
-    yield _Block(_kept(texts, list(texts.columns), path, columns, count_column), table.features, table.names)
+    kept_frame = _kept(texts, list(texts.columns), path, columns, count_column)
+    naming = [name for name in texts.columns if _NAMES_FIELD.fullmatch(_plain(name))]
+    cells = rows_are_cells
+    if not cells and COUNT not in kept_frame.columns:
+        made = list(map(str, range(len(texts))))  # ids of rows, not of cells
+        of_cells = [n for n in texts.columns if _NAMES_CELL.fullmatch(_plain(n)) and list(texts[n]) != made]
+        cells, naming = bool(of_cells), naming + of_cells
+    places = None if rows_are_cells else _places(texts, kept_frame, naming)
+    yield _Block(kept_frame, table.features, table.names, cells, places)
+
+
+def _places(texts: pd.DataFrame, kept: pd.DataFrame, naming: Sequence[str]) -> pd.DataFrame:
+    """Plate and well of each row, and what names it within the well."""
+    return pd.concat([kept[[PLATE, WELL]], texts[list(naming)]], axis=1)
 
 
 def _kept(

@@ -87,4 +87,6 @@ def _read(profiles: Sequence[Path], plate_maps: Sequence[Path], settings: Screen
             *(column for column, _ in (*settings.controls, *settings.positive_controls)),
         ]
     )
-    return read_wells(profiles, plate_maps, list(columns), settings.count_column)
+    return read_wells(
+        profiles, plate_maps, list(columns), settings.count_column, rows_are_cells=settings.rows_are_cells
+    )

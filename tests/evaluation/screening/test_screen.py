@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,9 +123,20 @@ def test_cells_are_averaged_to_wells_and_counted(tmp_path: Path) -> None:
     profiles, plate_map = _small()
     cells = pd.concat([profiles, profiles, profiles], ignore_index=True)
     cells.loc[:23, "f0"] += 3.0
-    wells = _screen(cells, plate_map, tmp_path, QUICK).result
+    wells = _screen(cells.assign(ObjectNumber=np.repeat([1, 2, 3], len(profiles))), plate_map, tmp_path, QUICK).result
     assert wells.summary["rows_are_cells"]
     assert set(wells.wells["cell_count"]) == {3}
+    # Without names of cells these could be three plates of one name; a number per well is none of cells.
+    unnamed = cells.assign(Metadata_cell_count=70)
+    said = replace(QUICK, rows_are_cells=True)
+    pd.testing.assert_frame_equal(_screen(unnamed, plate_map, tmp_path, said).result.hits, wells.hits)
+    with pytest.raises(InputError, match="Leave out --count-column or --rows-are-cells"):
+        _screen(unnamed, plate_map, tmp_path, replace(said, count_column="cell_count"))
+    fields = cells.assign(Metadata_Site=np.repeat([1, 2, 3], len(profiles)))
+    without = _screen(fields, plate_map, tmp_path, QUICK).result
+    assert not without.summary["rows_are_cells"]
+    assert "cell_count" not in without.wells
+    assert np.allclose(without.processed.features, wells.processed.features)
     plain = _screen(profiles, plate_map, tmp_path, QUICK).result
     assert plain.summary["rows_are_cells"] is False
     assert np.allclose(wells.processed.features, plain.processed.features)  # a shift of all wells is normalised away
@@ -150,9 +162,25 @@ REFUSED: dict[str, tuple[Change, str]] = {
     # The second plate has the barcode of the first: its wells would be averaged with other ones.
     "a barcode twice": (
         lambda p, m: (pd.concat([p, p[p["Metadata_Plate"] == "p1"].assign(Metadata_Plate="p0")]), m),
-        r"2 for well A01 of plate 'p0' \(12 wells so\), expected one row per well",
+        r"2 rows for well A01 of plate 'p0' \(12 wells so\), expected one row per well",
     ),
-    "a well twice": (lambda p, m: (pd.concat([p, p.iloc[:1]]), m), "2 for well A01 of plate 'p0'"),
+    "every barcode twice": (
+        lambda p, m: (pd.concat([p, p.assign(f0=p["f0"] + 1)]), m),
+        r"2 rows for well A01 of plate 'p0' \(24 wells so\).*use --rows-are-cells",
+    ),
+    "every barcode twice, with the numbers that pandas gives rows": (
+        lambda p, m: (pd.concat([p, p]).assign(Metadata_cell_id=range(2 * len(p))), m),
+        r"\(24 wells so\)",
+    ),
+    "every barcode twice, with numbers of cells": (
+        lambda p, m: (pd.concat([p, p]).assign(Metadata_cell_count=9, ObjectNumber=[1] * len(p) + [2] * len(p)), m),
+        r"\(24 wells so\)",
+    ),
+    "every field twice": (
+        lambda p, m: (pd.concat([p.assign(Metadata_Site=s) for s in (1, 2, 1)]), m),
+        r"2 rows for well A01 of plate 'p0', Metadata_Site '1' \(24 wells so\)",
+    ),
+    "a well twice": (lambda p, m: (pd.concat([p, p.iloc[:1]]), m), "2 rows for well A01 of plate 'p0' .1 well so"),
     "constant features": (
         lambda p, m: (p.assign(**{f"f{number}": 1.0 for number in range(5)}), m),
         "fewer than two of them different",
