@@ -137,6 +137,21 @@ def score_chammi(
     return pd.DataFrame(rows)
 
 
+def chammi_score(scores: pd.DataFrame) -> float | None:
+    """The CHAMMI score: the mean over the three collections of the mean F1 of all their tasks but the first.
+
+    Args:
+        scores: See `score_chammi`.
+
+    Returns:
+        The score; None if a collection is missing.
+    """
+    if set(scores["collection"]) != set(CHAMMI_SETS):
+        return None
+    harder = scores[scores["task"] != "Task_one"]
+    return float(harder.groupby("collection")["macro_f1"].mean().mean())
+
+
 def _nearest(
     embeddings: npt.NDArray[np.float32],
     labels: npt.NDArray[np.str_],

@@ -10,11 +10,17 @@ from subcell_hf.shipped import shipped_folder
 from subcell_hf.storage.plain_files import read_yaml
 
 DEFINITIONS_FILE = "benchmarks.yaml"
-KINDS = ("perturbation", "localization", "chammi")
+WELL_KINDS = ("activity", "replicates", "mechanisms")
+"""Kinds that are scored from profiles of wells by their own protocol."""
+
+KINDS = ("perturbation", "localization", "chammi", *WELL_KINDS)
 _TASKS = {
     "perturbation": ("Retrieval of perturbations", "mean_average_precision"),
     "localization": ("Protein localization", "macro_average_precision"),
     "chammi": ("Classification of cells", "f1"),
+    "activity": ("Retrieval of perturbations", "mean_average_precision"),
+    "replicates": ("Retrieval of perturbations", "mean_average_precision"),
+    "mechanisms": ("Enrichment of mechanisms of action", "odds_ratio"),
 }
 """Kind → task and metric of a model card."""
 

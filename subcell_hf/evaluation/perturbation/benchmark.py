@@ -24,7 +24,7 @@ from subcell_hf.evaluation.perturbation.postprocessing import (
 )
 from subcell_hf.evaluation.perturbation.retrieval import RetrievalTask, retrieve_mechanisms, retrieve_replicates
 from subcell_hf.evaluation.perturbation.significance import SIGNIFICANCE_LEVEL, score_groups
-from subcell_hf.evaluation.perturbation.table import ProfileTable
+from subcell_hf.evaluation.perturbation.table import METADATA_PREFIX, ProfileTable
 from subcell_hf.settings import Setting, column_values
 from subcell_hf.storage.foreign_tables import read_foreign_table
 from subcell_hf.storage.text_values import plain_text, warn_of_case
@@ -230,7 +230,7 @@ def add_mechanisms(profiles: ProfileTable, table: Path, group_column: str, colum
 
     Args:
         profiles: Profiles to extend.
-        table: CSV or Parquet with the columns `group_column` and `column`, one row per group.
+        table: CSV or Parquet with the columns `group_column` and `column`, with or without `Metadata_` before them.
         group_column: Column that both have.
         column: Column to add.
 
@@ -238,9 +238,11 @@ def add_mechanisms(profiles: ProfileTable, table: Path, group_column: str, colum
         InputError: If the table lacks a column, says two things of one group, or names none of the groups.
     """
     rows = read_foreign_table(table)
-    rows.require((group_column, column))
+    bare = [name.removeprefix(METADATA_PREFIX) for name in (group_column, column)]
+    pair = bare if set(bare) <= set(rows.columns) else (group_column, column)
+    rows.require(pair)
     mechanisms: dict[str, str] = {}
-    for group, value in zip(rows.text(group_column), rows.text(column), strict=True):
+    for group, value in zip(*map(rows.text, pair), strict=True):
         if group and value and mechanisms.setdefault(group, value) != value:
             raise InputError(
                 f"{table} gives more than one {column} to {group!r}; separate several with '|' in one row."

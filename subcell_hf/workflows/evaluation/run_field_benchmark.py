@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.field_benchmarks.definitions import FieldBenchmark, field_benchmark
+from subcell_hf.evaluation.field_benchmarks.definitions import WELL_KINDS, FieldBenchmark, field_benchmark
 from subcell_hf.evaluation.localization.benchmark import LocalizationSettings
 from subcell_hf.evaluation.localization.labels import class_scheme
 from subcell_hf.evaluation.perturbation.benchmark import PerturbationSettings
 from subcell_hf.evaluation.perturbation.postprocessing import PostProcessing
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.folder_lock import claim_folder
-from subcell_hf.storage.foreign_tables import read_foreign_table
 from subcell_hf.storage.records import sha256_of
 from subcell_hf.tables.files import EMBEDDINGS_FILE
 from subcell_hf.tables.run_record import read_run
@@ -26,11 +24,14 @@ from subcell_hf.tables.search.stored_cells import open_table
 from subcell_hf.workflows.evaluation.benchmark_localization import benchmark_localization
 from subcell_hf.workflows.evaluation.benchmark_perturbation import benchmark_perturbation
 from subcell_hf.workflows.evaluation.table_baselines import BaselineOptions
+from subcell_hf.workflows.evaluation.well_benchmarks import column_names, score_wells, split_labels
 
 CARD_FILE = "benchmark.md"
 RESULT_FILE = "benchmark.json"
 MODEL_INDEX_FILE = "model-index.yaml"
 MODEL_CARD_FILE = "model_card.md"
+
+_NULL_SIZE = 10_000
 
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class BenchmarkReport:
 
 
 def run_field_benchmark(
-    name: str, inputs: Sequence[str | Path], output: str | Path, *, null_size: int = 10_000, resamples: int = 1000
+    name: str, inputs: Sequence[str | Path], output: str | Path, *, null_size: int | None = None, resamples: int = 1000
 ) -> BenchmarkReport:
     """Run a published benchmark on profiles or embedding tables, as its protocol says.
 
@@ -63,7 +64,7 @@ def run_field_benchmark(
         name: One of `evaluation.field_benchmarks.field_benchmarks()`.
         inputs: As the benchmark says: tables of profiles, one embedding table, or folders of embeddings and metadata.
         output: Folder of the results.
-        null_size: Random rankings for each p-value of a retrieval.
+        null_size: Random rankings for each p-value of a retrieval; default: as published, otherwise 10,000.
         resamples: Bootstrap samples of a localization.
 
     Raises:
@@ -71,20 +72,26 @@ def run_field_benchmark(
     """
     found, output = field_benchmark(name), Path(output)
     paths = [Path(item) for item in inputs]
-    expected = {"perturbation": "one or more tables", "localization": "one table", "chammi": "two folders"}[found.kind]
-    counts = {"perturbation": len(paths) >= 1, "localization": len(paths) == 1, "chammi": len(paths) == 2}
-    if not counts[found.kind]:
+    expected, fits = {"localization": ("one table", len(paths) == 1), "chammi": ("two folders", len(paths) == 2)}.get(
+        found.kind, ("one or more tables", len(paths) >= 1)
+    )
+    if not fits:
         raise InputError(f"{name} takes {expected}, got {len(paths)}. {found.data}")
     for path in paths:
         if not path.exists():
             raise InputError(f"{path} does not exist. {found.title}: {found.download}")
+    tables, labels = split_labels(found, paths) if found.kind in WELL_KINDS else (paths, None)
+    for path in tables:
         _check_columns(found, path)
     if found.kind == "perturbation":
-        report = _run_perturbation(found, paths, output, null_size)
+        report = _run_perturbation(found, paths, output, null_size or _NULL_SIZE)
     elif found.kind == "localization":
         report = _run_localization(found, paths[0], output, resamples)
-    else:
+    elif found.kind == "chammi":
         report = _run_chammi(found, paths[0], paths[1], output)
+    else:
+        with claim_folder(output):
+            report = BenchmarkReport(found, output, *score_wells(found, tables, labels, output, null_size))
     _write_results(report, paths)
     return report
 
@@ -116,10 +123,7 @@ def _check_columns(found: FieldBenchmark, path: Path) -> None:
     """Refuse a table that is not of the benchmark, before anything is computed."""
     if not found.columns:
         return
-    table = path / EMBEDDINGS_FILE if path.is_dir() else path
-    if not table.is_file():
-        raise InputError(f"{path} holds no table. {found.title}: {found.data}")
-    names = pq.read_schema(table).names if table.suffix == ".parquet" else list(read_foreign_table(table).columns)
+    names = column_names(path)
     if missing := [column for column in found.columns if column not in names]:
         raise InputError(
             f"{path} has no column {', '.join(missing)}, so it is not of {found.name}. {found.data} {found.download}"
@@ -150,7 +154,13 @@ def _run_localization(found: FieldBenchmark, path: Path, output: Path, resamples
 
 
 def _run_chammi(found: FieldBenchmark, features: Path, metadata: Path, output: Path) -> BenchmarkReport:
-    from subcell_hf.evaluation.field_benchmarks.chammi import CHAMMI_SETS, METADATA_FILE, read_chammi, score_chammi
+    from subcell_hf.evaluation.field_benchmarks.chammi import (
+        CHAMMI_SETS,
+        METADATA_FILE,
+        chammi_score,
+        read_chammi,
+        score_chammi,
+    )
     from subcell_hf.evaluation.field_benchmarks.published_files import check_published_files
     from subcell_hf.evaluation.localization.localization_report import write_frame
 
@@ -162,4 +172,6 @@ def _run_chammi(found: FieldBenchmark, features: Path, metadata: Path, output: P
         table = score_chammi(collections)
         write_frame(table, output / "chammi.csv")
     scores = {f"{row['collection']} {row['task']} macro F1": row["macro_f1"] for row in table.to_dict("records")}
+    if (mean := chammi_score(table)) is not None:
+        scores["CHAMMI score"] = mean
     return BenchmarkReport(found, output, scores, len(lacking))

@@ -129,7 +129,10 @@ def test_chammi_by_the_command(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "HPA Task_three macro F1" in done.output
     (result,) = yaml.safe_load((tmp_path / "out" / "model-index.yaml").read_text())["model-index"][0]["results"]
-    assert [metric["type"] for metric in result["metrics"]] == ["f1"] * 9
+    assert [metric["type"] for metric in result["metrics"]] == ["f1"] * 10
+    f1 = pd.read_csv(tmp_path / "out" / "chammi.csv").set_index(["collection", "task"])["macro_f1"]
+    expected = f1["Allen", "Task_two"] / 3 + f1["HPA"][1:].sum() / 6 + f1["CP"][1:].sum() / 9
+    assert f"CHAMMI score {expected:.4f}" in done.output
     (features / "CP.parquet").unlink()
     done = CliRunner().invoke(app, [*words, "--output", str(tmp_path / "fewer")])
     assert done.exit_code == 3
