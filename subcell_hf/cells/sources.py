@@ -145,9 +145,12 @@ def h5sc_source(path: Path, reading: ReadingOptions) -> H5scCrops:
             f"{path} holds single cells: only the pixel size and the channel mapping apply to it, not "
             f"{', '.join(name.replace('_', ' ') for name in others)}. Leave the other options out."
         )
-    if reading.pixel_size_um is None:
+    size_um = reading.pixel_size_um
+    if size_um is None:
+        size_um = H5scCrops(path, 0).stated_pixel_size_um()
+    if size_um is None:
         raise InputError(f"{path} does not say how large a pixel is. Give the pixel size (--pixel-size-um).")
-    return H5scCrops(path, reading.pixel_size_um, reading.channel_mapping)
+    return H5scCrops(path, size_um, reading.channel_mapping)
 
 
 def crop_source(path: Path, images: ImageFields | None = None) -> CropSource:

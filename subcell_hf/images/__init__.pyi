@@ -11,6 +11,7 @@ from .files import read_image as read_image
 from .image_tables.plate_maps import PlateMap as PlateMap
 from .image_tables.plate_maps import join_plate_maps as join_plate_maps
 from .image_tables.plate_maps import read_plate_map as read_plate_map
+from .packed.dataset_rows import unpack_dataset as unpack_dataset
 from .reading_options import ReadingOptions as ReadingOptions
 from .tables import CellBox as CellBox
 from .tables import read_boxes as read_boxes

@@ -16,6 +16,7 @@ from subcell_hf.images.layouts.channel_names import list_file
 from subcell_hf.images.listed_fields import ListedField, refuse_duplicates
 from subcell_hf.images.masks.inner_labels import with_inner_labels
 from subcell_hf.images.masks.named_masks import MaskPattern, with_named_masks
+from subcell_hf.images.packed.unpacking import unpacked, unpacked_dataset
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.recognition import layout_of_index, list_any, list_any_table
 from subcell_hf.images.tables import (
@@ -98,10 +99,11 @@ def list_fields(source: str | Path, options: ReadingOptions | None = None) -> Fo
     Args:
         source: A folder of files named `<plate>_<well>_<sample>_<colour>.<png|jpg|tif|tif.gz>`; a folder of
             multi-channel images; one multi-channel image (TIFF, OME-TIFF, OME-Zarr, .npy); an OME-Zarr plate or well,
-            on a disk or behind `https://` or `s3://`; a SpatialData store; or a CSV with one row per field, as in
-            SubCellPortable. Folders are searched to any depth; where two of them hold fields of one name, every field
-            is named with its folder, such as `plate1/A1_1`. Files and plates that hold several images give one field
-            for each, see `images.positions`.
+            on a disk or behind `https://` or `s3://`; a SpatialData store; a CSV with one row per field, as in
+            SubCellPortable; an archive of any of these, or a dataset of Hugging Face with columns of images, which are
+            unpacked first (see `images.packed`). Folders are searched to any depth; where two of them hold fields of
+            one name, every field is named with its folder, such as `plate1/A1_1`. Files and plates that hold several
+            images give one field for each, see `images.positions`.
         options: How to read what is found.
 
     Returns:
@@ -116,6 +118,7 @@ def list_fields(source: str | Path, options: ReadingOptions | None = None) -> Fo
         raise FieldError(f"The name {legible(str(source))} is not UTF-8, expected one that is. Rename it.")
     if not source.exists():
         raise FieldError(f"{source} does not exist, expected a folder of images, an image or a CSV table.")
+    source = unpacked(source)
     _refuse_meaningless(source, options)
     table = options.metadata
     is_image = is_zarr_folder(source) or (image_suffix(source) is not None and not isinstance(source, RemotePath))
@@ -138,6 +141,8 @@ def list_fields(source: str | Path, options: ReadingOptions | None = None) -> Fo
             f"{source} is neither a folder nor a table ({', '.join(TABLE_SUFFIXES)}) nor an image "
             f"({', '.join(IMAGE_SUFFIXES)}, .zarr)."
         )
+    if not listing.fields and source.is_dir() and (folder := unpacked_dataset(source)) is not None:
+        return list_fields(folder, options)
     if not listing.fields:
         others = [f" Not used: {file}: {reason}." for file, reason in (*listing.unused.items(), *_unread_in(source))]
         raise FieldError(

@@ -126,7 +126,7 @@ def _write(
         h5.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         renamed = stored_names((*names, *facts["passes"]))
         facts = {**facts, _RENAMED: renamed} if renamed else facts
-        _write_obs(h5.create_group("obs"), ((renamed.get(name, name), column) for name, column in columns))
+        write_frame(h5.create_group("obs"), ((renamed.get(name, name), column) for name, column in columns))
         variables = pd.DataFrame(index=pd.Index([f"embedding_{n}" for n in range(widths[EMBEDDING])], dtype=object))
         anndata.io.write_elem(h5, "var", variables)
         anndata.io.write_elem(h5, "obsm", dict(positions))
@@ -163,14 +163,20 @@ def _new_array(h5: Any, place: str, rows: int, width: int) -> Any:
     return array
 
 
-def _write_obs(group: Any, columns: Iterable[tuple[str, pd.Series]]) -> None:
-    """The columns one after the other, in AnnData's documented format of a data frame."""
+def write_frame(group: Any, columns: Iterable[tuple[str, pd.Series]], index: str = CELL_ID) -> None:
+    """Write columns one after the other, in AnnData's documented format of a data frame.
+
+    Args:
+        group: An empty group of an HDF5 file.
+        columns: Name and values of each; numbers as they are, others as categories of texts.
+        index: Name of the column that is the index, one of them.
+    """
     import anndata
     import h5py
 
     names = []
     for name, column in columns:
-        if name == CELL_ID:
+        if name == index:
             anndata.io.write_elem(group, "_index", column.to_numpy(dtype=object))
             continue
         numeric = _is_number(column.dtype)

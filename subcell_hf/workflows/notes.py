@@ -15,6 +15,7 @@ from subcell_hf.errors import InputWarning, counted
 from subcell_hf.hub.publishing.push import readable_size
 from subcell_hf.images.image_tables.plate_maps import read_plate_map
 from subcell_hf.images.metadata_columns import metadata_table, renamed_columns
+from subcell_hf.images.packed.unpacking import unpacked
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.images.tables import METADATA_FILE, read_column_names
 from subcell_hf.tables.h5ad import stored_names
@@ -148,7 +149,7 @@ def note_renamed_columns(
         h5ad: Whether an AnnData file is written, which cannot hold some names.
         passes: Names of the passes of a run.
     """
-    path = None if "://" in source else metadata_table(Path(source), reading.metadata, METADATA_FILE)
+    path = None if "://" in source else metadata_table(unpacked(Path(source)), reading.metadata, METADATA_FILE)
     tables = {} if path is None else {path: tuple(read_column_names(path))}
     tables |= {path: read_plate_map(path).columns for path in reading.plate_maps}
     kept: list[str] = []

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset, Features, Image
 from typer.testing import CliRunner
 
 from subcell_hf.cli import app
 from tests.cells.partners.test_h5sc import write_h5sc
 from tests.hub.tiny_models import write_facts
+from tests.images.written_fields import COLOURS
 from tests.workflows.simulated_run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -23,11 +25,19 @@ BLOCKS = re.findall(r"^```(bash|python)( title=\"Snakefile\")?\n(.*?)^```", PAGE
 
 @pytest.fixture(scope="module")
 def work(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images, single cells of scPortrait, a model and what a card must say."""
+    """A folder with images, single cells of scPortrait, a dataset, a model and what a card must say."""
     folder = tmp_path_factory.mktemp("work")
     shutil.copytree(run.images, folder / "images")
     shutil.copytree(run.model, folder / "model")
     write_facts(folder)
+    pictures = (*COLOURS, "mask")
+    rows = [
+        {name: {"bytes": (run.images / f"{field}_{name}.png").read_bytes(), "path": None} for name in pictures}
+        for field in run.fields
+    ]
+    dataset = Dataset.from_list(rows, features=Features(dict.fromkeys(pictures, Image())))
+    (folder / "fields").mkdir()
+    dataset.to_parquet(folder / "fields/train-00000-of-00001.parquet")
     write_h5sc(folder / "single_cells.h5sc", 3, ("nucleus", "cytosol", "DNA", "red", "yellow", "green"))
     return folder
 

@@ -1,22 +1,30 @@
 """Tables for other programs, as far as their readers are installed with the package."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pycytominer
 import pytest
 from typer.testing import CliRunner
 
+import subcell_hf
+from subcell_hf.cells.partners.h5sc import H5scCrops
+from subcell_hf.cells.sources import h5sc_source
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.perturbation.table import read_profiles
 from subcell_hf.evaluation.proteome_map.field_means import average_fields
 from subcell_hf.images.masks.outlines import labels_of_outlines
 from subcell_hf.images.masks.polygons import polygons_of_mask
+from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.tables.files import EmbeddingTable, read_table, write_parquet
+from subcell_hf.tables.partners.h5sc import write_h5sc
+from subcell_hf.types import FieldOfView
 from subcell_hf.workflows import write_table_for
 from tests.workflows.simulated_run import Run, make_run
 
@@ -127,3 +135,53 @@ def test_what_cannot_be_written_is_said(run: Run, tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             write_table_for(run.folder, to, tmp_path / output)
+
+
+def test_h5sc_holds_the_cells_and_masks_of_a_run(run: Run, tmp_path: Path) -> None:
+    path, cells = tmp_path / "cells.h5sc", run.table.cells
+    assert write_table_for(run.folder, "h5sc", path).rows == len(cells)
+    source = h5sc_source(path, ReadingOptions())
+    assert source.pixel_size_um == cells["pixel_size_um"].iloc[0]
+    read = [source.read(block.name) for block in source.fields()]
+    records = [record for crops in read for record in crops.cells]
+    assert [record["cell_id"] for record in records] == list(cells["cell_id"])
+    assert [record["field_of_view"] for record in records] == list(cells["field_of_view"])
+    images, masks = (np.concatenate([getattr(crops, name) for crops in read]) for name in ("pixels", "cell_masks"))
+    with h5py.File(path) as file:
+        largest = file["uns/single_cell_images/intensity_of_1"][()]
+        np.testing.assert_array_equal(file["obsm/embedding"], run.table.embeddings)
+    for image, mask, cell in zip(images, masks, cells.itertuples(), strict=True):
+        field = run.fields[cell.field_of_view]
+        box = np.s_[cell.top : cell.top + cell.height, cell.left : cell.left + cell.width]
+        inside = field.label_mask[box] == cell.label
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        place = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        np.testing.assert_array_equal(mask[place], inside)
+        assert mask.sum() == inside.sum()
+        expected = field.pixels[:, *box] * inside
+        assert field.pixels.dtype.kind == "u"
+        np.testing.assert_allclose(image[:, *place] * largest, expected, rtol=2**-11, atol=0.01)
+        assert not image[:, ~mask].any()
+    again = subcell_hf.embed(path, run.model, precision="fp32", device="cpu", progress=False)
+    likeness = (again.embeddings * run.table.embeddings).sum(1) / np.linalg.norm(again.embeddings, axis=1)
+    assert (likeness / np.linalg.norm(run.table.embeddings, axis=1) > 0.99).all()
+
+
+def test_eight_bits_come_back_from_h5sc_exactly(tmp_path: Path) -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    field = FieldOfView("f", pixels, ("green",), 0.1, np.ones((16, 16), np.int32))
+    place = {"cell_id": ["a"], "field_of_view": "f", "label": 1, "top": 0, "left": 0, "height": 16, "width": 16}
+    table = EmbeddingTable(pd.DataFrame(place), np.ones((1, 2), np.float32))
+    write_h5sc(table, [field], tmp_path / "a.h5sc")
+    read = H5scCrops(tmp_path / "a.h5sc", 0.1).read("a_0")
+    np.testing.assert_array_equal(np.round(read.pixels[0] * 255), pixels)
+    for other, what in (
+        (replace(field, channels=("blue",)), "channels green, field 'f' blue"),
+        (replace(field, pixel_size_um=0.2), "pixel size 0.1 um, field 'f' 0.2 um"),
+        (replace(field, pixels=pixels.astype(np.float32)), "pixel type uint8, field 'f' float32"),
+    ):
+        with pytest.raises(InputError, match=f"has the {what}"):
+            write_h5sc(table, [field, other], tmp_path / "b.h5sc")
+    with pytest.raises(InputError, match=r"intensities of float32 from 0 to 255"):
+        write_h5sc(table, [replace(field, pixels=pixels.astype(np.float32))], tmp_path / "b.h5sc")
+    assert not (tmp_path / "b.h5sc").exists()

@@ -1,7 +1,8 @@
 """scPortrait's `.h5sc` files: AnnData with the image of every cell in `obsm["single_cell_images"]`.
 
 `[cells, channels, height, width]` float16 from 0 to 1, masks among the channels; `uns["single_cell_images"]` names the
-channels and says which are masks. The file has no pixel size.
+channels and says which are masks. scPortrait's files have no pixel size; those that `subcell table` writes have it in
+`obs`, beside the cells' own ids.
 """
 
 import hashlib
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from subcell_hf.cells.pixel_sizes import PIXEL_SIZE
 from subcell_hf.errors import InputError
+from subcell_hf.images.metadata_columns import keep_apart
 from subcell_hf.shards.jobs import ListedCrops
 from subcell_hf.storage.records import sha256_of
 from subcell_hf.types import FieldCrops
@@ -24,7 +27,8 @@ from subcell_hf.types import FieldCrops
 H5SC_SUFFIX = ".h5sc"
 
 _IMAGES = "single_cell_images"
-_CELL_ID = "scportrait_cell_id"
+_IDS = ("cell_id", "scportrait_cell_id")
+_FIELD = "field_of_view"
 _ANTIBODY = "antibody"
 _CELLS_AT_ONCE = 64
 _REMEDY = "Export the cells with scPortrait again, or copy the file again."
@@ -60,6 +64,17 @@ class H5scCrops:
             pixels = np.asarray(file[f"obsm/{_IMAGES}"][rows], np.float32)
         cells = tuple(self._cells[row] for row in rows)
         return FieldCrops(name, pixels[:, images], pixels[:, mask] > 0, names, self.pixel_size_um, cells)
+
+    def stated_pixel_size_um(self) -> float | None:
+        """The pixel size that a column of `obs` says of all cells; None where none does.
+
+        Raises:
+            InputError: If the file is damaged.
+        """
+        with self._opened() as file:
+            column = file["obs"].get(PIXEL_SIZE)
+            sizes = {float(size) for size in (() if column is None else column[:])}
+        return sizes.pop() if len(sizes) == 1 else None
 
     def fingerprint(self) -> str:
         """Checksum of the file and of how it is understood."""
@@ -125,15 +140,15 @@ class H5scCrops:
 
         with self._opened() as file:
             table = anndata.io.read_elem(file["obs"])
-        ids = table[_CELL_ID].astype(str) if _CELL_ID in table.columns else table.index.astype(str)
-        if ids.duplicated().any():
-            ids = table.index.astype(str)
-        others = {str(name): table[name].astype(str) for name in table.columns if name != _CELL_ID}
-        reserved = {"cell_id", "field_of_view", "label"}
-        kept = {(f"metadata_{name}" if name in reserved else name): column for name, column in others.items()}
+        texts = {str(name): table[name].astype(str) for name in table.columns if name != PIXEL_SIZE}
+        named = next((name for name in _IDS if name in texts and not texts[name].duplicated().any()), None)
+        ids = table.index.astype(str) if named is None else texts[named]
+        fields = texts.get(_FIELD, [self.path.stem] * len(table))
+        others = {name: values for name, values in texts.items() if name not in (named, _FIELD)}
+        kept = keep_apart(others)
         return [
-            {"cell_id": cell, "field_of_view": self.path.stem, **dict(zip(kept, values, strict=True))}
-            for cell, *values in zip(ids, *kept.values(), strict=True)
+            {"cell_id": cell, _FIELD: field, **dict(zip(kept, values, strict=True))}
+            for cell, field, *values in zip(ids, fields, *kept.values(), strict=True)
         ]
 
 

@@ -33,10 +33,11 @@ UNREAD_SUFFIXES: Mapping[str, str] = {
         for suffix in suffixes
     },
     **dict.fromkeys(_OTHERS, f"files are not read: {_PLAIN}"),
-    ".zarr.zip": "files are not read: unpack it",
+    ".zarr.zip": "files are not read among other images: give it by itself, or unpack it",
 }
 """Ending of an image file that is not read → why, and what to do, after the ending itself."""
 
+_ARCHIVE = "is an archive: give it by itself, or unpack it, and give the folder"
 _BESIDE: Mapping[str, str] = {
     ".xlef": "is an index of Leica's (LAS X) for .lof files, which are not read: save the project as one .lif file",
     ".xlif": "is an index of Leica's (LAS X) for .lof files, which are not read: save the project as one .lif file",
@@ -45,10 +46,10 @@ _BESIDE: Mapping[str, str] = {
     ".index": "is an index of Micro-Manager's NDTiff, which is not read: save the data as OME-TIFF in Micro-Manager",
     ".h5": "is HDF5, of which the layout is not known: save the images as OME-TIFF or OME-Zarr",
     ".hdf5": "is HDF5, of which the layout is not known: save the images as OME-TIFF or OME-Zarr",
-    ".zip": "is an archive: unpack it, and give the folder",
-    ".tar": "is an archive: unpack it, and give the folder",
-    ".tar.gz": "is an archive: unpack it, and give the folder",
-    ".tgz": "is an archive: unpack it, and give the folder",
+    ".zip": _ARCHIVE,
+    ".tar": _ARCHIVE,
+    ".tar.gz": _ARCHIVE,
+    ".tgz": _ARCHIVE,
     ".7z": "is an archive: unpack it, and give the folder",
 }
 """Files that are no images themselves, but that a user may give, or have alone."""

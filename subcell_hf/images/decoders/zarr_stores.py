@@ -20,6 +20,7 @@ REMOTE_READS = 16
 _GROUP_FILES = (".zgroup", ".zattrs", "zarr.json")
 _FACTS_FILES = ("zarr.json", ".zattrs")
 _METADATA_FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+_CONSOLIDATED_FILES = ("zarr.json", ".zmetadata", "zmetadata")
 _BLOSC_HEADER_BYTES = 16
 
 
@@ -54,6 +55,32 @@ def read_facts(group: Path) -> Mapping[str, Any]:
             raise ValueError(f"the attributes are {type(facts).__name__}, expected an object")
         return facts
     raise FileNotFoundError(f"{group} has neither {' nor '.join(_FACTS_FILES)}")
+
+
+def consolidated_names(store: Path, folder: str) -> list[str]:
+    """Names of what lies in a folder of a store, as its consolidated metadata list it: web servers list no folders.
+
+    Args:
+        store: Folder of the outermost group.
+        folder: Name of a group in it.
+
+    Raises:
+        FieldError: If the store has no consolidated metadata.
+    """
+    for name in _CONSOLIDATED_FILES:
+        try:
+            content = json.loads((store / name).read_bytes())
+        except FileNotFoundError:
+            continue
+        nodes = (content.get("consolidated_metadata") or {} if name == "zarr.json" else content).get("metadata")
+        if nodes:
+            ways = (key.split("/") for key in nodes)
+            found = {way[1] for way in ways if len(way) > 1 and way[0] == folder}
+            return sorted(name for name in found if not name.startswith("."))
+    raise FieldError(
+        f"{store} does not list its {folder}, and web servers list no folders. Write its consolidated metadata "
+        f"(write_consolidated_metadata of SpatialData), or give the URL of one image, {store}/{folder}/<name>."
+    )
 
 
 class CheckedStore(WrapperStore[Store]):

@@ -13,8 +13,9 @@ from pathlib import Path
 from subcell_hf.errors import UnreachableError
 from subcell_hf.images.decoders.converted_zarr import read_series
 from subcell_hf.images.decoders.file_metadata import WellSample
+from subcell_hf.images.decoders.image import FieldError
 from subcell_hf.images.decoders.remote_paths import RemotePath
-from subcell_hf.images.decoders.zarr_stores import REMOTE_READS, is_zarr_folder, read_facts
+from subcell_hf.images.decoders.zarr_stores import REMOTE_READS, consolidated_names, is_zarr_folder, read_facts
 from subcell_hf.images.wells import standard_well
 
 _CONVERTED = "bioformats2raw.layout"
@@ -54,6 +55,7 @@ def list_zarr_images(path: Path, stem: str) -> list[ZarrImage]:
         At least one. What cannot be read is listed as an image, and reading it says why.
 
     Raises:
+        FieldError: If a store behind a URL does not list its images.
         UnreachableError: If a server does not answer.
     """
     outer, inside = _enclosing(path)
@@ -61,7 +63,7 @@ def list_zarr_images(path: Path, stem: str) -> list[ZarrImage]:
         stem = _ZARR_SUFFIX.sub("", outer.name)
     try:
         images = list(_images_inside(path)) or [((), "")]
-    except UnreachableError:
+    except (FieldError, UnreachableError):
         raise
     except Exception:  # `read_ome_zarr` reports it when the image's turn comes
         images = [((), "")]
@@ -113,11 +115,16 @@ def _images_inside(path: Path) -> Iterator[tuple[_Parts, str]]:
     elif _CONVERTED in facts:
         yield from (((name,), "") for name in _series_of_converted(path))
     elif _SPATIALDATA in facts:
-        elements = (path / _SPATIALDATA_IMAGES).iterdir()
-        names = sorted(element.name for element in elements if is_zarr_folder(element))
-        yield from (((_SPATIALDATA_IMAGES, name), "") for name in names)
+        yield from (((_SPATIALDATA_IMAGES, name), "") for name in _images_of_store(path))
     else:
         yield (), ""
+
+
+def _images_of_store(path: Path) -> Sequence[str]:
+    if isinstance(path, RemotePath):
+        return consolidated_names(path, _SPATIALDATA_IMAGES)
+    elements = (path / _SPATIALDATA_IMAGES).iterdir()
+    return sorted(element.name for element in elements if is_zarr_folder(element))
 
 
 def _map(wells: Sequence[Path]) -> list[list[tuple[_Parts, str]]]:

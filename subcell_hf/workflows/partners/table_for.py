@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from subcell_hf.cells.partners.h5sc import H5SC_SUFFIX
 from subcell_hf.errors import InputError, counted
 from subcell_hf.tables.cell_pictures import PICTURES_FILE, iterate_pictures
 from subcell_hf.tables.files import EmbeddingTable, iterate_table, read_table, write_h5ad
 from subcell_hf.tables.partners.cellmaps import write_cellmaps
+from subcell_hf.tables.partners.h5sc import write_h5sc
 from subcell_hf.tables.partners.places import rows_by_field
 from subcell_hf.tables.partners.profiles import write_profiles
 from subcell_hf.tables.partners.qupath import write_qupath
@@ -41,7 +43,7 @@ def write_table_for(table: str | Path, to: str, output: str | Path) -> TableFor:
     Args:
         table: Embedding table, or output folder of `subcell embed`.
         to: `"anndata"` (`.h5ad`), `"profiles"` (`.csv` or `.parquet`), or the name of a folder: `"cellmaps"`,
-            `"datasets"`, `"lance"`; `"spatialdata"` and `"qupath"` also read the images of the run again.
+            `"datasets"`, `"lance"`; `"spatialdata"`, `"qupath"` and `"h5sc"` also read the images of the run again.
         output: New file or folder; a file of that name is replaced.
 
     Returns:
@@ -112,6 +114,12 @@ def _qupath(table: Path, output: Path) -> TableFor:
     return _with_fields(table, output, write_qupath)
 
 
+def _h5sc(table: Path, output: Path) -> TableFor:
+    if output.suffix != H5SC_SUFFIX:
+        raise InputError(f"Cannot write {output}: expected a file ending in {H5SC_SUFFIX}.")
+    return _with_fields(table, output, write_h5sc)
+
+
 def _spatialdata(table: Path, output: Path) -> TableFor:
     from subcell_hf.tables.partners.spatialdata_store import write_spatialdata
 
@@ -124,6 +132,7 @@ FORMATS: Mapping[str, Callable[[Path, Path], TableFor]] = {
     "anndata": _anndata,
     "cellmaps": _cellmaps,
     "datasets": _datasets,
+    "h5sc": _h5sc,
     "lance": _lance,
     "profiles": _profiles,
     "qupath": _qupath,

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from subcell_hf.errors import UnreachableError
 from subcell_hf.images.decoders.remote_paths import RemotePath, path_of
 from subcell_hf.images.fields_of_view import FieldError, ReadingOptions, list_fields
 from subcell_hf.storage.downloads import persistence
 from tests.images.layouts.test_ome_zarr import _write_labels
+from tests.images.layouts.test_spatialdata import MASK, _store, _tile
 from tests.images.written_fields import COLOURS, label_mask
 from tests.outside.written_zarr import stack, write_plate
 
@@ -53,6 +55,24 @@ def test_a_plate_behind_http(tmp_path: Path, served: str, version: int) -> None:
     (alone,) = list_fields(Path(f"{served}/a plate.zarr/B/2/0"), ReadingOptions(channels=(COLOURS[1],))).fields
     assert alone.name == "a plate_B02_0"
     np.testing.assert_array_equal(alone.read().pixels, stack(1)[1:2])
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_spatialdata_store_behind_http(tmp_path: Path, served: str, version: int) -> None:
+    images = {"a": _tile(0, "micrometer"), "b": _tile(1, "micrometer")}
+    pixels = _store(tmp_path / "s.zarr", images, {"of b": images["b"]}, version)
+    with pytest.raises(FieldError, match=r"does not list its images.*or give the URL of one image"):
+        list_fields(f"{served}/s.zarr")
+    (alone,) = list_fields(f"{served}/s.zarr/images/b").fields
+    zarr.consolidate_metadata(tmp_path / "s.zarr")
+    first, second = list_fields(f"{served}/s.zarr").fields
+    assert (first.name, second.name, alone.name) == ("s_a", "s_b", "s_b")
+    assert first.read().label_mask is None
+    for item in (second, alone):
+        field = item.read()
+        assert field.pixel_size_um == pytest.approx(0.1)
+        np.testing.assert_array_equal(field.pixels, pixels["b"])
+        np.testing.assert_array_equal(field.label_mask, MASK)
 
 
 def test_what_a_server_lacks_is_said(tmp_path: Path, served: str) -> None:

@@ -1,0 +1,1 @@
+"""Images inside of other files, archives and datasets, as folders of files."""
