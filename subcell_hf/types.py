@@ -24,8 +24,8 @@ class FieldOfView:
         metadata: Everything known of the field: `antibody`, `gene`, `locations` (joined by `;`), `cell_line`, `plate`,
             `well`, `sample` and whatever columns the user added.
         pixel_size_from: Where `pixel_size_um` comes from: `"option"`, `"metadata"`, `"file"`, `"HPA name"`,
-            `"published"` for published cells, or `"model"` for single cells that are taken to be at the model's scale;
-            empty where nobody said.
+            `"published"` for published cells, `"layer"` for layers of napari, or `"model"` for single cells that are
+            taken to be at the model's scale; empty where nobody said.
     """
 
     name: str

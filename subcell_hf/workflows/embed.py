@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from subcell_hf.errors import InputError, counted
+from subcell_hf.images.decoders.file_metadata import MAX_PIXEL_SIZE_UM, MIN_PIXEL_SIZE_UM, is_sane_pixel_size
+from subcell_hf.images.field_source import channel_order
 from subcell_hf.images.unused import unused_of
 from subcell_hf.inference.encoders.finding import Model, declare_channels, find_encoders
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.engine.embedding import EmbedReport, embed_cells
+from subcell_hf.inference.models.variants import choose_variant
 from subcell_hf.inference.sources.blocks import CellSource
 from subcell_hf.inference.sources.cell_sources import ArrayCells
+from subcell_hf.inference.sources.field_cells import FieldCells
+from subcell_hf.inference.sources.field_reading import with_planes
 from subcell_hf.inference.sources.recognition import input_channels, open_source
 from subcell_hf.inference.sources.shard_cells import ShardCells
 from subcell_hf.inference.sources.source_options import SourceOptions
@@ -28,7 +33,7 @@ from subcell_hf.storage.parquet_files import open_parquet
 from subcell_hf.storage.typed_json import settings_to_json
 from subcell_hf.tables.files import EMBEDDINGS_FILE, EmbeddingTable, read_table
 from subcell_hf.tables.run_record import read_run
-from subcell_hf.types import FieldCrops
+from subcell_hf.types import FieldCrops, FieldOfView
 from subcell_hf.workflows.embed_input import EmbedInput
 from subcell_hf.workflows.notes import (
     note_doubtful_channels,
@@ -64,6 +69,7 @@ def embed(
     options: SourceOptions | None = None,
     report: bool = False,
     portable: bool = False,
+    watch: Callable[[int], object] | None = None,
     **settings: Any,
 ) -> EmbeddingTable:
     """Embed cells, and predict the locations of their protein if the model has a classifier.
@@ -78,7 +84,7 @@ def embed(
 
     Args:
         images: A path: whatever `subcell embed` takes. Or crops in memory: `[cells, channels, height, width]`, or a
-            list of `[channels, height, width]`, numpy or torch.
+            list of `[channels, height, width]`, numpy or torch. Or a `FieldOfView` with a label mask, which is cropped.
         model: Name of a published model, such as `"mae-rybg"`, which is fetched; folder; Hub id; another encoder, such
             as `"features"` or `"my_encoder.py:build"`; or `"auto"` with `models`.
         models: With `"auto"`: folder of models, or their owner on the Hub.
@@ -90,9 +96,11 @@ def embed(
         protein_channels: Planes that take the protein's place in turn.
         mask_cells: Whether the surroundings of a cell are masked; default: as configured in the model.
         output: Folder of the run, as `subcell embed` writes it; default: none is kept.
-        options: For a path: how images are read, segmented and cropped.
+        options: For a path: how images are read, segmented and cropped. For a `FieldOfView`: `filters` and `crop_px`.
         report: Whether to write `report.html` into `output`.
         portable: Whether to write SubCellPortable's files of every cell into `output/portable`.
+        watch: Called after each batch with the number of cells embedded so far. What it raises stops the run; with the
+            same `output`, a later call resumes it.
         **settings: Fields of `EmbedSettings`: `device`, `precision`, `batch_size`, `workers`, `engine`, ….
 
     Returns:
@@ -114,7 +122,9 @@ def embed(
             given = EmbedInput(
                 str(images), str(model), models, revision, proteins, mask_cells, options, working_folder=str(Path.cwd())
             )
-            done = embed_to_folder(given, folder, chosen, processes=Processes(), report=report, portable=portable)
+            done = embed_to_folder(
+                given, folder, chosen, processes=Processes(), report=report, portable=portable, watch=watch
+            )
         else:
             hide_weight_bars()
             found = find_encoders(
@@ -125,16 +135,14 @@ def embed(
                 crop_px=options.crop_px,
                 mask_cells=mask_cells,
             )
-            if channels is None and not found[0].variant.channels:
-                raise InputError(f"{found[0].name} takes any channels. Name the planes of the arrays by channels=[…].")
-            found = _for_given_crops(declare_channels(found, lambda: channels or ()))
-            variants = tuple(item.variant for item in found)
-            names = tuple(channels) if channels is not None else variants[0].planes
-            for variant in variants:
-                variant.refuse_unknown(names)
-            crops = _blocks(images, names, pixel_size_um or variants[0].pixel_size_um, cell_masks)
-            cells = ArrayCells(crops, variants, has_masks=cell_masks is not None)
-            done = _run(cells, found, folder, chosen, Processes(), {}, report=report, portable=portable)
+            cells: CellSource
+            if isinstance(images, FieldOfView):
+                if channels is not None or pixel_size_um is not None or cell_masks is not None:
+                    raise InputError("A FieldOfView has channels, pixel_size_um and label_mask. Set them there.")
+                cells, found = _cells_of_field(images, found, options)
+            else:
+                cells, found = _cells_of_arrays(images, found, channels, pixel_size_um, cell_masks)
+            done = _run(cells, found, folder, chosen, Processes(), {}, report=report, portable=portable, watch=watch)
         table = read_table(folder)
     if done.skipped:
         skipped = counted(len(done.skipped), "input was", "inputs were")
@@ -151,6 +159,7 @@ def embed_to_folder(
     processes: Processes | None = None,
     report: bool = True,
     portable: bool = False,
+    watch: Callable[[int], object] | None = None,
 ) -> EmbedReport:
     """Embed cells into a folder, on one process or as one of many; resumes an earlier run of the same input.
 
@@ -163,6 +172,7 @@ def embed_to_folder(
         processes: Which of how many processes this is; None: as the launcher says.
         report: Whether to write `report.html`.
         portable: Whether to write SubCellPortable's files of every cell into `output/portable`.
+        watch: Called after each batch with the number of cells embedded so far; what it raises stops the run.
 
     Returns:
         Numbers of cells and parts, and what was skipped. `complete` is False where other processes are left to finish;
@@ -189,7 +199,7 @@ def embed_to_folder(
         if isinstance(cells, ShardCells):
             note_renamed(cells.renamed(), "The shards define splits; the metadata column with that name is stored as")
     record = {"input": settings_to_json(given)}
-    return _run(cells, found, output, settings, processes, record, report=report, portable=portable)
+    return _run(cells, found, output, settings, processes, record, report=report, portable=portable, watch=watch)
 
 
 def find_models_of(given: EmbedInput) -> tuple[Model, ...]:
@@ -221,10 +231,11 @@ def _run(
     *,
     report: bool,
     portable: bool,
+    watch: Callable[[int], object] | None = None,
 ) -> EmbedReport:
     """Embed, log the outcome, and write the files that are made from complete tables."""
     settings = replace(settings, attention_maps=settings.attention_maps or portable)
-    done = embed_cells(cells, models, output, settings, processes=processes, record=record)
+    done = embed_cells(cells, models, output, settings, processes=processes, record=record, watch=watch)
     if not done.complete:
         _logger.warning(
             "%s is not complete: process %d of %d has finished its share, and %d of %d parts are left to the other "
@@ -290,6 +301,47 @@ def _note_locations(folder: Path) -> None:
     most = ", ".join(f"{name} ({count})" for name, count in named[:_SHOWN_LOCATIONS])
     others = f" and {len(named) - _SHOWN_LOCATIONS} more" if len(named) > _SHOWN_LOCATIONS else ""
     _logger.info("Predicted locations, in cells: %s%s.", most, others)
+
+
+def _cells_of_field(
+    image: FieldOfView, found: Sequence[Model], options: SourceOptions
+) -> tuple[FieldCells, tuple[Model, ...]]:
+    """The cells of a field of view in memory, and the models."""
+    if replace(options, filters=SourceOptions().filters, crop_px=None) != SourceOptions():
+        raise InputError("Of options, only filters and crop_px apply to a FieldOfView. Leave the others out.")
+    shape = None if image.label_mask is None else image.label_mask.shape
+    if shape is not None and shape != image.pixels.shape[1:]:
+        raise InputError(
+            f"Field {image.name!r} has a label mask of shape {shape}, expected {image.pixels.shape[1:]} as its pixels. "
+            "Give the mask of this image."
+        )
+    if not is_sane_pixel_size(image.pixel_size_um):
+        raise InputError(
+            f"Field {image.name!r} has a pixel size of {image.pixel_size_um} um, expected {MIN_PIXEL_SIZE_UM} to "
+            f"{MAX_PIXEL_SIZE_UM}. Give the edge of a pixel in micrometres."
+        )
+    models = declare_channels(found, lambda: sorted(image.channels, key=channel_order))
+    variant = choose_variant([model.variant for model in models], image.channels)
+    return FieldCells(with_planes(image, variant.planes), variant, options.filters), models
+
+
+def _cells_of_arrays(
+    images: Any,
+    found: Sequence[Model],
+    channels: Sequence[str] | None,
+    pixel_size_um: float | None,
+    cell_masks: Any,
+) -> tuple[ArrayCells, tuple[Model, ...]]:
+    """Crops in memory, and the models as they treat them."""
+    if channels is None and not found[0].variant.channels:
+        raise InputError(f"{found[0].name} takes any channels. Name the planes of the arrays by channels=[…].")
+    models = _for_given_crops(declare_channels(found, lambda: channels or ()))
+    variants = tuple(item.variant for item in models)
+    names = tuple(channels) if channels is not None else variants[0].planes
+    for variant in variants:
+        variant.refuse_unknown(names)
+    crops = _blocks(images, names, pixel_size_um or variants[0].pixel_size_um, cell_masks)
+    return ArrayCells(crops, variants, has_masks=cell_masks is not None), models
 
 
 def _for_given_crops(models: Sequence[Model]) -> tuple[Model, ...]:

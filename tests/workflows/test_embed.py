@@ -2,9 +2,12 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -12,10 +15,13 @@ import subcell_hf
 from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
+from subcell_hf.images.fields_of_view import iterate_fields
 from subcell_hf.images.reading_options import ReadingOptions
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.parallel.processes import Processes
+from subcell_hf.tables.files import read_table
+from subcell_hf.types import FieldOfView
 from subcell_hf.workflows.embed import embed_to_folder
 from subcell_hf.workflows.embed_input import EmbedInput
 from tests.inference.embedding_runs import random_crops, save_tiny_model, write_fields
@@ -81,6 +87,68 @@ def test_a_report_is_drawn_where_it_is_wanted(home: Path, tmp_path: Path) -> Non
     subcell_hf.embed(random_crops(2), home / "model", output=tmp_path / "out", report=True, progress=False)
     assert (tmp_path / "out" / "report.html").is_file()
     assert "input" not in record(tmp_path / "out")  # arrays have no path that a later run could read
+
+
+def field_in_memory(home: Path) -> FieldOfView:
+    """The first field with its mask, and a plane that the model does not take."""
+    reading = ReadingOptions(channels=("red", "yellow", "blue", "green"))
+    field = next(iterate_fields(home / "images", reading))
+    planes = np.concatenate([field.pixels[:1] // 2, field.pixels])
+    return replace(field, pixels=planes, channels=("other", *field.channels))
+
+
+def test_a_field_in_memory_gives_the_same_cells_as_its_files(home: Path, tmp_path: Path) -> None:
+    field = field_in_memory(home)
+    made = subcell_hf.embed(field, home / "model", output=tmp_path / "field", precision="fp32", progress=False)
+    embed_to_folder(given(home), tmp_path / "files", SETTINGS, processes=Processes(), report=False)
+    table = read_table(tmp_path / "files")
+    expected = table.select((table.cells["field_of_view"] == field.name).to_numpy())
+    pd.testing.assert_frame_equal(made.cells, expected.cells)
+    np.testing.assert_array_equal(made.embeddings, expected.embeddings)
+    filtered = SourceOptions(filters=CropSettings(exclude_border=True))
+    kept = subcell_hf.embed(field, home / "model", options=filtered, precision="fp32", progress=False)
+    assert kept.cells["label"].tolist() == [3]
+
+
+def test_a_field_in_memory_that_does_not_fit_is_refused(home: Path) -> None:
+    field = field_in_memory(home)
+    model, mask = home / "model", np.asarray(field.label_mask)
+    with pytest.raises(InputError, match=r"label mask of shape \(64, 71\), expected \(64, 72\)"):
+        subcell_hf.embed(replace(field, label_mask=mask[:, 1:]), model)
+    with pytest.raises(InputError, match="has neither label mask nor boxes"):
+        subcell_hf.embed(replace(field, label_mask=None), model)
+    with pytest.raises(InputError, match="an empty label mask, expected at least one cell"):
+        subcell_hf.embed(replace(field, label_mask=mask * 0), model)
+    with pytest.raises(InputError, match=r"pixel size of 80\.0 um, expected 0\.01 to"):
+        subcell_hf.embed(replace(field, pixel_size_um=80.0), model)
+    with pytest.raises(InputError, match="channel red, yellow, blue, green is missing: found other"):
+        subcell_hf.embed(replace(field, pixels=field.pixels[:1], channels=("other",)), model)
+    with pytest.raises(InputError, match="Set them there"):
+        subcell_hf.embed(field, model, pixel_size_um=0.1)
+    with pytest.raises(InputError, match="only filters and crop_px apply"):
+        subcell_hf.embed(field, model, options=SourceOptions(split="test"))
+
+
+def test_a_run_that_is_stopped_by_its_watcher_is_resumed(home: Path, tmp_path: Path) -> None:
+    """Every part that was complete is kept, and no thread keeps the folder."""
+    field = field_in_memory(home)
+    rows, columns = np.divmod(np.arange(64 * 72), 72)
+    tiles = (rows // 8 * 9 + columns // 8 + 1).reshape(64, 72)
+    field, seen = replace(field, label_mask=tiles), list[int]()
+
+    def stop_after_the_first_part(done: int) -> None:
+        seen.append(done)
+        if done > 64:
+            raise KeyboardInterrupt
+
+    options = {"output": tmp_path / "run", "precision": "fp32", "progress": False, "batch_size": 8, "pictures": 0}
+    with pytest.raises(KeyboardInterrupt):
+        subcell_hf.embed(field, home / "model", watch=stop_after_the_first_part, **options)
+    assert seen == [8, 16, 24, 32, 40, 48, 56, 64, 72]
+    counted: list[int] = []
+    table = subcell_hf.embed(field, home / "model", watch=counted.append, **options)
+    assert table.cells["label"].tolist() == list(range(1, 73))
+    assert counted == [8]
 
 
 def test_two_processes_share_a_folder(home: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -97,6 +97,7 @@ def embed_cells(
     *,
     processes: Processes | None = None,
     record: Mapping[str, Any] | None = None,
+    watch: Callable[[int], object] | None = None,
 ) -> EmbedReport:
     """Embed all cells of a source; resumes an earlier run of the same inputs.
 
@@ -108,6 +109,7 @@ def embed_cells(
         processes: Which of how many processes this is; None: as the launcher says.
         record: More JSON values for `run.json`, by name. Of a value `input`, see `workflows.embed_input`, what differs
             is named where the folder holds a run of something else.
+        watch: Called after each batch with the number of cells embedded so far; what it raises stops the run.
 
     Returns:
         What came of it.
@@ -132,6 +134,7 @@ def embed_cells(
         # Who comes first decides on the precision; processes of one launch may differ in what they measure.
         with claim_planning(output, processes):
             run = prepare()
+        run.watch = watch
         return finished_report(run) if run.folder.is_joined() else _embed(run)
 
 
@@ -294,6 +297,8 @@ def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
             pace.cells += len(item.places)
             bar.set_postfix_str(f"{pace.cells / (time.perf_counter() - began):.1f} cells/s", refresh=False)
             bar.update(0)
+            if run.watch is not None:
+                run.watch(pace.cells)
     run.batch_size = embedder.batch_size
     pace.stop()
     _note_pace(run, pace)

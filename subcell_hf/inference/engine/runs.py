@@ -1,6 +1,6 @@
 """What the steps of an embedding run share: its settings, its plan, its folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,7 @@ class EmbedRun:
     batch_size: int | None = None
     openvino: str | None = None
     way: str | None = None
+    watch: Callable[[int], object] | None = None
 
     @property
     def own_parts(self) -> list[int]:

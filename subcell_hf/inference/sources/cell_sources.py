@@ -107,7 +107,7 @@ class ImageCells:
 
     def fingerprint(self, variants: Sequence[Variant] | None = None) -> str:
         """Changes with the settings and with name, size or time of any image."""
-        return _checksum(
+        return checksum_of(
             [_files(self._found.values()), self.reading.facts(), asdict(self.filters)]
             + [describe_segmentation(self.segmentation)]
             + [asdict(variant) for variant in variants or self.variants]
@@ -188,7 +188,7 @@ class SingleCellImages:
     def fingerprint(self, variants: Sequence[Variant] | None = None) -> str:
         """Changes with the settings and with name, size or time of any image."""
         facts = [_files(self._found.values()), self.reading.facts()]
-        return _checksum(facts + [asdict(variant) for variant in variants or self.variants])
+        return checksum_of(facts + [asdict(variant) for variant in variants or self.variants])
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class CropFolderCells:
 
     def fingerprint(self, variants: Sequence[Variant] | None = None) -> str:
         """Checksum of the table of crops and of the models."""
-        return _checksum([self._crops.fingerprint(), *(asdict(variant) for variant in variants or self.variants)])
+        return checksum_of([self._crops.fingerprint(), *(asdict(variant) for variant in variants or self.variants)])
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class ArrayCells:
     def fingerprint(self, variants: Sequence[Variant] | None = None) -> str:
         """Checksum of the pixels, and of the models."""
         content = [hashlib.sha256(np.ascontiguousarray(crops.pixels).tobytes()).hexdigest() for crops in self.crops]
-        return _checksum([content, *(asdict(variant) for variant in variants or self.variants)])
+        return checksum_of([content, *(asdict(variant) for variant in variants or self.variants)])
 
 
 def _skip(name: str, reason: str) -> CellBlock:
@@ -306,5 +306,10 @@ def _files(found: Any) -> list[Any]:
     ]
 
 
-def _checksum(facts: Any) -> str:
+def checksum_of(facts: Any) -> str:
+    """Checksum of facts as JSON has them; what JSON does not have counts by its text.
+
+    Args:
+        facts: Nested lists and mappings.
+    """
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
