@@ -67,8 +67,7 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
         seed: Same seed and library versions, same map.
     """
     cells = len(embeddings)
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    directions = (embeddings / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
+    directions = _directions(embeddings)
     components = _principal_components(directions, seed)
     if cells < FEWEST_FOR_UMAP:
         method = f"PCA, since {cells} cells are too few for UMAP ({FEWEST_FOR_UMAP} are needed)"
@@ -85,6 +84,24 @@ def project_cells(embeddings: npt.NDArray[np.float32], seed: int) -> CellMap:
     return CellMap(
         _fit_square(positions), f"UMAP of the cosine between embeddings, {neighbours} neighbours, seed {seed}"
     )
+
+
+def direction_components(embeddings: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
+    """Up to 50 principal components of embeddings of length 1, whose distances order cells as the cosine does.
+
+    Args:
+        embeddings: `[cells, width]`, at least one cell.
+        seed: Of the decomposition.
+
+    Returns:
+        `[cells, components]`.
+    """
+    return _principal_components(_directions(embeddings), seed)
+
+
+def _directions(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return (embeddings / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
 
 
 def _lay_out(components: npt.NDArray[np.float32], neighbours: int, seed: int) -> npt.NDArray[np.float32]:

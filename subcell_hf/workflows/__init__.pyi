@@ -3,11 +3,14 @@ from .annotation.annotate import AnnotationInput as AnnotationInput
 from .annotation.annotate import AnnotationPage as AnnotationPage
 from .annotation.annotate import export_annotation as export_annotation
 from .annotation.annotate import open_annotation as open_annotation
+from .annotation.annotate import open_annotation_session as open_annotation_session
 from .annotation.annotate import serve_annotation as serve_annotation
 from .annotation.annotation_model import score_table as score_table
 from .answers.calibrate import CalibratedClassifier as CalibratedClassifier
 from .answers.calibrate import CalibrationSettings as CalibrationSettings
 from .answers.calibrate import calibrate as calibrate
+from .answers.cell_map import MappedCells as MappedCells
+from .answers.cell_map import map_cells as map_cells
 from .answers.search import SearchResult as SearchResult
 from .answers.search import build_search_index as build_search_index
 from .answers.search import search as search

@@ -145,7 +145,7 @@ def open_annotation(
     """
     page, table = page or AnnotationPage(), Path(table)
     pictures = read_picture_bytes(table)
-    session = _open_session(table, given, settings, pictures)
+    session = open_annotation_session(table, given, settings, shown=pictures)
     content = make_page(session, pictures, table.resolve().name)
     for name in session.other_encoders():
         _logger.warning("Some labels in %s were given on embeddings of %s. They count as well.", given.labels, name)
@@ -173,18 +173,33 @@ def export_annotation(
         InputError: If there are no labels, or a file is damaged.
     """
     table = Path(table)
-    session = _open_session(table, given, settings, None)
+    session = open_annotation_session(table, given, settings)
     if not session.records():
         raise InputError(f"{given.labels} contains no labels. Label cells with `subcell annotate` first.")
     return _export(session, table, given)
 
 
-def _open_session(
-    table: Path,
+def open_annotation_session(
+    table: Path | str,
     given: AnnotationInput,
-    settings: AnnotationSettings | None,
-    shown: Iterable[str] | None,
+    settings: AnnotationSettings | None = None,
+    *,
+    shown: Iterable[str] | None = None,
 ) -> AnnotationSession:
+    """Open a table and its labels without a page, for a program that shows cells in a custom way.
+
+    Args:
+        table: Embedding table, or output folder of `subcell embed`.
+        given: Labels and annotator.
+        settings: How labels are used.
+        shown: Ids of the cells that can be proposed; None: all.
+
+    Returns:
+        The session, which takes labels, trains the classifier and proposes cells.
+
+    Raises:
+        InputError: If the user has no name, or the table or a file of labels is damaged.
+    """
     try:
         annotator = (given.annotator or getpass.getuser()).strip()
     except (KeyError, OSError) as error:  # a container's user may have no name
