@@ -1,7 +1,7 @@
 """Whether calibrated sets of locations keep their recall on antibodies that nothing has seen.
 
     PYTHONPATH=. python benchmarks/calibration.py TABLE [--recall 0.9] [--splits 100] [--train OTHER]
-        [--shards SHARDS --model MODEL]
+    PYTHONPATH=. python benchmarks/calibration.py --shards SHARDS --model MODEL
 
 TABLE is any embedding table with `antibody` and `locations`, such as `embeddings/baselines/features.parquet` of `make
 quickstart`: classical features of simulated cells. A logistic regression per location learns from a third of the
@@ -11,9 +11,9 @@ is a threshold of 0.5, which is not calibrated.
 With `--train OTHER` the regression learns from the splits `train` and `validation` of another table of the same model,
 and all antibodies of TABLE are divided.
 
-With `--shards SHARDS --model MODEL` TABLE is one that the model made of the shards, with their splits, and novelty is
-calibrated thirty times on a random half of the antibodies outside the training split. The others are embedded as they
-are, blurred, enlarged, reduced and with noise.
+With `--shards SHARDS --model MODEL` novelty is calibrated thirty times on a random half of the antibodies outside the
+training split of the shards. The others are embedded as they are, blurred, with noise, enlarged, reduced, and with
+other intensities.
 """
 
 import argparse
@@ -22,19 +22,21 @@ import platform
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.ndimage import gaussian_filter, zoom
 
 from benchmarks.embeddings import embed
+from subcell_hf.cells.quality import focus
 from subcell_hf.evaluation.localization.labels import class_scheme, location_targets
 from subcell_hf.evaluation.localization.location_sets import choose_location_sets, measure_cells
-from subcell_hf.evaluation.localization.novelty import calibrate_novelty
+from subcell_hf.evaluation.localization.novelty import calibrate_fields, calibrate_novelty
 from subcell_hf.evaluation.localization.probes import LinearProbe
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.locations_subcell import novelty_p_values
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.report.novelty import summarize_novelty
 from subcell_hf.shards.reader import ShardReader
-from subcell_hf.tables.files import EmbeddingTable, read_table
+from subcell_hf.tables.files import read_table
 
 CALIBRATIONS = 30
 
@@ -42,17 +44,17 @@ CALIBRATIONS = 30
 def main() -> None:
     """Train once, calibrate on every split, and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path)
+    parser.add_argument("table", type=Path, nargs="?")
     parser.add_argument("--recall", type=float, default=0.9)
     parser.add_argument("--splits", type=int, default=100)
     parser.add_argument("--train", type=Path)
     parser.add_argument("--shards", type=Path)
     parser.add_argument("--model", type=Path)
     given = parser.parse_args()
-    table = read_table(given.table)
     if given.shards is not None:
-        print(json.dumps({"name": "novelty", "figures": measure_shifts(table, given.shards, given.model)}))
+        print(json.dumps({"name": "novelty", "figures": measure_shifts(given.shards, given.model)}))
         return
+    table = read_table(given.table)
     scheme = class_scheme("31")
     targets = location_targets(table.cells["locations"].tolist(), scheme)
     labelled = targets.any(axis=1)
@@ -118,14 +120,18 @@ def main() -> None:
 def shifted_crops(pixels: np.ndarray, masks: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Name → crops `[cells, channels, height, width]` uint8 and masks, as another microscope might show them."""
     values = pixels.astype(np.float32)
-    noise = np.random.default_rng(0).normal(0, 12, values.shape)
+    noise = np.random.default_rng(0).normal(0, 1, values.shape)
     crops = {"none": (pixels, masks)}
-    for sigma in (0.6, 1.0):
-        crops[f"blurred by {sigma} px"] = (np.round(gaussian_filter(values, (0, 0, sigma, sigma))), masks)
-    for factor in (1.3, 0.75):
+    for sigma in (0.6, 1.0, 2.0):
+        crops[f"blurred by {sigma} px"] = (gaussian_filter(values, (0, 0, sigma, sigma)), masks)
+    for level in (6, 12):
+        crops[f"noise of {level} of 255"] = (values + level * noise, masks)
+    for factor in (1.25, 0.8):
         crops[f"scaled by {factor}"] = (rescaled(pixels, factor, 1), rescaled(masks, factor, 0))
-    crops["noise"] = (np.clip(values + noise, 0, 255), masks)
-    return {name: (shown.astype(np.uint8), outlines) for name, (shown, outlines) in crops.items()}
+    for gain in (0.5, 1.5):
+        crops[f"gain {gain}"] = (gain * values, masks)
+    crops["gamma 0.7"] = (255 * (values / 255) ** 0.7, masks)
+    return {name: (np.round(shown).clip(0, 255).astype(np.uint8), inside) for name, (shown, inside) in crops.items()}
 
 
 def rescaled(values: np.ndarray, factor: float, order: int) -> np.ndarray:
@@ -139,27 +145,39 @@ def rescaled(values: np.ndarray, factor: float, order: int) -> np.ndarray:
     return np.pad(scaled, [*[(0, 0)] * (values.ndim - 2), (before, after), (before, after)])
 
 
-def measure_shifts(table: EmbeddingTable, shards: Path, model_folder: Path) -> dict[str, dict[str, float]]:
-    """Shift → mean share of cells with a p-value up to 0.05, and in how many of the calibrations it is flagged."""
+def measure_shifts(shards: Path, model_folder: Path) -> dict[str, dict[str, float]]:
+    """Shift → mean shares of cells and fields with a p-value up to 0.05; in how many calibrations a run is flagged."""
     reader = ShardReader(shards)
-    rows = np.concatenate([reader.split_rows(name) for name in ("validation", "test")])
     model = SubCellModel.from_pretrained(model_folder)
     scaling = SubCellImageProcessor.from_pretrained(model_folder).normalize
-    shifts = {name: embed(model, scaling, *crops) for name, crops in shifted_crops(*reader.read(rows)).items()}
-    cells, reference = table.select(rows).cells, table.embeddings[(table.cells["split"] == "train").to_numpy()]
-    antibodies = cells["antibody"].to_numpy(object)
+    table = pd.read_parquet(shards / "cells.parquet")
+
+    def described(rows: np.ndarray, crops: np.ndarray, masks: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
+        focused = [focus(*crop) for crop in zip(crops, masks, strict=True)]
+        columns = [f"qc_focus_{channel}" for channel in model.config.channels]
+        cells = table.iloc[rows][["field_of_view", "antibody"]].reset_index(drop=True)
+        return cells.join(pd.DataFrame(focused, columns=columns, dtype=np.float64)), embed(model, scaling, crops, masks)
+
+    rows = reader.split_rows("train")
+    trained, reference = described(rows, *reader.read(rows))
+    rows = np.concatenate([reader.split_rows(name) for name in ("validation", "test")])
+    shifts = {name: described(rows, *crops) for name, crops in shifted_crops(*reader.read(rows)).items()}
+    plain, embeddings = shifts["none"]
+    antibodies = plain["antibody"].to_numpy(object)
     names = np.unique(antibodies.astype(str))
-    figures = {name: {"share": 0.0, "unlike_fields": 0.0, "flagged": 0} for name in shifts}
+    figures = {name: {"cells": 0.0, "fields": 0.0, "flagged": 0} for name in shifts}
     for seed in range(CALIBRATIONS):
         mine = np.isin(antibodies.astype(str), np.random.default_rng(seed).permutation(names)[: len(names) // 2])
-        novelty = calibrate_novelty(reference, shifts["none"][mine], antibodies[mine])
-        for name, embeddings in shifts.items():
-            shown = cells[~mine].reset_index(drop=True)
-            shown = shown.assign(novelty_p_value=novelty_p_values(embeddings[~mine], novelty))
-            found = summarize_novelty(shown, novelty["antibodies"])
+        novelty = calibrate_novelty(reference, embeddings[mine], antibodies[mine])
+        known = trained.assign(novelty_p_value=novelty_p_values(reference, novelty))
+        others = plain[mine].assign(novelty_p_value=novelty_p_values(embeddings[mine], novelty))
+        novelty["fields"] = calibrate_fields(known, others)
+        for name, (cells, embedded) in shifts.items():
+            shown = cells[~mine].assign(novelty_p_value=novelty_p_values(embedded[~mine], novelty))
+            found = summarize_novelty(shown, novelty)
             assert found is not None
-            figures[name]["share"] += found.share / CALIBRATIONS
-            figures[name]["unlike_fields"] += found.unlike_fields / found.fields / CALIBRATIONS
+            figures[name]["cells"] += found.share / CALIBRATIONS
+            figures[name]["fields"] += found.unlike_fields / found.fields / CALIBRATIONS
             figures[name]["flagged"] += found.differs
     return {name: {key: round(value, 4) for key, value in own.items()} for name, own in figures.items()}
 

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 import tifffile
 
 from subcell_hf.cells.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM
+from subcell_hf.cells.quality import FOCUS_OF
 from subcell_hf.errors import InputError
 from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.storage.atomic import remove_leftovers, write_atomically
@@ -68,7 +69,7 @@ _OWN_COLUMNS = {
     "file": pa.string(),
     "index": pa.int32(),
 }
-"""Columns that every table of crops has; all others are metadata, and texts."""
+"""Columns that every table of crops has; all others are metadata, and texts, except the focus of each channel."""
 
 
 def field_file(name: str) -> str:
@@ -150,7 +151,8 @@ def write_crop_table(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         path: The file.
         records: One per cell.
     """
-    metadata = {name: pa.string() for record in records for name in record if name not in _OWN_COLUMNS}
+    others = dict.fromkeys(name for record in records for name in record if name not in _OWN_COLUMNS)
+    metadata = {name: pa.float64() if name.startswith(FOCUS_OF) else pa.string() for name in others}
     schema = pa.schema({**_OWN_COLUMNS, **dict(sorted(metadata.items()))})
     with write_atomically(path) as file:
         table = pa.Table.from_pylist([dict(record) for record in records], schema)

@@ -9,6 +9,9 @@ import pyarrow as pa
 DOUBTFUL_CHANNELS = "qc_doubtful_channels"
 """Column of what `doubtful_channels` says of a cell's field."""
 
+FOCUS_OF = "qc_focus_"
+"""Begin of the columns of the focus of each channel, `qc_focus_red` and so on."""
+
 _CAMERA_MAXIMA = (4095, 16_383, 65_535)  # 12, 14 and 16 bit, all stored in 16
 
 
@@ -45,8 +48,8 @@ def saturated_fraction(pixels: npt.NDArray[Any], inside: npt.NDArray[np.bool_], 
     return float(saturated.max() / count)
 
 
-def focus(pixels: npt.NDArray[Any], inside: npt.NDArray[np.bool_]) -> float | None:
-    """Sharpness of a cell: energy of the Laplacian over variance of the intensities, the median channel.
+def focus(pixels: npt.NDArray[Any], inside: npt.NDArray[np.bool_]) -> tuple[float | None, ...]:
+    """Sharpness of a cell in each channel: energy of the Laplacian over variance of the intensities.
 
     The ratio does not depend on gain or offset. It falls with blur; it rises with noise, so compare only fields that
     were taken alike.
@@ -56,12 +59,12 @@ def focus(pixels: npt.NDArray[Any], inside: npt.NDArray[np.bool_]) -> float | No
         inside: `[height, width]`, True in the cell.
 
     Returns:
-        A number ≥ 0, or None where the cell is too small or no channel varies.
+        A number ≥ 0 for each channel; None where the cell is too small or the channel does not vary.
     """
     inner = inside[1:-1, 1:-1]
     count = int(np.count_nonzero(inner))
     if count == 0:
-        return None
+        return (None,) * len(pixels)
     # Relative to one pixel of the cell, which leaves both terms as they are and a constant channel at exactly 0.
     values = pixels.astype(np.float32)
     values -= values[:, 1:-1, 1:-1].reshape(len(values), -1)[:, [int(inner.argmax())]][:, :, None]
@@ -72,8 +75,7 @@ def focus(pixels: npt.NDArray[Any], inside: npt.NDArray[np.bool_]) -> float | No
         plane.reshape(len(values), -1) @ weights for plane in (np.square(laplacian), np.square(centre), centre)
     )
     variance = square - np.square(mean)
-    varying = variance > 0
-    return float(np.median(energy[varying] / variance[varying])) if varying.any() else None
+    return tuple(float(e / v) if v > 0 else None for e, v in zip(energy, variance, strict=True))
 
 
 def empty_channels(pixels: npt.NDArray[Any], inside: npt.NDArray[np.bool_], channels: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from scipy import ndimage
 from subcell_hf.cells.pixel_sizes import PIXEL_SIZE, PIXEL_SIZE_FROM
 from subcell_hf.cells.quality import (
     DOUBTFUL_CHANNELS,
+    FOCUS_OF,
     doubtful_channels,
     empty_channels,
     focus,
@@ -320,7 +321,13 @@ def _measure_crop(pixels: npt.NDArray[Any], mask: npt.NDArray[np.bool_], channel
     if len(rows):
         around = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         pixels, mask = pixels[:, *around], mask[around]
-    return {"qc_focus": focus(pixels, mask), "qc_empty_channels": empty_channels(pixels, mask, channels)}
+    found = focus(pixels, mask)
+    known = [value for value in found if value is not None]
+    return {
+        "qc_focus": float(np.median(known)) if known else None,
+        **{f"{FOCUS_OF}{channel}": value for channel, value in zip(channels, found, strict=True)},
+        "qc_empty_channels": empty_channels(pixels, mask, channels),
+    }
 
 
 def _filter_reason(record: Mapping[str, Any], settings: CropSettings) -> str | None:

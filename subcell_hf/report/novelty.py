@@ -1,20 +1,26 @@
-"""Whether the cells of a run are like those that its classifier was calibrated on."""
+"""Whether the cells and fields of a run are like those that its classifier was calibrated on.
 
-from dataclasses import asdict, dataclass
+A field of view is described by few numbers: the mean over its cells of the logarithm of the novelty p-value, and of the
+focus of each channel. Blur and noise change the focus of every cell of a field by little, and the embedding hardly.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from subcell_hf.cells.quality import FOCUS_OF
 from subcell_hf.errors import counted
 
 LEVEL = 0.05
-NOVELTY_COLUMNS = ("novelty_p_value", "antibody", "plate", "well")
-"""What `summarize_novelty` reads beside the field of view, where a table has it."""
+P_VALUE = "novelty_p_value"
 
 _HIGHEST = LEVEL + 1e-6  # p-values are rounded to float32
 _NORMAL_95 = 1.96
+_LEAST_FOCUS = 1e-6
 _UNITS = {"antibodies": ("antibody",), "wells": ("plate", "well"), "fields of view": ("field_of_view",)}
 
 
@@ -30,9 +36,11 @@ class RunNovelty:
         high: Upper end.
         units: Number of units.
         unit: What they are: antibodies where there are several, else wells, else fields of view.
-        unlike_fields: Fields whose cells' mean p-value, twice, is at most 0.05: a p-value however cells of a field
-            depend on each other (Vovk and Wang 2020, doi 10.1093/biomet/asaa027).
-        fields: Number of fields.
+        fields: Number of fields of view that were compared; 0 where the calibration has none, or other columns.
+        unlike_fields: How many of them have a p-value up to 0.05.
+        field_low: Lower end of the 95 % interval of their share, mean over units; None as above.
+        farthest: Column by which fields differ most, if the run differs; empty otherwise.
+        deviations: By how many standard deviations of fields they differ in it, on average.
     """
 
     share: float
@@ -40,22 +48,36 @@ class RunNovelty:
     high: float | None
     units: int
     unit: str
-    unlike_fields: int
-    fields: int
+    fields: int = 0
+    unlike_fields: int = 0
+    field_low: float | None = None
+    farthest: str = ""
+    deviations: float = 0.0
 
     @property
     def differs(self) -> bool:
-        """Whether more cells are unusual than chance explains."""
-        return self.low is not None and self.low > LEVEL
+        """Whether more cells or fields are unusual than chance explains."""
+        return any(low is not None and low > LEVEL for low in (self.low, self.field_low))
 
     def describe(self) -> str:
         """The result in sentences."""
         interval = "" if self.low is None else f"95 % interval {self.low:.1%} to {self.high:.1%}, "
-        fields = f"{self.unlike_fields} of {self.fields} fields look unlike the calibration cells."
-        advice = " Locations and their sets are less reliable here than in the calibration." if self.differs else ""
+        fields = farthest = advice = ""
+        if self.fields:
+            verb = "looks" if self.unlike_fields == 1 else "look"
+            fields = (
+                f" {self.unlike_fields} of {counted(self.fields, 'field')} {verb} unlike those of the calibration "
+                f"(at most {LEVEL:.0%} expected)."
+            )
+        if self.differs:
+            if self.farthest:
+                way = "higher" if self.deviations > 0 else "lower"
+                farthest = f" Farthest: {self.farthest}, {abs(self.deviations):.1f} standard deviations {way}."
+            advice = " Locations and their sets are less reliable here than in the calibration."
         return (
-            f"{self.share:.1%} of cells have a novelty_p_value up to {LEVEL} ({interval}mean of "
-            f"{counted(self.units, 'field of view', self.unit)}; at most {LEVEL:.0%} is expected). {fields}{advice}"
+            f"{self.share:.1%} of cells have a {P_VALUE} up to {LEVEL} ({interval}mean of "
+            f"{counted(self.units, 'field of view', self.unit)}; at most {LEVEL:.0%} is expected).{fields}{farthest}"
+            f"{advice}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -63,26 +85,106 @@ class RunNovelty:
         return {**asdict(self), "differs": self.differs}
 
 
-def summarize_novelty(cells: pd.DataFrame, antibodies: int | None) -> RunNovelty | None:
+def novelty_columns(novelty: Mapping[str, Any]) -> tuple[str, ...]:
+    """What `summarize_novelty` reads of a table, where the table has it."""
+    names = (name for columns in _UNITS.values() for name in columns)
+    return tuple(dict.fromkeys((P_VALUE, *names, *novelty.get("fields", {}).get("columns", ()))))
+
+
+def summarize_novelty(cells: pd.DataFrame, novelty: Mapping[str, Any] | None) -> RunNovelty | None:
     """Compare a run with the calibration of its classifier.
 
     Args:
-        cells: Columns `novelty_p_value`, `field_of_view`, and `antibody`, `plate` and `well` where known.
-        antibodies: Number of calibration antibodies.
+        cells: Columns `novelty_p_value`, `field_of_view`, and `antibody`, `plate`, `well` and the focus of channels
+            where known.
+        novelty: Of the classifier: number of `antibodies`, and `fields` where it has these; see `field_p_values`.
 
     Returns:
         The comparison; None where the classifier has no calibrated novelty.
     """
-    if "novelty_p_value" not in cells or not antibodies:
+    if P_VALUE not in cells or not novelty:
         return None
-    p_values = cells["novelty_p_value"].to_numpy(np.float64)
-    unit, shares = _mean_by_unit(cells, p_values <= _HIGHEST)
-    share, low, high = float(shares.mean()), None, None
-    if len(shares) > 1:
-        error = _NORMAL_95 * float(shares.std(ddof=1)) * float(np.sqrt(1 / len(shares) + 1 / antibodies))
-        low, high = max(share - error, 0.0), min(share + error, 1.0)
-    means = pd.Series(p_values).groupby(cells["field_of_view"].astype(str).to_numpy()).mean()
-    return RunNovelty(share, low, high, len(shares), unit, int((2 * means <= _HIGHEST).sum()), len(means))
+    unit, shares = _mean_by_unit(cells, cells[P_VALUE].to_numpy(np.float64) <= _HIGHEST)
+    share, low, high = _interval(shares, novelty["antibodies"])
+    found = RunNovelty(share, low, high, len(shares), unit)
+    calibrated = novelty.get("fields")
+    if not calibrated or not {*calibrated["columns"]} <= {*cells.columns}:
+        return found
+    values = field_values(cells, calibrated["columns"])
+    if not len(values):
+        return found
+    unlike = field_p_values(values, calibrated) <= _HIGHEST
+    names = [name for name in cells.columns if name in ("antibody", "plate", "well")]
+    fields = cells[["field_of_view", *names]].astype({"field_of_view": str}).drop_duplicates("field_of_view")
+    fields = fields.set_index("field_of_view").loc[values.index].reset_index()
+    _, field_low, _ = _interval(_mean_by_unit(fields, unlike)[1], novelty["antibodies"])
+    deviations = (values - calibrated["mean"]).mean() / np.asarray(calibrated["deviations"])
+    place = int(np.argmax(np.abs(deviations.fillna(0).to_numpy())))
+    found = replace(found, fields=len(values), unlike_fields=int(unlike.sum()), field_low=field_low)
+    if not found.differs:
+        return found
+    return replace(found, farthest=calibrated["columns"][place], deviations=float(deviations.iloc[place]))
+
+
+def field_values(cells: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = ("field_of_view",)) -> pd.DataFrame:
+    """Mean logarithm of columns over the cells of each field of view that has a name; NaN where all are missing.
+
+    Args:
+        cells: With the columns.
+        columns: Positive numbers: novelty p-values and focus.
+        by: Columns that name a field.
+
+    Returns:
+        `[fields, columns]`, by the names of the fields.
+    """
+    logarithms = np.log(cells[list(columns)].astype(np.float64).clip(lower=_LEAST_FOCUS))
+    named = cells["field_of_view"].fillna("").astype(str) != ""
+    return logarithms[named].groupby([cells.loc[named, name].astype(str) for name in by]).mean()
+
+
+def focus_columns(cells: pd.DataFrame) -> list[str]:
+    """Columns of the focus of each channel that have a number in every cell or most."""
+    return [str(name) for name in cells if str(name).startswith(FOCUS_OF) and cells[name].notna().mean() > 0.5]
+
+
+def measure_fields(values: pd.DataFrame, calibrated: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """Squared Mahalanobis distance of each field to the reference fields; a missing value counts as their mean.
+
+    Args:
+        values: See `field_values`.
+        calibrated: `mean` `[columns]` and `inverse_covariance` `[columns, columns]`.
+
+    Returns:
+        `[fields]`.
+    """
+    centred = (values - np.asarray(calibrated["mean"])).fillna(0).to_numpy(np.float64)
+    distances: npt.NDArray[np.float64] = np.einsum(
+        "fi,ij,fj->f", centred, np.asarray(calibrated["inverse_covariance"], np.float64), centred
+    )
+    return distances
+
+
+def field_p_values(values: pd.DataFrame, calibrated: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """Conformal p-value of each field: of fields of fresh antibodies at most a share α has one up to α, on average.
+
+    Args:
+        values: See `field_values`.
+        calibrated: See `measure_fields`; and `distances`, ascending from 0, with the `p_values` from each to the next.
+
+    Returns:
+        `[fields]`.
+    """
+    place = np.searchsorted(calibrated["distances"], measure_fields(values, calibrated), side="right") - 1
+    return np.asarray(calibrated["p_values"], np.float64)[np.maximum(place, 0)]
+
+
+def _interval(shares: npt.NDArray[np.float64], antibodies: int) -> tuple[float, float | None, float | None]:
+    """Mean over units and its 95 % interval."""
+    share = float(shares.mean())
+    if len(shares) < 2:
+        return share, None, None
+    error = _NORMAL_95 * float(shares.std(ddof=1)) * float(np.sqrt(1 / len(shares) + 1 / antibodies))
+    return share, max(share - error, 0.0), min(share + error, 1.0)
 
 
 def _mean_by_unit(cells: pd.DataFrame, values: npt.NDArray[np.bool_]) -> tuple[str, npt.NDArray[np.float64]]:

@@ -114,7 +114,7 @@ def _facts_of_run(folder: Path, table: SearchedCells, cells: pd.DataFrame) -> di
         "bars": summaries.count_locations(cells),
         "agreement": summaries.agreement_with_known(cells),
         "histograms": summaries.histograms(cells),
-        "novelty": summarize_novelty(cells, summaries.novelty_antibodies(table.provenance)),
+        "novelty": summarize_novelty(cells, summaries.novelty_calibration(table.provenance)),
         "stains": summaries.stains_of(run),
         "width": table.width,
         "classes": len(table.classes),

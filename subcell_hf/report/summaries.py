@@ -146,10 +146,10 @@ def _histogram(name: str, values: pd.Series) -> dict[str, Any]:
     return facts
 
 
-def novelty_antibodies(provenance: Mapping[str, Any]) -> int | None:
-    """Number of antibodies that the novelty of a table is calibrated on; None where it is not."""
-    counts = [model.get("novelty_antibodies") for model in provenance.get("models", ()) if isinstance(model, Mapping)]
-    return counts[0] if len(counts) == 1 else None
+def novelty_calibration(provenance: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """How the novelty of a table is calibrated, see `summarize_novelty`; None where it is not."""
+    found = [model.get("novelty") for model in provenance.get("models", ()) if isinstance(model, Mapping)]
+    return found[0] if len(found) == 1 else None
 
 
 def read_skipped(folder: Path) -> tuple[list[str], list[list[str]]]:

@@ -93,6 +93,8 @@ def test_records(golden: dict[str, Any]) -> None:
     assert [cell["qc_area_um2"] for cell in crops.cells] == pytest.approx(areas)
     assert all(cell["qc_saturation"] == 0 and cell["qc_empty_channels"] == "" for cell in crops.cells)
     assert all(cell["qc_focus"] > 0 for cell in crops.cells)
+    of_channels = [[cell[f"qc_focus_{channel}"] for channel in crops.channels] for cell in crops.cells]
+    assert [cell["qc_focus"] for cell in crops.cells] == [np.median(values) for values in of_channels]
 
 
 def test_an_empty_protein_channel_is_flagged_and_kept(golden: dict[str, Any]) -> None:

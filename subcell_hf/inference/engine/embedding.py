@@ -34,7 +34,7 @@ from subcell_hf.inference.sources.source_options import SourceOptions
 from subcell_hf.model.locations_subcell import CALIBRATED
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.progress import progress_bar
-from subcell_hf.report.novelty import NOVELTY_COLUMNS, summarize_novelty
+from subcell_hf.report.novelty import novelty_columns, summarize_novelty
 from subcell_hf.storage.input_lists import write_unused
 from subcell_hf.storage.records import sha256_of
 from subcell_hf.storage.typed_json import settings_to_json
@@ -338,9 +338,9 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
     table = pq.ParquetFile(run.folder.output / EMBEDDINGS_FILE)
     counted: tuple[str, ...] = (PIXEL_SIZE, PIXEL_SIZE_FROM, DOUBTFUL_CHANNELS, "field_of_view")
     calibrated = run.calibration.get("novelty")
-    counted += NOVELTY_COLUMNS if calibrated else ()
-    columns = table.read(columns=[name for name in counted if name in table.schema_arrow.names])
-    novelty = summarize_novelty(columns.to_pandas(), calibrated["antibodies"]) if calibrated else None
+    counted += novelty_columns(calibrated) if calibrated else ()
+    columns = table.read(columns=[name for name in dict.fromkeys(counted) if name in table.schema_arrow.names])
+    novelty = summarize_novelty(columns.to_pandas(), calibrated) if calibrated else None
     if novelty is not None and novelty.differs:
         _logger.warning("The cells differ from those of the calibration: %s", novelty.describe())
     notes = run.folder.notes()

@@ -59,8 +59,9 @@ class ModelFolder:
     def facts(self) -> dict[str, Any]:
         """What goes into provenance."""
         novelty = self.config.get("novelty")
+        kept = {key: novelty[key] for key in ("antibodies", "fields") if key in novelty} if novelty else None
         return {
-            **({"novelty_antibodies": novelty["antibodies"]} if novelty else {}),
+            **({} if kept is None else {"novelty": kept}),
             "name": self.name,
             "revision": self.revision,
             "weights_sha256": self.checksum,

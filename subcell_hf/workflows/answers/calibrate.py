@@ -12,8 +12,9 @@ import numpy as np
 from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.localization.labels import ClassScheme, location_targets
 from subcell_hf.evaluation.localization.location_sets import LocationSets, choose_location_sets
-from subcell_hf.evaluation.localization.novelty import calibrate_novelty
+from subcell_hf.evaluation.localization.novelty import calibrate_fields, calibrate_novelty
 from subcell_hf.ontology import training_locations
+from subcell_hf.report.novelty import P_VALUE
 from subcell_hf.settings import Setting
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.folders import write_folder_atomically
@@ -130,20 +131,35 @@ def calibrate(
 
 def _calibrate_novelty(table: EmbeddingTable, chosen: EmbeddingTable) -> dict[str, Any] | None:
     """Novelty by calibration cells; None, with a warning, where that is impossible."""
+    from subcell_hf.model.locations_subcell import novelty_p_values  # the island imports torch
+
     antibodies = chosen.cells["antibody"].to_numpy(object)
     training = (table.cells["split"] == "train").to_numpy(bool) if "split" in table.cells else np.zeros(0, np.bool_)
     used = np.ones(len(chosen), np.bool_)
     if training.any():
-        reference = table.embeddings[training]
+        known = table.select(training)
     else:
         names = np.random.default_rng(0).permutation(np.unique(antibodies.astype(str)))
         used = np.isin(antibodies.astype(str), names[len(names) // 2 :])
-        reference = chosen.embeddings[~used]
+        known = chosen.select(~used)
+    others = chosen.select(used)
     try:
-        return calibrate_novelty(reference, chosen.embeddings[used], antibodies[used])
+        novelty = calibrate_novelty(known.embeddings, others.embeddings, antibodies[used])
     except InputError as error:
         _logger.warning("%s Tables will have no novelty_p_value.", error)
         return None
+    cells = [part.cells.assign(novelty_p_value=novelty_p_values(part.embeddings, novelty)) for part in (known, others)]
+    try:
+        novelty["fields"] = calibrate_fields(*cells)
+    except InputError as error:
+        _logger.warning("%s Only cells will be compared.", error)
+        return novelty
+    if novelty["fields"]["columns"] == [P_VALUE]:
+        _logger.warning(
+            "The table has no focus of channels (qc_focus_<channel>): blur and noise will hardly be noticed. Crop the "
+            "cells again, and embed them."
+        )
+    return novelty
 
 
 def _calibration_cells(

@@ -3,12 +3,14 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.decomposition import PCA
 
 from subcell_hf.errors import InputError
-from subcell_hf.evaluation.localization.novelty import calibrate_novelty
+from subcell_hf.evaluation.localization.novelty import calibrate_fields, calibrate_novelty
 from subcell_hf.model.locations_subcell import measure_novelty, novelty_p_values
+from subcell_hf.report.novelty import field_p_values, field_values, measure_fields
 
 WIDTH, SHARED = 16, np.linspace(3, 0.2, 16)
 
@@ -67,6 +69,38 @@ def test_fresh_antibodies_keep_the_level_and_a_shift_does_not() -> None:
     assert 0.01 < np.mean(shares) <= 0.05
     assert np.min(shifted) > 0.5
     assert np.mean(rescaled) > 0.2
+
+
+def fields_of(seed: int, antibodies: int, sharpness: float = 1.0) -> pd.DataFrame:
+    """Cells of one or two fields of each antibody, with a focus of two channels that varies by field and by cell."""
+    rng = np.random.default_rng(seed)
+    antibody = np.repeat(np.arange(antibodies), rng.integers(1, 3, antibodies))
+    field = np.repeat(np.arange(len(antibody)), rng.integers(10, 20, len(antibody)))
+    logs = 0.1 * rng.normal(size=(len(antibody), 2))[field] + 0.4 * rng.normal(size=(len(field), 2))
+    focus = pd.DataFrame(sharpness * np.exp(logs), columns=["qc_focus_red", "qc_focus_green"])
+    names = {"field_of_view": [f"f{n}" for n in field], "antibody": [f"HPA{n}" for n in antibody[field]]}
+    return focus.assign(**names, novelty_p_value=rng.random(len(field)))
+
+
+def test_single_fields_keep_the_level_and_those_of_another_focus_do_not() -> None:
+    reference = fields_of(0, 100)
+    fresh, blurred = [], []
+    for seed in range(1, 21):
+        calibrated = calibrate_fields(reference, fields_of(seed, 60))
+        assert calibrated["columns"] == ["novelty_p_value", "qc_focus_red", "qc_focus_green"]
+        for found, sharpness in ((fresh, 1.0), (blurred, 0.5)):
+            fields = fields_of(1000 + seed, 60, sharpness)
+            values = field_values(fields, calibrated["columns"])
+            of_field = fields.groupby("field_of_view")["antibody"].first()[values.index].to_numpy()
+            found.append(share_by_antibody(field_p_values(values, calibrated), of_field, 0.05))
+    assert 0.01 < np.mean(fresh) <= 0.06
+    assert np.min(blurred) > 0.9
+    distances = measure_fields(field_values(reference, calibrated["columns"]), calibrated)
+    assert distances.mean() == pytest.approx(3, rel=0.1)  # Mahalanobis, three columns
+    with pytest.raises(InputError, match=r"by 38 antibodies and \d+ reference fields; expected at least 39 and 50"):
+        calibrate_fields(reference, fields_of(1, 38))
+    without = calibrate_fields(reference, fields_of(1, 60).drop(columns="qc_focus_red"))
+    assert without["columns"] == ["novelty_p_value", "qc_focus_green"]
 
 
 def test_what_cannot_be_calibrated_is_refused() -> None:
