@@ -32,7 +32,10 @@ from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellForImageClassification
 from subcell_hf.ontology import CHANNEL_VARIANTS, reported_locations
+from subcell_hf.tables.cell_pictures import draw_picture as draw_cell
+from subcell_hf.tables.cell_pictures import write_pictures
 from subcell_hf.tables.files import EmbeddingTable, read_table, write_parquet
+from subcell_hf.workflows import search
 
 pytest.importorskip("gradio")
 
@@ -41,7 +44,7 @@ from subcell_hf.hub.demo.demo_answers import Demo
 from subcell_hf.hub.demo.demo_app import build_page
 from subcell_hf.hub.demo.demo_images import LIMITS, Picture, read_channel_files, read_mask, read_stack
 from subcell_hf.hub.demo.demo_model import ReferenceCells
-from subcell_hf.hub.demo.demo_pictures import cell_at, draw_map, draw_picture, list_locations, message
+from subcell_hf.hub.demo.demo_pictures import cell_at, draw_map, draw_picture, list_locations, list_similar, message
 from subcell_hf.hub.demo.space import local_settings, map_reference, stage_space
 from subcell_hf.hub.endpoint.endpoint_images import RequestError
 
@@ -75,6 +78,9 @@ def table(model: Path) -> Path:
     cells = pd.DataFrame({"cell_id": [f"c{i}" for i in range(40)], "field_of_view": "f", "locations": names})
     path = model.parent / "reference.parquet"
     write_parquet(EmbeddingTable(cells=cells, embeddings=embeddings.astype(np.float32)), path)
+    plane = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    pictures = [draw_cell(f"c{number}", {"green": plane}, None, None) for number in range(20)]
+    write_pictures(pictures, path.with_name("pictures.parquet"))
     return path
 
 
@@ -344,8 +350,10 @@ def test_names_of_strangers_do_no_harm() -> None:
     reading = type("Reading", (), {"locations": [(evil, 0.5)], "embedding": np.zeros(3, np.float32)})()
     assert "<img" not in list_locations(reading, {evil: "red;background:url(x)"})
     assert "url" not in list_locations(reading, {evil: "red;background:url(x)"})
-    reference = ReferenceCells.from_map(np.eye(3, dtype=np.float32), np.eye(3, 2, dtype=np.float32), [evil] * 3, evil)
+    cells = np.eye(3, dtype=np.float32)
+    reference = ReferenceCells.from_map(cells, np.eye(3, 2, dtype=np.float32), [evil] * 3, evil, [evil] * 3, {})
     assert "<img" not in draw_map(reading, reference, {})
+    assert "<img" not in list_similar(reading, reference)
 
 
 def test_unexpected_errors_are_logged_and_the_page_goes_on(demo: Demo, caplog: pytest.LogCaptureFixture) -> None:
@@ -374,6 +382,25 @@ def test_reference_cells_keep_their_places(reference: ReferenceCells, tmp_path: 
     np.testing.assert_array_equal(again.positions, reference.positions)
     np.testing.assert_allclose(again.directions, reference.directions, atol=1e-3)
     assert (again.labels, again.method) == (reference.labels, reference.method)
+    assert again.cell_ids == reference.cell_ids
+    assert again.pictures == reference.pictures
+    assert [bool(picture) for picture in again.pictures] == [True] * 20 + [False] * 20
+
+
+def test_similar_cells_are_those_of_search_with_their_pictures(
+    demo: Demo, reference: ReferenceCells, table: Path
+) -> None:
+    reading = demo.model.read(two_cells(), 5, hide_neighbours=False)
+    expected = search(table, reading.embedding, k=10)
+    rows, cosines = reference.find_similar(reading.embedding)
+    assert [reference.cell_ids[row] for row in rows] == expected["cell_id"].tolist()
+    np.testing.assert_allclose(cosines, expected["similarity"], atol=6e-5)  # which has four decimals
+    shown = demo.choose(two_cells(), 5, False)[10]
+    assert re.findall(r"similarity (-?[\d.]+)", shown) == [f"{cosine:.3f}" for cosine in cosines]
+    with_picture = [f"c{number}" for number in range(20)]
+    assert re.findall(r'alt="(c\d+)"', shown) == [name for name in expected["cell_id"] if name in with_picture]
+    assert shown.count("no picture") == 10 - expected["cell_id"].isin(with_picture).sum()
+    assert "similarity" not in demo.choose(None, 5, False)[10]
 
 
 def test_a_cell_stands_among_those_that_it_is_like(reference: ReferenceCells) -> None:
@@ -392,13 +419,15 @@ def test_a_cell_stands_among_those_that_it_is_like(reference: ReferenceCells) ->
 def test_weights_follow_the_formula() -> None:
     angles = np.array([0.0, 0.1, 0.3])
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    cells = ReferenceCells.from_map(5 * circle, np.eye(3, 2, dtype=np.float32), ["a", "b", "c"], "by hand")
+    places = np.eye(3, 2, dtype=np.float32)
+    cells = ReferenceCells.from_map(5 * circle, places, ["a", "b", "c"], "by hand", ["1", "2", "3"], {})
     rows, weights = cells.find_nearest(np.array([2.0, 0.0], np.float32))
     farther = 1 - np.cos(angles)
     expected = np.exp(-farther / farther.mean())
     np.testing.assert_array_equal(rows, [0, 1, 2])
     np.testing.assert_allclose(weights, expected / expected.sum(), rtol=1e-3)
-    twins = ReferenceCells.from_map(np.ones((2, 4), np.float32), np.eye(2, dtype=np.float32), ["a", "b"], "twins")
+    ones = np.ones((2, 4), np.float32)
+    twins = ReferenceCells.from_map(ones, np.eye(2, dtype=np.float32), ["a", "b"], "twins", ["1", "2"], {})
     assert twins.place(np.ones(4, np.float32)) == pytest.approx((0.5, 0.5))
 
 
@@ -601,6 +630,9 @@ def test_a_visitor_reads_cells(served: str, browser: Any, downloads: Path, model
     shown = wait_for(browser, "#locations", "%").text
     assert any(name in shown for name in reported_locations())
     assert wait_for(browser, "#map svg path.own")
+    assert len(wait_for(browser, "#similar .cells", "similarity").find_elements("css selector", "figure")) == 10
+    for image in browser.find_elements("css selector", "#similar img"):
+        assert browser.execute_script("return arguments[0].naturalWidth", image) == 128
     for picture in ("seen", "attention", "shown"):
         image = wait_for(browser, f"#{picture} img")
         assert browser.execute_script("return arguments[0].naturalWidth", image) >= SIZE

@@ -22,6 +22,7 @@ from subcell_hf.hub.demo.demo_pictures import (
     draw_picture,
     draw_seen,
     list_locations,
+    list_similar,
     message,
 )
 from subcell_hf.hub.endpoint.endpoint_images import RequestError
@@ -132,7 +133,7 @@ class Demo:
         x, y = event.index
         cell = None if picture is None else cell_at(picture, int(x), int(y))
         if picture is None or cell is None:
-            return tuple(gr.skip() for _ in range(10))
+            return tuple(gr.skip() for _ in range(11))
         return self.choose(picture, cell, hide)
 
     def _open(self, planes: dict[str, Any], mask: str | None, pixel_size_um: float | None) -> Picture:
@@ -185,12 +186,13 @@ class Demo:
             draw_map(reading, self.settings.reference, self.settings.colours),
             gr.update(value=npy, visible=True),
             gr.update(value=csv, visible=True),
+            list_similar(reading, self.settings.reference),
         )
 
     def _nothing(self, text: str, is_error: bool) -> tuple[Any, ...]:
         hidden = gr.update(value=None, visible=False)
         choice = gr.update(choices=[], value=None, visible=False)
-        return message(text, is_error), None, hidden, choice, hidden, hidden, "", "", hidden, hidden
+        return message(text, is_error), None, hidden, choice, hidden, hidden, "", "", hidden, hidden, ""
 
     def _write(self, reading: CellReading, cell: int | None) -> tuple[str, str]:
         """The embedding as files to download; gradio takes a copy at once, so that a few answers are enough."""

@@ -108,7 +108,8 @@ def _outputs() -> list[Any]:
     with gr.Row():
         npy = gr.DownloadButton("Embedding (.npy)", visible=False, elem_id="npy", size="md", min_width=240)
         csv = gr.DownloadButton("Table (.csv)", visible=False, elem_id="csv", size="md", min_width=240)
-    return [status, picture, shown, choice, seen, attention, locations, chart, npy, csv]
+    similar = gr.HTML(elem_id="similar")
+    return [status, picture, shown, choice, seen, attention, locations, chart, npy, csv, similar]
 
 
 def launch(demo: Demo, **options: Any) -> None:

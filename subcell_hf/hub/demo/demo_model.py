@@ -1,5 +1,6 @@
 """A loaded model and the reference cells that new ones are shown among; lies beside `app.py` on the Hub."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,15 +47,32 @@ class ReferenceCells:
         positions: `[cells, 2]` from 0 to 1, y upwards.
         labels: `[cells]` location of each.
         method: How the map was laid out, for the caption.
+        cell_ids: `[cells]` name of each.
+        pictures: `[cells]` WebP of each, empty where there is none.
     """
 
     directions: Floats
     positions: Floats
     labels: list[str]
     method: str
+    cell_ids: Sequence[str]
+    pictures: Sequence[bytes]
+
+    def find_similar(self, embedding: Floats) -> tuple[npt.NDArray[np.intp], Floats]:
+        """The reference cells most like another cell by the cosine of their embeddings, as `subcell_hf.search` does.
+
+        Args:
+            embedding: `[width]`.
+
+        Returns:
+            Rows, nearest first, and cosines.
+        """
+        cosines = self.directions @ _directions(embedding[None])[0]
+        rows = np.argsort(-cosines, kind="stable")[:NEIGHBOURS]
+        return rows, np.asarray(cosines[rows], np.float32)
 
     def find_nearest(self, embedding: Floats) -> tuple[npt.NDArray[np.intp], Floats]:
-        """The reference cells most like another cell by the cosine of their embeddings.
+        """The reference cells by which another cell is placed.
 
         Args:
             embedding: `[width]`.
@@ -63,9 +81,8 @@ class ReferenceCells:
             Rows, nearest first, and weights that sum to 1: exp(-d/m) for a cell that is d farther than the nearest
             one, where m is the mean of those d; as in UMAP, what counts is not how far they are but how much farther.
         """
-        distances = 1 - self.directions @ _directions(embedding[None])[0]
-        rows = np.argsort(distances, kind="stable")[:NEIGHBOURS]
-        farther = distances[rows] - distances[rows[0]]
+        rows, cosines = self.find_similar(embedding)
+        farther = cosines[0] - cosines
         weights = np.exp(-farther / max(float(farther.mean()), 1e-12))
         return rows, np.asarray(weights / weights.sum(), np.float32)
 
@@ -83,6 +100,9 @@ class ReferenceCells:
             positions=self.positions,
             labels=np.array(self.labels),
             method=np.array(self.method),
+            cell_ids=np.array(self.cell_ids, dtype=np.str_),
+            pictures=np.frombuffer(b"".join(self.pictures), np.uint8),
+            picture_bytes=np.array([len(picture) for picture in self.pictures], np.int64),
         )
 
     @classmethod
@@ -90,12 +110,23 @@ class ReferenceCells:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
             directions = _directions(file["directions"].astype(np.float32))
-            return cls(directions, file["positions"], file["labels"].tolist(), str(file["method"]))
+            parts = np.split(file["pictures"], np.cumsum(file["picture_bytes"]))[:-1]
+            pictures, names = [part.tobytes() for part in parts], file["cell_ids"].tolist()
+            return cls(directions, file["positions"], file["labels"].tolist(), str(file["method"]), names, pictures)
 
     @classmethod
-    def from_map(cls, embeddings: Floats, positions: Floats, labels: list[str], method: str) -> "ReferenceCells":
-        """Take `[cells, width]` embeddings of any length and what the map says of them."""
-        return cls(_directions(embeddings), positions, labels, method)
+    def from_map(
+        cls,
+        embeddings: Floats,
+        positions: Floats,
+        labels: list[str],
+        method: str,
+        cell_ids: Sequence[str],
+        pictures: Mapping[str, bytes],
+    ) -> "ReferenceCells":
+        """Take `[cells, width]` embeddings of any length, what the map says of them, and pictures by `cell_id`."""
+        shown = [pictures.get(name, b"") for name in cell_ids]
+        return cls(_directions(embeddings), positions, labels, method, cell_ids, shown)
 
 
 def _directions(embeddings: Floats) -> Floats:

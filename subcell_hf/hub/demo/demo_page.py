@@ -9,7 +9,8 @@ upload.
 
 **Output:** the probability of each location, the attention of the model (the weights of its attention pooling, mean
 over heads), the embedding to download, and the cell on a map (UMAP) of reference cells. The map is computed in advance.
-A new cell does not change it: it is placed among the reference cells with the most similar embeddings.
+A new cell does not change it: it is placed among the reference cells with the most similar embeddings, which are shown
+with their pictures and the cosine of the embeddings.
 
 **Limits:** probabilities are meaningful for cells like those of the training data. Another microscope, another cell
 line or another pixel size can mislead the model. Files are deleted within two hours; do not upload what must stay
@@ -36,5 +37,11 @@ CSS = """
 .legend { display: flex; flex-wrap: wrap; gap: .2em .9em; margin-top: .4em; font-size: .9em; }
 .legend i { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .35em; }
 .legend i.own { width: auto; height: auto; font-style: normal; }
+.similar h3 { margin: 0 0 .4em; }
+.similar .cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5em, 1fr)); gap: .8em; }
+.similar figure { margin: 0; font-size: .85em; }
+.similar img, .similar .blank { width: 100%; aspect-ratio: 1; border-radius: 6px; object-fit: contain; }
+.similar .blank { display: grid; place-items: center; background: rgba(128,128,128,.22); }
+.similar figcaption > * { display: block; overflow-wrap: anywhere; }
 @media (max-width: 640px) { .location { grid-template-columns: 7.5em 1fr max-content; } }
 """

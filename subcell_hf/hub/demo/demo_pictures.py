@@ -1,5 +1,6 @@
 """What the demo shows: pictures as arrays, everything else as small pieces of HTML; lies beside `app.py` on the Hub."""
 
+import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -113,6 +114,23 @@ def draw_map(reading: CellReading, reference: ReferenceCells | None, colours: Ma
         "method": reference.method,
     }
     return _piece("map", drawing)
+
+
+def list_similar(reading: CellReading, reference: ReferenceCells | None) -> str:
+    """The reference cells most like this one with their pictures, most similar first."""
+    if reference is None:
+        return ""
+    rows, cosines = reference.find_similar(reading.embedding)
+    cells = [
+        {
+            "name": reference.cell_ids[row],
+            "label": reference.labels[row],
+            "similarity": f"{cosine:.3f}",
+            "picture": base64.b64encode(reference.pictures[row]).decode(),
+        }
+        for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True)
+    ]
+    return _piece("similar", cells)
 
 
 def message(text: str, is_error: bool) -> str:

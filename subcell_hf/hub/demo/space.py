@@ -1,5 +1,6 @@
 """A Gradio Space that shows a model: staged as a folder, or served from this machine."""
 
+import io
 import json
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -116,6 +117,8 @@ def local_settings(model: Path, examples: Path, reference: Path | None = None) -
 def map_reference(table: Path, config: SubCellConfig, seed: int = 0) -> ReferenceCells:
     """Lay reference cells out by UMAP: those of an embedding table with a known location, else with a predicted one.
 
+    Pictures beside the table come with their cells; of many cells those with a picture are taken first.
+
     Args:
         table: Embedding table that was made with the model.
         config: Of the model.
@@ -126,14 +129,15 @@ def map_reference(table: Path, config: SubCellConfig, seed: int = 0) -> Referenc
             umap-learn is not installed.
     """
     from subcell_hf.report.projection import FEWEST_FOR_UMAP, project_cells
-    from subcell_hf.tables.files import read_table
+    from subcell_hf.tables.cell_pictures import PICTURES_FILE
+    from subcell_hf.tables.files import EMBEDDINGS_FILE, read_table
 
     if find_spec("umap") is None:
         raise InputError(
             "The map of reference cells requires umap-learn, not installed here. Install with: pip install "
             "'subcell-hf[analysis]', or omit the reference cells."
         )
-    cells = read_table(table)
+    cells, file = read_table(table), table / EMBEDDINGS_FILE if table.is_dir() else table
     if cells.embeddings.shape[1] != config.embedding_size:
         raise InputError(
             f"{table} contains embeddings of width {cells.embeddings.shape[1]}, but the model computes "
@@ -147,11 +151,28 @@ def map_reference(table: Path, config: SubCellConfig, seed: int = 0) -> Referenc
             f"expected at least "
             f"{FEWEST_FOR_UMAP}."
         )
+    names = cells.cells["cell_id"].astype(str).to_numpy()
+    pictures = _read_pictures(file.with_name(PICTURES_FILE))
     if len(rows) > _MOST_REFERENCE_CELLS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_REFERENCE_CELLS, replace=False))
+        shuffled = np.random.default_rng(seed).permutation(rows)
+        pictured = np.isin(names[shuffled], list(pictures))
+        rows = np.sort(np.concatenate([shuffled[pictured], shuffled[~pictured]])[:_MOST_REFERENCE_CELLS])
     embeddings = np.asarray(cells.embeddings[rows], np.float32)
     made = project_cells(embeddings, seed)
-    return ReferenceCells.from_map(embeddings, made.positions, [labels[row] for row in rows], made.method)
+    chosen = [labels[row] for row in rows]
+    return ReferenceCells.from_map(embeddings, made.positions, chosen, made.method, names[rows].tolist(), pictures)
+
+
+def _read_pictures(path: Path) -> dict[str, bytes]:
+    """Pictures beside a table, small; none where it has none."""
+    from subcell_hf.tables.cell_pictures import iterate_pictures
+
+    found = {}
+    for picture in iterate_pictures(path) if path.is_file() else ():
+        file = io.BytesIO()
+        Image.fromarray(picture.composite_pixels()).save(file, "WEBP", quality=80)
+        found[picture.cell_id] = file.getvalue()
+    return found
 
 
 def _first_locations(cells: "pd.DataFrame") -> list[str]:
