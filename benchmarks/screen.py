@@ -1,13 +1,13 @@
 """A screen from tables to hits, beside copairs and pycytominer used by hand.
 
-    python benchmarks/screen.py [--plates 20] [--width 1536] [--cells 0] [--wells 0] [--part ours|reference|...]
+    python benchmarks/screen.py [--plates 20] [--width 1536] [--cells N ...] [--wells 0] [--part ours|reference|...]
 
 One plate map per four replicate plates of 384 wells: 80 treatments at four doses, 64 controls. Ours: read, normalise,
 test, fit curves, compare batch corrections, write all files. By hand: pycytominer's robust z-score per plate, copairs'
 average precision and mean average precision of the same treatments, no doses, positions, counts, page or batch
 corrections. Each part runs in a separate process, which gives its processor time and peak memory. `--cells N` also
-measures averaging N and 2 N cells to wells, by `subcell screen` and by `subcell aggregate`; `--wells N` the retrieval
-of replicates among N wells.
+measures averaging N cells to wells, by `subcell screen` and by `subcell aggregate`; `--wells N` the retrieval of
+replicates among N wells.
 """
 
 import argparse
@@ -133,9 +133,12 @@ def run_retrieval(wells: int, width: int) -> dict[str, float]:
 
 def write_cells(folder: Path, cells: int, width: int) -> None:
     """An embedding table of cells in 384 wells, in parts, so that this process stays small too."""
-    from subcell_hf.tables import EmbeddingTable, join_parquet, write_parquet
+    import pyarrow.parquet as pq
 
-    parts = []
+    from subcell_hf.tables import EmbeddingTable
+    from subcell_hf.tables.parquet import CELLS_PER_GROUP, arrow_table
+
+    writer = None
     for start in range(0, cells, 20_000):
         count = min(20_000, cells - start)
         place = (start + np.arange(count)) % 384
@@ -143,17 +146,17 @@ def write_cells(folder: Path, cells: int, width: int) -> None:
         ids = [f"cell{start + number}" for number in range(count)]
         frame = pd.DataFrame({"cell_id": ids, "field_of_view": "", "plate": "p0", "well": wells})
         values = np.random.default_rng(start).normal(size=(count, width)).astype(np.float32)
-        parts.append(folder / f"part_{start}.parquet")
-        write_parquet(EmbeddingTable(frame, values), parts[-1])
-    join_parquet(parts, folder / f"cells_{cells}_{width}.parquet")
-    for part in parts:
-        part.unlink()
+        block = arrow_table(EmbeddingTable(frame, values))
+        writer = writer or pq.ParquetWriter(folder / f"cells_{cells}_{width}.parquet", block.schema)
+        writer.write_table(block, row_group_size=CELLS_PER_GROUP)
+    if writer is not None:
+        writer.close()
 
 
 def measure(folder: Path, part: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Run one part in a process of its own."""
-    words = ["--part", part, "--folder", str(folder), "--width", str(arguments.width), "--cells", str(arguments.cells)]
-    words += ["--wells", str(arguments.wells)]
+    words = ["--part", part, "--folder", str(folder), "--width", str(arguments.width), "--wells", str(arguments.wells)]
+    words += ["--cells", *map(str, arguments.cells)] if arguments.cells else []
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return measured
@@ -164,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plates", type=int, default=20, help="plates of 384 wells, a multiple of four")
     parser.add_argument("--width", type=int, default=1536, help="features")
-    parser.add_argument("--cells", type=int, default=0, help="cells to average to wells; 0: not measured")
+    parser.add_argument("--cells", type=int, nargs="+", default=[], help="cells to average to wells")
     parser.add_argument("--wells", type=int, default=0, help="wells of a retrieval; 0: not measured")
     parts = ("all", "ours", "reference", "cells", "aggregate", "retrieval")
     parser.add_argument("--part", choices=parts, default="all", help="one part only")
@@ -172,7 +175,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.part != "all":
         start = time.perf_counter()
-        folder, cells, width = arguments.folder, arguments.cells, arguments.width
+        folder, cells, width = arguments.folder, sum(arguments.cells), arguments.width
         runs = {
             "ours": lambda: run_ours(folder),
             "reference": lambda: run_reference(folder),
@@ -191,13 +194,11 @@ def main() -> None:
         if arguments.plates:
             simulate(folder, arguments.plates, arguments.width)
             figures |= {part: measure(folder, part, arguments) for part in ("ours", "reference")}
-        if arguments.cells:
-            for cells in (arguments.cells, 2 * arguments.cells):
-                write_cells(folder, cells, arguments.width)
-                own = argparse.Namespace(width=arguments.width, cells=cells, wells=0)
-                figures[f"{cells}_cells_to_wells"] = {
-                    part: measure(folder, part, own) for part in ("cells", "aggregate")
-                }
+        for cells in arguments.cells:
+            write_cells(folder, cells, arguments.width)
+            own = argparse.Namespace(width=arguments.width, cells=[cells], wells=0)
+            figures[f"{cells}_cells_to_wells"] = {part: measure(folder, part, own) for part in ("cells", "aggregate")}
+            (folder / f"cells_{cells}_{arguments.width}.parquet").unlink()
         if arguments.wells:
             figures[f"retrieval_of_{arguments.wells}_wells"] = measure(folder, "retrieval", arguments)
     packages = ("subcell-hf", "copairs", "pycytominer", "numpy", "scipy")
