@@ -1,10 +1,6 @@
-"""Whether the cells and fields of a run are like those that its classifier was calibrated on.
+"""Whether the cells and fields of a run are like those that its classifier was calibrated on."""
 
-A field of view is described by few numbers: the mean over its cells of the logarithm of the novelty p-value, and of the
-focus of each channel. Blur and noise change the focus of every cell of a field by little, and the embedding hardly.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,15 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from subcell_hf.cells.quality import FOCUS_OF
+from subcell_hf.cells.field_statistics import P_VALUE, field_p_values, field_values
 from subcell_hf.errors import counted
 
 LEVEL = 0.05
-P_VALUE = "novelty_p_value"
 
 _HIGHEST = LEVEL + 1e-6  # p-values are rounded to float32
 _NORMAL_95 = 1.96
-_LEAST_FOCUS = 1e-6
 _UNITS = {"antibodies": ("antibody",), "wells": ("plate", "well"), "fields of view": ("field_of_view",)}
 
 
@@ -124,58 +118,6 @@ def summarize_novelty(cells: pd.DataFrame, novelty: Mapping[str, Any] | None) ->
     if not found.differs:
         return found
     return replace(found, farthest=calibrated["columns"][place], deviations=float(deviations.iloc[place]))
-
-
-def field_values(cells: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = ("field_of_view",)) -> pd.DataFrame:
-    """Mean logarithm of columns over the cells of each field of view that has a name; NaN where all are missing.
-
-    Args:
-        cells: With the columns.
-        columns: Positive numbers: novelty p-values and focus.
-        by: Columns that name a field.
-
-    Returns:
-        `[fields, columns]`, by the names of the fields.
-    """
-    logarithms = np.log(cells[list(columns)].astype(np.float64).clip(lower=_LEAST_FOCUS))
-    named = cells["field_of_view"].fillna("").astype(str) != ""
-    return logarithms[named].groupby([cells.loc[named, name].astype(str) for name in by]).mean()
-
-
-def focus_columns(cells: pd.DataFrame) -> list[str]:
-    """Columns of the focus of each channel that have a number in every cell or most."""
-    return [str(name) for name in cells if str(name).startswith(FOCUS_OF) and cells[name].notna().mean() > 0.5]
-
-
-def measure_fields(values: pd.DataFrame, calibrated: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-    """Squared Mahalanobis distance of each field to the reference fields; a missing value counts as their mean.
-
-    Args:
-        values: See `field_values`.
-        calibrated: `mean` `[columns]` and `inverse_covariance` `[columns, columns]`.
-
-    Returns:
-        `[fields]`.
-    """
-    centred = (values - np.asarray(calibrated["mean"])).fillna(0).to_numpy(np.float64)
-    distances: npt.NDArray[np.float64] = np.einsum(
-        "fi,ij,fj->f", centred, np.asarray(calibrated["inverse_covariance"], np.float64), centred
-    )
-    return distances
-
-
-def field_p_values(values: pd.DataFrame, calibrated: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-    """Conformal p-value of each field: of fields of fresh antibodies at most a share α has one up to α, on average.
-
-    Args:
-        values: See `field_values`.
-        calibrated: See `measure_fields`; and `distances`, ascending from 0, with the `p_values` from each to the next.
-
-    Returns:
-        `[fields]`.
-    """
-    place = np.searchsorted(calibrated["distances"], measure_fields(values, calibrated), side="right") - 1
-    return np.asarray(calibrated["p_values"], np.float64)[np.maximum(place, 0)]
 
 
 def _interval(shares: npt.NDArray[np.float64], antibodies: int) -> tuple[float, float | None, float | None]:

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from subcell_hf.cells.field_statistics import P_VALUE, field_values, focus_columns, measure_fields
 from subcell_hf.errors import InputError
-from subcell_hf.report.novelty import P_VALUE, field_values, focus_columns, measure_fields
 
 FEWEST_ANTIBODIES = 39
 """With these the least p-value is 0.025."""
@@ -68,7 +68,8 @@ def calibrate_fields(reference: pd.DataFrame, cells: pd.DataFrame) -> dict[str, 
         cells: The same of other antibodies.
 
     Returns:
-        The entry `fields` of novelty in a model's configuration, as JSON has it: see `subcell_hf.report.novelty`.
+        The entry `fields` of novelty in a model's configuration, as JSON has it: see
+        `subcell_hf.cells.field_statistics`.
 
     Raises:
         InputError: If reference fields or antibodies are too few.

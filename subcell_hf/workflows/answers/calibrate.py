@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from subcell_hf.cells.field_statistics import P_VALUE
 from subcell_hf.errors import InputError, counted
 from subcell_hf.evaluation.localization.labels import ClassScheme, location_targets
 from subcell_hf.evaluation.localization.location_sets import LocationSets, choose_location_sets
 from subcell_hf.evaluation.localization.novelty import calibrate_fields, calibrate_novelty
 from subcell_hf.ontology import training_locations
-from subcell_hf.report.novelty import P_VALUE
 from subcell_hf.settings import Setting
 from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.folders import write_folder_atomically

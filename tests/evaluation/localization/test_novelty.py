@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from sklearn.decomposition import PCA
 
+from subcell_hf.cells.field_statistics import field_p_values, field_values, measure_fields
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.localization.novelty import calibrate_fields, calibrate_novelty
 from subcell_hf.model.locations_subcell import measure_novelty, novelty_p_values
-from subcell_hf.report.novelty import field_p_values, field_values, measure_fields
 
 WIDTH, SHARED = 16, np.linspace(3, 0.2, 16)
 
