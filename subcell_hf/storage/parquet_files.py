@@ -32,8 +32,9 @@ def damage_named(where: str) -> Iterator[None]:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         reason = " ".join(str(error).split()).rstrip(".")
+        kind = "Arrow" if where.endswith(".arrow") else "Parquet"
         raise InputError(
-            f"{where} cannot be read as Parquet: {reason}. The file is damaged or incomplete: copy it again, or write "
+            f"{where} cannot be read as {kind}: {reason}. The file is damaged or incomplete: copy it again, or write "
             "it again."
         ) from error
 

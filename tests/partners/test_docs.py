@@ -20,7 +20,7 @@ from tests.workflows.simulated_run import Run
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "partners.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(bash|python)( title=\"Snakefile\")?\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```(bash|python|groovy)( title=\"\S+\")?\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def test_examples_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     names: dict[str, object] = {}
     ran = 0
-    for language, snakefile, text in BLOCKS:
-        if snakefile:
+    for language, title, text in BLOCKS:
+        if title:
             continue
         if language == "python":
             exec(text, names)
@@ -66,7 +66,7 @@ def test_snakemake_runs_the_rule_once(work: Path) -> None:
     command = work / "bin" / "subcell"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore -m subcell_hf.cli --json-progress "$@"\n')
     command.chmod(0o755)
-    (snakefile,) = (text for _, title, text in BLOCKS if title)
+    (snakefile,) = (text for _, title, text in BLOCKS if "Snakefile" in title)
     (work / "Snakefile").write_text(snakefile)
     path = f"{work / 'bin'}:{os.environ['PATH']}"
     environment = {"PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(work), "OMP_NUM_THREADS": "1"}
@@ -83,3 +83,23 @@ def test_snakemake_runs_the_rule_once(work: Path) -> None:
     written = (work / "plate" / "run.json").stat().st_mtime_ns
     snakemake()
     assert (work / "plate" / "run.json").stat().st_mtime_ns == written
+
+
+def test_the_command_for_nextflow_works_on_links_where_home_cannot_be_written(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (process,) = (text for _, title, text in BLOCKS if "main.nf" in title)
+    (script,) = re.findall(r'"""\s*(.*?)\s*"""', process, flags=re.DOTALL)
+    command, accepted = script.split(" || ")
+    assert accepted == r"[ \$? -eq 3 ]"
+    for name in ("images", "model"):
+        (tmp_path / name).symlink_to(work / name)
+        command = command.replace(f"${{{name}}}", name)
+    before = sorted((work / "images").iterdir())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    done = CliRunner().invoke(app, shlex.split(command)[1:], input="")
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "plate").iterdir()} >= {"run.json", "embeddings.parquet"}
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "model", "plate"}
+    assert sorted((work / "images").iterdir()) == before

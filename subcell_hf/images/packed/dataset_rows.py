@@ -7,6 +7,7 @@ name holds all channels.
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -34,6 +35,7 @@ _MAGICS = {
     b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg", b"II*\x00": ".tif", b"MM\x00*": ".tif", b"II+\x00": ".tif",
     b"MM\x00+": ".tif", b"\x93NUMPY": ".npy",
 }  # fmt: skip
+_ARROW = ".arrow"
 _ARROW_MARKS = ("state.json", "dataset_dict.json")
 
 
@@ -71,7 +73,7 @@ def unpack_dataset(dataset: Any, folder: str | Path) -> int:
 
 def dataset_files(folder: Path) -> list[Path]:
     """The files of a dataset in a folder: Arrow as `save_to_disk` writes it, or Parquet, in it or one folder below."""
-    ending = "*.arrow" if any((folder / name).is_file() for name in _ARROW_MARKS) else "*.parquet"
+    ending = f"*{_ARROW}" if any((folder / name).is_file() for name in _ARROW_MARKS) else "*.parquet"
     return sorted([*folder.glob(ending), *folder.glob(f"*/{ending}")])
 
 
@@ -93,15 +95,12 @@ def iterate_tables(files: Iterable[Path]) -> Iterator[pa.Table]:
         InputError: If a file is damaged.
     """
     for file in files:
-        with damage_named(str(file)):
-            if file.suffix == ".arrow":
-                with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
-                    for batch in stream:
-                        yield pa.Table.from_batches([batch])
-            else:
-                with open_parquet(file) as opened:
-                    for batch in opened.iter_batches(batch_size=_ROWS_AT_ONCE):
-                        yield pa.Table.from_batches([batch])
+        with _batches_of(file) as batches:
+            for batch in batches:
+                table = pa.Table.from_batches([batch])
+                with damage_named(str(file)):
+                    table.validate(full=True)  # damaged lengths of texts end the process
+                yield table
 
 
 def write_rows(tables: Iterable[pa.Table], folder: Path, where: str) -> int:
@@ -180,10 +179,21 @@ class _Columns:
         return cls(name, endings | dict.fromkeys(masks, f"_{MASK_NAME}"), renamed)
 
 
+@contextmanager
+def _batches_of(file: Path) -> Iterator[Any]:
+    """The rows of an open file, a few at a time."""
+    if file.suffix == _ARROW:
+        with damage_named(str(file)), pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
+            yield stream
+    else:
+        with open_parquet(file) as opened:
+            yield opened.iter_batches(batch_size=_ROWS_AT_ONCE)
+
+
 def _schema_of(file: Path) -> pa.Schema:
-    if file.suffix != ".arrow":
+    if file.suffix != _ARROW:
         return read_parquet_schema(file)
-    with damage_named(str(file)), pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
+    with _batches_of(file) as stream:
         return stream.schema
 
 

@@ -12,6 +12,7 @@ from datasets import Array3D, Dataset, DatasetDict, Features, Image, Sequence, V
 from huggingface_hub import constants
 
 import subcell_hf
+from subcell_hf.errors import InputError
 from subcell_hf.images import unpack_dataset
 from subcell_hf.images.fields_of_view import FieldError, find_fields, list_fields
 from subcell_hf.images.reading_options import ReadingOptions
@@ -104,6 +105,18 @@ def test_what_cannot_be_told_is_said(tmp_path: Path) -> None:
     refused("columns of images none, but cell_id", cell_id=["a"])
     refused("blue of '000000' is only a path, gone.png", blue=[{"bytes": None, "path": "gone.png"}])
     refused("begins with b'GIF89a'", blue=[{"bytes": b"GIF89a", "path": None}])
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    dataset, _ = _fields()
+    dataset.save_to_disk(tmp_path / "saved")
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    content = bytearray(file.read_bytes())
+    start = content.index(IDS[0].encode())
+    content[start - 64 : start] = b"\xff" * 64  # where texts begin: Arrow itself would end the process
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"data-00000-of-00001\.arrow cannot be read as Arrow"):
+        list_fields(tmp_path / "saved")
 
 
 def test_pictures_drawn_for_display_are_no_input(tmp_path: Path) -> None:
