@@ -27,6 +27,7 @@ ORDER = (
     "pages",
     "evaluation",
     "hub",
+    "napari_plugin",
     "storage",
     "parallel",
     "types",

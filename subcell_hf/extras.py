@@ -68,6 +68,7 @@ EXTRAS = {
     "hidef": ("hidef",),
     "s3": ("s3fs",),
     "partners": ("geopandas", "lancedb", "pkg_resources", "shapely", "spatialdata"),
+    "napari": ("magicgui", "napari", "superqt"),
     "search": ("faiss",),
 }
 """Extra → the modules that it installs; a module is listed at the first extra that requires it."""

@@ -17,8 +17,8 @@ BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 ISLAND = sorted((PACKAGE / "model").glob("*_subcell*.py"))
 
 ROOMS = (
-    "cli", "workflows", "hub", "evaluation", "inference", "report", "training", "weights", "tables", "cells", "shards",
-    "simulation", "images", "augmentation", "parallel", "pages", "storage", "model", "registration",
+    "cli", "napari_plugin", "workflows", "hub", "evaluation", "inference", "report", "training", "weights", "tables",
+    "cells", "shards", "simulation", "images", "augmentation", "parallel", "pages", "storage", "model", "registration",
     "ontology", "types", "settings", "progress", "process", "extras", "errors", "shipped",
 )  # fmt: skip
 """As the data flows, from the top: a room imports itself and what stands behind it."""

@@ -1,0 +1,34 @@
+"""What the widgets have in common: choices of layers, and a line for messages."""
+
+from typing import Any
+
+
+def image_layers(viewer: Any) -> list[Any]:
+    """Image layers of a viewer.
+
+    Args:
+        viewer: The viewer.
+    """
+    from napari.layers import Image
+
+    return [layer for layer in viewer.layers if isinstance(layer, Image)]
+
+
+def labels_layers(viewer: Any) -> list[Any]:
+    """Labels layers of a viewer.
+
+    Args:
+        viewer: The viewer.
+    """
+    from napari.layers import Labels
+
+    return [layer for layer in viewer.layers if isinstance(layer, Labels)]
+
+
+def status_line() -> tuple[Any, Any]:
+    """A label for messages of any length, and the row that it fills."""
+    from magicgui.widgets import Container, Label
+
+    line = Label(value="")
+    line.native.setWordWrap(True)
+    return line, Container(widgets=[line], labels=False)
