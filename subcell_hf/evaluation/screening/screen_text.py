@@ -78,7 +78,8 @@ def methods_text(result: ScreenResult) -> str:
             "larger of both p-values passed."
         )
     return (
-        f"{cells}Profiles of {summary['wells']} wells on {summary['plates']} plates ({summary['features_compared']} "
+        f"{cells}Profiles of {counted(summary['wells'], 'well')} on {counted(summary['plates'], 'plate')} "
+        f"({summary['features_compared']} "
         f"features) {normal}{sphering}.{position} Activity of a treatment is the mean average precision with which its "
         "wells retrieve each other among the negative controls of their plates by cosine similarity (Kalinin et al. "
         "2024). p-values are from permutations of treated and control labels within plates (at most "
