@@ -13,10 +13,10 @@ from subcell_hf.cells.custom_functions import import_function, last_change_ns, s
 from subcell_hf.errors import InputError
 from subcell_hf.inference.encoders.backbones import build_backbone
 from subcell_hf.inference.encoders.encoder import Encoder
+from subcell_hf.inference.encoders.encoder_variants import EncoderVariant
 from subcell_hf.inference.encoders.found_encoder import FoundEncoder
 from subcell_hf.inference.encoders.licences import note_licence
 from subcell_hf.inference.encoders.measured import build_cellprofiler, build_features
-from subcell_hf.inference.encoders.preparation import EncoderVariant
 from subcell_hf.inference.encoders.remote_code import build_remote_code
 from subcell_hf.inference.encoders.specs import EncoderSpec
 from subcell_hf.inference.models.loading import AUTO, ModelFolder, find_models

@@ -3,7 +3,6 @@
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -12,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from subcell_hf.inference.models.variants import Variant
-from subcell_hf.inference.sources.blocks import CellBlock, CellSource, Skipped, read_block
-from subcell_hf.parallel.cores import dividing_cores
+from subcell_hf.inference.sources.blocks import CellBlock, CellSource, Skipped, with_pictures
+from subcell_hf.parallel.worker_pool import map_ahead
 from subcell_hf.tables.cell_pictures import CellPicture, PictureBudget
 
 
@@ -150,19 +148,6 @@ class Batcher:
         return Batch(cells[0].variant, kind.channels, kind.pixel_size_um, pixels, masks, places)
 
 
-class BlockDataset(Dataset[CellBlock]):
-    """Blocks by name, for a DataLoader's workers."""
-
-    def __init__(self, source: CellSource, names: Sequence[str], budget: PictureBudget) -> None:
-        self.source, self.names, self.budget = source, names, budget
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> CellBlock:
-        return read_block(self.source, self.names[index], self.budget)
-
-
 class BatchReader:
     """Reads blocks and hands out batches; a batch never spans two parts, so parts do not depend on each other.
 
@@ -195,32 +180,12 @@ class BatchReader:
 
     def _batches(self, parts: Sequence[tuple[int, Sequence[str]]]) -> Iterator[Batch | ReadPart]:
         names = [name for _, names in parts for name in names]
-        blocks = load_blocks(BlockDataset(self.source, names, self.budget), self.workers)
+        blocks = zip(names, map_ahead(self.source.read, names, self.workers), strict=True)
         batcher = Batcher(self.cells_per_batch, self.pin_memory)
         for part, own in parts:
-            for block in islice(blocks, len(own)):
-                yield from batcher.take(block)
+            for name, block in islice(blocks, len(own)):
+                yield from batcher.take(with_pictures(block, name, self.budget))
             yield from batcher.finish(part)
-
-
-def load_blocks(blocks: Dataset[Any], workers: int) -> Iterator[Any]:
-    """The items of a data set in order, read by worker processes.
-
-    Args:
-        blocks: The data set.
-        workers: Processes that read; 0: this one.
-    """
-    loader: Any = DataLoader(
-        blocks,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=2 if workers else None,
-        collate_fn=_unchanged,
-        # A fork would copy the locks of the threads that are at work here.
-        multiprocessing_context="spawn" if workers else None,
-    )
-    with dividing_cores(workers) if workers else nullcontext():
-        return iter(loader)  # which starts the workers
 
 
 def _cells(number: int, block: CellBlock) -> Iterator[tuple[_Kind, _Cell]]:
@@ -233,10 +198,6 @@ def _cells(number: int, block: CellBlock) -> Iterator[tuple[_Kind, _Cell]]:
     for cell in range(len(block)):
         mask = crops.cell_masks[cell] if block.has_masks else None
         yield kind, _Cell(variant, crops.pixels[cell], mask, Place(number, cell))
-
-
-def _unchanged(block: Any) -> Any:
-    return block
 
 
 def read_ahead(items: Iterator[Any], depth: int = 3) -> Iterator[Any]:

@@ -8,13 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
-
 from subcell_hf.errors import InputError
 from subcell_hf.images.unused import unused_of
 from subcell_hf.inference.encoders.finding import Model
 from subcell_hf.inference.engine.at_work import at_work
-from subcell_hf.inference.engine.batches import Batch, Batcher, ReadPart, load_blocks, read_ahead
+from subcell_hf.inference.engine.batches import Batch, Batcher, ReadPart, read_ahead
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.inference.engine.embedding import EmbedReport, embed_cells, finish_run, finished_report, open_run
 from subcell_hf.inference.engine.forward import BatchEmbedder, Pipeline
@@ -23,10 +21,10 @@ from subcell_hf.inference.engine.runs import EmbedRun, claim_planning, claim_run
 from subcell_hf.inference.models.loading import choose_device
 from subcell_hf.inference.models.openvino_encoder import choose_openvino
 from subcell_hf.inference.models.variants import Variant
-from subcell_hf.inference.sources.blocks import CellBlock, SharedSource, with_pictures
+from subcell_hf.inference.sources.blocks import CellBlock, SharedReading, SharedSource, with_pictures
 from subcell_hf.parallel.processes import Processes
+from subcell_hf.parallel.worker_pool import map_ahead
 from subcell_hf.progress import progress_bar
-from subcell_hf.tables.cell_pictures import PictureBudget
 
 
 @dataclass(frozen=True)
@@ -255,42 +253,14 @@ class _SharedReader:
         wanted = {part: tuple(name for name, own in pending.items() if part in own) for part in parts}
         tasks = [(block, wanted[part]) for part in parts for block in first.parts[part]]
         choices = {name: tuple(model.variant for model in run.models) for name, run in self._runs.items()}
-        blocks = load_blocks(SharedBlocks(self._source, choices, tasks, first.budget), workers)
+        read = map_ahead(SharedReading(self._source, choices).read, tasks, workers)
+        blocks = zip(tasks, read, strict=True)
         for part in parts:
-            for read in islice(blocks, len(first.parts[part])):
-                for name, block in read.items():
+            for (block_name, _), each in islice(blocks, len(first.parts[part])):
+                for name, block in each.items():
                     if name not in failed:
-                        yield from ((name, batch) for batch in self._batchers[name].take(block))
+                        drawn = with_pictures(block, block_name, first.budget)
+                        yield from ((name, batch) for batch in self._batchers[name].take(drawn))
             for name in wanted[part]:
                 if name not in failed:
                     yield from ((name, item) for item in self._batchers[name].finish(part))
-
-
-class SharedBlocks(Dataset[dict[str, CellBlock]]):
-    """Blocks of all encoders by name, for a DataLoader's workers.
-
-    Args:
-        source: Where the cells come from.
-        choices: Name of an encoder → its models.
-        tasks: Name of a block, and the encoders that want it.
-        budget: Which cells get a picture.
-    """
-
-    def __init__(
-        self,
-        source: SharedSource,
-        choices: Mapping[str, tuple[Variant, ...]],
-        tasks: Sequence[tuple[str, tuple[str, ...]]],
-        budget: PictureBudget,
-    ) -> None:
-        self.source, self.choices, self.tasks, self.budget = source, choices, tasks, budget
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-    def __getitem__(self, index: int) -> dict[str, CellBlock]:
-        name, encoders = self.tasks[index]
-        blocks = self.source.read_each(name, [self.choices[encoder] for encoder in encoders])
-        return {
-            encoder: with_pictures(block, name, self.budget) for encoder, block in zip(encoders, blocks, strict=True)
-        }

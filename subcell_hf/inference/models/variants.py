@@ -1,15 +1,19 @@
-"""Which model embeds a cell, and what it has to be given."""
+"""Which model embeds a cell, and what it has to be given.
+
+Processes that only read import this module, so what takes seconds to import, the island, is imported where it is used.
+"""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from subcell_hf.cells.single_cells import CropSettings
 from subcell_hf.errors import InputError
 from subcell_hf.images.files import FieldError
-from subcell_hf.model.channels_subcell import channel_row, choose_channels, find_rows
-from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.ontology import PUBLISHED_PIXEL_SIZE_UM
+
+if TYPE_CHECKING:
+    from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 
 PUBLISHED_CROP_PX = 640
 """Edge of the crops that the published models are documented for, in pixels of 0.0800885 um."""
@@ -50,6 +54,8 @@ class Variant:
         """
         if not self.takes_any_channels:
             return self if set(self.planes) <= set(present) else None
+        from subcell_hf.model.channels_subcell import channel_row, choose_channels
+
         trained: Sequence[str] = self.settings["channels"]
         if not set(self.proteins) <= set(present):
             return None
@@ -65,6 +71,8 @@ class Variant:
             InputError: If a name is unknown, or there are too many.
         """
         if self.takes_any_channels:
+            from subcell_hf.model.channels_subcell import find_rows
+
             try:
                 find_rows([name for name in names if name not in self.proteins], self.settings["channels"])
             except ValueError as error:
@@ -82,8 +90,10 @@ class Variant:
         """For the image processor: which planes take the protein's place."""
         return {self.channels[-1]: list(self.proteins)} if self.proteins else None
 
-    def processor(self, **changes: Any) -> SubCellImageProcessor:
+    def processor(self, **changes: Any) -> "SubCellImageProcessor":
         """The model's image processor, for windows of `crop_px`."""
+        from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
+
         # Of exactly these channels, whichever the model takes.
         own = ("channel_tokens", "channels_per_pass")
         settings = {name: value for name, value in self.settings.items() if name not in own}

@@ -80,6 +80,28 @@ class SharedSource(CellSource, Protocol):
         """Read one block once, and cut its cells for each of several encoders."""
 
 
+@dataclass(frozen=True)
+class SharedReading:
+    """Reads blocks once for several encoders, in this or another process.
+
+    Attributes:
+        source: Where the cells come from.
+        choices: Name of an encoder → its models.
+    """
+
+    source: SharedSource
+    choices: Mapping[str, tuple[Variant, ...]]
+
+    def read(self, task: tuple[str, tuple[str, ...]]) -> dict[str, CellBlock]:
+        """Read a block.
+
+        Args:
+            task: Name of the block, and the encoders that want it.
+        """
+        name, encoders = task
+        return dict(zip(encoders, self.source.read_each(name, [self.choices[each] for each in encoders]), strict=True))
+
+
 def share_crops(crops: FieldCrops, choices: Choices, *, has_masks: bool = True) -> "list[CellBlock]":
     """Blocks with the same crops for each of several encoders.
 

@@ -18,8 +18,8 @@ from subcell_hf.images.field_source import channel_order
 from subcell_hf.images.fields_of_view import FieldError
 from subcell_hf.images.folder_contents import CROPS_FILE
 from subcell_hf.images.layouts.field_tables import FIELD_TABLE
+from subcell_hf.inference.encoders.encoder_variants import AnyChannels
 from subcell_hf.inference.encoders.finding import Model
-from subcell_hf.inference.encoders.preparation import AnyChannels
 from subcell_hf.inference.models.variants import PUBLISHED_CROP_PX, Variant
 from subcell_hf.inference.sources.blocks import SharedSource
 from subcell_hf.inference.sources.cell_sources import CropFolderCells, H5scCells, ImageCells, SingleCellImages

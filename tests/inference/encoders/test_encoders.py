@@ -16,9 +16,9 @@ from subcell_hf.errors import InputError
 from subcell_hf.inference.encoders import finding
 from subcell_hf.inference.encoders.catalogue import list_encoders
 from subcell_hf.inference.encoders.encoder import Encoder
+from subcell_hf.inference.encoders.encoder_variants import EncoderVariant
 from subcell_hf.inference.encoders.found_encoder import FoundEncoder
 from subcell_hf.inference.encoders.licences import is_restricted, licence_of_folder
-from subcell_hf.inference.encoders.preparation import EncoderVariant
 from subcell_hf.inference.encoders.specs import EncoderSpec, named_specs
 
 CROPS = torch.from_numpy(np.random.default_rng(0).integers(0, 60_000, (2, 3, 20, 20), np.uint16))
