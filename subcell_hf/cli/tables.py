@@ -58,12 +58,12 @@ def portable(table: Table, *, output: Path, form: str = "2025", csv_only: bool =
 
 
 def table(table: Table, *, to: str, output: Path) -> None:
-    """Write a table for another program: scanpy, squidpy, QuPath, pycytominer, LanceDB, datasets, Cell Maps.
+    """Write a table for another program: scanpy, squidpy, QuPath, scPortrait, pycytominer, LanceDB, Cell Maps, ….
 
     Args:
         table: Embedding table, or output folder of `subcell embed`.
-        to: anndata (.h5ad), profiles (.csv or .parquet), or a folder: cellmaps, datasets, lance; qupath and spatialdata
-            (.zarr) also read the images of the run again.
+        to: anndata (.h5ad), profiles (.csv or .parquet), or a folder: cellmaps, datasets, lance; h5sc (.h5sc), qupath
+            (folder) and spatialdata (.zarr) also read the images of the run again.
         output: New file or folder.
     """
     from subcell_hf.workflows.partners.table_for import write_table_for

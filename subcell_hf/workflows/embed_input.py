@@ -20,7 +20,8 @@ class EmbedInput:
     """What is embedded, and by which models.
 
     Attributes:
-        source: Images, a table, a folder of subcell crops, a folder or URL of shards, or hpa: for published cells.
+        source: Images, an archive or dataset of images, a table, a folder of subcell crops, a folder or URL of shards,
+            or hpa: for published cells.
         model: Published model (mae-rybg, …), folder or Hub id, or another encoder, see `docs/encoders.md`; auto: for
             each field the largest SubCell model whose channels it has.
         models: With --model auto: folder of models, or their owner on the Hub; OWNER/*-mae to select some.
