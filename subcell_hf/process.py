@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from errno import EACCES, EEXIST, ENOTDIR, EPERM, EPIPE, EROFS
+from errno import EACCES, EEXIST, ENOSYS, ENOTDIR, EPERM, EPIPE, EROFS
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,6 +37,12 @@ _KEPT = "Files that are complete are kept; where the command resumes, the same o
 _SHARED_MEMORY = (
     "A worker process ran out of shared memory (/dev/shm). Give the container more of it, as with docker run "
     "--shm-size=8g, or give fewer workers."
+)
+
+# Python's semaphores fail without the name of a file.
+_NO_SEMAPHORES = (
+    " The system names no file. Worker processes need shared memory: let /dev/shm be a tmpfs that you may write to, as "
+    "docker run has it, or leave --workers out."
 )
 
 
@@ -213,7 +219,8 @@ def _explain(error: OSError) -> str:
     if error.strerror is None:
         return str(error)
     if error.filename is None:
-        return f"{error.strerror.rstrip('.')}."
+        remedy = _NO_SEMAPHORES if error.errno in (EACCES, EPERM, EROFS, ENOSYS) else ""
+        return f"{error.strerror.rstrip('.')}.{remedy}"
     # Of a rename, which gives a file its name when it is complete, that name says more.
     name = error.filename if error.filename2 is None else error.filename2
     remedy = " Check its permissions, or choose another place." if error.errno in (EACCES, EPERM, EROFS) else ""

@@ -36,6 +36,11 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     [
         (InputError("x is 1, expected 2."), 2, "Error: x is 1, expected 2."),
         (PermissionError(13, "Permission denied", Path("out/a")), 2, "Error: out/a: Permission denied. Check its perm"),
+        (
+            PermissionError(13, "Permission denied"),
+            2,
+            "Error: Permission denied. The system names no file. Worker proc",
+        ),
         (FileNotFoundError(2, "No such file or directory", "a", None, "b"), 2, "Error: b: No such file or dir"),
         (OSError("a sentence of ours"), 2, "Error: a sentence of ours"),
         (EOFError(), 2, "Error: A file is incomplete"),
