@@ -2,6 +2,7 @@ from .geometric import Affine as Affine
 from .geometric import HorizontalFlip as HorizontalFlip
 from .geometric import Perspective as Perspective
 from .geometric import ResizedCrop as ResizedCrop
+from .geometric import Transpose as Transpose
 from .geometric import VerticalFlip as VerticalFlip
 from .intensity import BrightnessContrast as BrightnessContrast
 from .intensity import DropChannel as DropChannel

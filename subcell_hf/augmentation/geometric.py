@@ -1,6 +1,7 @@
 """Geometric transforms: one homography per crop, one interpolation for all of them together."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,6 +48,20 @@ class VerticalFlip(GeometricTransform):
     def matrices(self, parameters: Parameters, shape: BatchShape) -> Tensor:
         """See `GeometricTransform.matrices`."""
         return torch.diag(torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)).expand(shape.cells, 3, 3)
+
+
+@register_transform("transpose")
+@dataclass(frozen=True, kw_only=True)
+class Transpose(GeometricTransform):
+    """Swap the two axes; with both flips, all eight orientations of a crop, and no pixel interpolated."""
+
+    probability: float = 0.5
+
+    def matrices(self, parameters: Parameters, shape: BatchShape) -> Tensor:
+        """See `GeometricTransform.matrices`."""
+        aspect = shape.width_px / shape.height_px
+        swapped = torch.tensor([[0.0, 1 / aspect, 0.0], [aspect, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+        return swapped.expand(shape.cells, 3, 3)
 
 
 @register_transform("affine")
@@ -199,18 +214,17 @@ def sample(pixels: Tensor, cell_masks: Tensor, matrices: Tensor, size_px: int) -
         Pixels [cells, channels, size_px, size_px], bilinear, and masks [cells, size_px, size_px], nearest-neighbour;
         both 0 outside the source.
     """
-    unchanged_size = pixels.shape[-2:] == (size_px, size_px)
-    mirrored = (matrices.abs() == torch.eye(3, dtype=torch.float64)).all(dim=(1, 2)) & unchanged_size
+    turned = _keeps_pixels(matrices) & (pixels.shape[-2:] == (size_px, size_px))
     # Exact and much cheaper: a quarter of the crops of the published pipelines are mirrored and no more.
-    still, moving = (which.nonzero().squeeze(1) for which in (mirrored, ~mirrored))
+    still, moving = (which.nonzero().squeeze(1) for which in (turned, ~turned))
     if len(still) == 0:
         return _interpolate(pixels, cell_masks, matrices, size_px)
     if len(moving) == 0:
-        return _mirror(pixels, matrices), _mirror(cell_masks, matrices)
+        return _turn(pixels, matrices), _turn(cell_masks, matrices)
     here = moving.to(pixels.device)
     moved, moved_masks = _interpolate(pixels[here], cell_masks[here], matrices[moving], size_px)
-    mirrors = torch.where(mirrored[:, None, None], matrices, torch.eye(3, dtype=torch.float64))
-    made, made_masks = _mirror(pixels, mirrors), _mirror(cell_masks, mirrors)
+    turns = torch.where(turned[:, None, None], matrices, torch.eye(3, dtype=torch.float64))
+    made, made_masks = _turn(pixels, turns), _turn(cell_masks, turns)
     return made.index_copy(0, here, moved), made_masks.index_copy(0, here, moved_masks)
 
 
@@ -223,16 +237,27 @@ def resize(pixels: Tensor, cell_masks: Tensor, size_px: int) -> tuple[Tensor, Te
     return F.interpolate(pixels, size=size, mode="bilinear", antialias=True), masks[:, 0]
 
 
-def _mirror(images: Tensor, matrices: Tensor) -> Tensor:
-    """`sample` of images [cells, …, height, width] for matrices that flip axes or do nothing."""
-    for axis in range(2):
-        flipped = matrices[:, axis, axis] < 0
-        if flipped.all():
-            images = images.flip(-1 - axis)
-        elif flipped.any():
-            rows = flipped.nonzero().squeeze(1).to(images.device)
-            images = images.index_copy(0, rows, images[rows].flip(-1 - axis))
-    return images
+def _keeps_pixels(matrices: Tensor) -> Tensor:
+    """Which matrices [cells, 3, 3] mirror, transpose or turn a square by a right angle, and no more: [cells] bool."""
+    still = torch.eye(3, dtype=torch.float64)
+    sizes = matrices.abs()
+    return (sizes == still).all(dim=(1, 2)) | (sizes == still[[1, 0, 2]]).all(dim=(1, 2))
+
+
+def _turn(images: Tensor, matrices: Tensor) -> Tensor:
+    """`sample` of square images [cells, …, edge, edge] for matrices that keep pixels."""
+    signs = matrices[:, :2, :2].sum(2)  # of the source's x and y
+    images = _change_some(images, signs[:, 0] < 0, lambda part: part.flip(-1))
+    images = _change_some(images, signs[:, 1] < 0, lambda part: part.flip(-2))
+    return _change_some(images, matrices[:, 0, 0] == 0, lambda part: part.transpose(-1, -2))
+
+
+def _change_some(images: Tensor, chosen: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Images [cells, …] with those changed that are `chosen`, [cells] bool."""
+    if chosen.all():
+        return change(images)
+    rows = chosen.nonzero().squeeze(1).to(images.device)
+    return images.index_copy(0, rows, change(images[rows])) if len(rows) else images
 
 
 def _interpolate(pixels: Tensor, cell_masks: Tensor, matrices: Tensor, size_px: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@
 | `contrastive` | 2 | both | cellS, protS, cellS-protS, byol-ssl, supervised |
 | `gentle` | 2 | both, milder ones; every cell masked, every channel scaled on its own | quickstart |
 | `moderate` | 2 | as `gentle`, but stronger, and so is the geometry | quickstart on more cells |
+| `orientations` | 2 | as `gentle`; the geometry: eight orientations, not interpolated | small |
 | `validation` | 1 | none, no geometry either, every cell masked | all |
 """
 

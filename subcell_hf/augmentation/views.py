@@ -64,7 +64,7 @@ class ViewMaker:
 
         Args:
             settings: Settings, the same as plain data (see `settings_from_dict`), or the name of a preset:
-                `reconstruction`, `multi_task`, `contrastive`, `gentle`, `moderate`, `validation`.
+                `reconstruction`, `multi_task`, `contrastive`, `gentle`, `moderate`, `orientations`, `validation`.
 
         Raises:
             InputError: If the settings are refused.

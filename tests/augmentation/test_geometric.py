@@ -14,6 +14,7 @@ from subcell_hf.augmentation.geometric import (
     HorizontalFlip,
     Perspective,
     ResizedCrop,
+    Transpose,
     VerticalFlip,
     resize,
     sample,
@@ -55,10 +56,32 @@ def run(
     return moved, masks, parameters
 
 
-@pytest.mark.parametrize("flip", [HorizontalFlip(), VerticalFlip()])
+@pytest.mark.parametrize("flip", [HorizontalFlip(), VerticalFlip(), Transpose()])
 def test_flips_are_drawn_half_of_the_time(flip: GeometricTransform) -> None:
     active = flip.draw(shape_of(10_000), seeded())["active"]
     assert abs(active.double().mean() - 0.5) < 0.02
+
+
+def test_flips_and_transposes_make_all_orientations_without_interpolating() -> None:
+    pixels = smooth_crops(200)
+    shape = shape_of(200)
+    steps = [HorizontalFlip(), VerticalFlip(), Transpose()]
+    drawn = [step.draw(shape, seeded(seed)) for seed, step in enumerate(steps)]
+    matrices = torch.eye(3, dtype=torch.float64).repeat(200, 1, 1)
+    for step, parameters in zip(steps, drawn, strict=True):
+        active = parameters["active"][:, None, None]
+        matrices = matrices @ torch.where(active, step.matrices(parameters, shape), torch.eye(3, dtype=torch.float64))
+    moved, masks = sample(pixels, masks_of(pixels), matrices, SIZE)
+    changes = (lambda image: image.flip(-1), lambda image: image.flip(-2), lambda image: image.mT)
+    for found, images in ((moved, pixels), (masks, masks_of(pixels))):
+        for cell, image in enumerate(images):
+            for parameters, change in zip(drawn, changes, strict=True):
+                image = change(image) if parameters["active"][cell] else image
+            assert torch.equal(found[cell], image)
+    assert len({tuple(matrix.flatten().tolist()) for matrix in matrices}) == 8
+    oblong = smooth_crops(2, 40)  # interpolated, since the size changes
+    moved, _, _ = run(Transpose(probability=1.0), oblong, output=SIZE)
+    assert moved.shape[-2:] == (SIZE, SIZE)
 
 
 @pytest.mark.parametrize(("flip", "axis"), [(HorizontalFlip(), -1), (VerticalFlip(), -2)])

@@ -67,7 +67,7 @@ class DataArguments:
     views: str = field(
         default="multi_task",
         metadata={
-            "help": "reconstruction, multi_task, contrastive, gentle, moderate, or a YAML file of view settings."
+            "help": "reconstruction, multi_task, contrastive, gentle, moderate, orientations, or a YAML file of views."
         },
     )
     channel_sampling: bool = field(
