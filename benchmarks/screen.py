@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 REPLICATES, TREATMENTS, DOSES, CONTROLS = 4, 80, 4, 64
 
@@ -132,25 +133,21 @@ def run_retrieval(wells: int, width: int) -> dict[str, float]:
 
 
 def write_cells(folder: Path, cells: int, width: int) -> None:
-    """An embedding table of cells in 384 wells, in parts, so that this process stays small too."""
-    import pyarrow.parquet as pq
-
+    """An embedding table of cells in 384 wells, written in blocks, so that this process stays small too."""
     from subcell_hf.tables import EmbeddingTable
-    from subcell_hf.tables.parquet import CELLS_PER_GROUP, arrow_table
+    from subcell_hf.tables.parquet import CELLS_PER_GROUP, arrow_table, open_parquet_writer
 
-    writer = None
-    for start in range(0, cells, 20_000):
-        count = min(20_000, cells - start)
-        place = (start + np.arange(count)) % 384
-        wells = [f"{chr(65 + number // 24)}{number % 24 + 1:02d}" for number in place]
-        ids = [f"cell{start + number}" for number in range(count)]
+    def make_block(start: int) -> pa.Table:
+        numbers = np.arange(start, min(start + CELLS_PER_GROUP, cells))
+        wells = [f"{chr(65 + place // 24)}{place % 24 + 1:02d}" for place in numbers % 384]
+        ids = [f"cell{number}" for number in numbers]
         frame = pd.DataFrame({"cell_id": ids, "field_of_view": "", "plate": "p0", "well": wells})
-        values = np.random.default_rng(start).normal(size=(count, width)).astype(np.float32)
-        block = arrow_table(EmbeddingTable(frame, values))
-        writer = writer or pq.ParquetWriter(folder / f"cells_{cells}_{width}.parquet", block.schema)
-        writer.write_table(block, row_group_size=CELLS_PER_GROUP)
-    if writer is not None:
-        writer.close()
+        values = np.random.default_rng(start).normal(size=(len(ids), width)).astype(np.float32)
+        return arrow_table(EmbeddingTable(frame, values))
+
+    with open_parquet_writer(folder / f"cells_{cells}_{width}.parquet", make_block(0).schema) as writer:
+        for start in range(0, cells, CELLS_PER_GROUP):
+            writer.write_table(make_block(start))
 
 
 def measure(folder: Path, part: str, arguments: argparse.Namespace) -> dict[str, float]:

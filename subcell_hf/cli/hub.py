@@ -274,7 +274,7 @@ def demo(
         model: Folder or Hub id of a model, or name of a published one, such as mae-rybg.
         port: Port; 0 for a free one.
         host: Address to listen on; 0.0.0.0 allows other machines to connect.
-        reference: Embedding table of this model with known locations, drawn as a map behind the cell.
+        reference: Embedding table of this model with known locations, for a map and for similar cells.
         browser: Open the page in a browser.
         engine_backend: torch, openvino, or auto: int8 if `subcell optimize` wrote the model and it is faster here.
         precision: Of torch: fp32, bf16, or auto for the one that is measured to be faster.

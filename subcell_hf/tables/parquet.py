@@ -95,15 +95,17 @@ def iterate_parquet(path: Path | str, cells_per_block: int = CELLS_PER_GROUP) ->
     with open_parquet(path) as file:
         facts = facts_of(file, path)
         blocks = block_columns(file, facts, path)
-        seen = []
+        # Eight bytes of each id: ten million take 80 MB. All ids are read again only if two are the same there.
+        hashes, start = np.empty(file.metadata.num_rows, np.uint64), 0
         for batch in batches_of(file, None, cells_per_block):
             cells = cells_frame(pa.Table.from_batches([batch]).drop_columns(list(blocks)))
             arrays = {n: numbers_of(batch.column(n), width, f"{path}, {n}") for n, width in blocks.items()}
             table = check_table(_assemble(cells, arrays, facts), str(path))
-            # Eight bytes of each id: ten million take 80 MB. All ids are read again only if two are the same there.
-            seen.append(pd.util.hash_array(cells[CELL_ID].to_numpy(dtype=object), categorize=False))
+            ids = cells[CELL_ID].to_numpy(dtype=object)
+            hashes[start : start + len(ids)] = pd.util.hash_array(ids, categorize=False)
+            start += len(ids)
             yield table
-        hashes = np.sort(np.concatenate(seen or [np.empty(0, np.uint64)]))
+        hashes.sort()
         if (hashes[1:] == hashes[:-1]).any():
             refuse_repeated_ids(cells_frame(file.read(columns=[CELL_ID]))[CELL_ID], str(path))
 
