@@ -182,6 +182,8 @@ class AnnotateWidget:
     def _started(self) -> tuple[AnnotationSession, LinkedLayer]:
         if self.session is None or self.link is None:
             raise InputError("The annotation is not started. Choose layer and file of labels, and press Start.")
+        if linked_layer(self.link.layer) is not self.link:
+            raise InputError("The cells of the layer were embedded or opened again since. Press Start again.")
         return self.session, self.link
 
     def _label_by_key(self, number: int) -> None:

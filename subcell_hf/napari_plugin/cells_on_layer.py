@@ -72,12 +72,12 @@ class CellsOnLayer:
                 f"{folder} has no field of view {field_of_view!r}; the first are {names}. Enter the name of the field "
                 "that the labels layer shows."
             )
-        labels = cells[_LABEL].to_numpy()[rows]
+        labels = pd.to_numeric(cells[_LABEL], errors="coerce").to_numpy()[rows]  # texts in tables of other tools
         there = np.isin(labels, np.asarray(present))
         if not there.any():
             raise InputError(
                 f"The layer has none of the {len(rows)} labels of field {field_of_view!r} in {folder}, such as "
-                f"{labels[0]}. Choose the mask that the cells were cut from."
+                f"{labels[0]:g}. Choose the mask that the cells were cut from."
             )
         self.table, self.folder, self.field_of_view = table, folder, field_of_view
         self.row_of = {int(label): int(row) for label, row in zip(labels[there], rows[there], strict=True)}

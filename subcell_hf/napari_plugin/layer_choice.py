@@ -2,6 +2,8 @@
 
 from typing import Any
 
+_STATUS_HEIGHT_PX = 72
+
 
 def image_layers(viewer: Any) -> list[Any]:
     """Image layers of a viewer.
@@ -31,4 +33,5 @@ def status_line() -> tuple[Any, Any]:
 
     line = Label(value="")
     line.native.setWordWrap(True)
+    line.min_height = _STATUS_HEIGHT_PX  # a wrapped text does not make its row higher
     return line, Container(widgets=[line], labels=False)

@@ -71,9 +71,9 @@ class LinkedLayer:
         hidden = np.zeros(4, np.float32)  # background, and what is no cell of the table
         by_label: dict[int | None, Any] = {None: hidden, 0: hidden}
         by_label |= {label: colours.rgba[row] for label, row in self.cells.row_of.items()}
+        self.coloured_by = name
         self.layer.colormap = DirectLabelColormap(color_dict=by_label)
         self.layer.features = self.cells.features()
-        self.coloured_by = name
         for call in self.on_columns:
             call()
         return colours

@@ -67,15 +67,21 @@ class MapWidget:
         self.job = Job(self.show)
         self.container.controller = self
         draw.changed.connect(self.draw)
-        self.labels.changed.connect(self.follow)
+        self.labels.changed.connect(self._watch_layer)
         self.colour.changed.connect(self._recolour)
-        self.follow()
+        self._watch_layer()
 
     def show(self, message: str) -> None:
         """Show a message below the button."""
         self.status.value = message
 
-    def follow(self) -> None:
+    def _watch_layer(self) -> None:
+        """Follow the chosen layer, now and whenever its cells are embedded or opened again."""
+        if self.labels.value is not None:
+            self.labels.value.events.features.connect(self.follow)
+        self.follow()
+
+    def follow(self, event: Any = None) -> None:
         """Show the cells of the chosen layer from now on."""
         layer = self.labels.value
         link = None if layer is None else layer.metadata.get("subcell_hf")

@@ -20,6 +20,7 @@ REWRITTEN = (
     "docs/report.md",
     "docs/partners.md",
     "docs/annotate.md",
+    "docs/napari.md",
     "docs/search.md",
     "docs/calibrate.md",
     "docs/demo.md",

@@ -43,6 +43,9 @@ def test_labels_are_rows_of_their_field() -> None:
     assert features["index"].tolist() == [3, 4]
     assert features["cell_id"].tolist() == ["A_3", "A_4"]
     np.testing.assert_allclose(features["probability of Cytosol"], [0.9, 0.3])
+    table = table_of_fields()
+    of_texts = EmbeddingTable(table.cells.astype({"label": str}), table.embeddings)  # as from a CSV of another tool
+    assert CellsOnLayer(of_texts, Path("run"), "A", [0, 3, 4, 200]).row_of == {3: 0, 4: 2}
 
 
 def test_colours_are_those_of_the_values() -> None:

@@ -18,7 +18,7 @@ from subcell_hf.types import FieldOfView
 MANIFEST = Path(__file__).parents[2] / "subcell_hf" / "napari_plugin" / "napari.yaml"
 LAYER_NAMES = {"red": "tubulin 647", "yellow": "calreticulin", "blue": "DAPI", "green": "GFP"}
 SCREEN = "1600x1000x24"
-_PATIENCE_S = 60.0
+_PATIENCE_S = 240.0
 
 
 @contextmanager

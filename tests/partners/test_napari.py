@@ -203,6 +203,10 @@ def test_what_cannot_be_done_is_said_in_the_widget(viewer: Any, run: Run, field:
     session.press(embedding, "Open run")
     assert {*linked_layer(layer).cells.row_of} == {*np.unique(np.asarray(field.label_mask)).tolist()} - {0}
     assert len(linked_layer(layer).cells.table) == len(run.table)
+    assert cell_map.link is linked_layer(layer)
+    assert cell_map.colour.value == "top_location_1"
+    linked_layer(layer).select(len(run.table) - 1)  # of the other field
+    assert "not on this layer" in viewer.status
 
 
 def test_embedding_is_cancelled_and_resumed(viewer: Any, run: Run, field: FieldOfView, tmp_path: Path) -> None:
