@@ -18,6 +18,7 @@ are random: nothing here depends on what they show.
 """
 
 import argparse
+import gc
 import json
 import platform
 import statistics
@@ -97,6 +98,10 @@ def measure_pretraining(options: argparse.Namespace, folder: Path, *words: str) 
     arguments += ["--save_strategy", "no", "--logging_steps", "5", "--picture_epochs", "0", "--run_page", "false"]
     arguments += ["--disable_tqdm", "true", *(SMALL.split() if options.tiny else ["--size", options.size]), *words]
     arguments += ["--use_cpu", "true"] if options.device == "cpu" else []
+    if options.device == "cuda":  # else what an earlier way has held would be part of this one's memory
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     run = resolve(parse_arguments(arguments), world_size=1)
     trainer = PreTrainer(run.build_model(), run.training, run.data)
     trainer.train()

@@ -1,5 +1,7 @@
 """benchmarks/gpu/run.py runs to its end on a CPU in small: nothing but the GPU is new to it there."""
 
+import copy
+import importlib.util
 import json
 import subprocess
 import sys
@@ -7,6 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+
+from subcell_hf.model.configuration_subcell import SubCellConfig
+from subcell_hf.model.modeling_subcell import SubCellForImageClassification
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu" / "run.py"
 
@@ -32,3 +38,26 @@ def test_all_measurements_are_written(tmp_path: Path) -> None:
     augment = found["augment_cpu"]
     assert augment["shape"] == [4, 4, 48, 48]
     assert augment["ratio"] == min(figure["ratio"] for figure in augment["figures"].values())
+
+
+def test_linear_layers_in_float8() -> None:
+    """Torch computes the same call on a CPU, slowly; scales and layouts are those that a GPU asks for."""
+    spec = importlib.util.spec_from_file_location("forward_benchmark", BENCHMARK.parents[1] / "forward.py")
+    assert spec is not None
+    assert spec.loader is not None
+    forward = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(forward)
+    torch.manual_seed(0)
+    config = SubCellConfig.from_size("tiny", image_size=32, num_hidden_layers=2)
+    model = SubCellForImageClassification(config).eval()
+    with torch.inference_mode():
+        float8 = forward.build_float8(copy.deepcopy(model).to(torch.bfloat16))
+        replaced = [part for part in float8.modules() if isinstance(part, forward.Float8Linear)]
+        images = torch.rand(2, 4, 32, 32)
+        found, exact = float8(images.bfloat16()).pooler_output.float(), model(images).pooler_output
+    assert len(replaced) == 6 * config.num_hidden_layers  # query, key, value, output, up and down
+    for part in replaced:
+        assert part.weight.T.stride(0) == 1  # a GPU takes the second matrix by columns
+        assert part.scale.T.stride(1) == 1
+    assert torch.cosine_similarity(found, exact).min() > 0.99
+    assert not torch.equal(found, exact)
