@@ -279,18 +279,22 @@ def convert_encoder(encoder: nn.Module) -> Any:
     return graph
 
 
-def trace_to_openvino(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
+def trace_to_openvino(module: nn.Module, example: Mapping[str, Tensor], *, check: bool = True) -> Any:
     """Trace a module to a model of OpenVINO.
 
     Args:
         module: Returns a tensor or a dict of tensors.
         example: Name → input.
+        check: Whether torch traces a second time and compares, which is most of the work for a small module.
 
     Returns:
         `openvino.Model`, whose constants may be the module's own weights.
     """
     with _quiet():
-        return import_openvino().convert_model(module.eval(), example_input=dict(example))
+        traced: Any = module.eval()
+        if not check:
+            traced = torch.jit.trace(traced, example_kwarg_inputs=dict(example), check_trace=False)
+        return import_openvino().convert_model(traced, example_input=dict(example))
 
 
 @contextmanager

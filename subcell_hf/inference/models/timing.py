@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 8
-_BEATEN = (2.0, 1.4)
+_BEATEN = (1.5, 1.4)
 """Times as long as the fastest that a way may take to be timed again, after the first round and after later ones: what
 is run for the first time, and only once, may be slower by chance."""
 
