@@ -5,17 +5,23 @@ import functools
 import gzip
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 import tifffile
 import webdataset
 import zarr
+from huggingface_hub import constants
 from PIL import Image
 
 from subcell_hf.cells.cropping import crop_fields
@@ -52,6 +58,42 @@ def read_fields(folder: Path) -> None:
     )
     for found in find_fields(folder, options):
         found.read()
+
+
+def read_packed(folder: Path) -> None:
+    """As an archive or dataset is read, unpacked into the same folder."""
+    packed = next(folder.iterdir(), folder / "removed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HOME", str(folder / "cache"))
+        for found in find_fields(packed, ReadingOptions(pixel_size_um=0.1, max_decoded_bytes=LIMIT_BYTES)):
+            found.read()
+
+
+def _archive(kind: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        with TemporaryDirectory() as content:
+            write_hpa_field(Path(content), shape=SHAPE)
+            shutil.make_archive(str(folder / "x"), kind, content)
+
+    return write
+
+
+def _dataset(ending: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        columns = {
+            f"{colour}_image": [{"bytes": imagecodecs.png_encode(plane), "path": None}]
+            for colour, plane in zip(COLOURS, stack(), strict=True)
+        }
+        table = pa.table({**columns, "cell_id": ["a"]})
+        if ending == ".parquet":
+            pq.write_table(table, folder / "x.parquet")
+            return
+        (folder / "x").mkdir()
+        (folder / "x/state.json").write_text("{}")
+        with pa.ipc.new_stream(folder / "x/data.arrow", table.schema) as stream:
+            stream.write_table(table)
+
+    return write
 
 
 def _planes(write: Any, ending: str) -> Any:
@@ -256,6 +298,8 @@ IMAGE_KINDS = [
     Kind("npy", {"npy": lambda folder: np.save(folder / "x.npy", stack())}, read_fields, 6),
     Kind("containers", {"czi": _czi, "lif": _lif, "nd2": _nd2}, read_fields, 8),
     Kind("gzip", {"tiff": _planes(_gzip_tiff, ".tif.gz")}, read_fields, 5),
+    Kind("archives", {kind: _archive(kind) for kind in ("zip", "tar", "gztar")}, read_packed, 4),
+    Kind("datasets", {ending: _dataset(ending) for ending in (".parquet", ".arrow")}, read_packed, 4),
     Kind("ome-zarr", {"0.4": _ome_zarr(2), "0.5": _ome_zarr(3)}, read_fields, 6),
     Kind(
         "masks",
