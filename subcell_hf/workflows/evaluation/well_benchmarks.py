@@ -33,6 +33,7 @@ from subcell_hf.evaluation.perturbation.consensus_profiles import aggregate_prof
 from subcell_hf.evaluation.perturbation.retrieval import RetrievalTask
 from subcell_hf.evaluation.perturbation.table import ProfileTable, read_profiles
 from subcell_hf.storage.foreign_tables import read_foreign_table
+from subcell_hf.tables.embedding_table import CELL_ID
 from subcell_hf.tables.files import EMBEDDINGS_FILE
 
 CELL_COUNT = "Metadata_cell_count"
@@ -190,11 +191,19 @@ def _read_wells(found: FieldBenchmark, paths: Sequence[Path], labels: Path | Non
     profiles = read_profiles(paths, {*found.columns, *([] if mechanism is None else [mechanism])})
     if labels is not None and mechanism is not None:
         profiles = add_mechanisms(profiles, labels, group, mechanism)
+    repeated = profiles.metadata.duplicated().to_numpy()
+    if repeated.any():
+        row = profiles.metadata.iloc[int(repeated.argmax())]
+        raise InputError(
+            f"Well {row[WELL]} of plate {row[PLATE]!r} occurs several times with equal metadata "
+            f"({counted(int(repeated.sum()), 'row')} too many). Give every table once; if rows are cells, with a "
+            "column that names them."
+        )
     codes, count = unit_codes(profiles, (PLATE, WELL))
     wells = aggregate_profiles(profiles, [(PLATE, WELL)])
     cells = None
-    if count < len(profiles):
-        cells = np.bincount(codes).astype(np.float64)
+    if count < len(profiles):  # rows are cells, or fields of view, whose cells are not known
+        cells = np.bincount(codes).astype(np.float64) if CELL_ID in profiles.metadata else None
     elif CELL_COUNT in wells.metadata:
         cells = wells.column(CELL_COUNT).astype(np.float64)
     control = find_controls(wells, tuple(given["controls"].items()))

@@ -219,6 +219,8 @@ def test_morphohelm_by_the_command(wells: ProfileTable, tmp_path: Path) -> None:
     expected = score_replicates(normalized, groups_of(normalized), controls_of(normalized))
     written = pd.read_csv(tmp_path / "replicates" / "replicates.csv")
     pd.testing.assert_frame_equal(written, expected)
+    with pytest.raises(InputError, match=r"occurs several times with equal metadata \(\d+ rows too many\)"):
+        run_field_benchmark("morphohelm-target2", [tmp_path / "wells.csv"] * 2, tmp_path / "none")
     with pytest.raises(InputError, match="has no column Metadata_MoA; a table of labels"):
         run_field_benchmark("morphohelm-moa", [tmp_path / "wells.csv"], tmp_path / "none")
     report = run_field_benchmark(
