@@ -74,7 +74,9 @@ _TORCH_DRAWS = re.compile(
     r"torch\.(rand|randn|randint|randperm|bernoulli|normal|multinomial|rand_like|randn_like)"
     r"|.*\.(normal_|uniform_|bernoulli_|exponential_|random_|geometric_)"
 )
-_GLOBAL_NUMPY = re.compile(r"(np|numpy)\.random\.(?!default_rng|Generator|SeedSequence|PCG64|Philox)\w+|random\.\w+")
+_GLOBAL_NUMPY = re.compile(
+    r"(np|numpy)\.random\.(?!default_rng|RandomState|Generator|SeedSequence|PCG64|Philox)\w+|random\.\w+"
+)
 WITHOUT_GENERATOR = {
     "model/modeling_subcell.py: _init_weights": "transformers initializes weights from the global generator",
     "model/modeling_subcell_pretraining.py: _init_weights": "the same",
@@ -106,7 +108,9 @@ def test_random_numbers_come_from_a_generator_that_was_given_or_seeded() -> None
     for name, calls in CALLS.items():
         for call in calls:
             drawn = _TORCH_DRAWS.fullmatch(call.name) and "generator" not in call.keywords
-            unseeded_numpy = call.name.endswith("default_rng") and not (call.node.args or call.node.keywords)
+            unseeded_numpy = call.name.endswith(("default_rng", "RandomState")) and not (
+                call.node.args or call.node.keywords
+            )
             if drawn or unseeded_numpy or _GLOBAL_NUMPY.fullmatch(call.name):
                 unseeded.add(f"{name}: {call.function}")
     assert unseeded == set(WITHOUT_GENERATOR)

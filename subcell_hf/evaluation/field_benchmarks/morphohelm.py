@@ -77,7 +77,9 @@ def normalize_wells(wells: ProfileTable, control: Mask) -> ProfileTable:
         raise InputError("None of the wells is a negative control; the protocol scales every plate by them.")
     plates = wells.column(PLATE)
     standardized, _ = normalize_plates(wells.features, plates, np.ones(len(wells), dtype=bool), "standardize")
-    parts = PCA(min(COMPONENTS, *standardized.shape), svd_solver="covariance_eigh").fit_transform(standardized)
+    parts = PCA(min(COMPONENTS, *standardized.shape), svd_solver="covariance_eigh", random_state=_SEED).fit_transform(
+        standardized
+    )
     parts = parts[:, np.ptp(parts[control], axis=0) > 0]
     for plate in sorted(set(plates)):
         rows = plates == plate
@@ -320,17 +322,17 @@ def _summarize(hits: list[Numbers], precisions: list[Numbers], against_controls:
 def _draw_queries(groups: npt.NDArray[np.object_], treated: Mask) -> npt.NDArray[np.intp]:
     """One well of each compound that has several."""
     rows = pd.Series(np.flatnonzero(treated)).groupby(groups[treated], sort=True)
-    random = np.random.RandomState(_SEED)
-    return np.array([random.choice(own.to_numpy()) for _, own in rows if len(own) > 1], dtype=np.intp)
+    generator = np.random.RandomState(_SEED)
+    return np.array([generator.choice(own.to_numpy()) for _, own in rows if len(own) > 1], dtype=np.intp)
 
 
 def _draw_wells(frame: pd.DataFrame, choice: CompoundChoice) -> list[int]:
     """Rows of at most so many wells of each compound and source."""
-    random, kept = np.random.RandomState(_SEED), list[int]()
+    generator, kept = np.random.RandomState(_SEED), list[int]()
     for _, own in frame.groupby(["group", SOURCE], sort=True):
         rows = own.index.to_numpy()
         few = len(rows) <= choice.wells_per_source
-        kept += list(rows if few else random.choice(rows, choice.wells_per_source, replace=False))
+        kept += list(rows if few else generator.choice(rows, choice.wells_per_source, replace=False))
     return kept
 
 
