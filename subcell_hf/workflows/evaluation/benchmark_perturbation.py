@@ -16,7 +16,8 @@ from subcell_hf.evaluation.perturbation.benchmark import (
 from subcell_hf.evaluation.perturbation.left_out import sentences_of
 from subcell_hf.evaluation.perturbation.perturbation_report import LEFT_OUT_FILE, write_report
 from subcell_hf.evaluation.perturbation.profile_comparison import compare_groups
-from subcell_hf.evaluation.perturbation.table import read_profiles
+from subcell_hf.evaluation.perturbation.table import ProfileTable, read_profiles
+from subcell_hf.evaluation.screening.wells import WELL, find_column
 from subcell_hf.storage.folder_lock import claim_folder
 from subcell_hf.workflows.evaluation.table_baselines import BASELINES, BaselineOptions, find_profile_baselines
 
@@ -70,7 +71,7 @@ def benchmark_perturbation(
         raise InputError("--moa-table requires --moa-column, the name of the column with mechanisms of action.")
     options = baselines or BaselineOptions()
     with claim_folder(output):
-        result = _score(profiles, settings, mechanisms)
+        result = _score(profiles, settings, mechanisms, warn=True)
         found = find_profile_baselines(
             profiles,
             options.missing_in(options.given),
@@ -97,10 +98,29 @@ def benchmark_perturbation(
         return PerturbationReport(output / "report.html", result, tuple(comparisons), tuple(missing))
 
 
-def _score(profiles: Sequence[Path], settings: PerturbationSettings, mechanisms: Path | None) -> PerturbationResult:
+def _score(
+    profiles: Sequence[Path], settings: PerturbationSettings, mechanisms: Path | None, warn: bool = False
+) -> PerturbationResult:
     named = {settings.group_column, settings.plate_column, *(column for column, _ in settings.controls)}
     optional = (settings.well_column, settings.field_column, settings.mechanism_column)
     table = read_profiles(profiles, named | {column for column in optional if column})
+    if warn and settings.well_column is None:
+        _warn_of_shared_wells(table, settings.plate_column)
     if mechanisms is not None and settings.mechanism_column is not None:
         table = add_mechanisms(table, mechanisms, settings.group_column, settings.mechanism_column)
     return evaluate_perturbation(table, settings)
+
+
+def _warn_of_shared_wells(table: ProfileTable, plate_column: str) -> None:
+    """Say that rows of one well count as replicates of each other, which raises every score."""
+    column = find_column(list(table.metadata.columns), WELL)
+    if column is None:
+        return
+    shared = int(table.metadata.duplicated([plate_column, column], keep=False).sum())
+    if shared:
+        _logger.warning(
+            "%d of %d rows share their plate and well (%s) with another row, and rows of one well count as replicates "
+            "of each other, which raises scores. If they are cells or fields of view, add --well-column %s; otherwise "
+            "remove the rows that occur twice.",
+            shared, len(table.metadata), column, column,
+        )  # fmt: skip

@@ -165,6 +165,26 @@ def test_perturbation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         benchmark_perturbation([tmp_path / "wells.csv"], tmp_path / "no", wrong, mechanisms=tmp_path / "moa.csv")
 
 
+def test_rows_of_one_well_are_named_as_no_replicates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wells = pd.DataFrame({"compound": [*"aabb", "DMSO", "DMSO"], "plate": "p", "Well": list("122345")})
+    numbers = np.random.default_rng(0).normal(size=(2, 6))
+    wells.add_prefix("Metadata_").assign(one=numbers[0], two=numbers[1]).to_csv(tmp_path / "wells.csv", index=False)
+    controls = (("Metadata_compound", "DMSO"),)
+    for well_column, said in ((None, True), ("Metadata_Well", False)):
+        caplog.clear()
+        settings = PerturbationSettings(
+            "Metadata_compound", "Metadata_plate", well_column, controls=controls, null_size=20
+        )
+        output = tmp_path / str(well_column)
+        if well_column is None:
+            benchmark_perturbation([tmp_path / "wells.csv"], output, settings, baselines=BaselineOptions(computed=()))
+        else:  # wells with two compounds
+            with pytest.raises(InputError, match="Metadata_compound"):
+                benchmark_perturbation([tmp_path / "wells.csv"], output, settings)
+        found = [text for text in caplog.messages if "2 of 6 rows share their plate and well (Metadata_Well)" in text]
+        assert bool(found) == said
+
+
 def test_map(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table, _, _ = simulate_cells(genes_per_part=2, parts=2, fields=2, cells=2, width=8)
     table.cells.loc[0, "gene"] = ""
