@@ -100,8 +100,8 @@ def write_part(work: Path, reader: ShardReader, point: Point) -> Path:
     """Shards of the train split's part that a point trains on."""
     if point.share == 1 and point.cells_per_field is None:
         return work / "shards"
-    names = np.array(reader.index.antibodies)[reader.index.splits["train"]][:: point.share]
-    part = SomeCells(crop_source(work / "crops"), frozenset(names.tolist()), point.cells_per_field)
+    antibodies = frozenset(reader.index.splits["train"][:: point.share])
+    part = SomeCells(crop_source(work / "crops"), antibodies, point.cells_per_field)
     folder = work / "parts" / point.name.replace("/", "_of_").replace(" ", "_")
     write_shards(part, folder, ShardSettings(split_fractions={"train": 1.0}), progress=False)
     return folder

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.learning_scale import ABLATION, SomeCells, fit_power_law, plan
+from benchmarks.learning_scale import ABLATION, Point, SomeCells, fit_power_law, plan, write_part
 from benchmarks.learning_small import SMALL
 from subcell_hf.cells.cropping import CropSettings, crop_fields
 from subcell_hf.cells.sources import crop_source
+from subcell_hf.shards.reader import ShardReader
+from subcell_hf.shards.sharding import ShardSettings, write_shards
 from subcell_hf.simulation.simulate import simulate_dataset
 from subcell_hf.training.pretraining.arguments import parse_arguments
 from subcell_hf.training.pretraining.resolution import build_config
@@ -34,6 +36,13 @@ def test_a_part_has_the_first_cells_of_its_antibodies(tmp_path: Path) -> None:
     assert len(one.cells) == 1 < len(all_cells.cells)
     assert one.cells[0] == all_cells.cells[0]
     assert np.array_equal(one.pixels[0], all_cells.pixels[0])
+    fractions = {"train": 0.5, "test": 0.5}
+    write_shards(everything, tmp_path / "shards", ShardSettings(split_fractions=fractions), progress=False)
+    whole = ShardReader(tmp_path / "shards")
+    half = ShardReader(write_part(tmp_path, whole, Point("1/2 of the antibodies", share=2, cells_per_field=1)))
+    assert half.index.splits == {"train": whole.index.splits["train"][::2]}
+    assert len(half.cells) == 1
+    assert write_part(tmp_path, whole, Point("all")) == tmp_path / "shards"
     assert part.fingerprint() != SomeCells(everything, frozenset([antibody]), 2).fingerprint()
 
 

@@ -170,6 +170,7 @@ def test_an_index_finds_what_exact_search_finds(indexed: Path, share: float, mon
 def test_a_build_resumes_and_keeps_what_is_sound(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = index_folder(indexed)
     monkeypatch.setattr(index_building, "_CELLS_PER_PART", 2500)
+    monkeypatch.setattr(index_files, "_FEW_CELLS", 100)
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npy")}
     damaged = folder / "part-00001.npy"
     damaged.write_bytes(damaged.read_bytes()[:-1])

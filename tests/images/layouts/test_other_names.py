@@ -215,7 +215,6 @@ def test_kinds_that_are_not_read_are_named_with_a_remedy(file: str, said: str, t
         ("p.xlef", "save the project as one .lif file"),
         ("NDTiff.index", "save the data as OME-TIFF in Micro-Manager"),
         ("frame_t.ets", "a part of a .vsi of Olympus"),
-        ("plate.zip", "an archive: unpack it"),
         ("plate.h5", "HDF5, of which the layout is not known"),
     ],
 )
@@ -225,6 +224,12 @@ def test_files_that_are_no_images_say_what_to_give(file: str, said: str, tmp_pat
         with pytest.raises(FieldError) as raised:
             list_fields(source)
         assert said in str(raised.value)
+
+
+def test_an_archive_in_a_folder_says_how_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "plate.zip").write_bytes(b"anything")
+    with pytest.raises(FieldError, match="an archive: give it by itself, or unpack it"):
+        list_fields(tmp_path)
 
 
 def test_separate_images_of_micro_manager_1(tmp_path: Path) -> None:
