@@ -114,10 +114,18 @@ def test_layers_that_do_not_fit_are_refused(field: FieldOfView, case: str) -> No
 
 
 @pytest.fixture(scope="module")
-def viewer() -> Iterator[Any]:
-    """One window for the tests below, which follow each other as a user's steps."""
+def window() -> Iterator[Any]:
+    """One window for the tests below."""
     with session.virtual_screen(), session.open_viewer() as opened:
         yield opened
+
+
+@pytest.fixture
+def viewer(window: Any) -> Any:
+    """The window without the layers and widgets of an earlier test."""
+    window.window.remove_dock_widget("all")
+    window.layers.clear()
+    return window
 
 
 def test_a_user_embeds_maps_and_annotates(
@@ -181,7 +189,6 @@ def test_a_user_embeds_maps_and_annotates(
 
 
 def test_what_cannot_be_done_is_said_in_the_widget(viewer: Any, run: Run, field: FieldOfView, tmp_path: Path) -> None:
-    viewer.layers.clear()
     layer = session.add_layers(viewer, field, units="pixel")
     embedding = session.open_widget(viewer, "Embed cells")
     embedding.folder.value, embedding.model.value = tmp_path / "run", str(run.model)
@@ -210,7 +217,6 @@ def test_what_cannot_be_done_is_said_in_the_widget(viewer: Any, run: Run, field:
 
 
 def test_embedding_is_cancelled_and_resumed(viewer: Any, run: Run, field: FieldOfView, tmp_path: Path) -> None:
-    viewer.layers.clear()
     tiles = np.repeat(np.repeat(np.arange(1, 129).reshape(16, 8), 32, axis=0), 64, axis=1)
     layer = session.add_layers(viewer, replace(field, label_mask=tiles))
     embedding = session.open_widget(viewer, "Embed cells")
