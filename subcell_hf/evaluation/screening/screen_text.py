@@ -77,6 +77,9 @@ def methods_text(result: ScreenResult) -> str:
             "of the log ratio to the controls, and subtracted for a second test; a treatment was called active if the "
             "larger of both p-values passed."
         )
+    others = "other wells"
+    if summary["plates"] > 1:
+        others = "wells on other plates (its other wells where it is on one plate alone)"
     return (
         f"{cells}Profiles of {counted(summary['wells'], 'well')} on {counted(summary['plates'], 'plate')} "
         f"({summary['features_compared']} "
@@ -85,7 +88,7 @@ def methods_text(result: ScreenResult) -> str:
         "2024). p-values are from permutations of treated and control labels within plates (at most "
         f"{summary['permutations']}, the observed labels included), corrected by Benjamini and Hochberg; the false "
         f"discovery rate is {summary['level']:g}.{counts} Effects are projections on the direction given by the "
-        "treatment's wells on other plates, in standard deviations of controls, with jackknife intervals. Dose "
+        f"treatment's {others}, in standard deviations of controls, with jackknife intervals. Dose "
         "responses are four-parameter logistic fits; intervals of EC50 are 95 % profile likelihood, and EC50 is "
         "reported where the interval lies within the tested doses. Negative controls at an unusual distance from the "
         "median control "

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from subcell_hf.cli import app
 from subcell_hf.errors import InputError
 from subcell_hf.evaluation.screening import ScreenSettings
+from subcell_hf.evaluation.screening.screen_text import methods_text
 from subcell_hf.simulation import simulate_screen, write_screen
 from subcell_hf.workflows import ScreenReport, screen_plates
 
@@ -205,6 +206,12 @@ def test_a_plate_in_two_tables_does_not_count_twice(tmp_path: Path) -> None:
         profiles.to_csv(path, index=False)
     with pytest.raises(InputError, match=r"both in .*one\.csv and in .*two\.csv"):
         screen_plates(paths, tmp_path / "out", QUICK)
+
+
+@pytest.mark.parametrize(("plates", "said"), [(1, "the treatment's other wells, in"), (2, "on other plates (")])
+def test_the_methods_say_where_directions_come_from(plates: int, said: str, tmp_path: Path) -> None:
+    report = _screen(*_small(plates), tmp_path, ScreenSettings(permutations=99, judge_batches=False))
+    assert said in methods_text(report.result)
 
 
 def test_wells_that_cannot_be_tested_are_listed_and_set_the_exit_code(tmp_path: Path) -> None:
