@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from subcell_hf.errors import InputError, counted
 from subcell_hf.napari_plugin.background import Job, shown_errors, warnings_collected
@@ -106,7 +107,8 @@ class EmbedWidget:
                 name=self.field_name.value,
                 pixel_size_um=self.pixel_size_um.value or None,
             )
-            cells = int(np.count_nonzero(np.unique(np.asarray(field.label_mask))))
+            present = np.unique(np.asarray(field.label_mask))
+            cells = int(np.count_nonzero(present))
             model = self.model.value.strip()
             if not model:
                 raise InputError("No model is chosen. Enter its name, such as mae-rybg, its folder, or its Hub id.")
@@ -121,7 +123,7 @@ class EmbedWidget:
             self.progress.max = max(cells, 1)
             self.job.start(
                 work,
-                lambda found: self._link(layer, found[0], folder, field.name, found[1]),
+                lambda found: self._link(layer, found[0], folder, field.name, present, found[1]),
                 progress=lambda done: setattr(self.progress, "value", done),
                 end=lambda: self._set_working(False),
             )
@@ -137,7 +139,8 @@ class EmbedWidget:
             folder, layer = self._chosen_folder(), self.labels.value
             if layer is None:
                 raise InputError("There is no labels layer. Open the mask that the cells were cut from.")
-            self._link(layer, read_table(folder), folder, self.field_name.value.strip() or layer.name, [])
+            present = np.unique(displayed_plane(layer, self.viewer.dims))
+            self._link(layer, read_table(folder), folder, self.field_name.value.strip() or layer.name, present, [])
 
     def _chosen_folder(self) -> Path:
         text = self.folder.line_edit.value.strip()
@@ -145,8 +148,9 @@ class EmbedWidget:
             raise InputError("No folder is chosen. Choose a new folder for the run, or that of a finished run.")
         return Path(text).expanduser()
 
-    def _link(self, layer: Any, table: EmbeddingTable, folder: Path, name: str, notes: list[str]) -> None:
-        present = np.unique(displayed_plane(layer, self.viewer.dims))
+    def _link(
+        self, layer: Any, table: EmbeddingTable, folder: Path, name: str, present: npt.ArrayLike, notes: list[str]
+    ) -> None:
         cells = CellsOnLayer(table, folder, name, present)
         link = LinkedLayer(self.viewer, layer, cells)
         self.viewer.layers.selection.active = layer
