@@ -21,7 +21,7 @@ from subcell_hf.tables.cell_pictures import CellPicture
 from subcell_hf.tables.embedding_table import CELL_ID, FIELD_OF_VIEW, check_cells
 from subcell_hf.tables.nearest_rows import find_nearest_rows
 from subcell_hf.tables.right_use import uses_of
-from subcell_hf.tables.run_record import encoder_folders, read_run
+from subcell_hf.tables.run_record import encoder_folders, orientations_of, read_run
 from subcell_hf.tables.search.stored_cells import SearchedCells, open_table, read_embeddings
 
 ENCODERS_PAGE = "index.html"
@@ -64,10 +64,12 @@ class _EncoderView:
     def facts(self) -> dict[str, Any]:
         """What the table of the page says of the encoder."""
         models = self.run.get("models") or [{}]
+        source = models[0].get("encoder") or self.run.get("input", {}).get("model") or ""
+        orientations = orientations_of(self.run)
         return {
             "name": self.name,
             "width": self.width,
-            "source": models[0].get("encoder") or self.run.get("input", {}).get("model") or "",
+            "source": source if orientations == 1 else f"{source} (mean of {orientations} orientations)",
             "licence": models[0].get("licence") or "",
             "channels": ", ".join(dict.fromkeys(name for model in models for name in model.get("channels", ()))),
             "deviations": [sentence for use in uses_of(self.run) for sentence in use.deviations()],

@@ -1,5 +1,6 @@
 """`run.json`: what a finished run of `subcell embed` records of itself, beside its tables."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,34 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: it is not a JSON object. {remedy}")
     return content
+
+
+def orientations_of(facts: Mapping[str, Any]) -> int:
+    """Number of orientations of each cell over which embeddings are averaged; 1 where it is not recorded.
+
+    Args:
+        facts: Content of `run.json`, or provenance of a table.
+    """
+    recorded: int = facts.get("orientations", 1)
+    return recorded
+
+
+def refuse_averaged(facts: Mapping[str, Any], where: str | Path, reason: str) -> None:
+    """Refuse embeddings that are averaged over orientations.
+
+    Args:
+        facts: Content of `run.json`, or provenance of a table.
+        where: Name of the table.
+        reason: What it is needed for, and why that has one orientation, as the end of a sentence.
+
+    Raises:
+        InputError: If they are.
+    """
+    if (count := orientations_of(facts)) != 1:
+        raise InputError(
+            f"The embeddings of {where} are means over {count} orientations of each cell, {reason}. Embed the cells "
+            "with --orientations 1 into a new folder."
+        )
 
 
 def encoder_folders(folder: Path) -> dict[str, Path]:

@@ -20,6 +20,7 @@ from subcell_hf.process import run_plainly
 from subcell_hf.progress import hide_weight_bars
 from subcell_hf.storage.model_folders import check_model, read_processor
 from subcell_hf.tables.files import EmbeddingTable, read_table
+from subcell_hf.tables.run_record import refuse_averaged
 from subcell_hf.training.localization.localization import LabelledEmbeddings, train_ensemble
 from subcell_hf.training.localization.localization_arguments import ParsedLocalization, parse_localization
 from subcell_hf.training.localization.localization_folder import (
@@ -73,8 +74,8 @@ def train_localization(recipe: str | Path = "localization", **arguments: Any) ->
             those of `LocalizationSettings`, which override the recipe.
 
     Raises:
-        InputError: If an argument is unknown, missing or invalid, the table has no locations or no cells of a split,
-            or the model is not the one that computed the embeddings.
+        InputError: If an argument is unknown, missing or invalid, the table has no locations or no cells of a split, or
+            averages over orientations, or the model is not the one that computed the embeddings.
         FloatingPointError: If a member's loss is not finite.
     """
     return run_localization(parse_localization([str(recipe), *as_words(arguments)]))
@@ -87,14 +88,15 @@ def run_localization(settings: ParsedLocalization) -> LocalizationTraining:
         settings: From `parse_localization`.
 
     Raises:
-        InputError: If the table has no locations or no cells of a split, or the model is not the one that computed the
-            embeddings.
+        InputError: If the table has no locations or no cells of a split, or averages over orientations, or the model is
+            not the one that computed the embeddings.
         FloatingPointError: If a member's loss is not finite.
     """
     encoder, _ = find_folder(settings.encoder)
     config = check_model(encoder)  # before the training, not after it
     read_processor(encoder, config)
     whole = read_table(settings.table)
+    refuse_averaged(whole.provenance, settings.table, "and a classifier is given cells in one orientation")
     check_classifier_folder(settings.output, encoder, config, whole.embeddings.shape[1])
     table = _only_labelled(whole, settings.table)
     targets = location_targets(list(table.cells["locations"]), settings.classes)

@@ -10,6 +10,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -453,10 +454,13 @@ def test_a_map_needs_cells(table: Path, model: Path, tmp_path: Path) -> None:
         map_reference(tmp_path / "few.parquet", SubCellConfig.from_pretrained(model))
 
 
-def test_references_of_another_model_are_refused(table: Path) -> None:
+def test_references_of_another_model_are_refused(table: Path, model: Path, tmp_path: Path) -> None:
     config = SubCellConfig.from_size("tiny", pooling_projection_size=16)
     with pytest.raises(InputError, match="embed the reference cells with this model"):
         map_reference(table, config)
+    write_parquet(replace(read_table(table), provenance={"orientations": 4}), tmp_path / "averaged.parquet")
+    with pytest.raises(InputError, match="means over 4 orientations of each cell, and the page compares them"):
+        map_reference(tmp_path / "averaged.parquet", SubCellConfig.from_pretrained(model))
 
 
 @pytest.fixture(scope="module")

@@ -58,12 +58,12 @@ def kill_a_worker(killed: list[int], stop: threading.Event) -> None:
 def test_a_worker_that_dies_loses_nothing(cluster: Any, tmp_path: Path) -> None:
     model, fields = save_tiny_model(tmp_path / "model"), write_fields(tmp_path / "fields", 12)
     (fields / "7_A3_1_red.png").write_bytes(b"no picture")
-    run(fields, model, tmp_path / "local")
+    run(fields, model, tmp_path / "local", orientations=4)
     killed: list[int] = []
     stop = threading.Event()
     killer = threading.Thread(target=kill_a_worker, args=(killed, stop))
     killer.start()
-    report = run(fields, model, tmp_path / "ray", engine="ray")
+    report = run(fields, model, tmp_path / "ray", engine="ray", orientations=4)
     stop.set()
     killer.join()
     assert killed

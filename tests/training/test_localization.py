@@ -154,6 +154,9 @@ def test_the_recipe_writes_a_model_that_transformers_loads(
     capsys.readouterr()
     with pytest.raises(InputError, match="is not an empty folder"):
         train_localization(**keywords, device="cpu")
+    write_parquet(EmbeddingTable(frame, embeddings, provenance={"orientations": 8}), tmp_path / "averaged.parquet")
+    with pytest.raises(InputError, match="means over 8 orientations of each cell, and a classifier is given cells in"):
+        train_localization(**keywords | {"table": tmp_path / "averaged.parquet", "output": tmp_path / "new"})
     write_parquet(EmbeddingTable(frame, embeddings[:, :8]), tmp_path / "narrow.parquet")
     with pytest.raises(InputError, match=r"The embeddings have 8 numbers, those of .* 16"):
         train_localization(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def write_table(path: Path, model: Path, antibodies: int = 60, training_cells: i
     write_parquet(EmbeddingTable(cells, embeddings, probabilities, CLASSES, provenance=provenance), path)
 
 
-def test_a_calibrated_folder_shows_sets(tmp_path: Path) -> None:
+def test_a_calibrated_folder_shows_sets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, table, output = save_tiny_model(tmp_path / "model"), tmp_path / "t.parquet", tmp_path / "calibrated"
     write_table(table, model)
     result = CliRunner().invoke(app, ["calibrate", str(table), "--recall", "0.9", "--output", str(output)])
@@ -67,6 +68,10 @@ def test_a_calibrated_folder_shows_sets(tmp_path: Path) -> None:
     assert embedded.cells["location_set"].tolist() == [";".join(names) for names in expected]
     assert embedded.cells["set_size"].tolist() == [len(names) for names in expected]
     assert "location_set" not in subcell_hf.embed(pixels, model, precision="fp32", progress=False).cells
+    assert "calibrated on cells in one orientation" not in caplog.text
+    averaged = subcell_hf.embed(pixels, output, precision="fp32", orientations=4, progress=False)
+    assert "location_set" not in averaged.cells
+    assert "calibrated on cells in one orientation, and this run averages over 4" in caplog.text
     located = pipeline("subcell-localization", model=str(output))(list(pixels), return_location_set=True)
     assert [item["location_set"] for item in located] == expected
     with pytest.raises(ValueError, match="not calibrated"):
@@ -78,6 +83,11 @@ def test_a_calibrated_folder_shows_sets(tmp_path: Path) -> None:
         calibrate(table, output, CalibrationSettings())
     with pytest.raises(InputError, match="trained on the split train"):
         calibrate(table, model, CalibrationSettings(recall=0.9, split="train"))
+    cells = read_table(table)
+    averaged = replace(cells, provenance={**cells.provenance, "orientations": 8})
+    write_parquet(averaged, tmp_path / "averaged.parquet")
+    with pytest.raises(InputError, match=r"averaged\.parquet are means over 8 orientations.*--orientations 1"):
+        calibrate(tmp_path / "averaged.parquet", tmp_path / "other", CalibrationSettings(recall=0.9))
     shutil.rmtree(model)
     save_tiny_model(model, seed=1)
     with pytest.raises(InputError, match="is another model"):

@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from subcell_hf.errors import InputError
 from subcell_hf.shipped import shipped_folder
 from subcell_hf.tables.right_use import uses_of
+from subcell_hf.tables.run_record import orientations_of
 
 _TEMPLATE = "encoder_card.md.jinja"
 _HUB_LICENCES = ("mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "cc0-1.0")
@@ -54,6 +55,7 @@ def make_encoder_card(run: Mapping[str, Any], size: int, results: Mapping[str, A
         command=shlex.quote(f"{model['name']}={spec}"),
         licence=licence,
         size=size,
+        orientations=orientations_of(run),
         deviations=[sentence for use in uses_of(run) for sentence in use.deviations()],
         results=[{**entry, "dataset": {"split": None, **entry["dataset"]}} for entry in scored],
     )

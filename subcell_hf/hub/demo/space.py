@@ -22,6 +22,7 @@ from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.ontology import CHANNEL_STAINS, location_colours
 from subcell_hf.storage.folders import write_folder_atomically
 from subcell_hf.storage.model_folders import check_model
+from subcell_hf.tables.run_record import refuse_averaged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,8 +126,8 @@ def map_reference(table: Path, config: SubCellConfig, seed: int = 0) -> Referenc
         seed: Of the map, and of which cells are taken where there are more than 1,500.
 
     Raises:
-        InputError: If the embeddings are of another width than the model's, too few cells have a location, or
-            umap-learn is not installed.
+        InputError: If the embeddings are of another width than the model's or means over orientations, too few cells
+            have a location, or umap-learn is not installed.
     """
     from subcell_hf.report.projection import FEWEST_FOR_UMAP, project_cells
     from subcell_hf.tables.cell_pictures import PICTURES_FILE
@@ -138,6 +139,7 @@ def map_reference(table: Path, config: SubCellConfig, seed: int = 0) -> Referenc
             "'subcell-hf[analysis]', or omit the reference cells."
         )
     cells, file = read_table(table), table / EMBEDDINGS_FILE if table.is_dir() else table
+    refuse_averaged(cells.provenance, table, "and the page compares them with cells in one orientation")
     if cells.embeddings.shape[1] != config.embedding_size:
         raise InputError(
             f"{table} contains embeddings of width {cells.embeddings.shape[1]}, but the model computes "

@@ -84,7 +84,7 @@ class _Embedding:
 
     def __init__(self, models: Sequence[Model], settings: EmbedSettings, precision: str, openvino: str | None) -> None:
         device = choose_device("cpu" if openvino else settings.device)
-        self.embedder = BatchEmbedder(models, device, precision, settings.batch_size, openvino)
+        self.embedder = BatchEmbedder(models, device, precision, settings.batch_size, openvino, settings.orientations)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Blocks with their cells → what came of them."""

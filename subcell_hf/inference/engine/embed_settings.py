@@ -8,15 +8,20 @@ from subcell_hf.parallel.ray_tasks import check_engine
 from subcell_hf.settings import Setting
 from subcell_hf.tables.cell_pictures import DEFAULT_PICTURES
 
+ORIENTATIONS = (1, 4, 8)
+"""A cell as it is; its right-angle turns; these and their mirror images."""
+
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """How a run is done; of these only precision, pictures and attention maps change what comes out.
+    """How a run is done; of these only precision, orientations, pictures and attention maps change what comes out.
 
     Attributes:
         device: auto, cpu, cuda, cuda:1, …; openvino:GPU for another device of OpenVINO than the CPU.
         precision: fp32, bf16, or auto: the one measured as faster here, or that of a run that is resumed. Also
             int8, if `subcell optimize` wrote the model.
+        orientations: Average embeddings and probabilities over so many orientations of each cell: 4 right-angle turns,
+            or 8 with their mirror images, which take 4 or 8 times as long.
         batch_size: Images per forward pass; default: automatic, halved if memory runs out.
         workers: Processes for reading and cropping; 0: a thread of the main process.
         pictures: Maximum number of cells to save with picture and attention map.
@@ -32,6 +37,7 @@ class EmbedSettings:
 
     device: str = "auto"
     precision: str = "auto"
+    orientations: int = 1
     batch_size: Annotated[int | None, Setting(minimum=1)] = None
     workers: Annotated[int, Setting(minimum=0)] = 0
     pictures: Annotated[int, Setting(minimum=0)] = DEFAULT_PICTURES
@@ -53,4 +59,6 @@ class EmbedSettings:
             given = getattr(self, name)
             if given is not None and given < least:
                 raise InputError(f"{name} is {given}, expected at least {least}.")
+        if self.orientations not in ORIENTATIONS:
+            raise InputError(f"orientations is {self.orientations!r}, expected 1, 4 or 8.")
         check_engine(self.engine)

@@ -1,7 +1,5 @@
 """Cells → embedding table: what `subcell embed` runs, on one process or many."""
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,22 +19,27 @@ from subcell_hf.images.unused import unused_of
 from subcell_hf.inference.encoders.finding import Model, subcell_models
 from subcell_hf.inference.engine.batches import BatchReader, ReadPart
 from subcell_hf.inference.engine.embed_settings import EmbedSettings
-from subcell_hf.inference.engine.forward import BatchEmbedder
 from subcell_hf.inference.engine.pace import SHORTEST_S, Pace
 from subcell_hf.inference.engine.parts import PartResults, PartsFolder, plan_parts
-from subcell_hf.inference.engine.runs import EmbedRun, claim_planning, claim_run, write_part
+from subcell_hf.inference.engine.runs import (
+    EmbedRun,
+    calibration_of,
+    claim_planning,
+    claim_run,
+    fingerprint_of,
+    named_values,
+    write_part,
+)
 from subcell_hf.inference.models.layer_times import LayerShape, time_layer
 from subcell_hf.inference.models.loading import ModelFolder, choose_device
-from subcell_hf.inference.models.openvino_encoder import AUTO_BACKEND, OPTIMIZATION_FILE, choose_openvino
+from subcell_hf.inference.models.openvino_encoder import AUTO_BACKEND, choose_openvino
 from subcell_hf.inference.models.precision import AUTO_PRECISION, ChosenPrecision, check_precision, choose_precision
 from subcell_hf.inference.sources.blocks import CellSource
 from subcell_hf.inference.sources.source_options import SourceOptions
-from subcell_hf.model.locations_subcell import CALIBRATED
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.progress import progress_bar
 from subcell_hf.report.novelty import novelty_columns, summarize_novelty
 from subcell_hf.storage.input_lists import write_unused
-from subcell_hf.storage.records import sha256_of
 from subcell_hf.storage.typed_json import settings_to_json
 from subcell_hf.tables.cell_pictures import PictureBudget
 from subcell_hf.tables.embedding_table import SCHEMA_VERSION
@@ -240,35 +243,24 @@ def open_run(
         "models": [f"{model.name} {model.checksum[:16]}" for model in models],
         "precision": precision,
         "engine backend": "openvino" if chosen.openvino else "torch",
+        "orientations": settings.orientations,
         "pictures": settings.pictures,
         "attention of every cell (--portable)": settings.attention_maps,
-        **_named_values(record.get("input", {})),
+        **named_values(record.get("input", {})),
     }
-    facts = [source.fingerprint(), [m.checksum for m in models], precision, settings.pictures, SCHEMA_VERSION]
-    facts += ["attention"] if settings.attention_maps else []
-    facts += ["openvino"] if chosen.openvino else []
-    facts += [m.config[name] for m in subcell_models(models) for name in CALIBRATED if m.config.get(name)]
-    facts += (
-        [sha256_of(model.folder / OPTIMIZATION_FILE) for model in subcell_models(models)] if precision == "int8" else []
-    )
-    fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    fingerprint = fingerprint_of(source, models, settings, precision, chosen.openvino)
     folder = PartsFolder(output, len(parts), fingerprint)
     run = EmbedRun(source, tuple(models), settings, processes, names, parts, folder, budget, device, precision)
     run.openvino, run.way = chosen.openvino, chosen.way
     run.record = {**record, "fingerprint": fingerprint, "settings": shown}
-    folder.open(shown, _named_values({"options": settings_to_json(SourceOptions()), "engine backend": "torch"}))
+    earlier = {"options": settings_to_json(SourceOptions()), "engine backend": "torch", "orientations": 1}
+    folder.open(shown, named_values(earlier))
+    if settings.orientations != 1 and calibration_of(models) and processes.rank == 0:
+        _logger.warning(
+            "%s was calibrated on cells in one orientation, and this run averages over %d: the table has no sets of "
+            "locations and no novelty. --orientations 1 adds them.", models[0].name, settings.orientations,
+        )  # fmt: skip
     return run
-
-
-def _named_values(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What changes the cells of a run by its name, out of the nested `input` of `run.json`; models have checksums."""
-    values: dict[str, Any] = {}
-    for name, value in content.items():
-        if name in ("reading", "filters", "options"):
-            values |= _named_values(value)
-        elif name not in ("model", "models", "revision", "working_folder", "command"):
-            values[name] = value
-    return values
 
 
 def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
@@ -276,7 +268,7 @@ def _embed_parts(run: EmbedRun, pending: Sequence[int]) -> None:
     if not pending:
         return
     settings = run.settings
-    embedder = BatchEmbedder(run.models, run.device, run.precision, settings.batch_size, run.openvino)
+    embedder = run.embedder()
     reader = BatchReader(
         run.source, run.budget, embedder.batch_size, settings.workers, pin_memory=run.device.type == "cuda"
     )
@@ -313,7 +305,7 @@ def _note_pace(run: EmbedRun, pace: Pace) -> None:
         return
     shape = min(map(LayerShape.of_model, models), key=lambda shape: shape.cpu_batch)
     normal = time_layer(shape, run.device).cells_per_s(run.way)
-    normal = None if normal is None else normal / max(1, len(run.proteins))
+    normal = None if normal is None else normal / max(1, len(run.proteins)) / run.settings.orientations
     if text := pace.describe(normal, on_cpu=run.device.type == "cpu"):
         _logger.info("%s", text)
 
@@ -321,10 +313,12 @@ def _note_pace(run: EmbedRun, pace: Pace) -> None:
 def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
     """Write the tables, and last of all `run.json`."""
     names = run.proteins if len(run.proteins) > 1 and run.classes else ()
+    averaged = {"orientations": run.settings.orientations} if run.settings.orientations != 1 else {}
     provenance = {
         "subcell_hf": _version("subcell-hf"),
         "models": [model.facts() for model in run.models],
         "precision": run.precision,
+        **averaged,
     }
     facts = {
         "schema_version": SCHEMA_VERSION,
@@ -354,6 +348,7 @@ def _join(run: EmbedRun, seconds: float, resumed: int) -> EmbedReport:
             "versions": {name: _version(name) for name in _LIBRARIES},
             "device": f"openvino:{run.openvino}" if run.openvino else _describe(run.device),
             "precision": run.precision,
+            **averaged,
             "batch_size": run.batch_size,
             "processes": run.processes.world_size,
             "cells": cells,

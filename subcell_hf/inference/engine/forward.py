@@ -20,6 +20,9 @@ from subcell_hf.inference.models.precision import choose_batch_size
 CUDA_BATCH = 256
 """First batch size on a GPU; halved each time memory runs out."""
 
+_TURNS = 4
+"""Orientations of an image that is not mirrored."""
+
 _Forward = Callable[[Tensor, list[str] | None], tuple[Tensor, Tensor | None, Tensor | None]]
 """Images and the names of their channels → embeddings, probabilities, attention."""
 
@@ -56,6 +59,7 @@ class BatchEmbedder:
         precision: `"fp32"` or `"bf16"`; on OpenVINO also `"int8"`.
         batch_size: Images of a forward; None: chosen here, on a CPU as measured, and halved when memory runs out.
         openvino: OpenVINO's name of the device that runs the models; None for torch.
+        orientations: `EmbedSettings.orientations`.
 
     Attributes:
         batch_size: Current number of images per forward pass.
@@ -68,10 +72,12 @@ class BatchEmbedder:
         precision: str,
         batch_size: int | None = None,
         openvino: str | None = None,
+        orientations: int = 1,
     ) -> None:
         models = tuple(models)
         self.models = {model.variant.name: model for model in models}
         self.device, self.precision, self.openvino = device, precision, openvino
+        self.orientations = orientations
         usual = CUDA_BATCH if device.type == "cuda" else 0
         self.batch_size = batch_size or usual or _cpu_batch_size(models, device)
         self._encoders: dict[str, _Forward] = {}
@@ -170,7 +176,8 @@ class BatchEmbedder:
         start = 0
         while start < len(images):
             try:
-                outputs.append(encoder(images[start : start + self.batch_size], channels))
+                chunk = images[start : start + self.batch_size]
+                outputs.append(_average_orientations(encoder, chunk, channels, self.orientations))
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error) or self.batch_size == 1:
                     raise
@@ -184,6 +191,33 @@ class BatchEmbedder:
             start += self.batch_size
         columns = zip(*outputs, strict=True)
         return [None if column[0] is None else torch.cat([t for t in column if t is not None]) for column in columns]
+
+
+def _average_orientations(
+    encoder: _Forward, images: Tensor, channels: list[str] | None, orientations: int
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Means of embeddings and probabilities over orientations, one after the other; attention of the images as given.
+
+    The naive loop is `torch.stack([encoder(turned)[0] for turned in every orientation]).mean(0)`.
+    """
+    embeddings, probabilities, attentions = encoder(images, channels)
+    if orientations == 1:
+        return embeddings, probabilities, attentions
+    embeddings = embeddings / orientations
+    probabilities = None if probabilities is None else probabilities / orientations
+    for turned in _other_orientations(images, orientations):
+        more, more_probabilities, _ = encoder(turned, channels)
+        embeddings = embeddings + more / orientations
+        if probabilities is not None and more_probabilities is not None:
+            probabilities = probabilities + more_probabilities / orientations
+    return embeddings, probabilities, attentions
+
+
+def _other_orientations(images: Tensor, orientations: int) -> Iterator[Tensor]:
+    """The images turned by 90°, 180° and 270°; of 8 orientations, then their mirror images, turned by 0° to 270°."""
+    for number in range(1, orientations):
+        seen = images if number < _TURNS else images.flip(-1)
+        yield seen.rot90(number % _TURNS, (-2, -1)).contiguous()
 
 
 def _cpu_batch_size(models: Sequence[Model], device: torch.device) -> int:

@@ -193,7 +193,7 @@ def _embed_pending(
     """Hand each block to every encoder that has not embedded its part yet."""
     embedders, pipelines = dict[str, BatchEmbedder](), dict[str, Pipeline]()
     for name, run in runs.items():
-        embedders[name] = BatchEmbedder(run.models, run.device, run.precision, settings.batch_size, run.openvino)
+        embedders[name] = run.embedder()
         pipelines[name] = Pipeline(embedders[name])
     results = {
         name: PartResults(run.classes, run.proteins, settings.attention_maps, run.calibration)

@@ -19,7 +19,7 @@ from subcell_hf.model.modeling_subcell import SubCellForImageClassification
 from subcell_hf.storage.model_folders import load_weights
 from subcell_hf.storage.plain_files import read_json
 from subcell_hf.tables.embedding_table import EmbeddingTable
-from subcell_hf.tables.run_record import read_run
+from subcell_hf.tables.run_record import read_run, refuse_averaged
 from subcell_hf.training.localization.localization import LocalizationSettings, TrainedEnsemble
 from subcell_hf.training.localization.localization_folder import save_classifier
 from subcell_hf.training.runs.training_record import TRAINING_RECORD_FILE
@@ -42,11 +42,12 @@ def save_annotation_classifier(session: AnnotationSession, source: Path, output:
 
     Raises:
         InputError: If there is no classifier yet, the table does not record its encoder, or the encoder found is
-            another one; the message names both.
+            another one, the message names both; or embeddings are means over orientations.
     """
     state = session.state
     if state.classifier is None:
         raise InputError("Fewer than two classes have labels, so there is no classifier. Label cells of two classes.")
+    refuse_averaged(session.table.provenance, source, "and an exported classifier is given cells in one orientation")
     model = find_encoder(session.encoder, source, encoder)
     weight, bias = (torch.from_numpy(values)[None] for values in state.classifier.linear_layer(session.components))
     settings = LocalizationSettings(hidden_sizes=(), dropout=0.0, seeds=(session.settings.seed,))
@@ -115,12 +116,14 @@ def score_table(table: EmbeddingTable, classifier: Path | str) -> dict[str, Any]
         `classes`, names in order, and `probabilities`, `[cells, classes]` float32, rows sum to 1.
 
     Raises:
-        InputError: If the folder is none, or was made for another encoder or revision; the message names both.
+        InputError: If the folder is none, or was made for another encoder or revision; the message names both. Also if
+            the embeddings of the table are means over orientations.
     """
     folder = Path(classifier)
     about = read_json(folder / ANNOTATION_FILE, "Give the folder classifier of an export of `subcell annotate`.")
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         raise InputError(f"{folder / ANNOTATION_FILE} is no record of an annotation. Export the classifier again.")
+    refuse_averaged(table.provenance, "the table", f"and {folder} was trained on cells in one orientation")
     made_for, identity = EncoderIdentity(**about["encoder"]), EncoderIdentity.of_provenance(table.provenance)
     # The checksum identifies the weights wherever their folder lies now; a name does so only without it.
     unnamed = {"name": ""} if made_for.weights_sha256 else {}

@@ -20,6 +20,7 @@ from subcell_hf.storage.atomic import write_atomically
 from subcell_hf.storage.folders import write_folder_atomically
 from subcell_hf.storage.plain_files import read_json
 from subcell_hf.tables.files import EmbeddingTable, read_table
+from subcell_hf.tables.run_record import refuse_averaged
 
 _TRAINING_SPLITS = {"train", "training", "validation", "valid", "val"}
 
@@ -87,7 +88,8 @@ def calibrate(
         model: The classifier: folder, Hub id or name; None: as the table says.
 
     Raises:
-        InputError: If the table was not embedded by the classifier, lacks labels or antibodies, or has too few.
+        InputError: If the table was not embedded by the classifier, or averages over orientations, lacks labels or
+            antibodies, or has too few.
         OSError: If the folder cannot be written.
     """
     if (settings.recall is None) == (settings.precision is None):
@@ -97,6 +99,7 @@ def calibrate(
     table, output = Path(table), Path(output)
     cells = read_table(table)
     named = [m for m in cells.provenance.get("models", ()) if isinstance(m, dict)]
+    refuse_averaged(cells.provenance, table, "and a classifier is calibrated for cells in one orientation")
     if cells.probabilities is None or len(named) != 1:
         raise InputError(f"{table} has no probabilities of one classifier. Embed the cells with it first.")
     found = find_models(model or str(named[0]["name"]), revision=None if model else named[0].get("revision"))[0]

@@ -13,7 +13,7 @@ from subcell_hf.inference.engine.embed_settings import EmbedSettings
 from subcell_hf.parallel.processes import Processes
 from subcell_hf.tables.cell_pictures import PICTURES_FILE, CellPicture, iterate_pictures
 from subcell_hf.tables.files import EMBEDDINGS_FILE
-from subcell_hf.tables.run_record import read_run
+from subcell_hf.tables.run_record import orientations_of, read_run
 from subcell_hf.tables.search.exact import mean_direction
 from subcell_hf.tables.search.stored_cells import Floats, SearchedCells, open_cells
 from subcell_hf.workflows.embed import embed_to_folder, find_models_of
@@ -59,10 +59,10 @@ def embed_image(cells: SearchedCells, image: Path) -> EmbeddedImage:
     options = replace(given.options, reading=reading, split=None)
     given = replace(given, source=str(image), model=given.find(given.model), options=options)
     _check_model(cells, given)
-    precision = str(cells.provenance.get("precision", "fp32"))
+    precision, orientations = str(cells.provenance.get("precision", "fp32")), orientations_of(cells.provenance)
     with tempfile.TemporaryDirectory(prefix="subcell-query-") as temporary:
         folder = Path(temporary) / "run"
-        settings = EmbedSettings(precision=precision, h5ad=False)
+        settings = EmbedSettings(precision=precision, orientations=orientations, h5ad=False)
         done = embed_to_folder(given, folder, settings, processes=Processes(), report=False)
         embedded = open_cells(folder / EMBEDDINGS_FILE)
         if embedded.width != cells.width:

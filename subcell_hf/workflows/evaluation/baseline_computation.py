@@ -140,7 +140,11 @@ class BaselineComputation:
         with tempfile.TemporaryDirectory() as weights:
             models = _untrained_twins(self.origin, Path(weights))
             settings = EmbedSettings(
-                precision=self.origin.precision, workers=self.workers if self.workers > 1 else 0, pictures=0, h5ad=False
+                precision=self.origin.precision,
+                orientations=self.origin.orientations,
+                workers=self.workers if self.workers > 1 else 0,
+                pictures=0,
+                h5ad=False,
             )
             embed_cells(source, models, embedded, settings, processes=Processes(), record=record)
         if output.exists():

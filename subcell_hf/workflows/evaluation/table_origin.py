@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from subcell_hf.errors import InputError
-from subcell_hf.tables.run_record import RUN_FILE, read_run
+from subcell_hf.tables.run_record import RUN_FILE, orientations_of, read_run
 from subcell_hf.workflows.embed_input import EmbedInput, read_embed_input
 
 
@@ -20,6 +20,7 @@ class TableOrigin:
         input: Input of `subcell embed`, if known.
         models: Facts about the models that embedded the cells; empty for a table that is not SubCell's.
         precision: Precision of the embedding.
+        orientations: Number of orientations of each cell over which the embedding is averaged.
     """
 
     identity: str
@@ -27,6 +28,7 @@ class TableOrigin:
     input: EmbedInput | None
     models: tuple[Mapping[str, Any], ...]
     precision: str = "auto"
+    orientations: int = 1
 
     @classmethod
     def of_table(cls, path: Path, provenance: Mapping[str, Any], images: str | None) -> "TableOrigin":
@@ -50,4 +52,5 @@ class TableOrigin:
             raise InputError(f"{source}, the source of its cells, does not exist")
         facts = run or provenance
         identity = run.get("fingerprint", source)
-        return cls(identity, source, given, tuple(facts.get("models", ())), facts.get("precision", "auto"))
+        models, precision = tuple(facts.get("models", ())), facts.get("precision", "auto")
+        return cls(identity, source, given, models, precision, orientations_of(facts))

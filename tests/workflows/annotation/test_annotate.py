@@ -107,6 +107,12 @@ def test_another_encoder_or_revision_is_refused_by_name(table: EmbeddingTable, e
     assert classifier is not None
     (facts,) = table.provenance["models"]
     score_table(replace(table, provenance={"models": [facts | {"name": "/moved/tiny"}]}), classifier)
+    averaged = replace(table, provenance={**table.provenance, "orientations": 8})
+    with pytest.raises(InputError, match=r"means over 8 orientations of each cell, and .*classifier was trained on"):
+        score_table(averaged, classifier)
+    write_parquet(averaged, tmp_path / "embeddings.parquet")
+    refused = export_annotation(tmp_path, replace(given, encoder=str(encoder), output=tmp_path / "averaged"))
+    assert "means over 8 orientations" in refused.no_classifier
     for change in ({"revision": "0123abc"}, {"weights_sha256": "f" * 64}):
         moved = replace(table, provenance={"models": [facts | change]})
         with pytest.raises(InputError, match=f"{next(iter(change.values()))[:12]}") as caught:
