@@ -1,3 +1,5 @@
+from .acquisition import Acquisition as Acquisition
+from .acquisition import draw_acquisition as draw_acquisition
 from .antibodies import ProteinStyle as ProteinStyle
 from .antibodies import SimulatedAntibody as SimulatedAntibody
 from .antibodies import simulate_antibodies as simulate_antibodies

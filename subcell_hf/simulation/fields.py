@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from subcell_hf.errors import InputError
 from subcell_hf.ontology import CHANNEL_STAINS, PROTEIN_CHANNEL, PUBLISHED_PIXEL_SIZE_UM, channels_from_variant
 from subcell_hf.settings import Setting
+from subcell_hf.simulation.acquisition import Acquisition, draw_acquisition
 from subcell_hf.simulation.antibodies import SimulatedAntibody, simulate_antibodies
 from subcell_hf.simulation.drawing import FloatImage
 from subcell_hf.simulation.landmarks import simulate_landmarks
@@ -17,6 +18,7 @@ from subcell_hf.simulation.optics import (
     PlateOptics,
     acquire_channel,
     digitise,
+    mix_channels,
     simulate_defocus,
     simulate_plate_optics,
 )
@@ -43,6 +45,8 @@ class SimulationSettings:
         pixel_size_um: Pixel size in micrometres.
         channels: rybg, rbg, ybg, bg, or comma-separated colours. In Python, a tuple of colours.
         bit_depth: 8 or 16 bits per pixel.
+        domain_randomization: Draw blur, noise, background, contrast, compression and crowding for every field, and list
+            them in acquisition.csv.
     """
 
     seed: int = 0
@@ -51,6 +55,7 @@ class SimulationSettings:
     pixel_size_um: float = PUBLISHED_PIXEL_SIZE_UM
     channels: Annotated[tuple[str, ...], Setting(parse=channels_from_variant, default="rybg")] = tuple(CHANNEL_STAINS)
     bit_depth: int = 8
+    domain_randomization: bool = False
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -138,6 +143,7 @@ def simulate_field(
     well: str = "A1",
     sample: int = 1,
     optics: PlateOptics | None = None,
+    crowding: float = 1.0,
     size_px: int = 1024,
     pixel_size_um: float = PUBLISHED_PIXEL_SIZE_UM,
     channels: Sequence[str] = tuple(CHANNEL_STAINS),
@@ -153,6 +159,7 @@ def simulate_field(
         well: Well for the field's name and metadata.
         sample: Number for the field's name and metadata.
         optics: Batch effect of the plate; a typical microscope by default.
+        crowding: Confluence of the cells, times that of their line.
         size_px: Edge of the field in pixels.
         pixel_size_um: Edge of a pixel in micrometres.
         channels: Colours wanted, in this order.
@@ -169,8 +176,10 @@ def simulate_field(
     if cell_line not in CELL_LINES:
         raise InputError(f"Unknown simulated cell line {cell_line!r}: expected one of {', '.join(CELL_LINES)}.")
     optics = optics or PlateOptics()
+    line = CELL_LINES[cell_line]
+    line = replace(line, confluence=line.confluence * crowding)
     shapes, stains, protein, levels, camera = np.random.default_rng(seed).spawn(5)
-    compartments = simulate_cell_compartments(shapes, CELL_LINES[cell_line], size_px, pixel_size_um)
+    compartments = simulate_cell_compartments(shapes, line, size_px, pixel_size_um)
     landmarks = simulate_landmarks(stains, compartments)
     densities: dict[str, FloatImage] = {
         "red": landmarks.microtubules * compartments.spread(0.85 * levels.lognormal(0, 0.25, compartments.cells)),
@@ -178,8 +187,9 @@ def simulate_field(
         "blue": landmarks.chromatin
         * compartments.spread(0.65 * np.cbrt(compartments.dna) * levels.lognormal(0, 0.12, compartments.cells)),
     }
-    if PROTEIN_CHANNEL in channels:
+    if PROTEIN_CHANNEL in channels or any(source == PROTEIN_CHANNEL for source, _ in optics.bleed):
         densities[PROTEIN_CHANNEL] = simulate_protein(protein, landmarks, antibody)
+    densities = mix_channels(densities, optics)
     defocus = simulate_defocus(camera, compartments.shape, pixel_size_um)
     streams = dict(zip(CHANNEL_STAINS, camera.spawn(len(CHANNEL_STAINS)), strict=True))
     images = [
@@ -205,6 +215,13 @@ def simulate_field(
     )
 
 
+def planned_acquisition(planned: PlannedField, settings: SimulationSettings) -> Acquisition:
+    """How the n-th field of a data set is cultured and photographed: as all of its plate, or in its own way."""
+    if settings.domain_randomization:
+        return draw_acquisition(settings.seed, planned.number)
+    return Acquisition(simulate_plate_optics(settings.seed, planned.plate))
+
+
 def simulate_planned_field(planned: PlannedField, settings: SimulationSettings) -> FieldOfView:
     """Simulate the n-th field of a data set.
 
@@ -215,6 +232,7 @@ def simulate_planned_field(planned: PlannedField, settings: SimulationSettings) 
     Returns:
         The field. It depends on the settings and on its number, not on the number of fields.
     """
+    acquisition = planned_acquisition(planned, settings)
     return simulate_field(
         [settings.seed, 4, planned.number],
         planned.antibody,
@@ -222,7 +240,8 @@ def simulate_planned_field(planned: PlannedField, settings: SimulationSettings) 
         plate=planned.plate,
         well=planned.well,
         sample=planned.sample,
-        optics=simulate_plate_optics(settings.seed, planned.plate),
+        optics=acquisition.optics,
+        crowding=acquisition.crowding,
         size_px=settings.size_px,
         pixel_size_um=settings.pixel_size_um,
         channels=settings.channels,

@@ -1,7 +1,9 @@
 """A simulated confocal microscope: from densities to the numbers of a camera."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
@@ -11,12 +13,12 @@ from subcell_hf.simulation.drawing import FloatImage, blur, blur_widely, smooth_
 PHOTONS = {"red": 1200.0, "yellow": 160.0, "blue": 3000.0, "green": 180.0}
 """Channel → photons that a pixel at full range has seen; fewer means noisier."""
 
-_READ_NOISE = 0.004
-
 
 @dataclass(frozen=True)
 class PlateOptics:
     """What a plate and its day at the microscope do to every image: the batch effect.
+
+    What is not drawn for a plate has no effect by default; `simulation.acquisition` draws all of it for a field.
 
     Attributes:
         gains: Channel → brightness, times; a channel that is absent has 1.
@@ -26,6 +28,14 @@ class PlateOptics:
         offset: Camera's dark level as a share of its range; negative cuts dim pixels to zero.
         shading: Brightness lost at the corners, 0 to 1.
         shading_centre: Brightest place as (row, column) share of the field.
+        defocus: Distance of the field from the focal plane, times.
+        read_noise: Standard deviation of the camera's own noise as a share of its range.
+        background: Light between the cells as a share of the camera's range.
+        unevenness: Standard deviation of the background from place to place as a share of its mean.
+        bleed: (Channel, other channel) → share of the first one's light that is also seen in the other.
+        gammas: Channel → exponent of its intensities after the photograph; above 1 darkens what is dim.
+        levels: Number of grey levels before compression; None for those of the file.
+        jpeg_quality: JPEG quality, 1 to 100, whose loss is applied to the pixels; None for no loss.
     """
 
     gains: dict[str, float] = field(default_factory=dict)
@@ -35,6 +45,14 @@ class PlateOptics:
     offset: float = -0.01
     shading: float = 0.12
     shading_centre: tuple[float, float] = (0.5, 0.5)
+    defocus: float = 1.0
+    read_noise: float = 0.004
+    background: float = 0.0
+    unevenness: float = 0.0
+    bleed: dict[tuple[str, str], float] = field(default_factory=dict)
+    gammas: dict[str, float] = field(default_factory=dict)
+    levels: int | None = None
+    jpeg_quality: int | None = None
 
 
 def simulate_plate_optics(seed: int, number: int) -> PlateOptics:
@@ -65,6 +83,15 @@ def simulate_defocus(generator: np.random.Generator, shape: tuple[int, int], pix
     return (0.1 + 0.35 * tilt).clip(0, 1)
 
 
+def mix_channels(densities: Mapping[str, FloatImage], optics: PlateOptics) -> dict[str, FloatImage]:
+    """Densities `[height, width]` of every channel with the light that bleeds into it from the others."""
+    mixed = dict(densities)
+    for (source, channel), share in optics.bleed.items():
+        if channel in mixed:
+            mixed[channel] = mixed[channel] + share * densities[source]
+    return mixed
+
+
 def acquire_channel(
     generator: np.random.Generator,
     density: FloatImage,
@@ -73,7 +100,7 @@ def acquire_channel(
     pixel_size_um: float,
     defocus: FloatImage | None = None,
 ) -> FloatImage:
-    """Photograph a density: blur, haze, shading, shot noise and read noise.
+    """Photograph a density: blur, haze, background, shading, shot noise, read noise, and what is lost in storing it.
 
     Args:
         generator: Source of randomness.
@@ -88,16 +115,34 @@ def acquire_channel(
     """
     sharp = blur(density, optics.focus_um / pixel_size_um)
     if defocus is not None:
-        sharp += defocus * (blur_widely(density, 0.42 / pixel_size_um) - sharp)
+        sharp += (optics.defocus * defocus).clip(0, 1) * (blur_widely(density, 0.42 / pixel_size_um) - sharp)
     hazy = blur_widely(density, 2.5 / pixel_size_um)
-    signal = ((1 - optics.haze) * sharp + optics.haze * hazy) * _shading(optics, density.shape)
+    light = (1 - optics.haze) * sharp + optics.haze * hazy
+    if optics.background > 0:
+        wander = optics.unevenness * smooth_noise(generator, (density.shape[0], density.shape[1]), 15 / pixel_size_um)
+        light += optics.background * (1 + wander).clip(min=0)
+    signal = light * _shading(optics, density.shape)
     signal *= optics.gains.get(channel, 1.0)
     # What would be brighter than the range saturates gently: gain is set for the typical cell, not for the brightest.
     signal = np.where(signal > 0.7, 0.7 + 0.3 * np.tanh((signal - 0.7) / 0.3), signal)
     # Shot noise as a normal variable of variance = mean, and a little noise of the camera itself.
-    deviation = np.sqrt(signal.clip(min=0) / (PHOTONS[channel] * optics.photons) + _READ_NOISE**2)
+    deviation = np.sqrt(signal.clip(min=0) / (PHOTONS[channel] * optics.photons) + optics.read_noise**2)
     noisy = signal + deviation * generator.standard_normal(signal.shape, dtype=np.float32)
-    return (noisy + optics.offset).clip(0, 1)
+    return _store((noisy + optics.offset).clip(0, 1), channel, optics)
+
+
+def _store(image: FloatImage, channel: str, optics: PlateOptics) -> FloatImage:
+    """What a program leaves of an image in [0, 1]: its intensity law, its grey levels, its compression."""
+    if channel in optics.gammas:
+        image = image ** optics.gammas[channel]
+    if optics.levels is not None:
+        image = np.rint(image * (optics.levels - 1)) / (optics.levels - 1)
+    if optics.jpeg_quality is not None:
+        # The loss alone is added, so that images of 16 bits keep theirs.
+        shown = np.rint(image * 255).astype(np.uint8)
+        decoded = imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(shown, level=optics.jpeg_quality))
+        image = (image + (decoded.astype(np.float32) - shown) / 255).clip(0, 1)
+    return image
 
 
 def _shading(optics: PlateOptics, shape: tuple[int, ...]) -> FloatImage:

@@ -27,6 +27,7 @@ from subcell_hf.simulation.fields import (
     PlannedField,
     SimulationSettings,
     plan_fields,
+    planned_acquisition,
     simulate_field,
     simulate_planned_field,
 )
@@ -83,14 +84,16 @@ def simulate_dataset(
     pixel_size_um: float = PUBLISHED_PIXEL_SIZE_UM,
     channels: Sequence[str] = tuple(CHANNEL_STAINS),
     bit_depth: int = 8,
+    domain_randomization: bool = False,
     workers: int = 1,
     progress: bool = True,
 ) -> int:
     """Write a folder of simulated fields, named as the Human Protein Atlas names its images.
 
     `<plate>_<well>_<sample>_<colour>.png`, `<plate>_<well>_<sample>_mask.png` (uint16 labels), `metadata.csv` with
-    `METADATA_COLUMNS`, `simulation.json` with the settings, and a hidden file per field with checksums. Bytes
-    depend on the arguments alone, not on `workers`. A run that was stopped is continued by the same call, and so is a
+    `METADATA_COLUMNS`, `simulation.json` with the settings, and a hidden file per field with checksums. With
+    `domain_randomization`, `acquisition.csv` lists what each field drew. Bytes depend on the arguments alone, not on
+    `workers`. A run that was stopped is continued by the same call, and so is a
     finished one with more fields; damaged fields are made again.
 
     Args:
@@ -102,6 +105,7 @@ def simulate_dataset(
         pixel_size_um: Edge of a pixel in micrometres.
         channels: Colours to write.
         bit_depth: 8 or 16.
+        domain_randomization: Whether every field draws its own acquisition; see `SimulationSettings`.
         workers: Processes; 1 works in this one.
         progress: Whether to show a progress bar on stderr.
 
@@ -111,7 +115,9 @@ def simulate_dataset(
     Raises:
         InputError: If an argument is out of range, or the folder holds something else or more fields.
     """
-    settings = SimulationSettings(seed, antibodies, size_px, pixel_size_um, tuple(channels), bit_depth)
+    settings = SimulationSettings(
+        seed, antibodies, size_px, pixel_size_um, tuple(channels), bit_depth, domain_randomization
+    )
     if workers < 1:
         raise InputError(f"workers is {workers}: expected at least 1.")
     output = Path(output)
@@ -125,6 +131,9 @@ def simulate_dataset(
         gone = [field.name for field in planned if not all(p.is_file() for p in _field_files(output, field, settings))]
         if gone:
             raise InputError(f"Files of {gone[0]} in {output} were removed while this ran. Run the same command again.")
+        if domain_randomization:
+            with write_atomically(output / "acquisition.csv") as file:
+                file.write(_acquisition_table(planned, settings).encode())
         with write_atomically(output / "metadata.csv") as file:
             file.write(_metadata_table(planned, settings).encode())
     return len(missing)
@@ -133,6 +142,9 @@ def simulate_dataset(
 def _open_folder(output: Path, settings: SimulationSettings, planned: Sequence[PlannedField]) -> None:
     """Make the folder ours, or make sure that it already is."""
     wanted: dict[str, Any] = json.loads(json.dumps({"version": _VERSION, **asdict(settings)}))
+    # As folders of versions that did not know it: the plain ones stay byte-identical, and are continued.
+    if not settings.domain_randomization:
+        del wanted["domain_randomization"]
     marker = output / _SETTINGS_FILE
     if not marker.is_file():
         strangers = [path.name for path in output.glob("*") if not path.name.endswith((TEMPORARY_SUFFIX, LOCK_FILE))]
@@ -212,4 +224,14 @@ def _metadata_table(planned: Sequence[PlannedField], settings: SimulationSetting
         locations = ";".join(antibody.locations)
         place = (field.cell_line, field.plate, field.well, field.sample)
         writer.writerow([field.name, antibody.antibody, antibody.gene, locations, *place, settings.pixel_size_um])
+    return text.getvalue()
+
+
+def _acquisition_table(planned: Sequence[PlannedField], settings: SimulationSettings) -> str:
+    """`acquisition.csv` as text."""
+    rows = [{"field_of_view": field.name, **planned_acquisition(field, settings).columns()} for field in planned]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
