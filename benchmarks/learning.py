@@ -80,13 +80,15 @@ def prepare_shards(
     workers: int,
     seed: int = FIELDS_SEED,
     edges_px: tuple[int, int] = EDGES_PX,
+    domain_randomization: bool = False,
 ) -> ShardReader:
     """Simulate, crop and shard, or take what an earlier call made; `edges_px` of a crop, before and after resizing."""
     where, settings = work / "fields", CropSettings(crop_px=edges_px[0], output_px=edges_px[1])
     size_px, pixel_size_um = FIELD_PX, FIELD_PIXEL_SIZE_UM
     simulate_dataset(
-        fields, seed, where, antibodies=antibodies, size_px=size_px, pixel_size_um=pixel_size_um, workers=workers
-    )
+        fields, seed, where, antibodies=antibodies, size_px=size_px, pixel_size_um=pixel_size_um, workers=workers,
+        domain_randomization=domain_randomization,
+    )  # fmt: skip
     crop_fields(where, work / "crops", settings=settings, workers=workers)
     fractions = {"train": 0.7, "validation": 0.1, "test": 0.2}
     write_shards(crop_source(work / "crops"), work / "shards", ShardSettings(split_fractions=fractions))

@@ -156,8 +156,8 @@ def describe(table: TableScores, reference: TableScores | None) -> dict[str, Any
 def average(tables: Sequence[TableScores]) -> TableScores:
     """The mean of several tables' scores, resample by resample."""
     return TableScores(
-        {name: float(np.mean([table.exact[name] for table in tables])) for name in SCORES},
-        {name: np.mean([table.resampled[name] for table in tables], axis=0) for name in SCORES},
+        {name: float(np.mean([table.exact[name] for table in tables])) for name in tables[0].exact},
+        {name: np.mean([table.resampled[name] for table in tables], axis=0) for name in tables[0].exact},
     )
 
 

@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.embeddings import Floats, embed
 from subcell_hf.cells.cell_features import measure_cells
+from subcell_hf.cells.resampling import resample_windows, sample_positions
 from subcell_hf.model.modeling_subcell import SubCellModel
 
 MONTAGE_CHANNELS = ("red", "yellow", "blue", "green")
@@ -50,7 +51,7 @@ def score_montages(
         folder: With the montages and `labels.csv`.
         models: Name → model.
         scaling: Of its image processor.
-        edge_px: Edge of the square in the middle of each cell's tile that everything sees; a multiple of 16.
+        edge_px: Edge of the square in the middle of each cell's tile that everything sees; a multiple of 4.
     """
     pixels, masks, labels, images = read_montages(folder)
     middle = slice((TILE_PX - edge_px) // 2, (TILE_PX + edge_px) // 2)
@@ -65,15 +66,39 @@ def score_montages(
 
 
 def _shrink(pixels: npt.NDArray[np.uint8], factor: int) -> Floats:
-    """Means of squares of `factor` pixels."""
-    cells, channels, height, width = pixels.shape
-    blocks = pixels.reshape(cells, channels, height // factor, factor, width // factor, factor)
+    """Means of squares of `factor` pixels; what is left at the lower and right border does not count."""
+    cells, channels = pixels.shape[:2]
+    height, width = (length // factor * factor for length in pixels.shape[2:])
+    blocks = pixels[:, :, :height, :width].reshape(cells, channels, height // factor, factor, width // factor, factor)
     return blocks.mean(axis=(3, 5), dtype=np.float32)
 
 
-def _leave_one_image_out(values: Floats, labels: list[str], images: list[str], reduce: bool) -> dict[str, float]:
+def crop_montages(
+    folder: Path, crop_px: int, output_px: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], list[str], list[str]]:
+    """`read_montages`, but the middle `crop_px` of every tile, resized to `output_px` as `subcell crops` does it."""
+    pixels, masks, labels, images = read_montages(folder)
+    start, scale = (TILE_PX - crop_px) / 2, crop_px / output_px
+    crops = np.concatenate([resample_windows(tile, [(start, start)], scale, output_px) for tile in pixels])
+    places = np.rint(sample_positions(start, scale, output_px)).astype(np.intp)
+    return crops, masks[:, places[:, None], places], labels, images
+
+
+def predict_left_out(values: Floats, labels: list[str], images: list[str], reduce: bool = False) -> dict[str, Floats]:
+    """Probabilities of the locations where probes learn from the cells of all other images.
+
+    Args:
+        values: `[cells, width]`.
+        labels: Location of each cell.
+        images: Image of each cell.
+        reduce: Whether to take 32 principal components first.
+
+    Returns:
+        Name of the probe → `[cells, locations]`, locations in alphabetical order.
+    """
     truth, image_of = np.array(labels), np.array(images)
-    right = {"linear": 0, "nearest neighbours": 0}
+    classes = np.unique(truth)
+    found = {name: np.zeros((len(truth), len(classes)), np.float32) for name in ("linear", "nearest neighbours")}
     for image in dict.fromkeys(images):
         left_out = image_of == image
         first: list[Any] = [PCA(32, random_state=0)] if reduce else []
@@ -82,5 +107,12 @@ def _leave_one_image_out(values: Floats, labels: list[str], images: list[str], r
             ("nearest neighbours", KNeighborsClassifier(5)),
         ):
             probe = make_pipeline(*first, StandardScaler(), last).fit(values[~left_out], truth[~left_out])
-            right[name] += int((probe.predict(values[left_out]) == truth[left_out]).sum())
-    return {name: round(count / len(truth), 3) for name, count in right.items()}
+            known = np.searchsorted(classes, probe.classes_)
+            found[name][np.ix_(left_out, known)] = probe.predict_proba(values[left_out])
+    return found
+
+
+def _leave_one_image_out(values: Floats, labels: list[str], images: list[str], reduce: bool) -> dict[str, float]:
+    truth = np.unique(labels, return_inverse=True)[1]
+    likely = predict_left_out(values, labels, images, reduce)
+    return {name: round(float((one.argmax(axis=1) == truth).mean()), 3) for name, one in likely.items()}
