@@ -73,15 +73,14 @@ def _shrink(pixels: npt.NDArray[np.uint8], factor: int) -> Floats:
     return blocks.mean(axis=(3, 5), dtype=np.float32)
 
 
-def crop_montages(
-    folder: Path, crop_px: int, output_px: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], list[str], list[str]]:
-    """`read_montages`, but the middle `crop_px` of every tile, resized to `output_px` as `subcell crops` does it."""
-    pixels, masks, labels, images = read_montages(folder)
+def crop_tiles(
+    pixels: npt.NDArray[np.uint8], masks: npt.NDArray[np.bool_], crop_px: int, output_px: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """The middle of tiles `[cells, channels, 512, 512]`, resized as `subcell crops` does it."""
     start, scale = (TILE_PX - crop_px) / 2, crop_px / output_px
     crops = np.concatenate([resample_windows(tile, [(start, start)], scale, output_px) for tile in pixels])
     places = np.rint(sample_positions(start, scale, output_px)).astype(np.intp)
-    return crops, masks[:, places[:, None], places], labels, images
+    return crops, masks[:, places[:, None], places]
 
 
 def predict_left_out(values: Floats, labels: list[str], images: list[str], reduce: bool = False) -> dict[str, Floats]:

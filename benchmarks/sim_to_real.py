@@ -28,7 +28,7 @@ import numpy.typing as npt
 from benchmarks.embeddings import Floats, embed
 from benchmarks.learning import prepare_shards, pretrain, untrained_model
 from benchmarks.learning_small import CROP_PX, OUTPUT_PX, RESAMPLES, SMALL, TableScores, average, describe
-from benchmarks.montages import MONTAGE_CHANNELS, crop_montages, predict_left_out
+from benchmarks.montages import MONTAGE_CHANNELS, crop_tiles, predict_left_out, read_montages
 from recipes.real_fields import FIELDS, HPA_PIXEL_SIZE_UM
 from subcell_hf.cells.cell_features import measure_cells
 from subcell_hf.cells.cropping import CropSettings, crop_fields
@@ -73,7 +73,8 @@ class RealCells:
     """The montages' cells, as crops of the size that the models see, and what scores a table of their features."""
 
     def __init__(self, folder: Path) -> None:
-        self.pixels, self.masks, self.labels, self.images = crop_montages(folder, CROP_PX, OUTPUT_PX)
+        pixels, masks, self.labels, self.images = read_montages(folder)
+        self.pixels, self.masks = crop_tiles(pixels, masks, CROP_PX, OUTPUT_PX)
         self.truth: npt.NDArray[np.intp] = np.unique(self.labels, return_inverse=True)[1]
         self.image: npt.NDArray[np.intp] = np.unique(self.images, return_inverse=True)[1]
         self.weights: Weights = bootstrap_weights(int(self.image.max()) + 1, RESAMPLES, np.random.default_rng(0))
