@@ -15,12 +15,12 @@ from subcell_hf.errors import InputError
 from subcell_hf.report.encoders_page import ENCODERS_PAGE, NEIGHBOURS, write_encoders_page
 from subcell_hf.report.page import write_report
 from subcell_hf.tables.files import EMBEDDINGS_FILE, EmbeddingTable, read_table, write_parquet
-from subcell_hf.tables.run_record import ENCODERS_FILE
+from subcell_hf.tables.run_record import ENCODERS_FILE, RUN_FILE
 from tests.inference.example_output import write_example_output
 
 
 def write_encoders(folder: Path) -> Path:
-    """A run of two encoders; the second has embedded two cells less, in another order, with other numbers."""
+    """A run of two encoders; the second has embedded two cells less, in another order, as means over orientations."""
     first, second = write_example_output(folder / "subcell"), folder / "other"
     shutil.copytree(first, second)
     table = read_table(second)
@@ -29,6 +29,8 @@ def write_encoders(folder: Path) -> Path:
     cells = table.cells.iloc[rows].reset_index(drop=True)
     facts = {"models": [{"name": "other", "encoder": "other.py:build"}]}
     write_parquet(EmbeddingTable(cells, numbers.astype(np.float32), provenance=facts), second / EMBEDDINGS_FILE)
+    run = json.loads((second / RUN_FILE).read_text())
+    (second / RUN_FILE).write_text(json.dumps({**run, "orientations": 8}))
     (folder / ENCODERS_FILE).write_text(json.dumps({"format": 1, "encoders": ["subcell", "other"], "failed": {}}))
     return folder
 
@@ -74,6 +76,7 @@ def test_it_names_the_encoders_and_escapes_the_title(folder: Path) -> None:
     page = (folder / ENCODERS_PAGE).read_text()
     assert "Plate &lt;7&gt;" in page
     assert '<a href="other/report.html">other</a>' in page
+    assert page.count("(mean of 8 orientations)</td>") == 1
     tables = [set(read_table(folder / name).cells["cell_id"]) for name in ("subcell", "other")]
     data = data_of(page)
     assert set(data["ids"]) <= tables[0] & tables[1]
