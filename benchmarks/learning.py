@@ -236,9 +236,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for cells and trainings; kept")
     parser.add_argument("--small", action="store_true", help="the recipe small, on cells of its own: learning_small.py")
-    parser.add_argument("--fields", type=int, help="simulated fields of view; default: 480, of small 720")
-    parser.add_argument("--antibodies", type=int, help="simulated antibodies; default: half the fields, of small 480")
-    parser.add_argument("--fields-seed", type=int, default=43, help="of small: seed of the simulated cells")
+    parser.add_argument("--fields", type=int, help="simulated fields of view; default: 480, of small 2880")
+    parser.add_argument("--antibodies", type=int, help="simulated antibodies; default: half the fields")
+    parser.add_argument("--fields-seed", type=int, default=44, help="of small: seed of the simulated cells")
     parser.add_argument("--runs", default="runs", help="of small: folder in WORK for the trainings, one per --words")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the pretrainings")
     parser.add_argument("--ablation", type=int, nargs="+", default=[], help="seeds of every other set of objectives")
@@ -247,8 +247,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--words", default="", help="more arguments for every pretraining, as one text")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args(words)
-    arguments.fields = arguments.fields or (720 if arguments.small else 480)
-    arguments.antibodies = arguments.antibodies or (480 if arguments.small else arguments.fields // 2)
+    arguments.fields = arguments.fields or (2880 if arguments.small else 480)
+    arguments.antibodies = arguments.antibodies or arguments.fields // 2
     if arguments.small:
         from benchmarks.learning_small import measure as measure_small  # which imports this file
 

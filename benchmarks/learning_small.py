@@ -17,7 +17,7 @@ Trainings that are there already in `--work` are not run again. The last line is
 
 With `--montages` real cells are classified as well, by the middle of their tiles.
 
-    PYTHONPATH=. python benchmarks/learning.py --small --work FOLDER [--seeds 0 1 2] [--fields-seed 43]
+    PYTHONPATH=. python benchmarks/learning.py --small --work FOLDER [--seeds 0 1 2] [--fields-seed 44]
         [--montages ../shared/data/hpa_montages]
         [--words "--probe_detached false" --runs labels]
 """
@@ -52,7 +52,7 @@ from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.shards.reader import ShardReader
 
 SMALL = RECIPE.with_name("small.yaml")
-CROP_PX, OUTPUT_PX = 224, 56
+CROP_PX, OUTPUT_PX = 300, 72
 RESAMPLES = 1000
 SCORES = ("linear", "neighbours", "cell_line")
 

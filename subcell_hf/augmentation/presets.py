@@ -7,7 +7,8 @@
 | `contrastive` | 2 | both | cellS, protS, cellS-protS, byol-ssl, supervised |
 | `gentle` | 2 | both, milder ones; every cell masked, every channel scaled on its own | quickstart |
 | `moderate` | 2 | as `gentle`, but stronger, and so is the geometry | quickstart on more cells |
-| `orientations` | 2 | as `gentle`; the geometry: eight orientations, not interpolated | small |
+| `orientations` | 2 | as `gentle`; the geometry: eight orientations, not interpolated | small cells, few steps |
+| `half_affine` | 2 | as `orientations`; half of the views are also rotated, shifted and scaled | small |
 | `validation` | 1 | none, no geometry either, every cell masked | all |
 """
 

@@ -64,7 +64,8 @@ class ViewMaker:
 
         Args:
             settings: Settings, the same as plain data (see `settings_from_dict`), or the name of a preset:
-                `reconstruction`, `multi_task`, `contrastive`, `gentle`, `moderate`, `orientations`, `validation`.
+                `reconstruction`, `multi_task`, `contrastive`, `gentle`, `moderate`, `orientations`, `half_affine`,
+                `validation`.
 
         Raises:
             InputError: If the settings are refused.

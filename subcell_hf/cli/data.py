@@ -258,8 +258,8 @@ def views(
     Args:
         shards: Folder or URL of shards.
         output: Image to write (.png).
-        pipeline: reconstruction, multi_task, contrastive, gentle, moderate, orientations, validation, or a YAML
-            file of view settings.
+        pipeline: reconstruction, multi_task, contrastive, gentle, moderate, orientations, half_affine, validation,
+            or a YAML file of view settings.
         split: Split to draw cells from; default: all cells.
         antibodies: Number of antibodies to show.
         cells: Number of cells per antibody.

@@ -349,7 +349,7 @@ def test_published_pipelines_differ_in_their_intensities_alone() -> None:
         views = load_preset(preset).views
         return [any(isinstance(step, IntensityTransform) for step in view.transforms) for view in views]
 
-    ours = {"gentle", "moderate", "orientations"}
+    ours = {"gentle", "half_affine", "moderate", "orientations"}
     assert set(preset_names()) == {"contrastive", "multi_task", "reconstruction", "validation"} | ours
     assert kinds("reconstruction") == [False]
     assert kinds("multi_task") == [False, True]
@@ -452,7 +452,7 @@ def test_wrong_settings_are_refused(values: dict, message: str) -> None:
 
 
 def test_unknown_presets_and_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected one of contrastive, gentle, moderate, multi_task, orientations"):
+    with pytest.raises(InputError, match="expected one of contrastive, gentle, half_affine, moderate, multi_task"):
         ViewMaker("multitask")
     with pytest.raises(InputError, match=r"file of view settings .* does not exist"):
         load_settings(str(tmp_path / "nowhere.yaml"))

@@ -67,7 +67,8 @@ class DataArguments:
     views: str = field(
         default="multi_task",
         metadata={
-            "help": "reconstruction, multi_task, contrastive, gentle, moderate, orientations, or a YAML file of views."
+            "help": "reconstruction, multi_task, contrastive, gentle, moderate, orientations, half_affine, or a YAML "
+            "file of views."
         },
     )
     channel_sampling: bool = field(

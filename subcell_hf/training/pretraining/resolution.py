@@ -232,7 +232,8 @@ def _choose_sampling(
     if views.scaling != "channel":
         raise InputError(
             f"views={data.views} scales all channels of a cell together, so that intensities would depend on channels "
-            "that are not shown. Choose --views gentle, moderate or orientations, or a file with scaling: channel."
+            "that are not shown. Choose --views gentle, moderate, orientations or half_affine, or a file with scaling: "
+            "channel."
         )
     return ChannelSampling(data.protein_probability, data.other_probability)
 
