@@ -16,8 +16,21 @@ Floats = npt.NDArray[np.float32]
 
 
 @torch.no_grad()
-def embed(model: SubCellModel, scaling: str, pixels: npt.NDArray[Any], masks: npt.NDArray[np.bool_]) -> Floats:
-    """Embeddings `[cells, width]` of crops without their surroundings, scaled as in training."""
+def embed(
+    model: SubCellModel, scaling: str, pixels: npt.NDArray[Any], masks: npt.NDArray[np.bool_], orientations: int = 1
+) -> Floats:
+    """Embeddings of crops without their surroundings, scaled as in training.
+
+    Args:
+        model: The model.
+        scaling: Of its image processor.
+        pixels: `[cells, channels, height, width]`.
+        masks: `[cells, height, width]`.
+        orientations: 4: mean over the right-angle turns of each crop; 8: and over their mirror images.
+
+    Returns:
+        `[cells, width]`.
+    """
     views = load_preset("validation").with_size(model.config.image_height_width[0])
     maker = ViewMaker(replace(views, scaling=scaling))
     model.eval()
@@ -31,5 +44,7 @@ def embed(model: SubCellModel, scaling: str, pixels: npt.NDArray[Any], masks: np
             locations=torch.zeros(cells, 1),
         )  # fmt: skip
         view = maker(crops, model.config.channels, torch.Generator().manual_seed(0))["pixel_values"][:, 0]
-        found.append(model(view).pooler_output.numpy())
+        mirrored = [view, view.flip(-1)]
+        turned = [mirrored[number // 4].rot90(number % 4, (-2, -1)) for number in range(orientations)]
+        found.append(np.mean([model(seen).pooler_output.numpy() for seen in turned], axis=0))
     return np.concatenate(found)

@@ -10,7 +10,8 @@ resample alike.
 
 Possible shortcuts are predicted on the test cells, too: plate, cells cut by the border, cells per field of view
 (`subcell_hf.evaluation`'s probes, grouped by antibody). `unmasked` are the first seed's embeddings of the same crops
-with their surroundings, which the model has not seen in training.
+with their surroundings, which the model has not seen in training. `orientations` are the embeddings averaged over eight
+orientations of each crop, as by `subcell embed --orientations 8`.
 
 Test antibodies of a data seed are scored once for a claim: after a choice by their scores, use another `--fields-seed`.
 Trainings that are there already in `--work` are not run again. The last line is JSON.
@@ -203,6 +204,9 @@ def score_all(
             embedded = [embed(model, scaling, *part) for part in crops]
             scores[name][seed] = score_table(embedded, truth, weights)
             shortcuts.setdefault(name, predict_shortcuts(embedded[2], cells))
+            if name == "subcell":
+                averaged = [embed(model, scaling, *part, orientations=8) for part in crops]
+                scores.setdefault("orientations", {})[seed] = score_table(averaged, truth, weights)
     seed, folder = next(iter(folders.items()))
     model = SubCellModel.from_pretrained(folder / "model")
     embedded = [embed(model, scaling, pixels, np.ones_like(masks)) for pixels, masks in crops]
