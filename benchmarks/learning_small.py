@@ -14,7 +14,7 @@ with their surroundings, which the model has not seen in training. `orientations
 orientations of each crop, as by `subcell embed --orientations 8`.
 
 Test antibodies of a data seed are scored once for a claim: after a choice by their scores, use another `--fields-seed`.
-Trainings that are there already in `--work` are not run again. The last line is JSON.
+Trainings and tables of features that are there already in `--work` are not made again. The last line is JSON.
 
 With `--montages` real cells are classified as well, by the middle of their tiles.
 
@@ -24,9 +24,10 @@ With `--montages` real cells are classified as well, by the middle of their tile
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,11 +52,16 @@ from subcell_hf.evaluation.localization.ranking import summarize
 from subcell_hf.model.image_processing_subcell import SubCellImageProcessor
 from subcell_hf.model.modeling_subcell import SubCellModel
 from subcell_hf.shards.reader import ShardReader
+from subcell_hf.storage.atomic import write_atomically
 
 SMALL = RECIPE.with_name("small.yaml")
 CROP_PX, OUTPUT_PX = 300, 72
 RESAMPLES = 1000
 SCORES = ("linear", "neighbours", "cell_line")
+SPLITS = ("train", "validation", "test")
+EACH_SEED = ("subcell", "orientations", "untrained")
+"""Tables that differ between seeds of the pretraining; the others are made once."""
+WITH_SHORTCUTS = ("features", "pixels", "subcell", "untrained")
 
 
 @dataclass(frozen=True)
@@ -174,43 +180,79 @@ def predict_shortcuts(embeddings: Floats, cells: pd.DataFrame) -> dict[str, floa
     return accuracy | {f"chance: {name}": round(float(str(scores["chance"])), 3) for name, scores in found.items()}
 
 
+def make_tables(arguments: argparse.Namespace, reader: ShardReader, seed: int, folder: Path) -> dict[str, list[Floats]]:
+    """Name → features `[cells, width]` of train, validation and test split, for one pretraining.
+
+    Those that are stored in `--work` or beside the model already are not made again.
+
+    Args:
+        arguments: Of the command line.
+        reader: Of the shards.
+        seed: Of the pretraining.
+        folder: Of the pretraining.
+    """
+    splits = [reader.split_rows(name) for name in SPLITS]
+    shards = arguments.work / "shards"
+
+    def measure_all() -> dict[str, list[Floats]]:
+        found = make_baselines(shards, workers=arguments.workers, progress=False)
+        return {name: [table.embeddings[rows] for rows in splits] for name, table in found.items()}
+
+    def embed_all() -> dict[str, list[Floats]]:
+        trained = folder / "model"
+        model, untrained = SubCellModel.from_pretrained(trained), untrained_model(trained, seed)
+        scaling = SubCellImageProcessor.from_pretrained(trained).normalize
+        crops = [reader.read(rows) for rows in splits]
+        found = {
+            "subcell": [embed(model, scaling, *part) for part in crops],
+            "orientations": [embed(model, scaling, *part, orientations=8) for part in crops],
+            "untrained": [embed(untrained, scaling, *part) for part in crops],
+        }
+        if seed == arguments.seeds[0]:
+            found["unmasked"] = [embed(model, scaling, pixels, np.ones_like(masks)) for pixels, masks in crops]
+        return found
+
+    return stored(arguments.work / "baselines.npz", measure_all) | stored(folder / "embeddings.npz", embed_all)
+
+
+def stored(path: Path, make: Callable[[], dict[str, list[Floats]]]) -> dict[str, list[Floats]]:
+    """Tables from a file, which is written first where it does not exist."""
+    if not path.is_file():
+        named = {
+            f"{name}/{split}": part for name, own in make().items() for split, part in zip(SPLITS, own, strict=True)
+        }
+        with write_atomically(path) as file:
+            np.savez(file, **named)
+    with np.load(path) as parts:
+        names = dict.fromkeys(key.split("/")[0] for key in parts)
+        return {name: [parts[f"{name}/{split}"] for split in SPLITS] for name in names}
+
+
 def score_all(
-    arguments: argparse.Namespace, reader: ShardReader, folders: Mapping[int, Any]
+    arguments: argparse.Namespace, reader: ShardReader, folders: Mapping[int, Path]
 ) -> tuple[dict[str, dict[int, TableScores]], dict[str, dict[str, float]]]:
-    """Table → seed → scores, where `features` and `pixels` are the same for every seed; table → possible shortcuts.
+    """Table → seed → scores, where tables that are made once are the same for every seed; table → possible shortcuts.
 
     Args:
         arguments: Of the command line.
         reader: Of the shards.
         folders: Seed → folder of the pretraining.
     """
-    splits = [reader.split_rows(name) for name in ("train", "validation", "test")]
+    splits = [reader.split_rows(name) for name in SPLITS]
     truth = Truth.read(reader, splits)
     weights = bootstrap_weights(int(truth.antibodies.max()) + 1, RESAMPLES, np.random.default_rng(0))
+    cells = pd.read_parquet(arguments.work / "shards" / "cells.parquet").iloc[splits[2]]
     scores: dict[str, dict[int, TableScores]] = {}
     shortcuts: dict[str, dict[str, float]] = {}
-    cells = pd.read_parquet(arguments.work / "shards" / "cells.parquet").iloc[splits[2]]
-    for name, table in make_baselines(arguments.work / "shards", workers=arguments.workers, progress=False).items():
-        found = score_table([table.embeddings[rows] for rows in splits], truth, weights)
-        scores[name] = dict.fromkeys(folders, found)
-        shortcuts[name] = predict_shortcuts(table.embeddings[splits[2]], cells)
-    crops = [reader.read(rows) for rows in splits]
-    for name in ("subcell", "untrained"):
-        scores[name] = {}
-        for seed, folder in folders.items():
-            trained = folder / "model"
-            model = SubCellModel.from_pretrained(trained) if name == "subcell" else untrained_model(trained, seed)
-            scaling = SubCellImageProcessor.from_pretrained(trained).normalize
-            embedded = [embed(model, scaling, *part) for part in crops]
-            scores[name][seed] = score_table(embedded, truth, weights)
-            shortcuts.setdefault(name, predict_shortcuts(embedded[2], cells))
-            if name == "subcell":
-                averaged = [embed(model, scaling, *part, orientations=8) for part in crops]
-                scores.setdefault("orientations", {})[seed] = score_table(averaged, truth, weights)
-    seed, folder = next(iter(folders.items()))
-    model = SubCellModel.from_pretrained(folder / "model")
-    embedded = [embed(model, scaling, pixels, np.ones_like(masks)) for pixels, masks in crops]
-    scores["unmasked"] = dict.fromkeys(folders, score_table(embedded, truth, weights))
+    for seed, folder in folders.items():
+        for name, table in make_tables(arguments, reader, seed, folder).items():
+            own = scores.setdefault(name, {})
+            if name in EACH_SEED:
+                own[seed] = score_table(table, truth, weights)
+            elif not own:
+                own |= dict.fromkeys(folders, score_table(table, truth, weights))
+            if name in WITH_SHORTCUTS and name not in shortcuts:
+                shortcuts[name] = predict_shortcuts(table[2], cells)
     return scores, shortcuts
 
 
