@@ -103,6 +103,7 @@ class RealCells:
 def train_all(arguments: argparse.Namespace) -> dict[str, list[Path]]:
     """Kind of training → folder of each seed's."""
     work, words = arguments.work, arguments.words.split()
+    begin = ["--init_checkpoint", str(arguments.begin)] if arguments.begin else []
     real = prepare_real(arguments.data, work / "real")
     kinds: dict[str, list[Path]] = {}
     for domain, randomised in DOMAINS.items():
@@ -113,8 +114,8 @@ def train_all(arguments: argparse.Namespace) -> dict[str, list[Path]]:
         kinds[domain] = [work / domain / "runs" / f"seed_{seed}" for seed in arguments.seeds]
         kinds[f"{domain}, {CONTINUED}"] = [folder.with_name(f"{folder.name}_real") for folder in kinds[domain]]
         for seed, folder, further in zip(arguments.seeds, kinds[domain], kinds[f"{domain}, {CONTINUED}"], strict=True):
-            pretrain(folder, work / domain / "shards", ["--seed", str(seed), *words], SMALL)
-            more = ["--init_checkpoint", str(folder / "model"), "--seed", str(seed), *words, *CONTINUATION]
+            pretrain(folder, work / domain / "shards", ["--seed", str(seed), *words, *begin], SMALL)
+            more = ["--seed", str(seed), *words, "--init_checkpoint", str(folder / "model"), *CONTINUATION]
             pretrain(further, real, [*more, "--max_steps", str(arguments.real_steps)], SMALL)
     return kinds
 
@@ -132,6 +133,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         scaling = SubCellImageProcessor.from_pretrained(folders[0] / "model").normalize
         models = [SubCellModel.from_pretrained(folder / "model") for folder in folders]
         seeds[kind] = [cells.score(cells.embed(model, scaling)) for model in models]
+    if arguments.begin:
+        seeds["begin"] = [cells.score(cells.embed(SubCellModel.from_pretrained(arguments.begin), scaling))]
     untrained = [untrained_model(kinds["plain"][0] / "model", seed) for seed in arguments.seeds]
     seeds["untrained"] = [cells.score(cells.embed(model, scaling)) for model in untrained]
     features, names = measure_cells(cells.pixels, cells.masks, MONTAGE_CHANNELS)
@@ -141,6 +144,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     means = {name: average(own) for name, own in seeds.items()}
     pairs = [("randomised", "plain")]
     pairs += [(f"{domain}, {CONTINUED}", domain) for domain in DOMAINS]
+    pairs += [(domain, "begin") for domain in DOMAINS if arguments.begin]
     pairs += [(kind, table) for kind in kinds for table in ("features", "features of the protein")]
     linear = {name: table.exact["linear, macro mAP"] for name, table in means.items()}
     best = max(linear[name] for name in ("features", "features of the protein"))
@@ -171,6 +175,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--fields-seed", type=int, default=2, help="seed of the simulated cells")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the trainings")
     parser.add_argument("--real-steps", type=int, default=60, help="steps of the continuation on real cells")
+    parser.add_argument("--begin", type=Path, help="model whose weights every training begins with, for a shorter run")
     parser.add_argument("--words", default="", help="more arguments for every training, as one text")
     parser.add_argument("--workers", type=int, default=1, help="processes that simulate and crop")
     parser.add_argument("--output", type=Path, help="JSON file to write")
