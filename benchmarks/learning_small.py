@@ -11,7 +11,8 @@ resample alike.
 Possible shortcuts are predicted on the test cells, too: plate, cells cut by the border, cells per field of view
 (`subcell_hf.evaluation`'s probes, grouped by antibody). `unmasked` are the first seed's embeddings of the same crops
 with their surroundings, which the model has not seen in training. `orientations` are the embeddings averaged over eight
-orientations of each crop, as by `subcell embed --orientations 8`.
+orientations of each crop, as by `subcell embed --orientations 8`; `with_features` are embeddings and features side by
+side, every column standardized.
 
 Test antibodies of a data seed are scored once for a claim: after a choice by their scores, use another `--fields-seed`.
 Trainings and tables of features that are there already in `--work` are not made again. The last line is JSON.
@@ -33,6 +34,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from sklearn.preprocessing import StandardScaler
 
 from benchmarks.embeddings import Floats, embed
 from benchmarks.learning import RECIPE, predict_lines, prepare_shards, pretrain, untrained_model
@@ -59,7 +61,7 @@ CROP_PX, OUTPUT_PX = 300, 72
 RESAMPLES = 1000
 SCORES = ("linear", "neighbours", "cell_line")
 SPLITS = ("train", "validation", "test")
-EACH_SEED = ("subcell", "orientations", "untrained")
+EACH_SEED = ("subcell", "orientations", "with_features", "untrained")
 """Tables that differ between seeds of the pretraining; the others are made once."""
 WITH_SHORTCUTS = ("features", "pixels", "subcell", "untrained")
 
@@ -212,7 +214,13 @@ def make_tables(arguments: argparse.Namespace, reader: ShardReader, seed: int, f
             found["unmasked"] = [embed(model, scaling, pixels, np.ones_like(masks)) for pixels, masks in crops]
         return found
 
-    return stored(arguments.work / "baselines.npz", measure_all) | stored(folder / "embeddings.npz", embed_all)
+    tables = stored(arguments.work / "baselines.npz", measure_all) | stored(folder / "embeddings.npz", embed_all)
+    scalers = [StandardScaler().fit(tables[name][0]) for name in ("features", "subcell")]
+    both = zip(tables["features"], tables["subcell"], strict=True)
+    tables["with_features"] = [
+        np.hstack([scaler.transform(part) for scaler, part in zip(scalers, parts, strict=True)]) for parts in both
+    ]
+    return tables
 
 
 def stored(path: Path, make: Callable[[], dict[str, list[Floats]]]) -> dict[str, list[Floats]]:

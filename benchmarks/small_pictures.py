@@ -5,7 +5,8 @@ Takes the folder of `subcell embed SHARDS --model RUN/model --output FOLDER` and
 * `small_map.webp`: the test cells laid out by UMAP, coloured by location (cells with one location), by cell line, by
   plate, and by whether the border of the field cuts them; how often cells of one location or line are taken for
   another, by probes that learn from the train split.
-* `small_attention.webp`: the attention of each pooling head in test cells of all cell lines, whole cells only.
+* `small_attention.webp`: the attention of each pooling head in two test cells of each cell line, whole ones if it has
+  any.
 
     PYTHONPATH=. python benchmarks/small_pictures.py FOLDER [--images docs/images]
 """
@@ -133,19 +134,20 @@ def draw_maps(parts: list[EmbeddingTable], names: list[npt.NDArray[np.str_]], pa
 
 
 def choose_pictures(folder: Path, test: EmbeddingTable) -> list[tuple[str, str, CellPicture]]:
-    """Line, locations and picture of test cells: two of each line, with different locations."""
-    whole = test.cells[~test.cells["qc_cut_by_border"].astype(bool)]
-    known = whole.set_index("cell_id")[["cell_line", "locations"]]
-    found: dict[tuple[str, str], CellPicture] = {}
-    for picture in iterate_pictures(folder):
-        if picture.cell_id in known.index:
-            line, locations = (str(value) for value in known.loc[picture.cell_id])
-            found.setdefault((line, locations), picture)
-    by_line: dict[str, list[tuple[str, str, CellPicture]]] = {}
-    for line, locations in sorted(found):
-        if ";" not in locations:
-            by_line.setdefault(line, []).append((line, locations, found[line, locations]))
-    return [cell for number, own in enumerate(by_line.values()) for cell in (own * 2)[number : number + 2]]
+    """Line, location and picture of two test cells of each line, with different locations; whole cells come first."""
+    known = test.cells[~test.cells["locations"].str.contains(";")].set_index("cell_id")
+    pictures = [picture for picture in iterate_pictures(folder) if picture.cell_id in known.index]
+    pictures.sort(key=lambda picture: bool(known.loc[picture.cell_id, "qc_cut_by_border"]))
+    by_line: dict[str, dict[str, CellPicture]] = {}
+    for picture in pictures:
+        line, location = (str(value) for value in known.loc[picture.cell_id, ["cell_line", "locations"]])
+        by_line.setdefault(line, {}).setdefault(location, picture)
+    chosen = []
+    for number, (line, own) in enumerate(sorted(by_line.items())):
+        named = list(own.items())
+        # Other places of the list for other lines, so that not all show the same locations.
+        chosen += [(line, *named[(number + place) % len(named)]) for place in range(2)]
+    return chosen
 
 
 def draw_attention(cells: list[tuple[str, str, CellPicture]], path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     main([*options.split(), "--words", f"{words} --run_page false"])
     line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     tables = line["figures"]["seeds"]["0"]
-    assert tables.keys() == {"subcell", "orientations", "features", "untrained", "pixels", "unmasked"}
+    assert tables.keys() == {"subcell", "orientations", "with_features", "features", "untrained", "pixels", "unmasked"}
     shortcuts = line["figures"]["shortcuts"]
     assert shortcuts.keys() == {"subcell", "features", "untrained", "pixels"}
     for found in shortcuts.values():

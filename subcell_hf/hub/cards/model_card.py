@@ -85,7 +85,7 @@ def make_model_card(model: CardModel, facts: CardFacts) -> ModelCard:
         embedding_size=config.embedding_size,
         channels=[{"name": n, "stain": ontology.CHANNEL_STAINS.get(n, "as named")} for n in config.channels],
         any_channels=config.channel_tokens == "separate",
-        pixel_size=f"{model.processor.pixel_size_um} µm" if model.processor.pixel_size_um else "not recorded",
+        pixel_size=f"{model.processor.pixel_size_um:.6g} µm" if model.processor.pixel_size_um else "not recorded",
         crops=facts.crop_advice or _describe_crops(model.processor),
         scaling=describe_scaling(model.processor),
         sourced=any(result.source_url for result in facts.results),
