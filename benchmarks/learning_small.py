@@ -62,7 +62,7 @@ RESAMPLES = 1000
 SCORES = ("linear", "neighbours", "cell_line")
 SPLITS = ("train", "validation", "test")
 EACH_SEED = ("subcell", "orientations", "with_features", "untrained")
-"""Tables that differ between seeds of the pretraining; the others are made once."""
+"""Tables that are scored for every seed of the pretraining; the others for the first alone."""
 WITH_SHORTCUTS = ("features", "pixels", "subcell", "untrained")
 
 
@@ -205,14 +205,12 @@ def make_tables(arguments: argparse.Namespace, reader: ShardReader, seed: int, f
         model, untrained = SubCellModel.from_pretrained(trained), untrained_model(trained, seed)
         scaling = SubCellImageProcessor.from_pretrained(trained).normalize
         crops = [reader.read(rows) for rows in splits]
-        found = {
+        return {
             "subcell": [embed(model, scaling, *part) for part in crops],
             "orientations": [embed(model, scaling, *part, orientations=8) for part in crops],
             "untrained": [embed(untrained, scaling, *part) for part in crops],
+            "unmasked": [embed(model, scaling, pixels, np.ones_like(masks)) for pixels, masks in crops],
         }
-        if seed == arguments.seeds[0]:
-            found["unmasked"] = [embed(model, scaling, pixels, np.ones_like(masks)) for pixels, masks in crops]
-        return found
 
     tables = stored(arguments.work / "baselines.npz", measure_all) | stored(folder / "embeddings.npz", embed_all)
     scalers = [StandardScaler().fit(tables[name][0]) for name in ("features", "subcell")]
