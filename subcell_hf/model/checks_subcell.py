@@ -58,12 +58,13 @@ def check_pretraining(config: Any) -> None:
             "decoder_num_attention_heads", config.decoder_num_attention_heads,
         )  # fmt: skip
         expect_divisible("decoder_hidden_size", config.decoder_hidden_size, "sine and cosine of two axes", 4)
+    if config.separate_patches:
         return
+    why = "0 with a backbone_config: patches are hidden and reconstructed by the ViT only"
+    if config.backbone_config is None:
+        why = "0 with patch_embedding_type='convolutional': convolutions see hidden patches from their neighbours"
     for name in ("reconstruction_weight", "mask_ratio", "context_mask_ratio"):
-        expect(
-            getattr(config, name) == 0, name, getattr(config, name),
-            "0 with a backbone_config: patches are hidden and reconstructed by the ViT only",
-        )  # fmt: skip
+        expect(getattr(config, name) == 0, name, getattr(config, name), why)
 
 
 def _check_parts(config: Any) -> None:

@@ -52,6 +52,7 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 POSITION_EMBEDDING_TYPES = ("sincos", "learned")
+PATCH_EMBEDDING_TYPES = ("linear", "convolutional")
 POOLING_TYPES = ("gated", "attention", "mean", "cls")
 PROJECTION_TYPES = ("mlp", "linear", "residual", "none")
 CHANNEL_TOKENS = ("joint", "separate")
@@ -83,6 +84,8 @@ class SubCellConfig(PreTrainedConfig):
             resized to 448 px.
         image_size: Edge (or `[height, width]`) in pixels of the images that the position embeddings are made for.
         patch_size: Edge of a patch in pixels.
+        patch_embedding_type: `"linear"` (SubCell's), or `"convolutional"`: to it are added convolutions that halve the
+            image until a patch is a pixel. They see small structures sooner, and beyond the edges of patches.
         hidden_size: Width of the encoder. With a `backbone_config` it is read from there.
         num_hidden_layers: Transformer layers of the encoder.
         num_attention_heads: Attention heads of the encoder.
@@ -112,11 +115,12 @@ class SubCellConfig(PreTrainedConfig):
         decoder_num_hidden_layers: Layers of the decoder.
         decoder_num_attention_heads: Attention heads of the decoder.
         decoder_intermediate_size: Feed-forward width of the decoder.
-        mask_ratio: Fraction of patches hidden in the first view; None means 0.25, or 0 with a backbone.
+        mask_ratio: Fraction of patches hidden in the first view; None means 0.25, or 0 with a backbone or convolutional
+            patch embedding.
         context_mask_ratio: Fraction of patches hidden in the second view.
         object_mask_ratio: Fraction of the cell's patches hidden first where the cell mask is known; 0 ignores the mask.
         normalize_target: Whether reconstruction targets are normalised per patch.
-        reconstruction_weight: Weight of the reconstruction loss; None means 1, or 0 with a backbone.
+        reconstruction_weight: Weight of the reconstruction loss; None means 1, or 0 where `mask_ratio` is.
         cell_contrast_weight: Weight of the cell-specific contrast.
         protein_contrast_weight: Weight of the protein-specific contrast.
         protein_centroid_weight: Weight of the centroid loss with an EMA teacher.
@@ -161,6 +165,7 @@ class SubCellConfig(PreTrainedConfig):
     pixel_size_um: float = 0.160177
     image_size: int | list[int] | tuple[int, int] = 448
     patch_size: int = 16
+    patch_embedding_type: str = "linear"
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
@@ -220,9 +225,9 @@ class SubCellConfig(PreTrainedConfig):
             setattr(self, name, as_list(getattr(self, name)))
         self._derive_backbone()
         if self.mask_ratio is None:
-            self.mask_ratio = 0.0 if self.backbone_config is not None else 0.25
+            self.mask_ratio = 0.25 if self.separate_patches else 0.0
         if self.reconstruction_weight is None:
-            self.reconstruction_weight = 0.0 if self.backbone_config is not None else 1.0
+            self.reconstruction_weight = 1.0 if self.separate_patches else 0.0
         if self.id2label is None and "num_labels" not in kwargs:
             names = sorted(self.label2id, key=self.label2id.__getitem__) if self.label2id else REPORTED_LOCATIONS
             self.id2label = dict(enumerate(names))
@@ -301,6 +306,11 @@ class SubCellConfig(PreTrainedConfig):
         return height // self.patch_size, width // self.patch_size
 
     @property
+    def separate_patches(self) -> bool:
+        """Whether tokens begin with the pixels of their patch alone, so that patches can be hidden."""
+        return self.backbone_config is None and self.patch_embedding_type == "linear"
+
+    @property
     def embedding_size(self) -> int:
         """Width of `pooler_output`."""
         if self.pooling_projection_size is not None:
@@ -339,6 +349,7 @@ class SubCellConfig(PreTrainedConfig):
             len(sizes) in (1, 2) and all(size > 0 and size % self.patch_size == 0 for size in sizes),
             "image_size", self.image_size, f"an edge, or height and width, divisible by patch_size={self.patch_size}",
         )  # fmt: skip
+        self._check_patch_embedding()
         expect_choice("position_embedding_type", self.position_embedding_type, POSITION_EMBEDDING_TYPES)
         if self.backbone_config is None:
             expect_divisible("hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads)
@@ -346,6 +357,16 @@ class SubCellConfig(PreTrainedConfig):
                 expect_divisible("hidden_size", self.hidden_size, "sine and cosine of two axes", 4)
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooling_dropout", "classifier_dropout"):
             expect_fraction(name, getattr(self, name))
+
+    def _check_patch_embedding(self) -> None:
+        name, value = "patch_embedding_type", self.patch_embedding_type
+        expect_choice(name, value, PATCH_EMBEDDING_TYPES)
+        if value == "convolutional":
+            expect(self.backbone_config is None, name, value, "'linear' with a backbone, which has layers of its own")
+            halved, narrowest = self.patch_size, 2 * self.hidden_size // self.patch_size
+            halves = halved > 1 and halved & (halved - 1) == 0
+            expect(halves, "patch_size", halved, "a power of two with convolutions of stride 2")
+            expect(narrowest > 0, "hidden_size", self.hidden_size, f"at least {halved // 2} with these convolutions")
 
     def _check_channel_tokens(self) -> None:
         expect_choice("channel_tokens", self.channel_tokens, CHANNEL_TOKENS)

@@ -90,6 +90,23 @@ class SubCellImageClassifierOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
+class SubCellPatchConvolution(nn.Conv2d):
+    """A layer of the convolutional patch embedding."""
+
+
+def patch_convolutions(planes: int, config: SubCellConfig) -> nn.Sequential:
+    """Layers that halve an image of so many planes until a patch is a pixel; the last one is as wide as a token.
+
+    Source: Xiao et al., Early Convolutions Help Transformers See Better, NeurIPS 2021; without batch normalisation.
+    """
+    count = config.patch_size.bit_length() - 1
+    widths = [planes, *(config.hidden_size >> (count - number) for number in range(1, count + 1))]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [SubCellPatchConvolution(before, after, kernel_size=3, stride=2, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
 class SubCellPatchEmbeddings(nn.Module):
     """Pixels to patch tokens."""
 
@@ -98,6 +115,8 @@ class SubCellPatchEmbeddings(nn.Module):
         self.separate = config.channel_tokens == "separate"
         planes = 1 if self.separate else config.num_channels
         self.projection = nn.Conv2d(planes, config.hidden_size, config.patch_size, config.patch_size)
+        convolutional = config.patch_embedding_type == "convolutional"
+        self.convolutions = patch_convolutions(planes, config) if convolutional else None
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`[batch, channels, height, width]` → `[batch, patches, hidden_size]`, of each channel if separate."""
@@ -105,6 +124,8 @@ class SubCellPatchEmbeddings(nn.Module):
         if self.separate:
             pixel_values = flat_channels(pixel_values)
         patches: Tensor = self.projection(pixel_values)  # [batch, hidden_size, rows, columns]
+        if self.convolutions is not None:
+            patches = patches + self.convolutions(pixel_values)
         patches = patches.flatten(2).transpose(1, 2)
         return patches.unflatten(0, (-1, channels)).flatten(1, 2) if self.separate else patches
 
@@ -363,6 +384,8 @@ class SubCellPreTrainedModel(PreTrainedModel):
             else:
                 positions = sincos_position_embeddings(self.config.hidden_size, *self.config.patch_grid)
                 init.copy_(module.position_embeddings, positions)
+        elif isinstance(module, SubCellPatchConvolution):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
         elif isinstance(module, EnsembleLinear):
             bound = module.weight.shape[-1] ** -0.5
             init.uniform_(module.weight, -bound, bound)
@@ -431,10 +454,15 @@ class SubCellModel(SubCellPreTrainedModel):
                 the model does not take these channels, or there is no hidden state of an index.
         """
         rows = check_images(self.config, pixel_values, channels)
+        if kept_patches is not None and not self.config.separate_patches:
+            raise ValueError(
+                "kept_patches needs the ViT with a linear patch embedding: convolutions and backbones see every position. "
+                "Leave kept_patches out."
+            )
         attend = self.config.output_attentions if output_attentions is None else output_attentions
         keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         if self.config.backbone_config is not None:
-            return self._forward_backbone(pixel_values, kept_patches, bool(attend), keep)
+            return self._forward_backbone(pixel_values, bool(attend), keep)
         kept_states = _wanted_states(keep, 1 + len(self.layers))
         if rows is not None and not self.training and kept_patches is None:
             names, protein = self.config.channels if channels is None else channels, self.config.num_channels - 1
@@ -469,10 +497,8 @@ class SubCellModel(SubCellPreTrainedModel):
         )
 
     def _forward_backbone(
-        self, pixel_values: Tensor, kept_patches: Tensor | None, attend: bool, keep: bool | int | Sequence[int] | None
+        self, pixel_values: Tensor, attend: bool, keep: bool | int | Sequence[int] | None
     ) -> SubCellModelOutput:
-        if kept_patches is not None:
-            raise ValueError("kept_patches needs the ViT: a backbone sees every position. Leave kept_patches out.")
         outputs = self.backbone(
             pixel_values.to(self.dtype),
             output_attentions=attend,

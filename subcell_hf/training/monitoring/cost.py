@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import nn
 
 from subcell_hf.model.configuration_subcell import SubCellConfig
+from subcell_hf.model.modeling_subcell import patch_convolutions
 
 _BYTES = {"no": 4, "fp16": 2, "bf16": 2}
 _VALUES_PER_TOKEN = 8
@@ -108,12 +109,19 @@ def _patch_values(config: SubCellConfig) -> int:
 def _encoder_flops(config: SubCellConfig, tokens: int, patches: int) -> float:
     if config.backbone_config is not None:
         return 0.0
-    patch_values = _patch_values(config)
-    embedding = 2.0 * patches * patch_values * config.hidden_size
+    embedding = 2.0 * patches * _patch_values(config) * config.hidden_size
+    if config.patch_embedding_type == "convolutional":
+        embedding += patches * _convolution_flops(config)
     scored = 2 if config.pooling_type == "gated" else int(config.pooling_type == "attention")
     pooling = 2.0 * tokens * config.hidden_size * config.pooling_hidden_size * scored
     layers = config.num_hidden_layers
     return embedding + pooling + _transformer_flops(tokens, config.hidden_size, config.intermediate_size, layers)
+
+
+def _convolution_flops(config: SubCellConfig) -> float:
+    """Of the convolutions behind a token."""
+    layers = patch_convolutions(1 if config.channel_tokens == "separate" else config.num_channels, config)[::2]
+    return sum(2.0 * layer.weight.numel() * 4**left for left, layer in enumerate(reversed(layers)))
 
 
 def _decoder_flops(config: SubCellConfig, tokens: int) -> float:
