@@ -6,7 +6,7 @@ the two whole fields in DATA/hpa_fields: two views of a cell are made similar, a
 
 The 90 cells of DATA/hpa_montages (ten images, five locations), which no model is trained on, are classified by a linear
 probe and by 5 nearest neighbours on the frozen embeddings, which learn from the cells of the other nine images; once
-more on embeddings that are averaged over eight orientations, as by `subcell embed --orientations 8`. Scores are accuracy
+more on embeddings averaged over eight orientations, as by `subcell embed --orientations 8`. Scores are accuracy
 and macro mAP, with 95 % intervals that resample images, the same ones for both tables of a difference. The same probes
 score untrained models, intensity and texture features of the same crops, and those of the protein alone.
 

@@ -437,8 +437,8 @@ class SubCellModel(SubCellPreTrainedModel):
 
         Args:
             pixel_values: `[batch, channels, height, width]`, scaled as the image processor does.
-            kept_patches: `[batch, kept]` int64, the patches that the encoder sees; None for all. ViT only. With
-                separate channel tokens, patch p of channel c has the number c · patches + p.
+            kept_patches: `[batch, kept]` int64, the patches that the encoder sees; None for all. ViT only, with linear
+                patch embedding. With separate channel tokens, patch p of channel c has the number c · patches + p.
             output_attentions: Whether to return the attention probabilities, which costs the fused kernel.
             output_hidden_states: Whether to return the hidden states, or the indices of those to keep: 0 is the input
                 of the first layer, -1 the output of the last.
@@ -456,8 +456,8 @@ class SubCellModel(SubCellPreTrainedModel):
         rows = check_images(self.config, pixel_values, channels)
         if kept_patches is not None and not self.config.separate_patches:
             raise ValueError(
-                "kept_patches needs the ViT with a linear patch embedding: convolutions and backbones see every position. "
-                "Leave kept_patches out."
+                "kept_patches needs the ViT with its linear patch embedding: convolutions and backbones see every "
+                "position. Leave kept_patches out."
             )
         attend = self.config.output_attentions if output_attentions is None else output_attentions
         keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states

@@ -61,6 +61,7 @@ def test_any_number_and_size_of_images(tmp_path: Path) -> None:
     ("kind", "changes"),
     [
         ("SubCellModel", {"channels": ["blue", "green"], "pooling_type": "mean", "position_embedding_type": "learned"}),
+        ("SubCellModel", {"channels": ["blue", "green"], "patch_embedding_type": "convolutional"}),
         (
             "SubCellForImageClassification",
             {"channels": ["red", "blue", "green"], "problem_type": "single_label_classification", "num_labels": 3},

@@ -6,6 +6,8 @@ from subcell_hf import ontology
 from subcell_hf.model.configuration_subcell import SubCellConfig
 from subcell_hf.model.locations_subcell import REPORTED_LOCATIONS
 
+CONVOLUTIONAL = {"patch_embedding_type": "convolutional"}
+
 
 def test_defaults_are_the_published_model() -> None:
     config = SubCellConfig()
@@ -55,6 +57,12 @@ def test_a_backbone_gives_its_width_and_takes_the_channels() -> None:
     assert (config.reconstruction_weight, config.mask_ratio) == (0.0, 0.0)
 
 
+def test_convolutions_leave_nothing_to_hide() -> None:
+    config = SubCellConfig(patch_embedding_type="convolutional")
+    assert (config.reconstruction_weight, config.mask_ratio, config.separate_patches) == (0.0, 0.0, False)
+    SubCellConfig(patch_embedding_type="convolutional", hidden_size=8, num_attention_heads=1)  # one wide, at first
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -66,6 +74,14 @@ def test_a_backbone_gives_its_width_and_takes_the_channels() -> None:
         ({"image_size": [448, 448, 3]}, "image_size"),
         ({"hidden_size": 770}, "hidden_size=770.*multiple of 12"),
         ({"position_embedding_type": "rotary"}, "position_embedding_type='rotary'.*'sincos', 'learned'"),
+        ({"patch_embedding_type": "conv"}, "patch_embedding_type='conv'.*'linear', 'convolutional'"),
+        (CONVOLUTIONAL | {"patch_size": 14}, "patch_size=14.*power of two"),
+        (CONVOLUTIONAL | {"patch_size": 1}, "patch_size=1.*power of two"),
+        (CONVOLUTIONAL | {"hidden_size": 4, "num_attention_heads": 1}, "hidden_size=4.*at least 8"),
+        (CONVOLUTIONAL | {"backbone_config": {"model_type": "resnet"}}, "'linear' with a backbone"),
+        (CONVOLUTIONAL | {"mask_ratio": 0.25}, "mask_ratio=0.25.*convolutions see hidden patches"),
+        (CONVOLUTIONAL | {"context_mask_ratio": 0.25}, "context_mask_ratio=0.25.*convolutions see hidden patches"),
+        (CONVOLUTIONAL | {"reconstruction_weight": 1.0}, "reconstruction_weight=1.0.*convolutions see hidden"),
         ({"pooling_type": "max"}, "pooling_type='max'"),
         ({"pooling_dropout": 1.0}, "pooling_dropout=1.0"),
         ({"problem_type": "regression"}, "problem_type='regression'"),

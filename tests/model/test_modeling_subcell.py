@@ -130,6 +130,40 @@ def test_sincos_positions_are_the_formula() -> None:
     torch.testing.assert_close(positions[1 + row * 3 + column], expected)
 
 
+@pytest.mark.parametrize("channel_tokens", ["joint", "separate"])
+def test_convolutions_beside_the_linear_patch_embedding(channel_tokens: str) -> None:
+    built = model(patch_embedding_type="convolutional", patch_size=8, channel_tokens=channel_tokens)
+    embedding, weights = built.embeddings.patch_embeddings, built.state_dict()
+    assert [weights[f"embeddings.patch_embeddings.convolutions.{n}.weight"].shape[0] for n in (0, 2, 4)] == [8, 16, 32]
+    pixels = images(height=16, width=24)
+    separate = channel_tokens == "separate"
+    halved = pixels.flatten(0, 1)[:, None] if separate else pixels
+    expected = F.conv2d(halved, embedding.projection.weight, embedding.projection.bias, stride=8)
+    for number in (0, 2, 4):
+        layer = embedding.convolutions[number]
+        halved = F.conv2d(halved.relu() if number else halved, layer.weight, layer.bias, stride=2, padding=1)
+    expected = (expected + halved).flatten(2).transpose(1, 2)  # [images or planes, patches, width]
+    if separate:
+        expected = expected.reshape(2, 4 * 6, 32)
+    torch.testing.assert_close(embedding(pixels), expected)
+    with pytest.raises(ValueError, match="needs the ViT with its linear patch embedding"):
+        built(pixels, kept_patches=torch.zeros(2, 1, dtype=torch.long))
+
+
+def test_convolutions_begin_with_the_variance_that_relu_needs_and_are_loaded_as_saved(tmp_path) -> None:
+    torch.manual_seed(0)
+    settings = {**TINY, "hidden_size": 256, "patch_size": 8, "patch_embedding_type": "convolutional"}
+    built = SubCellModel(SubCellConfig(**settings))
+    for layer in built.embeddings.patch_embeddings.convolutions[::2]:
+        wanted = (2 / layer.weight[0].numel()) ** 0.5
+        assert abs(layer.weight.std().item() / wanted - 1) < 0.1
+        assert not layer.bias.any()
+    built.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    for name, weight in built.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], weight, rtol=0, atol=0)
+
+
 def test_fixed_positions_are_not_trained() -> None:
     assert "embeddings.position_embeddings" not in dict(model().named_parameters())
     assert "embeddings.position_embeddings" in model().state_dict()

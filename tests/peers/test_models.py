@@ -112,6 +112,10 @@ class TestSeparateChannelsEncoder(EncoderCase, unittest.TestCase):
     settings = {"channel_tokens": "separate"}
 
 
+class TestConvolutionalPatches(EncoderCase, unittest.TestCase):
+    settings = {"patch_embedding_type": "convolutional"}
+
+
 class TestConvolutionalBackbone(EncoderCase, unittest.TestCase):
     settings = {"backbone_config": backbone("resnet"), "hidden_size": 16}
     has_attentions = False

@@ -168,13 +168,15 @@ def test_shards_and_saved_datasets(pretrained: Path, tmp_path: Path) -> None:
     assert (crops.labels[:2], crops.read(3)[0].shape, crops.read(3)[1]) == ([("no",), ("yes",)], (2, 20, 24), None)
 
 
-def test_channels_go_by_name_and_positions_are_interpolated() -> None:
+@pytest.mark.parametrize("patches", ["linear", "convolutional"])
+def test_channels_go_by_name_and_positions_are_interpolated(patches: str) -> None:
     torch.manual_seed(0)
-    trained = SubCellModel(_config(position_embedding_type="learned")).eval()
+    changes = {"position_embedding_type": "learned", "patch_embedding_type": patches}
+    trained = SubCellModel(_config(**changes)).eval()
     origins = plan_channels(trained.config.channels, ["green", "dna", "blue"], {})
     assert origins.describe() == {"green": "kept", "dna": "mean of all", "blue": "kept",
                                   "red": "dropped", "yellow": "dropped"}  # fmt: skip
-    config = _config(position_embedding_type="learned", channels=["green", "dna", "blue"], image_size=48)
+    config = _config(**changes, channels=["green", "dna", "blue"], image_size=48)
     adapted = SubCellModel(config).eval()
     adapted.load_state_dict(adapt_encoder(trained, config, origins))
     pixels = torch.rand(2, 3, 48, 48)

@@ -19,7 +19,7 @@ from subcell_hf.model.positions_subcell import interpolate_position_embeddings
 
 MEAN = "mean"
 
-_PATCHES = "embeddings.patch_embeddings.projection.weight"
+_PATCHES = ("embeddings.patch_embeddings.projection.weight", "embeddings.patch_embeddings.convolutions.0.weight")
 _CHANNELS = "embeddings.channel_embeddings"
 _POSITIONS = "embeddings.position_embeddings"
 
@@ -99,15 +99,17 @@ def adapt_encoder(trained: SubCellModel, config: SubCellConfig, origins: Channel
                 "be given other channels."
             )
         separate = trained.config.channel_tokens == "separate"
-        # [hidden_size, channels, patch_size, patch_size], or [hidden_size, channels] without that of other stains
-        weights = state[_CHANNELS][:-1].T if separate else state[_PATCHES]
-        planes = [
-            weights.mean(1) if origin == MEAN else weights[:, old.index(origin)] for origin in origins.origins.values()
-        ]
+
+        def pick(weights: Tensor) -> Tensor:
+            """`[width, trained channels, …]` → `[width, channels, …]`."""
+            names = origins.origins.values()
+            return torch.stack([weights.mean(1) if name == MEAN else weights[:, old.index(name)] for name in names], 1)
+
         if separate:
-            state[_CHANNELS] = torch.stack([*planes, state[_CHANNELS][-1]])
+            table = state[_CHANNELS]  # [channels, hidden_size], then that of other stains
+            state[_CHANNELS] = torch.cat([pick(table[:-1].T).T, table[-1:]])
         else:
-            state[_PATCHES] = torch.stack(planes, dim=1)
+            state |= {name: pick(state[name]) for name in _PATCHES if name in state}
     if config.backbone_config is None and trained.config.patch_grid != config.patch_grid:
         if config.position_embedding_type == "learned":
             state[_POSITIONS] = interpolate_position_embeddings(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import nn
 
 from subcell_hf.model.configuration_subcell import SubCellConfig
@@ -120,7 +121,8 @@ def _encoder_flops(config: SubCellConfig, tokens: int, patches: int) -> float:
 
 def _convolution_flops(config: SubCellConfig) -> float:
     """Of the convolutions behind a token."""
-    layers = patch_convolutions(1 if config.channel_tokens == "separate" else config.num_channels, config)[::2]
+    with torch.device("meta"):  # draws no weights
+        layers = patch_convolutions(1 if config.channel_tokens == "separate" else config.num_channels, config)[::2]
     return sum(2.0 * layer.weight.numel() * 4**left for left, layer in enumerate(reversed(layers)))
 
 
