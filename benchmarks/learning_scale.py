@@ -6,8 +6,8 @@ cells of the train split and are scored on the test split's antibodies. A power 
 the error 1 − score by least squares of logarithms: `exponent` of `steps` says by which power of the steps the error
 falls. It holds within the range that was measured, of one seed.
 
-`--ablation` also trains at the middle number of steps without either contrast, with reconstruction, and with pooling
-heads that both contrasts share.
+`--ablation` also trains at the middle number of steps without either contrast, with the linear patch embedding alone,
+without and with reconstruction, and with pooling heads that both contrasts share.
 
 The antibodies scored here are of the seed that `small` was chosen on. Trainings that are there already in `--work` are
 not run again. The last line is JSON.
@@ -41,10 +41,12 @@ from subcell_hf.types import FieldCrops
 STEPS = (180, 540, 1620)
 SHARES = (9, 3, 1)  # of the antibodies, one of so many
 CELLS_PER_FIELD = (1, 3, None)  # None: all
+LINEAR = ("--patch_embedding_type", "linear")  # reconstruction needs it
 ABLATION = {
     "without cell contrast": ("--cell_contrast_weight", "0", "--cell_pooling_heads", "0"),
     "without protein contrast": ("--protein_contrast_weight", "0"),
-    "with reconstruction": ("--reconstruction_weight", "0.3", "--mask_ratio", "0.25"),
+    "linear patch embedding": LINEAR,
+    "linear patch embedding, with reconstruction": (*LINEAR, "--reconstruction_weight", "0.3", "--mask_ratio", "0.25"),
     "shared pooling heads": ("--cell_pooling_heads", "0"),
 }
 

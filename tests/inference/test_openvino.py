@@ -25,7 +25,9 @@ from tests.inference.embedding_runs import random_crops, save_tiny_model
 pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra cpu")
 
 
-@pytest.mark.parametrize("changes", [{}, {"pooling_type": "mean"}, {"pooling_type": "cls"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"pooling_type": "mean"}, {"pooling_type": "cls"}, {"patch_embedding_type": "convolutional"}]
+)
 def test_any_number_and_size_of_images_gives_what_torch_gives(changes: dict[str, object], tmp_path: Path) -> None:
     folder = save_tiny("SubCellModel", tmp_path / "model", **changes)
     model = SubCellModel.from_pretrained(folder).eval()
