@@ -11,6 +11,8 @@ RUN_FILE = "run.json"
 ENCODERS_FILE = "encoders.json"
 """In a folder that holds the run of each of several encoders: their names, in order, and which failed."""
 
+_MODEL = "model"
+
 RUN_FORMAT = 2
 """Of `run.json`. Format 1, which has no such number, held what the command was given as texts in `arguments`."""
 
@@ -58,6 +60,52 @@ def refuse_averaged(facts: Mapping[str, Any], where: str | Path, reason: str) ->
         raise InputError(
             f"The embeddings of {where} are means over {count} orientations of each cell, {reason}. Embed the cells "
             "with --orientations 1 into a new folder."
+        )
+
+
+def origin_of(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What the numbers of embeddings depend on beside the images, in words; empty where it is not recorded.
+
+    Args:
+        provenance: Of a table.
+    """
+    if "baseline" in provenance:
+        return {"features": str(provenance["baseline"])}
+    models = [one for one in provenance.get("models", ()) if isinstance(one, Mapping) and one.get("weights_sha256")]
+    if not models:
+        return {}
+    each = {
+        _MODEL: [str(model["name"]) for model in models],
+        "weights": [model["weights_sha256"][:12] for model in models],
+        "crops": [f"{model.get('crop_px')} px of {model.get('pixel_size_um')} µm" for model in models],
+    }
+    return {key: " and ".join(values) for key, values in each.items()} | {
+        "orientations": str(orientations_of(provenance))
+    }
+
+
+def refuse_other_origin(
+    path: str | Path, origin: Mapping[str, str], first: str | Path, known: Mapping[str, str]
+) -> None:
+    """Refuse tables that cannot be joined, because their embeddings were computed in different ways.
+
+    Args:
+        path: Of a table.
+        origin: `origin_of` it; empty: it may be anything.
+        first: Path of another table.
+        known: `origin_of` that one.
+
+    Raises:
+        InputError: If they differ.
+    """
+    if not origin or not known:
+        return
+    differing = [name for name in {**known, **origin} if origin.get(name) != known.get(name)]
+    if set(differing) - {_MODEL}:  # the same weights may have several names
+        differences = [f"{name} {origin.get(name, 'none')} here, {known.get(name, 'none')} there" for name in differing]
+        raise InputError(
+            f"{path} was not computed as {first} was: {'; '.join(differences)}. Their numbers cannot be compared. "
+            "Embed the images of all tables in the same way, or evaluate each table separately."
         )
 
 

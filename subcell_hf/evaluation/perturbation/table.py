@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 from subcell_hf.errors import InputError, InputWarning
 from subcell_hf.storage.foreign_tables import read_column_names, read_foreign_table
 from subcell_hf.storage.text_values import text_values
+from subcell_hf.tables.run_record import origin_of, refuse_other_origin
 
 METADATA_PREFIX = "Metadata_"
 
@@ -28,11 +29,13 @@ class ProfileTable:
         metadata: Text columns with a RangeIndex; None where a value is missing.
         features: float64 [profiles, features], all finite.
         names: Name of each feature.
+        origin: What computed the features, by `subcell_hf.tables.run_record.origin_of`; empty where that is unknown.
     """
 
     metadata: pd.DataFrame
     features: npt.NDArray[np.float64]
     names: tuple[str, ...]
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of profiles."""
@@ -75,7 +78,8 @@ def read_profiles(paths: Sequence[Path], metadata: Collection[str] = ()) -> Prof
         metadata: Further columns that are no features, whatever they hold.
 
     Raises:
-        InputError: If a table cannot be read, features differ, are not numbers or are missing somewhere.
+        InputError: If a table cannot be read, features differ, are not numbers or are missing somewhere, or embeddings
+            were computed in different ways.
     """
     if not paths:
         raise InputError("No profiles were given; name at least one table.")
@@ -86,6 +90,8 @@ def read_profiles(paths: Sequence[Path], metadata: Collection[str] = ()) -> Prof
                 f"{path} has other features ({len(table.names)}) than {paths[0]} ({len(tables[0].names)}); tables that "
                 "are read together must have the same features in the same order."
             )
+        known = next((place for place, other in enumerate(tables) if other.origin), 0)
+        refuse_other_origin(path, table.origin, paths[known], tables[known].origin)
     if len(tables) == 1:
         return tables[0]
     joined = pd.concat([table.metadata for table in tables], ignore_index=True).astype(object)
@@ -102,7 +108,8 @@ def _read_one(path: Path, metadata: frozenset[str]) -> ProfileTable:
         features = np.asarray(cells.embeddings, dtype=np.float64)
         names = tuple(f"embedding_{index}" for index in range(features.shape[1]))
         texts = {str(name): text_values(cells.cells[name], f"{path}, {name}") for name in cells.cells.columns}
-        return ProfileTable(_metadata_frame(texts, len(cells)), _finite(features, names, path), names)
+        frame, origin = _metadata_frame(texts, len(cells)), origin_of(cells.provenance)
+        return ProfileTable(frame, _finite(features, names, path), names, origin)
     table = read_foreign_table(path)
     unmarked = [name for name in table.columns if _COUNTED.fullmatch(name) and not _is_metadata(name)]
     known = [name for name in table.columns if _is_metadata(name) or name in {*metadata, *unmarked}]

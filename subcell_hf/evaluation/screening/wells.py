@@ -1,8 +1,8 @@
 """Profiles of cells or wells and plate maps → the wells of a screen, in memory that does not grow with the cells."""
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from subcell_hf.tables.files import EMBEDDINGS_FILE, iterate_table
 from subcell_hf.tables.groups import GroupedNumbers, GroupedValues, Groups
 from subcell_hf.tables.parquet import batches_of, parquet_facts
 from subcell_hf.tables.plate_maps import PlateMapJoin
+from subcell_hf.tables.run_record import origin_of, refuse_other_origin
 
 PLATE, WELL, COUNT = "plate", "well", "cell_count"
 
@@ -85,8 +86,8 @@ def read_wells(
         rows_are_cells: Rows are cells, whether or not a column names them; columns of numbers of cells are not used.
 
     Raises:
-        InputError: If a table cannot be read, names no wells, has a well twice, or the rows of a well differ in a
-            column that is kept.
+        InputError: If a table cannot be read, names no wells, has a well twice, the rows of a well differ in a column
+            that is kept, or embeddings were computed in different ways.
     """
     if not paths:
         raise InputError("No profiles were given; name at least one table.")
@@ -170,6 +171,7 @@ class _Block:
     """Plate, well, and columns that name the rows within a well; None where rows are known to be different."""
     shares: npt.NDArray[np.float64] | None = None
     classes: tuple[str, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Sums:
@@ -187,6 +189,8 @@ class _Sums:
         self._classes: dict[tuple[str, ...], str] = {}
         """Classes → a file that has them."""
         self._shares = GroupedNumbers(np.add, np.float64)
+        self._origin: tuple[str, Mapping[str, str]] = ("", {})
+        """What computed the numbers of the first file that records it."""
         self._cells = True
         self._places: list[pd.DataFrame] = []
         """Of the present file."""
@@ -199,6 +203,9 @@ class _Sums:
                 f"{path} has other features ({len(block.names)}) than {self._files[0]} ({len(self._names)}); tables "
                 "that are read together must have the same features in the same order."
             )
+        refuse_other_origin(path, block.origin, *self._origin)
+        if not self._origin[1]:
+            self._origin = (path, block.origin)
         self._names = block.names
         codes = self._wells.codes(metadata[[PLATE, WELL]])
         self._files += [path] * (len(self._wells) - len(self._files))
@@ -292,7 +299,7 @@ def _blocks(path: Path, columns: Sequence[str], count_column: str | None, rows_a
             kept_frame = _kept(frame, list(block.cells.columns), path, columns, count_column)
             shares = None if block.probabilities is None else block.probabilities.astype(np.float64)
             places = None if cells else _places(frame, kept_frame, [FIELD_OF_VIEW])
-            yield _Block(kept_frame, features, names, cells, places, shares, block.classes)
+            yield _Block(kept_frame, features, names, cells, places, shares, block.classes, origin_of(block.provenance))
         return
     table = read_profiles([path], {*columns, *([count_column] if count_column else ())})
     texts = table.metadata.fillna("")
@@ -304,7 +311,7 @@ def _blocks(path: Path, columns: Sequence[str], count_column: str | None, rows_a
         of_cells = [n for n in texts.columns if _NAMES_CELL.fullmatch(_plain(n)) and list(texts[n]) != made]
         cells, naming = bool(of_cells), naming + of_cells
     places = None if rows_are_cells else _places(texts, kept_frame, naming)
-    yield _Block(kept_frame, table.features, table.names, cells, places)
+    yield _Block(kept_frame, table.features, table.names, cells, places, origin=table.origin)
 
 
 def _places(texts: pd.DataFrame, kept: pd.DataFrame, naming: Sequence[str]) -> pd.DataFrame:
