@@ -11,19 +11,22 @@ from .configuration_subcell import SubCellConfig
 __all__ = ["average_passes", "check_images", "flat_channels", "hide_protein"]
 
 
-def check_images(config: SubCellConfig, pixel_values: Tensor, names: Sequence[str] | None = None) -> list[int] | None:
+def check_images(
+    config: SubCellConfig, pixel_values: Tensor, names: Sequence[str] | None = None, kept_patches: Tensor | None = None
+) -> list[int] | None:
     """Refuse what a model cannot embed.
 
     Args:
         config: Of the model.
         pixel_values: `[batch, channels, height, width]`.
         names: Of their channels; None for the configuration's.
+        kept_patches: Those that the encoder is to see; None for all.
 
     Returns:
         Rows of the channel embeddings; None where channels do not have separate tokens.
 
     Raises:
-        ValueError: If shape, channels, or type is another, or patches do not divide the size.
+        ValueError: If shape, channels, or type is another, patches do not divide the size, or cannot be hidden.
     """
     rows = config.channel_rows(names)
     channels, size = list(config.channels if names is None else names), config.patch_size
@@ -43,6 +46,11 @@ def check_images(config: SubCellConfig, pixel_values: Tensor, names: Sequence[st
         raise ValueError(
             f"pixel_values are {height}×{width} px; height and width must be multiples of the patch size {size}: "
             "crop or pad the images, for example with SubCellImageProcessor(size=…)."
+        )
+    if kept_patches is not None and not config.separate_patches:
+        raise ValueError(
+            "kept_patches needs the ViT with its linear patch embedding: convolutions and backbones see every "
+            "position. Leave kept_patches out."
         )
     return rows
 

@@ -3,9 +3,11 @@
 from typing import Any
 
 __all__ = [
-    "as_list", "check_pretraining", "expect", "expect_choice", "expect_divisible", "expect_fraction", "expect_whole"
+    "as_list", "check_patch_embedding", "check_pretraining", "expect", "expect_choice", "expect_divisible",
+    "expect_fraction", "expect_whole",
 ]  # fmt: skip
 
+PATCH_EMBEDDING_TYPES = ("linear", "convolutional")
 PROTEIN_VIEWS = ("both", "first")
 CELL_CONTRAST_POSITIVES = ("cell", "field_of_view", "cell_line")
 
@@ -33,6 +35,21 @@ def expect_fraction(name: str, got: Any) -> None:
 
 def expect_divisible(name: str, got: int, divisor_name: str, divisor: int) -> None:
     expect(got % divisor == 0, name, got, f"a multiple of {divisor} ({divisor_name})")
+
+
+def check_patch_embedding(config: Any) -> None:
+    """Of a `SubCellConfig`: whether convolutions of stride 2 make one pixel of a patch."""
+    name, value = "patch_embedding_type", config.patch_embedding_type
+    expect_choice(name, value, PATCH_EMBEDDING_TYPES)
+    if value == "linear":
+        return
+    expect(config.backbone_config is None, name, value, "'linear' with a backbone, which embeds images itself")
+    size = config.patch_size
+    expect(size > 1 and size & (size - 1) == 0, "patch_size", size, "a power of two with convolutions of stride 2")
+    width = config.hidden_size
+    expect(
+        2 * width >= size, "hidden_size", width, f"at least {size // 2}, the factor from the first to the last layer"
+    )
 
 
 def check_pretraining(config: Any) -> None:

@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from .channels_subcell import LARGEST_CHANNELS, find_rows
 from .checks_subcell import (
     as_list,
+    check_patch_embedding,
     check_pretraining,
     expect,
     expect_choice,
@@ -52,7 +53,6 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 POSITION_EMBEDDING_TYPES = ("sincos", "learned")
-PATCH_EMBEDDING_TYPES = ("linear", "convolutional")
 POOLING_TYPES = ("gated", "attention", "mean", "cls")
 PROJECTION_TYPES = ("mlp", "linear", "residual", "none")
 CHANNEL_TOKENS = ("joint", "separate")
@@ -349,7 +349,7 @@ class SubCellConfig(PreTrainedConfig):
             len(sizes) in (1, 2) and all(size > 0 and size % self.patch_size == 0 for size in sizes),
             "image_size", self.image_size, f"an edge, or height and width, divisible by patch_size={self.patch_size}",
         )  # fmt: skip
-        self._check_patch_embedding()
+        check_patch_embedding(self)
         expect_choice("position_embedding_type", self.position_embedding_type, POSITION_EMBEDDING_TYPES)
         if self.backbone_config is None:
             expect_divisible("hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads)
@@ -357,16 +357,6 @@ class SubCellConfig(PreTrainedConfig):
                 expect_divisible("hidden_size", self.hidden_size, "sine and cosine of two axes", 4)
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooling_dropout", "classifier_dropout"):
             expect_fraction(name, getattr(self, name))
-
-    def _check_patch_embedding(self) -> None:
-        name, value = "patch_embedding_type", self.patch_embedding_type
-        expect_choice(name, value, PATCH_EMBEDDING_TYPES)
-        if value == "convolutional":
-            expect(self.backbone_config is None, name, value, "'linear' with a backbone, which has layers of its own")
-            halved, narrowest = self.patch_size, 2 * self.hidden_size // self.patch_size
-            halves = halved > 1 and halved & (halved - 1) == 0
-            expect(halves, "patch_size", halved, "a power of two with convolutions of stride 2")
-            expect(narrowest > 0, "hidden_size", self.hidden_size, f"at least {halved // 2} with these convolutions")
 
     def _check_channel_tokens(self) -> None:
         expect_choice("channel_tokens", self.channel_tokens, CHANNEL_TOKENS)

@@ -453,12 +453,7 @@ class SubCellModel(SubCellPreTrainedModel):
             ValueError: If the images have the wrong shape, number of channels, or a size that patches do not divide,
                 the model does not take these channels, or there is no hidden state of an index.
         """
-        rows = check_images(self.config, pixel_values, channels)
-        if kept_patches is not None and not self.config.separate_patches:
-            raise ValueError(
-                "kept_patches needs the ViT with its linear patch embedding: convolutions and backbones see every "
-                "position. Leave kept_patches out."
-            )
+        rows = check_images(self.config, pixel_values, channels, kept_patches)
         attend = self.config.output_attentions if output_attentions is None else output_attentions
         keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         if self.config.backbone_config is not None:
