@@ -47,9 +47,7 @@ def check_patch_embedding(config: Any) -> None:
     size = config.patch_size
     expect(size > 1 and size & (size - 1) == 0, "patch_size", size, "a power of two with convolutions of stride 2")
     width = config.hidden_size
-    expect(
-        2 * width >= size, "hidden_size", width, f"at least {size // 2}, the factor from the first to the last layer"
-    )
+    expect(2 * width >= size, "hidden_size", width, f"at least {size // 2}, so that the first layer has a channel")
 
 
 def check_pretraining(config: Any) -> None:
