@@ -91,6 +91,16 @@ def test_means_are_those_of_turned_cells(home: Path, orientations: int) -> None:
     assert orientations == 8 or np.abs(same[orientations:]).max() > 1e-3
 
 
+def test_means_in_half_precision_are_means_of_it(home: Path) -> None:
+    crops, options = random_crops(3), {**PLAIN, "precision": "bf16"}
+    embeddings, probabilities = average(subcell_hf.embed(turn(crops, 4), home / "model", **options), 4)
+    found = subcell_hf.embed(crops, home / "model", orientations=4, **options)
+    np.testing.assert_allclose(found.embeddings, embeddings, atol=1e-6)
+    np.testing.assert_allclose(found.probabilities, probabilities, atol=1e-6)
+    exact = subcell_hf.embed(crops, home / "model", orientations=4, **PLAIN)
+    assert 0 < np.abs(found.embeddings - exact.embeddings).max() < 0.05
+
+
 def test_one_orientation_is_what_it_was(home: Path, tmp_path: Path) -> None:
     """Tables of one orientation do not record it, and runs of earlier versions keep their fingerprint."""
     found = subcell_hf.embed(random_crops(2), home / "model", output=tmp_path / "run", h5ad=False, **PLAIN)

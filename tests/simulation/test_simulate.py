@@ -88,9 +88,10 @@ def test_two_runs_give_the_same_bytes_and_another_seed_gives_others(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_workers_do_not_change_the_bytes(tmp_path: Path) -> None:
-    make(tmp_path / "alone", fields=3)
-    assert make(tmp_path / "together", fields=3, workers=2) == 3
+@pytest.mark.parametrize("randomised", [False, True])
+def test_workers_do_not_change_the_bytes(tmp_path: Path, randomised: bool) -> None:
+    make(tmp_path / "alone", fields=3, domain_randomization=randomised)
+    assert make(tmp_path / "together", fields=3, workers=2, domain_randomization=randomised) == 3
     assert contents(tmp_path / "alone") == contents(tmp_path / "together")
 
 
