@@ -121,9 +121,11 @@ def _encoder_flops(config: SubCellConfig, tokens: int, patches: int) -> float:
 
 def _convolution_flops(config: SubCellConfig) -> float:
     """Of the convolutions behind a token."""
+    planes = 1 if config.channel_tokens == "separate" else config.num_channels
     with torch.device("meta"):  # draws no weights
-        layers = patch_convolutions(1 if config.channel_tokens == "separate" else config.num_channels, config)[::2]
-    return sum(2.0 * layer.weight.numel() * 4**left for left, layer in enumerate(reversed(layers)))
+        layers = patch_convolutions(planes, config)
+    weights = [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]
+    return sum(2.0 * weight.numel() * 4**left for left, weight in enumerate(reversed(weights)))
 
 
 def _decoder_flops(config: SubCellConfig, tokens: int) -> float:
