@@ -238,7 +238,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="the recipe small, on cells of its own: learning_small.py")
     parser.add_argument("--fields", type=int, help="simulated fields of view; default: 480, of small 2880")
     parser.add_argument("--antibodies", type=int, help="simulated antibodies; default: half the fields")
-    parser.add_argument("--fields-seed", type=int, default=44, help="of small: seed of the simulated cells")
+    parser.add_argument("--fields-seed", type=int, default=46, help="of small: seed of the simulated cells")
     parser.add_argument("--runs", default="runs", help="of small: folder in WORK for the trainings, one per --words")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the pretrainings")
     parser.add_argument("--ablation", type=int, nargs="+", default=[], help="seeds of every other set of objectives")

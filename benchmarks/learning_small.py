@@ -19,7 +19,7 @@ Trainings and tables of features that are there already in `--work` are not made
 
 With `--montages` real cells are classified as well, by the middle of their tiles.
 
-    PYTHONPATH=. python benchmarks/learning.py --small --work FOLDER [--seeds 0 1 2] [--fields-seed 44]
+    PYTHONPATH=. python benchmarks/learning.py --small --work FOLDER [--seeds 0 1 2] [--fields-seed 46]
         [--montages ../shared/data/hpa_montages]
         [--words "--probe_detached false" --runs labels]
 """

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import sim_to_real
 from benchmarks.montages import crop_tiles, predict_left_out
-from benchmarks.sim_to_real import CONTINUED, main
+from benchmarks.sim_to_real import CONTINUED, TURNED, main
 from subcell_hf.workflows.pretrain import main as train
 from tests.images.written_assays import write_hpa_fields, write_montages
 
@@ -62,8 +62,9 @@ def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     main([*options.split(), "--words", f"{words} --run_page false"])
     figures: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
     kinds = {"plain", "randomised", f"plain, {CONTINUED}", f"randomised, {CONTINUED}"}
-    assert figures["seeds"].keys() == kinds | {"untrained"}
-    assert figures["mean"].keys() == kinds | {"untrained", "features", "features of the protein"}
+    tables = kinds | {f"{kind}, {TURNED}" for kind in kinds}
+    assert figures["seeds"].keys() == tables | {"untrained"}
+    assert figures["mean"].keys() == tables | {"untrained", "features", "features of the protein"}
     for table in figures["mean"].values():
         assert all(0 <= value <= 1 for value in table.values())
     trained = [json.dumps(figures["mean"][kind]) for kind in sorted(kinds)]
