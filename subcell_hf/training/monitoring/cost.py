@@ -125,7 +125,7 @@ def _convolution_flops(config: SubCellConfig) -> float:
     with torch.device("meta"):  # draws no weights
         layers = patch_convolutions(planes, config)
     weights = [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]
-    return sum(2.0 * weight.numel() * 4**left for left, weight in enumerate(reversed(weights)))
+    return sum(2.0 * weight.numel() * 4.0**left for left, weight in enumerate(reversed(weights)))
 
 
 def _decoder_flops(config: SubCellConfig, tokens: int) -> float:
