@@ -42,11 +42,16 @@ STEPS = (180, 540, 1620)
 SHARES = (9, 3, 1)  # of the antibodies, one of so many
 CELLS_PER_FIELD = (1, 3, None)  # None: all
 LINEAR = ("--patch_embedding_type", "linear")  # reconstruction needs it
+RECONSTRUCTION = (
+    *("--reconstruction_weight", "0.3", "--mask_ratio", "0.25"),  # and the quickstart's decoder: by default it is large
+    *("--decoder_hidden_size", "32", "--decoder_num_hidden_layers", "1"),
+    *("--decoder_num_attention_heads", "2", "--decoder_intermediate_size", "128"),
+)
 ABLATION = {
     "without cell contrast": ("--cell_contrast_weight", "0", "--cell_pooling_heads", "0"),
     "without protein contrast": ("--protein_contrast_weight", "0"),
     "linear patch embedding": LINEAR,
-    "linear patch embedding, with reconstruction": (*LINEAR, "--reconstruction_weight", "0.3", "--mask_ratio", "0.25"),
+    "linear patch embedding, with reconstruction": (*LINEAR, *RECONSTRUCTION),
     "shared pooling heads": ("--cell_pooling_heads", "0"),
 }
 
