@@ -91,7 +91,7 @@ class SubCellImageClassifierOutput(ModelOutput):
 
 
 class SubCellPatchConvolution(nn.Conv2d):
-    """A layer of the convolutional patch embedding."""
+    """A layer of the convolutional patch embedding; a class by itself so that `_init_weights` finds it."""
 
 
 def patch_convolutions(planes: int, config: SubCellConfig) -> nn.Sequential:

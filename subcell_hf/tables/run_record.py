@@ -70,7 +70,7 @@ def origin_of(provenance: Mapping[str, Any]) -> dict[str, str]:
         provenance: Of a table.
     """
     if "baseline" in provenance:
-        return {"features": str(provenance["baseline"])}
+        return {"baseline": str(provenance["baseline"])}
     models = [one for one in provenance.get("models", ()) if isinstance(one, Mapping) and one.get("weights_sha256")]
     if not models:
         return {}

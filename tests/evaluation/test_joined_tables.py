@@ -37,7 +37,7 @@ def write(path: Path, provenance: dict[str, Any]) -> Path:
         (SAME | {"orientations": 8}, "orientations 8 here, 1 there"),
         ({"models": [MODEL | {"pixel_size_um": 0.16}]}, "crops 300 px of 0.16 µm here, 300 px of 0.08 µm there"),
         ({"models": [MODEL, MODEL]}, "weights aaaaaaaaaaaa and aaaaaaaaaaaa here"),
-        ({"baseline": "features"}, "features features here, none there"),
+        ({"baseline": "features"}, "baseline features here, none there"),
     ],
 )
 def test_tables_of_other_origin_are_refused(
